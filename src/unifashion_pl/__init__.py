@@ -1,0 +1,24 @@
+"""UniFashion (arXiv 2408.11305) as a PyTorch Lightning library.
+
+``from unifashion_pl import UniFashionModule`` is the entry for notebooks; names are imported on first use so that importing the
+package stays fast and touches neither network nor GPU.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+__all__ = ["UniFashionModule", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "UniFashionModule":
+        from unifashion_pl.module import UniFashionModule
+
+        return UniFashionModule
+    raise AttributeError(f"module 'unifashion_pl' has no attribute {name!r}")

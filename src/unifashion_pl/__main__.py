@@ -1,0 +1,5 @@
+"""``python -m unifashion_pl``."""
+
+from unifashion_pl.cli import main
+
+main()

@@ -1,0 +1,60 @@
+"""Attention masks of the Q-Former over the sequence [Q queries | T text tokens] (model.md of BLIP-2's three objectives).
+
+All masks are floating, additive and 4-D, (B, 1, S, S) with S = Q + T: 0 = seen, the dtype's minimum = hidden. Boolean 4-D masks are
+silently wrong under eager attention and 3-D masks raise, so the Q-Former only ever receives what this module builds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MaskMode = Literal["unimodal", "bidirectional", "causal"]
+
+
+def visibility(num_queries: int, text_mask: Tensor, mode: MaskMode) -> Tensor:
+    """Who may look at whom.
+
+    Args:
+        num_queries: Q.
+        text_mask: (B, T) bool, True where a token is not padding.
+        mode: ``unimodal`` (§3.1.1: queries and text do not see each other), ``bidirectional`` (§3.2.1: all see all) or ``causal``
+            (BLIP-2's multimodal causal mask: queries see queries, text i sees the queries and text j <= i).
+
+    Returns:
+        (B, S, S) bool, [b, i, j] = position i sees position j.
+    """
+    B, T = text_mask.shape
+    Q = num_queries
+    seen = torch.zeros(B, Q + T, Q + T, dtype=torch.bool, device=text_mask.device)
+    seen[:, :Q, :Q] = True
+    text = text_mask.bool()[:, None, :].expand(B, T, T)
+    if mode == "causal":
+        text = text & torch.ones(T, T, dtype=torch.bool, device=text_mask.device).tril()
+    seen[:, Q:, Q:] = text
+    if mode != "unimodal":
+        seen[:, Q:, :Q] = True
+    if mode == "bidirectional":
+        seen[:, :Q, Q:] = text_mask.bool()[:, None, :].expand(B, Q, T)
+    return seen
+
+
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, S, S) bool -> (B, 1, S, S) floating; ``finfo(dtype).min``, never -inf, so that no row becomes NaN."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def check_mask(mask: Tensor) -> None:
+    """Refuse what transformers' Q-Former accepts and computes wrongly.
+
+    Raises:
+        ValueError: a mask that is not 4-D or not floating.
+    """
+    if mask.ndim != 4 or not mask.is_floating_point():
+        raise ValueError(
+            f"attention mask is {mask.ndim}-D {mask.dtype}, expected a 4-D floating additive mask (B, 1, S, S): "
+            "build it with unifashion_pl.backbone.masks.additive_mask"
+        )

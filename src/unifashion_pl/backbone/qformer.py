@@ -1,0 +1,183 @@
+"""The Q-Former backbone: vision tower, two sets of queries, text, and the passes that the heads need.
+
+Letters: B batch, S image side, P image tokens, W their width, Q queries, T text tokens, D hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
+
+from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
+from unifashion_pl.backbone.tokenizer import clean_text, load_tokenizer
+from unifashion_pl.backbone.vision import VisionTower
+from unifashion_pl.data.samples import PairBatch, TripletBatch
+
+QuerySet = Literal["reference", "target"]
+
+
+@dataclass
+class TextTokens:
+    """``ids`` (B, T) int64 starting with CLS; ``mask`` (B, T) bool, True where not padding."""
+
+    ids: Tensor
+    mask: Tensor
+
+    def __getitem__(self, rows: Tensor) -> TextTokens:
+        return TextTokens(self.ids[rows], self.mask[rows])
+
+
+@dataclass
+class Encoding:
+    """What every head may read of one training batch.
+
+    Attributes:
+        features: (B, P, W) image tokens after ``ln_vision`` (of the image in phase 1, of the reference in phase 2).
+        tokens: the batch's texts, tokenised.
+        queries: (B, Q, D) soft prompts: image pass with q_R in phase 1, fused(q_R, t, I_R) in phase 2 (Eqs. 6, 7, 11, 12).
+        cls: (B, D) text CLS of the fused pass in phase 2, None in phase 1.
+    """
+
+    features: Tensor
+    tokens: TextTokens
+    queries: Tensor
+    cls: Tensor | None
+
+
+class QFormerBackbone(nn.Module):
+    """Frozen vision tower + Q-Former with the query sets q_R (reference) and q_T (target) of Eq. 9.
+
+    Args:
+        vision: any module mapping uint8 images (B, 3, S, S) to tokens (B, P, W), with attributes ``width`` and ``image_size``.
+        tokenizer: folder or hub id of a BERT tokenizer, or ``tiny`` (shipped); ``[DEC]`` is appended as in BLIP-2.
+        num_queries, hidden_size, num_layers, num_heads, intermediate_size, cross_attention_frequency, dropout: as in BLIP-2
+            (32, 768, 12, 12, 3072, 2, 0.1).
+        max_text_tokens: texts are cut on the right at this length, CLS and SEP included.
+        tie_target_queries: q_T is q_R, one tensor.
+    """
+
+    def __init__(
+        self,
+        vision: VisionTower,
+        *,
+        tokenizer: str = "tiny",
+        num_queries: int = 32,
+        hidden_size: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        intermediate_size: int = 3072,
+        cross_attention_frequency: int = 2,
+        dropout: float = 0.1,
+        max_text_tokens: int = 64,
+        tie_target_queries: bool = False,
+    ) -> None:
+        super().__init__()
+        self.vision = vision
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.max_text_tokens = max_text_tokens
+        self.num_queries = num_queries
+        self.hidden_size = hidden_size
+        config = Blip2QFormerConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=intermediate_size,
+            cross_attention_frequency=cross_attention_frequency,
+            encoder_hidden_size=vision.width,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            use_qformer_text_input=True,
+        )
+        config._attn_implementation = "sdpa"
+        self.ln_vision = nn.LayerNorm(vision.width, eps=1e-5)
+        self.embeddings = Blip2TextEmbeddings(config)
+        self.qformer = Blip2QFormerModel(config)
+        for embedding in (self.embeddings.word_embeddings, self.embeddings.position_embeddings):
+            nn.init.normal_(embedding.weight, std=config.initializer_range)
+        self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size) * 0.02)
+        self.tie_target_queries = tie_target_queries
+        if not tie_target_queries:
+            self.target_query_tokens = nn.Parameter(self.query_tokens.detach().clone())
+
+    @property
+    def vision_is_frozen(self) -> bool:
+        return not any(p.requires_grad for p in self.vision.parameters())
+
+    def tokenize(self, texts: list[str]) -> TextTokens:
+        """Clean as LAVIS does, then WordPiece, trimmed to the longest text of the batch."""
+        out = self.tokenizer(
+            [clean_text(t) for t in texts],
+            padding="longest",
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_tensors="pt",
+        )
+        device = self.query_tokens.device
+        return TextTokens(out["input_ids"].to(device), out["attention_mask"].bool().to(device))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) -> (B, P, W). A frozen tower runs without gradient; ``ln_vision`` always has one."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_frozen):
+            features = self.vision(images)
+        return self.ln_vision(features.to(self.ln_vision.weight.dtype))
+
+    def queries_of(self, query_set: QuerySet, batch_size: int) -> Tensor:
+        tokens = self.query_tokens
+        if query_set == "target" and not self.tie_target_queries:
+            tokens = self.target_query_tokens
+        return tokens.expand(batch_size, -1, -1)
+
+    def image_pass(self, features: Tensor, query_set: QuerySet = "reference") -> Tensor:
+        """Image tokens (B, P, W) -> Z (B, Q, D), the queries' outputs without any text."""
+        queries = self.queries_of(query_set, features.shape[0])
+        return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+
+    def text_pass(self, tokens: TextTokens) -> Tensor:
+        """Text alone -> CLS (B, D)."""
+        states = self.embeddings(input_ids=tokens.ids)
+        mask = additive_mask(tokens.mask[:, None, :].expand(-1, tokens.ids.shape[1], -1), states.dtype)
+        return self.qformer(query_embeds=states, query_length=0, attention_mask=mask).last_hidden_state[:, 0]
+
+    def joint_pass(
+        self, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference", mode: MaskMode = "bidirectional"
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and text in one sequence under one of the three masks -> (queries (B, Q, D), text states (B, T, D))."""
+        states = self.embeddings(input_ids=tokens.ids, query_embeds=self.queries_of(query_set, features.shape[0]))
+        mask = additive_mask(visibility(self.num_queries, tokens.mask, mode), states.dtype)
+        check_mask(mask)
+        out = self.qformer(
+            query_embeds=states, query_length=self.num_queries, attention_mask=mask, encoder_hidden_states=features
+        ).last_hidden_state
+        return out[:, : self.num_queries], out[:, self.num_queries :]
+
+    def fused_pass(self, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference") -> tuple[Tensor, Tensor]:
+        """Bidirectional pass -> (queries (B, Q, D), CLS (B, D)): ITM, composed queries, soft prompts of phase 2."""
+        queries, text = self.joint_pass(features, tokens, query_set)
+        return queries, text[:, 0]
+
+    def language_pass(self, features: Tensor, tokens: TextTokens) -> Tensor:
+        """Multimodal causal pass, CLS replaced by ``[DEC]`` -> text states (B, T, D)."""
+        ids = tokens.ids.clone()
+        ids[:, 0] = self.tokenizer.convert_tokens_to_ids("[DEC]")
+        return self.joint_pass(features, TextTokens(ids, tokens.mask), mode="causal")[1]
+
+    def encode(self, batch: PairBatch | TripletBatch) -> Encoding:
+        """One shared encoding per step: phase 1 for pairs, phase 2 for triplets.
+
+        Raises:
+            TypeError: a batch that carries neither.
+        """
+        if isinstance(batch, PairBatch):
+            features = self.image_features(batch.images)
+            return Encoding(features, self.tokenize(batch.texts), self.image_pass(features), None)
+        if isinstance(batch, TripletBatch):
+            features, tokens = self.image_features(batch.references), self.tokenize(batch.texts)
+            queries, cls = self.fused_pass(features, tokens)
+            return Encoding(features, tokens, queries, cls)
+        raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1) or a TripletBatch (phase 2)")

@@ -1,0 +1,72 @@
+"""The image encoder: any timm model whose features become tokens (B, P, W)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VisionTower(nn.Module):
+    """A timm image encoder whose last feature map or token sequence is handed on unpooled.
+
+    The paper's tower is EVA-CLIP ViT-g/14: ``VisionTower("eva_giant_patch14_clip_224", image_size=224, timm_kwargs={"depth": 39})``;
+    its last block and final norm are not used (BLIP-2), hence ``final_norm=False``.
+
+    Args:
+        name: timm model name.
+        image_size: side S of the square input in pixels.
+        timm_kwargs: further arguments of ``timm.create_model``.
+        weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a safetensors or
+            ``weights_only`` state dict in timm's names.
+        final_norm: keep timm's final norm layer.
+        mean, std: normalisation of pixels scaled to 0..1, applied here so that batches can stay uint8.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        image_size: int,
+        timm_kwargs: dict[str, Any] | None = None,
+        weights: str = "none",
+        final_norm: bool = False,
+        mean: tuple[float, float, float] = CLIP_MEAN,
+        std: tuple[float, float, float] = CLIP_STD,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.model = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **(timm_kwargs or {}))
+        if weights not in ("none", "timm"):
+            from unifashion_pl.weights.files import load_tensors
+
+            self.model.load_state_dict(load_tensors(weights), strict=False)
+        if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
+            self.model.norm = nn.Identity()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
+        self.width: int = int(self.model.num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) -> tokens (B, P, W).
+
+        Raises:
+            ValueError: images of another size or type than the tower was built for.
+        """
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"images have shape {tuple(images.shape)}, the vision tower expects (B, 3, {self.image_size}, {self.image_size}): "
+                f"set the data module's image_size to {self.image_size}"
+            )
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are {images.dtype}, expected torch.uint8 in 0..255: normalisation happens inside the tower")
+        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        features: Tensor = self.model.forward_features(pixels)
+        if features.ndim == 4:
+            features = features.flatten(2).transpose(1, 2)
+        return features

@@ -1,0 +1,155 @@
+"""Typed batches: the only thing that travels between DataModules and models.
+
+Letters: B batch, S encoder image side, H × W generation size (pixels). Every image tensor is **uint8 RGB**; towers and heads
+normalise on the device, so that a batch is four times smaller on its way there and the data side needs no model's constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class PairBatch:
+    """Image–text pairs (phase 1; FashionGen, Fashion200K, Fashion-IQ-Cap, a user's catalogue).
+
+    Attributes:
+        keys: sample ids (row or view), unique in the dataset.
+        images: (B, 3, S, S) uint8, what the vision tower sees.
+        texts: retrieval text of each pair (the dataset's text rule applied, not yet cleaned for the Q-Former).
+        captions: captioning target of each pair, punctuation kept; "" = none.
+        styles: instruction style of each caption: ``fashion200k``, ``fashiongen`` or ``fashioniq``.
+        products: (B,) int64, equal for views of one product; equal ids are never negatives of each other.
+        pixels: (B, 3, H, W) uint8 target of the diffusion head, or None when it is not asked for.
+        product_names, categories, subcategories: what evaluation protocols group by.
+        dataset: e.g. ``fashiongen/validation``; evaluation keeps datasets apart by it.
+    """
+
+    keys: list[str]
+    images: Tensor
+    texts: list[str]
+    captions: list[str]
+    styles: list[str]
+    products: Tensor
+    pixels: Tensor | None
+    product_names: list[str]
+    categories: list[str]
+    subcategories: list[str]
+    dataset: str
+
+    @property
+    def prompts(self) -> list[str]:
+        """What the diffusion head's text encoder reads: the caption (Eq. 7)."""
+        return self.captions
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(kw_only=True)
+class TripletBatch:
+    """Composed training samples (phase 2; Fashion-IQ): reference image + modifying text -> target image.
+
+    Attributes:
+        keys: e.g. ``dress-train-00017``.
+        references, targets: (B, 3, S, S) uint8.
+        texts: modifying text, joined by the dataset's rule.
+        captions: the target's caption for L_ITG and the caption term of L_cir; "" = none.
+        styles: instruction style of each caption.
+        target_ids: (B,) int64, equal for equal target images.
+        pixels: (B, 3, H, W) uint8 target image at generation size, or None.
+        categories, dataset: as in :class:`PairBatch`.
+    """
+
+    keys: list[str]
+    references: Tensor
+    targets: Tensor
+    texts: list[str]
+    captions: list[str]
+    styles: list[str]
+    target_ids: Tensor
+    pixels: Tensor | None
+    categories: list[str]
+    dataset: str
+
+    @property
+    def prompts(self) -> list[str]:
+        """What the diffusion head's text encoder reads: the modifying text (Eq. 12)."""
+        return self.texts
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(kw_only=True)
+class GalleryBatch:
+    """Images to be searched (one per id of a split); ``captions`` are query-blind generated captions, "" = none."""
+
+    keys: list[str]
+    images: Tensor
+    categories: list[str]
+    captions: list[str]
+    in_union: list[bool]
+    dataset: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(kw_only=True)
+class QueryBatch:
+    """Composed queries of an evaluation split: reference image + modifying text, the target known by its id only.
+
+    ``pixels`` is (B, 3, H, W) uint8 of the *target*, only to be shown beside a generated image, or None.
+    """
+
+    keys: list[str]
+    references: Tensor
+    reference_ids: list[str]
+    target_ids: list[str]
+    texts: list[str]
+    categories: list[str]
+    pixels: Tensor | None
+    dataset: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(kw_only=True)
+class TryOnBatch:
+    """Try-on and design samples (VITON-HD, MGD).
+
+    Attributes:
+        keys: person id, or ``person__garment`` when unpaired.
+        garments: (B, 3, S, S) uint8, the in-shop photo for the vision tower.
+        pixels: (B, 3, H, W) uint8, the person wearing the garment: the target in training, the truth in paired evaluation.
+        agnostic: (B, 3, H, W) uint8, the person with the repaint region filled with grey 128.
+        masks: (B, 1, H, W) bool, **True = repaint** (files and users: white = repaint).
+        pose: (B, 3, H, W) uint8, DensePose image or RGB skeleton, or None.
+        garment_pixels: (B, 3, H, W) uint8, the in-shop photo at generation size.
+        sketches: (B, 3, H, W) uint8, light strokes on black, or None.
+        texts: joined phrases of the garment, "" = none.
+        paired: whether person and garment belong together.
+    """
+
+    keys: list[str]
+    garments: Tensor
+    pixels: Tensor
+    agnostic: Tensor
+    masks: Tensor
+    pose: Tensor | None
+    garment_pixels: Tensor
+    sketches: Tensor | None
+    texts: list[str]
+    paired: bool
+    dataset: str
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+TrainBatch = PairBatch | TripletBatch | TryOnBatch
+Batch = TrainBatch | GalleryBatch | QueryBatch

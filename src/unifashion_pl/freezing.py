@@ -1,0 +1,135 @@
+"""What trains: the paper's statements about freezing, which contradict each other, as named data.
+
+A policy names the parts that train and the losses that are computed. Parts are patterns over parameter names of
+:class:`unifashion_pl.UniFashionModule`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+
+Family = Literal["cross", "itg", "q2i"]
+
+#: Part -> patterns. The first part that matches a name owns it, so `lora` stands before `llm`.
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision": ("backbone.vision.*",),
+    "target_queries": ("backbone.target_query_tokens",),
+    "encoder": ("backbone.ln_vision.*", "backbone.qformer.*", "backbone.embeddings.*", "backbone.query_tokens"),
+    "heads": ("retrieval_head.vision_proj.*", "retrieval_head.text_proj.*", "retrieval_head.itm_head.*", "retrieval_head.temperature"),
+    "lm_head": ("retrieval_head.lm_head.*",),
+    "tsa_llm": ("caption_head.adapter.*",),
+    "lora": ("caption_head.language_model.*lora_*",),
+    "llm": ("caption_head.language_model.*",),
+    "tsa_diffusion": ("diffusion_head.adapter.*", "diffusion_head.null_context"),
+    "unet": ("diffusion_head.denoiser.unet.*",),
+    "garment": ("diffusion_head.denoiser.garment.*",),
+    "vae": ("diffusion_head.vae.*",),
+    "clip_text": ("diffusion_head.text_encoder.*",),
+}
+
+#: Loss family -> parts of which at least one must train for the loss to make sense.
+LEARNERS: dict[Family, tuple[str, ...]] = {
+    "cross": ("encoder", "target_queries", "heads", "vision", "lm_head"),
+    "itg": ("encoder", "target_queries", "tsa_llm", "lora", "llm", "vision"),
+    "q2i": ("encoder", "target_queries", "tsa_diffusion", "unet", "garment", "clip_text", "vision"),
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One reading of what trains.
+
+    Attributes:
+        trains: parts with gradients; all others are frozen and in eval mode.
+        losses: families that are computed: ``cross`` (ITC, ITM, L_cir), ``itg`` (captions), ``q2i`` (diffusion).
+        source: where the paper or the released code says so.
+        unreached: patterns inside trained parts that no active loss reaches and that plain DDP would complain about; ``{last}`` is
+            the Q-Former's last layer.
+    """
+
+    trains: tuple[str, ...]
+    losses: tuple[Family, ...]
+    source: str
+    unreached: tuple[str, ...] = field(default=())
+
+
+_LAST_TEXT_FFN = ("backbone.qformer.encoder.layer.{last}.intermediate.*", "backbone.qformer.encoder.layer.{last}.output.*")
+
+POLICIES: dict[str, Policy] = {
+    "phase1_retrieval": Policy(("encoder", "heads", "lm_head"), ("cross",), "§4.1 phase 1, first part"),
+    "phase1_generative": Policy(("tsa_llm", "lora", "tsa_diffusion", "unet"), ("itg", "q2i"), "§1, §4.1 phase 1, App. B"),
+    "phase1_adapters": Policy(("tsa_llm", "tsa_diffusion"), ("itg", "q2i"), "§3.1.2"),
+    "phase1_joint": Policy(
+        ("encoder", "heads", "lm_head", "tsa_llm", "lora", "tsa_diffusion", "unet"), ("cross", "itg", "q2i"), "§3.1, Eq. 8"
+    ),
+    "phase2_composed": Policy(("encoder", "target_queries", "heads"), ("cross", "itg", "q2i"), "§1, §4.1 phase 2, Eq. 13"),
+    "phase2_adapters_diffusion": Policy(
+        ("encoder", "target_queries", "heads", "tsa_llm", "tsa_diffusion", "unet", "garment"), ("cross", "itg", "q2i"), "§3.2.2"
+    ),
+    "tryon_qformer": Policy(("encoder",), ("q2i",), "§4.4", unreached=_LAST_TEXT_FFN),
+    "released_cls": Policy(("encoder", "heads", "lm_head"), ("cross",), "released code, CirCls"),
+    "released_rerank": Policy(("encoder", "target_queries", "heads"), ("cross",), "released code, CirRerank"),
+}
+
+
+def part_of(name: str) -> str | None:
+    """The part that owns a parameter, None for names outside every pattern.
+
+    >>> part_of("caption_head.language_model.model.layers.0.q_proj.lora_A.default.weight")
+    'lora'
+    """
+    for part, patterns in PARTS.items():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            return part
+    return None
+
+
+def apply_policy(model: nn.Module, policy: str, also_train: Iterable[str] = (), active: Iterable[Family] | None = None) -> set[str]:
+    """Set ``requires_grad`` of every parameter. Call it before optimiser and DDP are built.
+
+    Args:
+        model: a UniFashionModule.
+        policy: a key of :data:`POLICIES`.
+        also_train: further parts, for models without pretrained parts (the tiny profile trains its own tower and LLM).
+        active: loss families whose heads exist and whose weights are not zero; default: the policy's.
+
+    Returns:
+        Names of the trainable parameters.
+
+    Raises:
+        ValueError: unknown policy or part; a parameter that no part owns; an ``also_train`` part that is not built; an active loss
+            for which nothing trains.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"unknown freeze policy {policy!r}; known are {', '.join(POLICIES)}")
+    chosen = POLICIES[policy]
+    trains = {*chosen.trains, *also_train}
+    names = {name: part_of(name) for name, _ in model.named_parameters()}
+    _check_parts(names, set(also_train))
+    last = int(model.backbone.qformer.config.num_hidden_layers) - 1  # type: ignore[union-attr, arg-type]
+    unreached = tuple(pattern.format(last=last) for pattern in chosen.unreached)
+    trainable = set()
+    for name, parameter in model.named_parameters():
+        wanted = names[name] in trains and not any(fnmatchcase(name, u) for u in unreached)
+        parameter.requires_grad_(wanted)
+        if wanted:
+            trainable.add(name)
+    for family in chosen.losses if active is None else active:
+        if not {names[n] for n in trainable} & set(LEARNERS[family]):
+            raise ValueError(f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them")
+    return trainable
+
+
+def _check_parts(names: dict[str, str | None], also_train: set[str]) -> None:
+    orphans = [name for name, part in names.items() if part is None]
+    if orphans:
+        raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
+    if unknown := also_train - set(PARTS):
+        raise ValueError(f"also_train names unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
+    if missing := also_train - {part for part in names.values() if part}:
+        raise ValueError(f"also_train names parts that this model does not have: {sorted(missing)}")

@@ -1,0 +1,198 @@
+"""The objectives of UniFashion as plain functions, usable without the rest of the library.
+
+Letters: B samples per rank, N = B × world samples of all ranks, Q queries, E embedding width. All losses are means, so that terms of
+different kinds stay comparable in one sum (Eqs. 8 and 13). Under an initialised process group the contrastive losses are those of
+the global batch: averaged over ranks, as DDP does with gradients, loss and gradient equal those of one process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+Reduction = Literal["mean", "sum"]
+Negatives = Literal["multinomial", "argmax"]
+
+
+class _AllGather(torch.autograd.Function):
+    """(B, ...) on each rank -> (N, ...) on all; the backward pass sums what every rank derived for this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def _world(gather: bool) -> tuple[int, int]:
+    if gather and dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather_rows(x: Tensor, gather: bool = True) -> Tensor:
+    """Concatenate equal-sized rows of all ranks, with gradient across ranks; the identity without a process group."""
+    return _AllGather.apply(x) if _world(gather)[1] > 1 else x  # type: ignore[no-any-return]
+
+
+def max_sim(text: Tensor, image: Tensor) -> Tensor:
+    """Similarity of BLIP-2: the best of an image's query tokens.
+
+    Args:
+        text: (N, E) unit vectors.
+        image: (M, Q, E) unit vectors.
+
+    Returns:
+        (N, M); its transpose serves image -> text. One GEMM, never an N × M × Q × E product.
+    """
+    M, Q, E = image.shape
+    return (text @ image.reshape(M * Q, E).T).view(-1, M, Q).amax(-1)
+
+
+def itc_loss(
+    text: Tensor,
+    image: Tensor,
+    temperature: Tensor | float = 0.07,
+    *,
+    ids: Tensor | None = None,
+    valid: Tensor | None = None,
+    multi_positive: bool = False,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    gather: bool = True,
+) -> Tensor:
+    """Symmetric image–text contrastive loss (Eq. 3; the paper's lambda is 1/temperature), also the terms of L_cir (Eq. 10).
+
+    Across ranks only the text vectors and one log-sum-exp per text travel, never the (B, Q, E) image tokens.
+
+    Args:
+        text: (B, E) unit vectors: captions, or composed queries.
+        image: (B, Q, E) unit vectors; row i belongs to text i. (B, 1, E) makes it a text–text loss.
+        temperature: divides the similarities.
+        ids: (B,) equal for samples that are no negatives of each other; off-diagonal entries with equal ids are left out.
+        valid: (B,) bool; rows that are False take no part, neither as anchors nor as negatives.
+        multi_positive: equal ids are positives with uniform weight instead of being left out.
+        label_smoothing: mass spread over all admissible entries (0 in Eq. 3, 0.1 in BLIP-2).
+        reduction: mean or sum of the two directions (the released code sums).
+        gather: False keeps the loss on the rank's own batch.
+
+    Returns:
+        Scalar; 0 when nothing is valid.
+    """
+    B = text.shape[0]
+    rank, world = _world(gather)
+    rows = slice(rank * B, (rank + 1) * B)
+    logits = max_sim(gather_rows(text, gather), image) / temperature
+    allowed, positive = _pairs(B, rank, text.device, ids, valid, multi_positive, gather)
+    logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
+    kept = torch.ones(B, dtype=torch.bool, device=text.device) if valid is None else valid
+    count = kept.sum().to(logits.dtype)
+    if world > 1:
+        dist.all_reduce(count)
+    scale = kept.to(logits.dtype) * world / count.clamp(min=1)
+
+    image_to_text = torch.logsumexp(logits, 0) - (_targets(positive, allowed, 0, label_smoothing) * logits).sum(0)
+    counts = torch.stack([positive.sum(1), allowed.sum(1)]).to(logits.dtype)
+    if world > 1:
+        dist.all_reduce(counts)
+    target = _mix(positive / counts[0, :, None].clamp(min=1), allowed / counts[1, :, None].clamp(min=1), label_smoothing)
+    parts = torch.stack([torch.logsumexp(logits, 1), (target * logits).sum(1)], 1)
+    if world > 1:
+        parts = gather_rows(parts[None], gather)
+        total, matched = torch.logsumexp(parts[..., 0], 0), parts[..., 1].sum(0)
+    else:
+        total, matched = parts[:, 0], parts[:, 1]
+    text_to_image = (total - matched)[rows]
+    loss = (image_to_text * scale).sum() + (text_to_image * scale).sum()
+    return loss if reduction == "sum" else loss / 2
+
+
+def _pairs(
+    B: int, rank: int, device: torch.device, ids: Tensor | None, valid: Tensor | None, multi_positive: bool, gather: bool
+) -> tuple[Tensor, Tensor]:
+    """(N, B) bool masks over (text, own image): admissible entries and positives."""
+    all_valid = gather_rows(valid, gather) if valid is not None else None
+    N = B * _world(gather)[1]
+    positive = torch.zeros(N, B, dtype=torch.bool, device=device)
+    positive[rank * B + torch.arange(B), torch.arange(B)] = True
+    allowed = torch.ones_like(positive)
+    if ids is not None:
+        same = gather_rows(ids, gather)[:, None] == ids[None, :]
+        if multi_positive:
+            positive = same
+        else:
+            allowed = ~same | positive
+    if valid is not None and all_valid is not None:
+        allowed = allowed & all_valid[:, None] & valid[None, :]
+        positive = positive & allowed
+    return allowed, positive
+
+
+def _mix(positive: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
+    return (1 - smoothing) * positive + smoothing * allowed
+
+
+def _targets(positive: Tensor, allowed: Tensor, dim: int, smoothing: float) -> Tensor:
+    return _mix(
+        positive / positive.sum(dim, keepdim=True).clamp(min=1), allowed / allowed.sum(dim, keepdim=True).clamp(min=1), smoothing
+    )
+
+
+def hard_negatives(
+    scores: Tensor, ids: Tensor | None = None, *, how: Negatives = "multinomial", generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """One negative per row for image–text matching.
+
+    Args:
+        scores: (B, B) logits; row i are the candidates of anchor i. Pass the transpose for the other direction.
+        ids: (B,) equal ids are never chosen.
+        how: ``multinomial`` draws from softmax(scores) (BLIP-2); ``argmax`` takes the hardest (released code).
+
+    Returns:
+        (anchors, negatives): index vectors of equal length <= B; an anchor without an admissible negative is left out.
+    """
+    B = scores.shape[0]
+    allowed = ~torch.eye(B, dtype=torch.bool, device=scores.device)
+    if ids is not None:
+        allowed &= ids[:, None] != ids[None, :]
+    anchors = allowed.any(1).nonzero().squeeze(1)
+    if anchors.numel() == 0:
+        return anchors, anchors
+    masked = scores.detach().float().masked_fill(~allowed, float("-inf"))[anchors]
+    if how == "argmax":
+        return anchors, masked.argmax(1)
+    weights = masked.softmax(1).clamp(min=torch.finfo(torch.float32).tiny) * allowed[anchors]
+    return anchors, torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def itm_loss(logits: Tensor, matches: Tensor) -> Tensor:
+    """Two-way cross-entropy of image–text matching (Eq. 4 read as binary, as the text and all code have it).
+
+    Args:
+        logits: (n, 2), class 1 = match: the mean over queries of the matching head.
+        matches: (n,) bool.
+    """
+    return F.cross_entropy(logits.float(), matches.long())
+
+
+def lm_loss(logits: Tensor, ids: Tensor, mask: Tensor, label_smoothing: float = 0.1) -> Tensor:
+    """Next-token loss of the Q-Former's own language head (BLIP-2's ITG; not in Eq. 5, hence off by default).
+
+    Args:
+        logits: (B, T, V) of the multimodal causal pass.
+        ids: (B, T) token ids. mask: (B, T) bool, False = padding.
+    """
+    labels = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=label_smoothing
+    )

@@ -1,0 +1,307 @@
+"""Fashion-IQ composed retrieval: every gallery, reference rule and score of the protocol from one pass over the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.metrics.fashioniq_results import SCORES, RankedQuery, RankedTable, Variant
+from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import KeyedMetric, Rows
+
+FULL_QUERIES = {"dress": 2017, "shirt": 2038, "toptee": 1961}
+
+
+class FashionIQRecall(KeyedMetric):
+    """Recall@K of composed retrieval as evaluated on Fashion-IQ.
+
+    Args:
+        ks: the K of R@K.
+        scores: which of ``image`` (max over query tokens), ``caption`` (query against the gallery caption) and ``both``
+            (image + caption_weight × caption) to report; the last two only where the gallery has captions.
+        caption_weight: weight of the caption score in ``both``.
+        expected: queries per category of the whole split (``FULL_QUERIES`` for the published one); another number is an error.
+            None = not known, not checked.
+        allow_partial: accept fewer queries, targets missing from the gallery (dropped, counted) and captions for a part of the
+            gallery (a missing one scores 0); the protocol string then says so.
+        score, text: parts of the protocol string: how the score is made and the rule that joins the two texts.
+        top_k: length of the result lists in :meth:`per_query`.
+
+    Galleries: ``original`` (all ids of the split), ``union`` (references and targets), ``targets`` (diagnostic). ``ref-removed``
+    takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories, ``Avg`` the mean of
+    the means over ``ks``.
+
+    ``compute`` returns ``{"original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ..., "n": queries}``.
+    """
+
+    def __init__(
+        self,
+        ks: Sequence[int] = (10, 50),
+        scores: Sequence[str] = SCORES,
+        caption_weight: float = 1.0,
+        expected: Mapping[str, int] | None = None,
+        allow_partial: bool = False,
+        score: str = "itc",
+        text: str = "and",
+        top_k: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("gallery", "queries", **kwargs)
+        if unknown := set(scores) - set(SCORES):
+            raise ValueError(f"unknown scores {sorted(unknown)}; expected some of {', '.join(SCORES)}")
+        self.ks, self.scores, self.caption_weight = tuple(ks), tuple(s for s in SCORES if s in scores), caption_weight
+        self.expected = dict(expected) if expected is not None else None
+        self.allow_partial = allow_partial
+        self.score, self.text, self.top_k = score, text, top_k
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ranked: list[RankedQuery] = []
+        self._dropped: dict[str, int] = {}
+        self._captioned: dict[str, tuple[int, int]] = {}
+
+    def reset(self) -> None:
+        """Forget all rows and results."""
+        super().reset()
+        self._clear()
+
+    def update(self, table: str, ids: Sequence[Any], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor]) -> None:
+        """Append rows; called by :meth:`update_gallery` and :meth:`update_queries`."""
+        self._store(table, ids, facts, tensors)
+
+    def update_gallery(
+        self,
+        ids: Sequence[str],
+        categories: Sequence[str],
+        tokens: Tensor,
+        in_union: Sequence[bool] | None = None,
+        captions: Tensor | None = None,
+        has_caption: Sequence[bool] | None = None,
+    ) -> None:
+        """Gallery images.
+
+        Args:
+            ids, categories: B names; an image may stand in several categories.
+            tokens: (B, Q, E) unit query outputs of the images.
+            in_union: whether the image is a reference or target; None = derived from the queries.
+            captions: (B, E) unit text vectors of query-blind gallery captions, or None.
+            has_caption: which rows of ``captions`` are real; None = all.
+        """
+        n = len(ids)
+        flags = [captions is not None] * n if has_caption is None or captions is None else [bool(f) for f in has_caption]
+        union: list[bool | None] = [bool(u) for u in in_union] if in_union is not None else [None] * n
+        vectors = captions if captions is not None else tokens.new_zeros(n, tokens.shape[-1])
+        facts: dict[str, Sequence[Any]] = {"in_union": union, "has_caption": flags}
+        self.update("gallery", list(zip(categories, ids)), facts, {"tokens": tokens, "captions": vectors})
+
+    def update_queries(
+        self,
+        keys: Sequence[str],
+        categories: Sequence[str],
+        reference_ids: Sequence[str],
+        target_ids: Sequence[str],
+        embeddings: Tensor,
+        overlap: Sequence[bool] | None = None,
+    ) -> None:
+        """Composed queries.
+
+        Args:
+            keys: B unique names; a key that comes twice counts once.
+            categories, reference_ids, target_ids: B names each.
+            embeddings: (B, E) unit vectors of reference image + text.
+            overlap: whether the target also stands in a train split of another category (enables the ``no-overlap`` numbers).
+        """
+        flags = [bool(o) for o in overlap] if overlap is not None else [False] * len(keys)
+        facts = {"category": categories, "reference": reference_ids, "target": target_ids, "overlap": flags}
+        self.update("queries", list(keys), facts, {"embeddings": embeddings})
+
+    def compute(self) -> dict[str, float]:
+        """All variants of all categories; ``{}`` if no rank has a query.
+
+        Raises:
+            ValueError: on every rank, naming ids: target missing from its gallery, non-finite score, incomplete captions or split.
+        """
+        team = self._team()
+        self._clear()
+        gallery = team.rows(team.own(team.guarded(lambda: self._local("gallery"))))
+        queries = team.own(team.guarded(lambda: self._local("queries")))
+        facts = team.facts(queries)
+        if not len(facts):
+            return {}
+        if self.allow_partial:
+            queries, facts = self._present(queries, gallery, False), self._present(facts, gallery, True)
+        ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
+        self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.category, q.key))
+        return self._summary()
+
+    def _present(self, queries: Rows, gallery: Rows, count: bool) -> Rows:
+        """The queries whose target is in the gallery."""
+        known = set(gallery.ids)
+        pairs = list(zip(queries.facts.get("category", []), queries.facts.get("target", [])))
+        keep = [i for i, pair in enumerate(pairs) if pair in known]
+        if count and len(keep) < len(pairs):
+            self._dropped["target not in the gallery"] = len(pairs) - len(keep)
+        return queries.take(keep) if len(keep) < len(pairs) else queries
+
+    def _check_counts(self, categories: list[str]) -> None:
+        for category, n in (self.expected or {}).items():
+            seen = categories.count(category)
+            if seen > n or (seen < n and not self.allow_partial):
+                raise ValueError(f"{category}: {seen} of {n} queries were evaluated; allow_partial=True accepts fewer")
+
+    def _rank_all(self, queries: Rows, facts: Rows, gallery: Rows) -> list[RankedQuery]:
+        self._check_counts(facts.facts["category"])
+        ranked: list[RankedQuery] = []
+        height = block_height(len(facts), 256)
+        for category in sorted(set(facts.facts["category"])):
+            shelf = self._shelf(category, facts, gallery)
+            mine = [i for i, c in enumerate(queries.facts.get("category", [])) if c == category]
+            with exact_fp32(self._where):
+                for start in range(0, len(mine), height):
+                    ranked += self._rank_block(queries.take(mine[start : start + height]), shelf, height)
+        return ranked
+
+    def _shelf(self, category: str, facts: Rows, gallery: Rows) -> _Shelf:
+        names: list[tuple[str, str]] = list(gallery.ids)  # type: ignore[arg-type]
+        rows = gallery.take([i for i, (c, _) in enumerate(names) if c == category])
+        ids = [i for c, i in names if c == category]
+        asked = [i for i, c in enumerate(facts.facts["category"]) if c == category]
+        targets = {facts.facts["target"][i] for i in asked}
+        if missing := sorted(targets - set(ids)):
+            raise ValueError(f"{category}: targets missing from the gallery of {len(ids)} images: {', '.join(missing[:5])}")
+        union: list[bool] = rows.facts["in_union"]
+        if any(flag is None for flag in union):
+            used = targets | {facts.facts["reference"][i] for i in asked}
+            union = [i in used for i in ids]
+        masks = {"original": [True] * len(ids), "union": union, "targets": [i in targets for i in ids]}
+        tensors = {name: torch.tensor([mask], device=self._where) for name, mask in masks.items()}
+        return _Shelf(ids, rows.tensors["tokens"], self._captions(category, ids, rows), tensors)
+
+    def _captions(self, category: str, ids: list[str], rows: Rows) -> Tensor | None:
+        """(G, E) captions of a category, zero where absent; None if there are none or they are not asked for."""
+        flags: list[bool] = rows.facts["has_caption"]
+        if not any(flags) or self.scores == ("image",):
+            return None
+        self._captioned[category] = (sum(flags), len(flags))
+        if not all(flags) and not self.allow_partial:
+            lacking = [i for i, flag in zip(ids, flags) if not flag]
+            raise ValueError(
+                f"{category}: {len(lacking)} of {len(flags)} gallery images have no caption, e.g. {', '.join(lacking[:5])}; "
+                "give all, none, or allow_partial=True (a missing caption then scores 0)"
+            )
+        return rows.tensors["captions"] * torch.tensor(flags, dtype=torch.float32)[:, None]
+
+    def _rank_block(self, block: Rows, shelf: _Shelf, height: int) -> list[RankedQuery]:
+        column = {i: position for position, i in enumerate(shelf.ids)}
+        targets = [column[t] for t in block.facts["target"]]
+        references = torch.tensor([column.get(r, -1) for r in block.facts["reference"]])
+        ranks: dict[Variant, Ranks] = {}
+        top: dict[str, list[list[tuple[str, float]]]] = {}
+        for name, scores in self._block_scores(padded(block.tensors["embeddings"], height), shelf).items():
+            scores = scores[: len(block)]
+            for gallery, mask in shelf.masks.items():
+                kept = exact_ranks(scores, targets, mask, block.ids)
+                ranks[gallery, "ref-kept", name] = kept
+                ranks[gallery, "ref-removed", name] = without_reference(kept, scores, targets, references, mask)
+            top[name] = top_lists(scores, shelf.ids, self.top_k)
+        return [_outcome(block, i, ranks, top) for i in range(len(block))]
+
+    def _block_scores(self, embeddings: Tensor, shelf: _Shelf) -> dict[str, Tensor]:
+        image = token_scores(embeddings, shelf.tokens, device=self._where)
+        if shelf.captions is None:
+            return {"image": image} if "image" in self.scores else {}
+        caption = embeddings.to(self._where) @ shelf.captions.to(self._where).T
+        every = {"image": image, "caption": caption, "both": image + self.caption_weight * caption}
+        return {name: every[name] for name in self.scores}
+
+    def _tables(self) -> list[tuple[str, RankedTable]]:
+        clean = [q for q in self._ranked if not q.overlap]
+        extra = [("/no-overlap", RankedTable(clean, self.ks))] if 0 < len(clean) < len(self._ranked) else []
+        return [("", RankedTable(self._ranked, self.ks)), *extra]
+
+    def _summary(self) -> dict[str, float]:
+        results = {"n": float(len(self._ranked))}
+        for suffix, table in self._tables():
+            for variant, numbers in table.numbers().items():
+                head = "/".join(variant) + suffix
+                results.update({f"{head}/{name}": value for name, value in numbers.items()})
+        return results
+
+    def per_query(self) -> list[dict[str, Any]]:
+        """One record per query for a prediction file, sorted by category and key; call after ``compute`` (on all ranks)."""
+        self.compute()
+        return [query.to_dict() for query in self._ranked]
+
+    def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
+        """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories).
+
+        Args:
+            resamples: bootstrap resamples.
+            context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
+        """
+        self.compute()
+        records = []
+        for suffix, table in self._tables():
+            expected = self.expected if not suffix else None
+            records += table.records(lambda v, s=suffix: self.protocol(v) + s, expected, self._dropped, resamples, **context)  # type: ignore[misc]
+        return records
+
+    def protocol(self, variant: Variant) -> str:
+        """E.g. ``fashioniq/original/ref-kept/both(w=1,score=itc,text=and)``; a shrunken set stands in brackets."""
+        gallery, reference, score = variant
+        total = sum(self.expected.values()) if self.expected else len(self._ranked) + sum(self._dropped.values())
+        partial = f"[{len(self._ranked)}/{total}]" if len(self._ranked) != total else ""
+        details = [f"w={self.caption_weight:g}"] if score == "both" else []
+        details += [f"score={self.score}", f"text={self.text}"]
+        have, size = (sum(column) for column in zip((0, 0), *self._captioned.values()))
+        if score != "image" and have < size:
+            details.append(f"captions={have}/{size}")
+        return f"fashioniq/{gallery}{partial}/{reference}/{score}({','.join(details)})"
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Gallery of one category: ids sorted, tokens (G, Q, E), captions (G, E) or None, masks (1, G) per gallery variant."""
+
+    ids: list[str]
+    tokens: Tensor
+    captions: Tensor | None
+    masks: dict[str, Tensor]
+
+
+def _outcome(block: Rows, i: int, ranks: dict[Variant, Ranks], top: dict[str, list[list[tuple[str, float]]]]) -> RankedQuery:
+    fact = {name: column[i] for name, column in block.facts.items()}
+    places = {variant: (int(r.better[i]), int(r.ties[i])) for variant, r in ranks.items()}
+    lists = {score: pairs[i] for score, pairs in top.items()}
+    return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], fact["target"], fact["overlap"], places, lists)
+
+
+def top_lists(scores: Tensor, ids: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
+    """The k best (id, score) pairs of every row of ``scores`` (N, G)."""
+    best = scores.topk(min(k, scores.shape[1]))
+    pairs = zip(best.indices.tolist(), best.values.tolist())
+    return [[(ids[i], value) for i, value in zip(columns, values)] for columns, values in pairs]
+
+
+def without_reference(kept: Ranks, scores: Tensor, targets: Sequence[int], references: Tensor, mask: Tensor) -> Ranks:
+    """Ranks after taking each query's reference out of its candidates.
+
+    Args:
+        kept: ranks with the reference among the candidates.
+        scores: (N, G); targets: N columns.
+        references: (N,) columns, -1 = not in the gallery.
+        mask: (1, G) candidates of this gallery variant.
+    """
+    aims = torch.tensor(targets, dtype=torch.int64)
+    where = references.clamp(min=0)
+    counted = (references >= 0) & mask.cpu()[0][where] & (where != aims)
+    rows = torch.arange(len(scores), device=scores.device)
+    reference = scores[rows, where.to(scores.device)].cpu()
+    target = scores[rows, aims.to(scores.device)].cpu()
+    return Ranks(kept.better - (counted & (reference > target)).long(), kept.ties - (counted & (reference == target)).long())

@@ -1,0 +1,117 @@
+"""Result records: one JSON object per number, with everything needed to know what the number means."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+UNITS = ("percent", "raw", "count")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval of a number, in the number's unit.
+
+    Attributes:
+        low, high: the ends.
+        level: nominal coverage, e.g. 0.95.
+        method: how it was made, e.g. ``wilson`` or ``bootstrap(clusters=reference,B=2000,seed=0)``.
+    """
+
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+@dataclass(frozen=True)
+class ResultRecord:
+    """One number with its meaning.
+
+    Attributes:
+        metric: e.g. ``dress/R@10``, ``i2t/R@1``, ``CIDEr``.
+        value: the number; None = not available, ``implementation`` says why.
+        unit: ``percent`` (recall), ``raw`` (captions, FID, KID) or ``count``.
+        n: queries, captions or images it was computed from.
+        n_expected: how many there should have been; None = not known.
+        protocol: data, gallery or candidates, score, text. Numbers of different protocols do not share a column.
+        interval: see :class:`Interval`; None where none is defined.
+        ties: number of queries whose positive ties with another candidate.
+        dropped: reason -> number of samples left out.
+        seed: of training or generation; None = not applicable.
+        data_hash, weights_hash: of the evaluated data and the weights.
+        implementation: code or tokeniser that produced the value.
+        code_version: version of this library.
+
+    >>> record = ResultRecord("i2t/R@1", 71.4, "percent", 1000, "fashiongen_100(n=1000)")
+    >>> ResultRecord.from_json(record.to_json()) == record
+    True
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    n: int
+    protocol: str
+    n_expected: int | None = None
+    interval: Interval | None = None
+    ties: int | None = None
+    dropped: dict[str, int] | None = None
+    seed: int | None = None
+    data_hash: str | None = None
+    weights_hash: str | None = None
+    implementation: str | None = None
+    code_version: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ValueError(f"unit of {self.metric} is {self.unit!r}; expected one of {', '.join(UNITS)}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"{self.metric} under {self.protocol} is {self.value}: a result must be a finite number or None")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, ready for JSON."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ResultRecord:
+        """Inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: fields are unknown or missing.
+        """
+        names = {f.name for f in fields(cls)}
+        if unknown := sorted(set(data) - names):
+            raise ValueError(f"result record has unknown fields: {', '.join(unknown)}")
+        if missing := sorted({"metric", "value", "unit", "n", "protocol"} - set(data)):
+            raise ValueError(f"result record lacks fields: {', '.join(missing)}")
+        interval = data.get("interval")
+        return cls(**{**data, "interval": Interval(**interval) if interval is not None else None})
+
+    @classmethod
+    def from_json(cls, text: str) -> ResultRecord:
+        """Inverse of :meth:`to_json`."""
+        return cls.from_dict(json.loads(text))
+
+    def with_context(self, **context: Any) -> ResultRecord:
+        """The same number with ``seed``, ``data_hash``, ``weights_hash`` or ``code_version`` filled in."""
+        return replace(self, **context)
+
+
+def write_records(path: str | Path, records: Iterable[ResultRecord]) -> None:
+    """Write ``results.json``: a JSON list, one record per line."""
+    lines = ",\n".join(record.to_json() for record in records)
+    Path(path).write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
+
+
+def read_records(path: str | Path) -> list[ResultRecord]:
+    """Inverse of :func:`write_records`."""
+    return [ResultRecord.from_dict(item) for item in json.loads(Path(path).read_text(encoding="utf-8"))]

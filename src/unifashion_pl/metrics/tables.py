@@ -1,0 +1,213 @@
+"""Rows keyed by id: the state of the metrics that need whole sets, and how processes share it.
+
+A metric that ranks or pairs things cannot add up per batch. It keeps rows (an id, plain facts, tensors) on the CPU of the process
+that saw them, and exchanges them once, inside ``compute``. Three properties follow and hold for every metric built on this module:
+padding duplicates of a distributed sampler count once (rows are de-duplicated by id), ranks may hold different numbers of rows or
+none, and the result does not depend on which rank saw which row (gathered rows are sorted by id).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Immutable rows: ``ids`` (n), ``facts`` lists of n plain values, ``tensors`` of first dimension n on the CPU."""
+
+    ids: Sequence[Hashable] = ()
+    facts: dict[str, list[Any]] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, column in {**self.facts, **self.tensors}.items():
+            if len(column) != len(self.ids):
+                raise ValueError(f"{name} has {len(column)} rows, but there are {len(self.ids)} ids")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        return self
+
+    def take(self, index: Sequence[int]) -> Rows:
+        """The rows at ``index``, in that order."""
+        where = torch.as_tensor(index, dtype=torch.long)
+        facts = {name: [column[i] for i in index] for name, column in self.facts.items()}
+        return Rows([self.ids[i] for i in index], facts, {name: column[where] for name, column in self.tensors.items()})
+
+
+def merge(chunks: Sequence[Rows]) -> Rows:
+    """Concatenate rows and keep the first of every id.
+
+    Raises:
+        ValueError: an id occurs twice with different facts (two samples share a key).
+    """
+    chunks = [chunk for chunk in chunks if len(chunk)]
+    if not chunks:
+        return Rows()
+    ids = [i for chunk in chunks for i in chunk.ids]
+    facts = {name: [v for chunk in chunks for v in chunk.facts[name]] for name in chunks[0].facts}
+    keep = first_of_each(ids, facts)
+    tensors = {name: torch.cat([chunk.tensors[name] for chunk in chunks]) for name in chunks[0].tensors}
+    rows = Rows(ids, facts, tensors)
+    return rows if len(keep) == len(ids) else rows.take(keep)
+
+
+def first_of_each(ids: Sequence[Hashable], facts: dict[str, list[Any]]) -> list[int]:
+    """Positions of the first row of every id; error if a later row of the id disagrees with it."""
+    seen: dict[Hashable, int] = {}
+    for position, key in enumerate(ids):
+        first = seen.setdefault(key, position)
+        for name, column in facts.items():
+            if column[first] != column[position]:
+                raise ValueError(
+                    f"id {key!r} was given twice with different {name}: {column[first]!r} and {column[position]!r}"
+                )
+    return list(seen.values())
+
+
+class Team:
+    """The processes that compute a metric together; one process when nothing is distributed.
+
+    Every method is a collective: all ranks call it, ranks without rows included.
+    """
+
+    def __init__(self, active: bool, group: Any = None) -> None:
+        self.active = active
+        self.group = group
+        self.rank = dist.get_rank(group) if active else 0
+        self.size = dist.get_world_size(group) if active else 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors must lie to be exchanged."""
+        return torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend(self.group) else torch.device("cpu")
+
+    def objects(self, value: T) -> list[T]:
+        """``value`` of every rank, in rank order."""
+        if not self.active:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def guarded(self, work: Callable[[], T]) -> T:
+        """Run ``work``; if it raises ``ValueError`` on any rank, raise it on all, so that none waits for the others."""
+        result: list[T] = []
+        error: str | None = None
+        try:
+            result.append(work())
+        except ValueError as caught:
+            error = str(caught)
+        errors = [e for e in self.objects(error) if e is not None]
+        if errors:
+            raise ValueError(errors[0])
+        return result[0]
+
+    def reduce(self, values: Tensor, how: str) -> Tensor:
+        """Sum (``how="sum"``) or maximum (``"max"``) of equally shaped tensors; result on the device of ``values``."""
+        if not self.active:
+            return values
+        sent = values.detach().to(self.device, copy=True)
+        dist.all_reduce(sent, op=dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX, group=self.group)
+        return sent.to(values.device)
+
+    def own(self, rows: Rows) -> Rows:
+        """The local rows no lower rank holds, sorted by id: over all ranks each id exactly once.
+
+        Raises:
+            ValueError: two ranks hold an id with different facts.
+        """
+        gathered = self.objects((list(rows.ids), rows.facts))
+        taken = {key for ids, _ in gathered[: self.rank] for key in ids}
+        if self.active:
+            merge([Rows(ids, facts) for ids, facts in gathered])
+        return rows.take(sorted((i for i, key in enumerate(rows.ids) if key not in taken), key=lambda i: repr(rows.ids[i])))
+
+    def facts(self, own: Rows) -> Rows:
+        """Ids and facts (no tensors) of all ranks, sorted by id. ``own`` comes from :meth:`own`."""
+        gathered = self.objects((list(own.ids), own.facts))
+        ids = [i for part, _ in gathered for i in part]
+        names = next((list(facts) for part, facts in gathered if part), [])
+        rows = Rows(ids, {name: [v for part, facts in gathered if part for v in facts[name]] for name in names})
+        return rows.take(sorted(range(len(ids)), key=lambda i: repr(ids[i])))
+
+    def rows(self, own: Rows) -> Rows:
+        """All rows with their tensors on every rank, sorted by id. ``own`` comes from :meth:`own`."""
+        if not self.active:
+            return own
+        meta = self.objects({name: (tuple(t.shape), t.dtype) for name, t in own.tensors.items()})
+        sizes = self.objects(len(own))
+        names = next((list(m) for m, size in zip(meta, sizes) if size), [])
+        tensors = {name: self._concatenated(own.tensors.get(name), [m.get(name) for m in meta], sizes) for name in names}
+        ids = [i for part in self.objects(list(own.ids)) for i in part]
+        order = sorted(range(len(ids)), key=lambda i: repr(ids[i]))
+        gathered = Rows(ids, {}, tensors).take(order)
+        return Rows(gathered.ids, self.facts(own).facts, gathered.tensors)
+
+    def _concatenated(self, mine: Tensor | None, meta: list[Any], sizes: list[int]) -> Tensor:
+        parts = []
+        for rank, size in enumerate(sizes):
+            if size == 0:
+                continue
+            shape, dtype = meta[rank]
+            part = torch.empty(shape, dtype=dtype, device=self.device)
+            if rank == self.rank and mine is not None:
+                part.copy_(mine)
+            source = dist.get_global_rank(self.group, rank) if self.group is not None else rank
+            dist.broadcast(part, src=source, group=self.group)
+            parts.append(part.cpu())
+        return torch.cat(parts)
+
+
+class KeyedMetric(Metric):
+    """Base of the metrics whose state is rows keyed by id.
+
+    Args:
+        tables: names of the row tables.
+        kwargs: of ``torchmetrics.Metric`` (``process_group``, ``sync_on_compute``, ...).
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = True
+
+    def __init__(self, *tables: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._tables = tables
+        self._where = torch.device("cpu")
+        for table in tables:
+            self.add_state(table, default=[], dist_reduce_fx=None)
+
+    def _store(
+        self, table: str, ids: Sequence[Hashable], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor] | None = None
+    ) -> None:
+        """Append rows; float tensors are kept in fp32 on the CPU, the device they came from is where they will be compared."""
+        kept = {}
+        for name, tensor in (tensors or {}).items():
+            self._where = tensor.device
+            kept[name] = tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        getattr(self, table).append(Rows(list(ids), {name: list(column) for name, column in facts.items()}, kept))
+
+    def _local(self, table: str) -> Rows:
+        return merge(getattr(self, table))
+
+    def _team(self) -> Team:
+        """The processes of this computation; inside ``forward`` and with ``sync_on_compute=False`` this one alone."""
+        return Team(bool(self._is_synced), self.process_group)
+
+    def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
+        """Rows are exchanged inside ``compute``, where it is known which of them must travel."""
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> torch.nn.Module:
+        return super()._apply(fn, exclude_state=(*self._tables, *exclude_state))

@@ -1,0 +1,229 @@
+"""The orchestra: one Q-Former backbone, up to three heads, one step, one backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor
+
+from unifashion_pl.backbone import QFormerBackbone
+from unifashion_pl.data.samples import Batch, PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.evaluation import Evaluator
+from unifashion_pl.freezing import POLICIES, Family, apply_policy, part_of
+from unifashion_pl.optim import OptimSettings, build_optimizer
+from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unifashion_pl.gallery import Gallery
+    from unifashion_pl.inference import Images
+
+
+class UniFashionModule(L.LightningModule):
+    """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
+
+    A training step receives ``{stream: batch}``. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
+    phase 2, L_cir + L_ITG + L_q2I (Eq. 13). All are summed: one backward, so that plain DDP works.
+
+    Args:
+        backbone: vision tower, Q-Former and its queries.
+        retrieval, caption, diffusion: the heads, built without a backbone; None leaves one out. They become the attributes
+            ``retrieval_head``, ``caption_head`` and ``diffusion_head``.
+        policy: what trains and which losses are computed, a name of :data:`unifashion_pl.freezing.POLICIES`.
+        also_train: further parts, for models whose tower, LLM or text encoder are not pretrained.
+        loss_weights: weight per loss family (``cross``, ``itg``, ``q2i``); missing ones are 1, as in the paper.
+        optim: optimiser presets per side.
+        evaluator: what is measured in validation and test.
+        init_from: where the weights come from before training (phase 2 starts from phase 1's): a run folder, a ``.ckpt``, a folder
+            of :meth:`save_pretrained` or ``tiny``; of a list, the first that exists.
+    """
+
+    def __init__(
+        self,
+        backbone: QFormerBackbone,
+        retrieval: RetrievalModule | None = None,
+        caption: CaptionModule | None = None,
+        diffusion: DiffusionModule | None = None,
+        *,
+        policy: str = "phase1_joint",
+        also_train: Sequence[str] = (),
+        loss_weights: dict[str, float] | None = None,
+        optim: OptimSettings | None = None,
+        evaluator: Evaluator | None = None,
+        init_from: str | list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if _given_hyperparameters.get() is not None:
+            # Built from a config: the plain config is stored, and load_from_checkpoint needs no YAML. A module built by hand
+            # would store deep copies of its parts instead.
+            self.save_hyperparameters()
+            self.hparams["init_from"] = None
+        self.backbone = backbone
+        self.retrieval_head = retrieval
+        self.caption_head = caption
+        self.diffusion_head = diffusion
+        self.policy = policy
+        self.loss_weights = {family: (loss_weights or {}).get(family, 1.0) for family in ("cross", "itg", "q2i")}
+        if unknown := set(loss_weights or {}) - set(self.loss_weights):
+            raise ValueError(f"unknown loss families {sorted(unknown)} in loss_weights; known are {', '.join(self.loss_weights)}")
+        self.optim = optim or OptimSettings()
+        self.evaluator = evaluator or Evaluator()
+        if init_from:
+            from unifashion_pl.weights.checkpoint import load_weights
+
+            load_weights(self, init_from)
+        self.trainable_names = apply_policy(self, policy, also_train, self.active_families)
+
+    @property
+    def active_families(self) -> list[Family]:
+        """Loss families that the policy names, whose head exists and whose weight is not zero."""
+        heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
+        return [f for f in POLICIES[self.policy].losses if heads[f] is not None and self.loss_weights[f] != 0]
+
+    def compute_losses(self, batch: TrainBatch) -> dict[str, Tensor]:
+        """Named losses of one stream's batch, each multiplied by its family's weight."""
+        if not isinstance(batch, PairBatch | TripletBatch):
+            raise TypeError(f"cannot train on a {type(batch).__name__}: try-on needs the garment branch, which is not built yet")
+        heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
+        encoding = self.backbone.encode(batch)
+        losses: dict[str, Tensor] = {}
+        for family in self.active_families:
+            head = heads[family]
+            assert head is not None
+            for name, loss in head.losses(self.backbone, batch, encoding).items():
+                losses[name] = self.loss_weights[family] * loss
+        return losses
+
+    def training_step(self, batch: dict[str, TrainBatch], batch_idx: int) -> Tensor:
+        terms: list[Tensor] = []
+        for stream, part in batch.items():
+            losses = self.compute_losses(part)
+            logged = {f"train/{stream}/{name}": loss.detach() for name, loss in losses.items()}
+            self.log_dict(logged, batch_size=len(part))
+            terms += losses.values()
+        if not terms:
+            raise ValueError(f"no loss in a batch with the streams {sorted(batch)}: policy {self.policy!r} has no head for them")
+        total = torch.stack(terms).sum()
+        self.log("train/loss", total.detach(), prog_bar=True)
+        return total
+
+    def train(self, mode: bool = True) -> UniFashionModule:
+        """Frozen parts stay in eval mode: no dropout, no running statistics."""
+        super().train(mode)
+        if mode:
+            for module in self.modules():
+                parameters = list(module.parameters(recurse=True))
+                if parameters and not any(p.requires_grad for p in parameters):
+                    module.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        return build_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
+
+    def on_fit_start(self) -> None:
+        if self.trainer.is_global_zero:
+            print(self.describe_parameters())
+
+    def describe_parameters(self) -> str:
+        """One line per part: trainable and frozen parameters."""
+        counts: dict[str, list[int]] = {}
+        for name, parameter in self.named_parameters():
+            counts.setdefault(part_of(name) or "?", [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+        lines = [f"policy {self.policy}: losses {', '.join(self.active_families)}", f"{'part':<16}{'trains':>14}{'frozen':>14}"]
+        lines += [f"{part:<16}{trains:>14,}{frozen:>14,}" for part, (trains, frozen) in counts.items()]
+        trains, frozen = (sum(c[i] for c in counts.values()) for i in (0, 1))
+        return "\n".join([*lines, f"{'all':<16}{trains:>14,}{frozen:>14,}"])
+
+    def on_validation_epoch_start(self) -> None:
+        self.evaluator.start("validation")
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.evaluator.update(self, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        metrics = self.evaluator.finish(None)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
+        self.evaluator.log_samples(self.logger, self.global_step)
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluator.start("test")
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.evaluator.update(self, batch)
+
+    def on_test_epoch_end(self) -> None:
+        out = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "test"
+        metrics = self.evaluator.finish(out)
+        self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> UniFashionModule:
+        """A model in eval mode from ``tiny`` (shipped), a folder of :meth:`save_pretrained`, a Lightning ``.ckpt`` or a hub id.
+
+        Raises:
+            FileNotFoundError: nothing of that name, with what was looked for.
+        """
+        from unifashion_pl.weights.checkpoint import from_pretrained
+
+        return from_pretrained(cls, source, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> UniFashionModule:
+        """The model section of one or more YAML files (a bare name is looked up here, then among the shipped ones).
+
+        Args:
+            overrides: dotted names inside the model section, e.g. ``{"policy": "phase1_retrieval"}``.
+        """
+        from unifashion_pl.weights.checkpoint import from_config
+
+        return from_config(cls, config, overrides)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``config.json`` and ``model.safetensors``; returns the folder."""
+        from unifashion_pl.weights.checkpoint import save_pretrained
+
+        return save_pretrained(self, folder)
+
+    def encode_image(self, images: Images, query_set: str = "reference") -> Tensor:
+        """PIL image, path, tensor or a list of them -> (B, Q, E) unit vectors, one per query token."""
+        from unifashion_pl import inference
+
+        return inference.encode_image(self, images, query_set)
+
+    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
+        """Captions -> (B, E) unit vectors."""
+        from unifashion_pl import inference
+
+        return inference.encode_text(self, texts)
+
+    def compose(self, images: Images, texts: str | Sequence[str]) -> Tensor:
+        """Reference images and modifying texts -> (B, E) unit vectors that search a ``target`` gallery."""
+        from unifashion_pl import inference
+
+        return inference.compose(self, images, texts)
+
+    def caption(self, images: Images, style: str = "fashiongen", **kwargs: Any) -> list[str]:
+        """One caption per image in a style of Table 7: ``fashion200k``, ``fashiongen`` or ``fashioniq``."""
+        from unifashion_pl import inference
+
+        return inference.caption(self, images, style=style, **kwargs)
+
+    def generate(self, prompt: str | Sequence[str], image: Images | None = None, seed: int = 0, **kwargs: Any) -> list[Image]:
+        """Images from text, or from an image and a modifying text."""
+        from unifashion_pl import inference
+
+        return inference.generate(self, prompt, image=image, seed=seed, **kwargs)
+
+    def gallery(self, images: Images, ids: Sequence[str] | None = None, captions: Sequence[str] | None = None) -> Gallery:
+        """A searchable collection of images."""
+        from unifashion_pl import inference
+
+        return inference.gallery(self, images, ids=ids, captions=captions)

@@ -1,0 +1,1 @@
+"""The three heads, each a LightningModule that can be trained alone or under UniFashionModule."""

@@ -1,0 +1,188 @@
+"""Retrieval head: ITC and ITM on pairs (Eq. 5), L_cir on triplets (Eq. 10), and the embeddings that galleries are made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unifashion_pl.backbone import Encoding, QFormerBackbone, TextTokens
+from unifashion_pl.backbone.qformer import QuerySet
+from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.losses import Negatives, Reduction, hard_negatives, itc_loss, itm_loss, lm_loss, max_sim
+from unifashion_pl.tasks.base import TaskModule
+
+
+class RetrievalModule(TaskModule):
+    """Projections, matching head and temperature over the Q-Former's outputs.
+
+    Letters: B batch, Q queries, D hidden width of the Q-Former, E embedding width.
+
+    Args:
+        hidden_size: D.
+        embed_dim: E (256 in the paper).
+        temperature: start value of the learnt temperature (0.07).
+        itm: train the matching head; False leaves only the contrastive terms.
+        negatives, reduction, label_smoothing, multi_positive, gather: see :mod:`unifashion_pl.losses`.
+        caption_term: ``cls`` = ITC(e, c) as in Eq. 10; ``queries`` = released code (caption against the fused queries).
+        itm_text: text matched with the target image in L_cir: the ``modifying`` text (paper) or the ``caption`` (released).
+        lm_vocab: vocabulary size of the optional Q-Former LM head (BLIP-2 and released code; Eq. 5 has none), None = no head.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int = 768,
+        embed_dim: int = 256,
+        temperature: float = 0.07,
+        itm: bool = True,
+        negatives: Negatives = "multinomial",
+        reduction: Reduction = "mean",
+        label_smoothing: float = 0.0,
+        multi_positive: bool = False,
+        gather: bool = True,
+        caption_term: Literal["cls", "queries"] = "cls",
+        itm_text: Literal["modifying", "caption"] = "modifying",
+        lm_vocab: int | None = None,
+        backbone: QFormerBackbone | None = None,
+        learning_rate: float = 1e-4,
+    ) -> None:
+        super().__init__(backbone, learning_rate)
+        self.vision_proj = nn.Linear(hidden_size, embed_dim)
+        self.text_proj = nn.Linear(hidden_size, embed_dim)
+        self.itm_head = nn.Linear(hidden_size, 2) if itm else None
+        self.temperature = nn.Parameter(torch.tensor(temperature))
+        self.lm_head = LanguageHead(hidden_size, lm_vocab) if lm_vocab else None
+        self.negatives: Negatives = negatives
+        self.reduction: Reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.multi_positive = multi_positive
+        self.gather = gather
+        self.caption_term = caption_term
+        self.itm_text = itm_text
+
+    def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
+        """``itc, itm[, lm]`` of a PairBatch; ``cir_itc, cir_caption, cir_itm`` of a TripletBatch."""
+        if isinstance(batch, PairBatch):
+            return self._pair_losses(backbone, batch, encoding)
+        if isinstance(batch, TripletBatch):
+            return self._triplet_losses(backbone, batch, encoding)
+        return {}
+
+    def _pair_losses(self, backbone: QFormerBackbone, batch: PairBatch, encoding: Encoding) -> dict[str, Tensor]:
+        z = self.project_images(encoding.queries)
+        c = self.project_texts(backbone.text_pass(encoding.tokens))
+        losses = {"itc": self._itc(c, z, batch.products)}
+        if self.itm_head is not None:
+            scores = max_sim(c.detach(), z.detach()) / self.clamped_temperature.detach()
+            losses["itm"] = self._itm(backbone, encoding.features, encoding.tokens, scores, batch.products, "reference")
+        if self.lm_head is not None:
+            states = backbone.language_pass(encoding.features, encoding.tokens)
+            logits = self.lm_head(states, backbone.embeddings.word_embeddings.weight)
+            losses["lm"] = lm_loss(logits, encoding.tokens.ids, encoding.tokens.mask)
+        return losses
+
+    def _triplet_losses(self, backbone: QFormerBackbone, batch: TripletBatch, encoding: Encoding) -> dict[str, Tensor]:
+        if encoding.cls is None:
+            raise ValueError("a TripletBatch needs the fused encoding of Eq. 9, got one without a text CLS")
+        features = backbone.image_features(batch.targets)
+        e = self.project_texts(encoding.cls)
+        z = self.project_images(backbone.image_pass(features, "target"))
+        losses = {"cir_itc": self._itc(e, z, batch.target_ids)}
+        losses["cir_caption"] = self._caption_term(backbone, batch, e, encoding.queries)
+        if self.itm_head is not None:
+            tokens = encoding.tokens if self.itm_text == "modifying" else backbone.tokenize(batch.captions)
+            scores = max_sim(e.detach(), z.detach()) / self.clamped_temperature.detach()
+            losses["cir_itm"] = self._itm(backbone, features, tokens, scores, batch.target_ids, "target")
+        return losses
+
+    def _caption_term(self, backbone: QFormerBackbone, batch: TripletBatch, e: Tensor, queries: Tensor) -> Tensor:
+        """ITC between composed query and target caption; samples without a caption take no part."""
+        valid = torch.tensor([bool(c) for c in batch.captions], device=e.device)
+        c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
+        composed = e[:, None] if self.caption_term == "cls" else self.project_images(queries)
+        return self._itc(c, composed, batch.target_ids, valid)
+
+    def _itc(self, text: Tensor, image: Tensor, ids: Tensor, valid: Tensor | None = None) -> Tensor:
+        return itc_loss(
+            text,
+            image,
+            self.clamped_temperature,
+            ids=ids,
+            valid=valid,
+            multi_positive=self.multi_positive,
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+            gather=self.gather,
+        )
+
+    def _itm(
+        self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, scores: Tensor, ids: Tensor, query_set: QuerySet
+    ) -> Tensor:
+        """[positives; (negative image, text); (image, negative text)] in one fused pass; scores (B texts, B images)."""
+        B = features.shape[0]
+        own = torch.arange(B, device=features.device)
+        texts, wrong_images = hard_negatives(scores, ids, how=self.negatives)
+        images, wrong_texts = hard_negatives(scores.T, ids, how=self.negatives)
+        image_rows = torch.cat([own, wrong_images, images])
+        text_rows = torch.cat([own, texts, wrong_texts])
+        logits = self.match(backbone, features[image_rows], tokens[text_rows], query_set)
+        matches = torch.arange(image_rows.numel(), device=features.device) < B
+        return itm_loss(logits, matches)
+
+    @property
+    def clamped_temperature(self) -> Tensor:
+        return self.temperature.clamp(1e-3, 0.5)
+
+    def project_images(self, queries: Tensor) -> Tensor:
+        """(B, Q, D) -> (B, Q, E) unit vectors."""
+        return F.normalize(self.vision_proj(queries), dim=-1)
+
+    def project_texts(self, cls: Tensor) -> Tensor:
+        """(B, D) -> (B, E) unit vectors."""
+        return F.normalize(self.text_proj(cls), dim=-1)
+
+    def match(
+        self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference"
+    ) -> Tensor:
+        """ITM logits (B, 2), class 1 = match: the mean over queries.
+
+        Raises:
+            RuntimeError: the head was built with ``itm=False``.
+        """
+        if self.itm_head is None:
+            raise RuntimeError("this retrieval head was built with itm=False and cannot score matches")
+        return self.itm_head(backbone.fused_pass(features, tokens, query_set)[0]).mean(1)
+
+    def image_embeddings(self, backbone: QFormerBackbone, images: Tensor, query_set: QuerySet = "reference") -> Tensor:
+        """uint8 images (B, 3, S, S) -> (B, Q, E): ``reference`` for text <-> image, ``target`` for composed galleries."""
+        return self.project_images(backbone.image_pass(backbone.image_features(images), query_set))
+
+    def text_embeddings(self, backbone: QFormerBackbone, texts: list[str]) -> Tensor:
+        """Captions -> (B, E)."""
+        return self.project_texts(backbone.text_pass(backbone.tokenize(texts)))
+
+    def compose(self, backbone: QFormerBackbone, references: Tensor, texts: list[str]) -> Tensor:
+        """Reference images (B, 3, S, S) and modifying texts -> composed queries e (B, E)."""
+        return self.project_texts(backbone.fused_pass(backbone.image_features(references), backbone.tokenize(texts))[1])
+
+    @staticmethod
+    def score(queries: Tensor, gallery: Tensor) -> Tensor:
+        """(N, E) against (M, Q, E) -> (N, M), the maximum over an image's query tokens."""
+        return max_sim(queries, gallery)
+
+
+class LanguageHead(nn.Module):
+    """BERT's masked-language head as BLIP-2 uses it: dense, GELU, LayerNorm, decoder tied to the word embeddings."""
+
+    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    def forward(self, states: Tensor, word_embeddings: Tensor) -> Tensor:
+        """(B, T, D), (V, D) -> (B, T, V)."""
+        return F.linear(self.norm(F.gelu(self.dense(states))), word_embeddings, self.bias)

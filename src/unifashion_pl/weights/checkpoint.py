@@ -1,0 +1,193 @@
+"""Our own format: a folder with ``config.json`` (how to build the model) and ``model.safetensors`` (its tensors)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+CONFIG, TENSORS = "config.json", "model.safetensors"
+FORMAT = 1
+
+
+def tiny_folder() -> Path:
+    """Where the shipped tiny model lies: inside the wheel, or ``checkpoints/tiny`` of a checkout.
+
+    Raises:
+        FileNotFoundError: neither has it.
+    """
+    places = [Path(str(files("unifashion_pl"))) / "checkpoints" / "tiny", Path(__file__).parents[3] / "checkpoints" / "tiny"]
+    for place in places:
+        if (place / TENSORS).is_file():
+            return place
+    raise FileNotFoundError(
+        f"the shipped tiny model is in none of {', '.join(map(str, places))}: reinstall unifashion-pl, or train it with `make tiny`"
+    )
+
+
+def find_weights(source: str | Path) -> Path:
+    """Resolve ``tiny``, a folder of ours, a run folder (its ``checkpoints/last.ckpt``), a ``.ckpt`` or ``.safetensors`` file.
+
+    Raises:
+        FileNotFoundError: with what was looked for.
+    """
+    path = tiny_folder() if str(source) == "tiny" else Path(source)
+    for candidate in (path, path / TENSORS, path / "checkpoints" / "last.ckpt"):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"no weights at {path}: expected a .ckpt or .safetensors file, a folder with {TENSORS}, or a run folder with "
+        "checkpoints/last.ckpt"
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file or a Lightning checkpoint; only tensors are ever unpickled."""
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def load_weights(model: nn.Module, source: str | list[str]) -> str:
+    """Load a model's weights before training; of several sources the first that exists.
+
+    A source may lack target queries (they start as a copy of the reference queries) and may hold heads that this model was built
+    without; any other difference is an error.
+
+    Returns:
+        What was loaded.
+    """
+    sources = [source] if isinstance(source, str) else source
+    for number, name in enumerate(sources):
+        try:
+            path = find_weights(name)
+            break
+        except FileNotFoundError:
+            if number == len(sources) - 1:
+                raise
+            print(f"init_from: nothing at {name!r} yet, trying {sources[number + 1]!r}")
+    state = read_state(path)
+    heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
+    state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
+    _load_exactly(model, state, str(path))
+    print(f"weights: {path}" + (f" (not built here, left out: {', '.join(sorted(heads))})" if heads else ""))
+    return str(path)
+
+
+def _load_exactly(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    own = model.state_dict()
+    shapes = [
+        f"{n}: file {tuple(t.shape)}, model {tuple(own[n].shape)}" for n, t in state.items() if n in own and own[n].shape != t.shape
+    ]
+    missing, unused = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    if shapes or missing or unused:
+        raise ValueError(
+            f"{path} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}. Was it made with another config?"
+        )
+    model.load_state_dict(state)
+
+
+def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
+    from unifashion_pl.cli import resolve_config
+
+    sections = []
+    for name in configs:
+        content = yaml.safe_load(Path(resolve_config(str(name))).read_text(encoding="utf-8"))
+        if "model" not in content:
+            raise ValueError(f"{name} has no `model:` section")
+        sections.append(content["model"])
+    return sections
+
+
+def _build(cls: type[UniFashionModule], section: dict[str, Any]) -> UniFashionModule:
+    """Instantiate from plain config so that the config is stored in ``hparams``, as under the command line."""
+    from lightning.pytorch.cli import instantiate_module
+    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
+
+    with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
+        return instantiate_module(cls, section)
+
+
+def from_config(
+    cls: type[UniFashionModule], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None
+) -> UniFashionModule:
+    """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
+    from jsonargparse import ArgumentParser
+
+    configs = [config] if isinstance(config, str | Path) else list(config)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "model", fail_untyped=False)
+    merged = None
+    for section in _merge_configs(configs):
+        merged = parser.parse_object({"model": section}, merged)
+    args = [f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()]
+    merged = parser.parse_args(args, namespace=merged)
+    return _build(cls, merged.as_dict()["model"])
+
+
+def save_pretrained(model: UniFashionModule, folder: str | Path) -> Path:
+    """See :meth:`UniFashionModule.save_pretrained`.
+
+    Raises:
+        ValueError: the model was assembled by hand, so that nothing says how to build it again.
+    """
+    if not model.hparams:
+        raise ValueError("this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
+    text = json.dumps({"format": FORMAT, "model": section}, indent=2, sort_keys=True, default=_plain)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / TENSORS, metadata={"format": "pt"})
+    return folder
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if hasattr(value, "__dict__"):
+        return vars(value)
+    raise TypeError(f"cannot write {type(value).__name__} into {CONFIG}")
+
+
+def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: str | None = None) -> UniFashionModule:
+    """See :meth:`UniFashionModule.from_pretrained`."""
+    path = Path(source)
+    if path.suffix == ".ckpt" and path.is_file():
+        model = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+        return model.eval()
+    folder = tiny_folder() if str(source) == "tiny" else path
+    if not folder.exists():
+        folder = _from_hub(str(source), revision)
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: expected a folder written by save_pretrained (half a download?)")
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{folder / CONFIG} has format {content.get('format')!r}, this version reads {FORMAT}")
+    model = _build(cls, {**content["model"], "init_from": None})
+    _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS))
+    return model.eval()
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS, "*.md"]))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{name!r} is neither 'tiny', nor a folder or .ckpt here, nor could it be had from the hub ({type(error).__name__}: {error})"
+        ) from error

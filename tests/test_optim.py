@@ -1,0 +1,46 @@
+"""Schedules against PyTorch's and the published values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from unifashion_pl.optim import PRESETS, GroupSchedule, OptimSettings, one_cycle
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(2100, 0.1), (100, 0.3), (7, 0.5)])
+def test_one_cycle_is_pytorchs(total: int, warmup: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-5, total_steps=total, pct_start=warmup, div_factor=100, final_div_factor=1e4, cycle_momentum=False
+    )
+    for step in range(total):
+        assert 2e-5 * one_cycle(step, total, warmup) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6, abs=1e-15)
+        optimizer.step()
+        if step < total - 1:
+            theirs.step()
+
+
+def test_published_points_of_the_schedule_and_of_beta1() -> None:
+    seen: dict[str, dict[int, tuple[float, float]]] = {}
+    for name in ("retrieval", "retrieval_released"):
+        preset = PRESETS[name]
+        optimizer = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": preset.lr, "betas": preset.betas}])
+        scheduler = GroupSchedule(optimizer, [preset], 2100)
+        seen[name] = {}
+        for step in range(2100):
+            group = optimizer.param_groups[0]
+            seen[name][step] = (group["lr"], group["betas"][0])
+            optimizer.step()
+            scheduler.step()
+    for step, lr in ((0, 2e-7), (209, 2e-5), (2099, 2e-11)):
+        assert seen["retrieval"][step][0] == pytest.approx(lr, rel=1e-6)
+    assert {beta for _, beta in seen["retrieval"].values()} == {0.9}
+    for step, beta in ((0, 0.95), (209, 0.85), (2099, 0.95)):
+        assert seen["retrieval_released"][step][1] == pytest.approx(beta)
+
+
+def test_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="known are retrieval"):
+        OptimSettings(qformer="adamw").preset("qformer")
