@@ -33,11 +33,11 @@ class FashionIQRecall(KeyedMetric):
         score, text: parts of the protocol string: how the score is made and the rule that joins the two texts.
         top_k: length of the result lists in :meth:`per_query`.
 
-    Galleries: ``original`` (all ids of the split), ``union`` (references and targets), ``targets`` (diagnostic). ``ref-removed``
-    takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories, ``Avg`` the mean of
-    the means over ``ks``.
+    Galleries: ``original`` (all ids of the split), ``union`` (references and targets), ``targets`` (diagnostic).
+    ``ref-removed`` takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories,
+    ``Avg`` the mean of the means over ``ks``.
 
-    ``compute`` returns ``{"original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ..., "n": queries}``.
+    ``compute`` returns ``{"n": queries, "original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ...}``.
     """
 
     def __init__(
@@ -125,7 +125,8 @@ class FashionIQRecall(KeyedMetric):
         """All variants of all categories; ``{}`` if no rank has a query.
 
         Raises:
-            ValueError: on every rank, naming ids: target missing from its gallery, non-finite score, incomplete captions or split.
+            ValueError: on every rank, naming ids: target missing from its gallery, non-finite score, incomplete captions
+                or split.
         """
         team = self._team()
         self._clear()
@@ -136,6 +137,8 @@ class FashionIQRecall(KeyedMetric):
             return {}
         if self.allow_partial:
             queries, facts = self._present(queries, gallery, False), self._present(facts, gallery, True)
+            if not len(facts):
+                raise ValueError("no query has its target in the gallery")
         ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
         self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.category, q.key))
         return self._summary()

@@ -123,7 +123,7 @@ def exact_ranks(
         chunk: queries compared at once; memory is a few masks of chunk × G.
 
     Raises:
-        ValueError: naming the queries with a non-finite allowed score, without a positive, or with a positive that is not allowed.
+        ValueError: naming the queries with a non-finite allowed score, without a positive, or with one that is not allowed.
 
     >>> ranks = exact_ranks(torch.tensor([[0.4, 0.7, 0.7, 0.1, 0.7]]), [2])
     >>> ranks.better.item(), ranks.ties.item()
@@ -194,8 +194,8 @@ def two_way_ranks(
 ) -> tuple[Ranks, Ranks]:
     """Ranks by rows (token sets as queries) and by columns (vectors as queries) of one score matrix that is never stored.
 
-    Equal groups are positives. Pass 1 takes the best positive from the blocks that hold positives, pass 2 repeats the same block
-    computations and counts. Rows may be one rank's share of the whole set; ``reduce`` then sums and maximises over ranks.
+    Equal groups are positives. Pass 1 takes the best positive from the blocks that hold positives, pass 2 repeats the same
+    block computations and counts. Rows may be one rank's share of the whole set; ``reduce`` then works over ranks.
 
     Args:
         tokens: (N, Q, E); token_groups: (N,) int64.
@@ -279,7 +279,7 @@ class RecallAtK(KeyedMetric):
         ks: the K of R@K.
         ties: ``pessimistic`` (default), ``optimistic`` or ``expected``; see :meth:`Ranks.hits`.
 
-    ``compute`` returns ``{"R@1": percent, ..., "n": queries, "tied": queries with ties}``, or ``{}`` when nothing was given anywhere.
+    ``compute`` returns ``{"R@1": percent, ..., "n": queries, "tied": queries with ties}``, or ``{}`` when no rank has a query.
     Queries with equal ``ids`` count once, also over ranks.
 
     >>> metric = RecallAtK(ks=(1, 3))

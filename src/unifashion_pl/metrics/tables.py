@@ -1,9 +1,9 @@
 """Rows keyed by id: the state of the metrics that need whole sets, and how processes share it.
 
-A metric that ranks or pairs things cannot add up per batch. It keeps rows (an id, plain facts, tensors) on the CPU of the process
-that saw them, and exchanges them once, inside ``compute``. Three properties follow and hold for every metric built on this module:
-padding duplicates of a distributed sampler count once (rows are de-duplicated by id), ranks may hold different numbers of rows or
-none, and the result does not depend on which rank saw which row (gathered rows are sorted by id).
+A metric that ranks or pairs things cannot add up per batch. It keeps rows (an id, plain facts, tensors) on the CPU of the
+process that saw them, and exchanges them once, inside ``compute``. Three properties follow and hold for every metric built on
+this module: padding duplicates of a distributed sampler count once (rows are de-duplicated by id), ranks may hold different
+numbers of rows or none, and the result does not depend on which rank saw which row (gathered rows are sorted by id).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class Rows:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, column in {**self.facts, **self.tensors}.items():
-            if len(column) != len(self.ids):
-                raise ValueError(f"{name} has {len(column)} rows, but there are {len(self.ids)} ids")
+        sizes = {name: len(column) for name, column in self.facts.items()}
+        for name, size in {**sizes, **{name: len(tensor) for name, tensor in self.tensors.items()}}.items():
+            if size != len(self.ids):
+                raise ValueError(f"{name} has {size} rows, but there are {len(self.ids)} ids")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,7 +92,8 @@ class Team:
     @property
     def device(self) -> torch.device:
         """Where tensors must lie to be exchanged."""
-        return torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend(self.group) else torch.device("cpu")
+        nccl = "nccl" in dist.get_backend(self.group)
+        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
     def objects(self, value: T) -> list[T]:
         """``value`` of every rank, in rank order."""
@@ -184,7 +186,7 @@ class KeyedMetric(Metric):
 
     def __init__(self, *tables: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._tables = tables
+        self._table_names = tables
         self._where = torch.device("cpu")
         for table in tables:
             self.add_state(table, default=[], dist_reduce_fx=None)
@@ -210,4 +212,4 @@ class KeyedMetric(Metric):
         """Rows are exchanged inside ``compute``, where it is known which of them must travel."""
 
     def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> torch.nn.Module:
-        return super()._apply(fn, exclude_state=(*self._tables, *exclude_state))
+        return super()._apply(fn, exclude_state=(*self._table_names, *exclude_state))

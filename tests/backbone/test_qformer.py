@@ -1,0 +1,123 @@
+"""The passes of the Q-Former: equalities between passes, leaks through masks, and transformers' own retrieval model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TEXTS, images, small_backbone
+from torch import Tensor
+from transformers import Blip2Config, Blip2ForImageTextRetrieval
+
+from unifashion_pl.backbone import QFormerBackbone, TextTokens
+from unifashion_pl.backbone.masks import additive_mask, check_mask, visibility
+from unifashion_pl.tasks import RetrievalModule
+
+
+def features(backbone: QFormerBackbone, n: int = 4) -> Tensor:
+    return backbone.image_features(images(n))
+
+
+def test_visibility_follows_the_table() -> None:
+    mask = torch.tensor([[True, True, False]])
+    expected = {
+        "unimodal": ["11000", "11000", "00110", "00110", "00110"],
+        "bidirectional": ["11110", "11110", "11110", "11110", "11110"],
+        "causal": ["11000", "11000", "11100", "11110", "11110"],
+    }
+    for mode, rows in expected.items():
+        seen = visibility(2, mask, mode)[0]  # type: ignore[arg-type]
+        assert ["".join(str(int(v)) for v in row) for row in seen] == rows, mode
+
+
+@pytest.mark.parametrize("bad", [torch.ones(1, 1, 4, 4, dtype=torch.bool), torch.ones(1, 1, 4, 4).long(), torch.zeros(1, 4, 4)])
+def test_masks_that_transformers_computes_wrongly_are_refused(bad: Tensor) -> None:
+    with pytest.raises(ValueError, match="4-D floating additive"):
+        check_mask(bad)
+    check_mask(additive_mask(torch.ones(1, 4, 4, dtype=torch.bool), torch.float32))
+
+
+def test_unimodal_pass_equals_the_two_separate_passes(backbone: QFormerBackbone) -> None:
+    seen, tokens = features(backbone), backbone.tokenize(TEXTS)
+    queries, text = backbone.joint_pass(seen, tokens, mode="unimodal")
+    torch.testing.assert_close(queries, backbone.image_pass(seen), atol=2e-6, rtol=0)
+    torch.testing.assert_close(text[:, 0], backbone.text_pass(tokens), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("mode", "leaks"), [("unimodal", False), ("causal", False), ("bidirectional", True)])
+def test_text_reaches_the_queries_only_where_the_mask_lets_it(backbone: QFormerBackbone, mode: str, leaks: bool) -> None:
+    seen, tokens = features(backbone, 1), backbone.tokenize(TEXTS[:1])
+    other = TextTokens(tokens.ids.clone(), tokens.mask)
+    other.ids[0, 2] = backbone.tokenize(["blue"]).ids[0, 1]
+    a = backbone.joint_pass(seen, tokens, mode=mode)  # type: ignore[arg-type]
+    b = backbone.joint_pass(seen, other, mode=mode)  # type: ignore[arg-type]
+    assert bool((a[0] - b[0]).abs().max() > 1e-6) is leaks
+    before_changes = (a[1][:, :2] - b[1][:, :2]).abs().max() > 1e-6
+    assert bool(before_changes) is (mode != "causal")
+
+
+def test_gradient_of_a_causal_token_reaches_no_later_token(backbone: QFormerBackbone) -> None:
+    tokens = backbone.tokenize(TEXTS[:1])
+    states: list[Tensor] = []
+    backbone.embeddings.register_forward_hook(lambda _m, _i, out: (out.retain_grad(), states.append(out))[0])
+    backbone.joint_pass(features(backbone, 1), tokens, mode="causal")[1][0, 1].sum().backward()
+    reach = states[0].grad[0].abs().sum(-1) > 0  # type: ignore[index]
+    assert reach[: backbone.num_queries + 2].all()
+    assert not reach[backbone.num_queries + 2 :].any()
+
+
+def test_padding_changes_no_valid_output(backbone: QFormerBackbone) -> None:
+    seen = features(backbone, 2)
+    alone = backbone.fused_pass(seen[:1], backbone.tokenize(TEXTS[2:3]))
+    padded = backbone.fused_pass(seen, backbone.tokenize([TEXTS[2], TEXTS[1] + " is long black plain"]))
+    torch.testing.assert_close(alone[0], padded[0][:1], atol=2e-6, rtol=0)
+    torch.testing.assert_close(alone[1], padded[1][:1], atol=2e-6, rtol=0)
+
+
+def test_target_queries_start_as_the_reference_queries_and_can_be_tied() -> None:
+    backbone = small_backbone()
+    assert torch.equal(backbone.query_tokens, backbone.target_query_tokens)
+    tied = small_backbone(tie_target_queries=True)
+    assert not hasattr(tied, "target_query_tokens")
+    assert tied.queries_of("target", 2).data_ptr() == tied.query_tokens.data_ptr()
+
+
+def test_wrong_image_size_and_type_say_what_to_do(backbone: QFormerBackbone) -> None:
+    with pytest.raises(ValueError, match="image_size to 32"):
+        backbone.image_features(images(1, 48))
+    with pytest.raises(ValueError, match="normalisation happens inside"):
+        backbone.image_features(images(1).float())
+
+
+def test_similarities_and_match_logits_equal_transformers_blip2() -> None:
+    """Blip2ForImageTextRetrieval as an independent reference, fed with our weights and our image tokens."""
+    backbone = small_backbone().eval()
+    head = RetrievalModule(hidden_size=32, embed_dim=16).eval()
+    width = backbone.vision.width
+    vision = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    theirs = Blip2ForImageTextRetrieval(
+        Blip2Config(
+            vision_config=vision,
+            qformer_config={**backbone.qformer.config.to_dict(), "num_attention_heads": 2},
+            text_config={"model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16},
+            num_query_tokens=4,
+            image_text_hidden_size=16,
+        )
+    ).eval()
+    theirs.qformer.load_state_dict(backbone.qformer.state_dict())
+    theirs.embeddings.load_state_dict(backbone.embeddings.state_dict())
+    theirs.query_tokens.data.copy_(backbone.query_tokens)
+    theirs.vision_projection.load_state_dict(head.vision_proj.state_dict())
+    theirs.text_projection.load_state_dict(head.text_proj.state_dict())
+    assert head.itm_head is not None
+    theirs.itm_head.load_state_dict(head.itm_head.state_dict())
+
+    seen, tokens = features(backbone), backbone.tokenize(TEXTS)
+    theirs.vision_model.forward = lambda **_: (seen,)
+    inputs = {"pixel_values": torch.zeros(4, 3, 28, 28), "input_ids": tokens.ids, "attention_mask": tokens.mask.long()}
+    with torch.no_grad():
+        itc = theirs(**inputs, use_image_text_matching_head=False, return_dict=False)[0]
+        itm = theirs(**inputs, use_image_text_matching_head=True, return_dict=False)[0]
+        ours = head.score(head.text_embeddings(backbone, TEXTS), head.image_embeddings(backbone, images(4)))
+        match = head.match(backbone, seen, tokens)
+    torch.testing.assert_close(ours.T, itc, atol=1e-5, rtol=0)
+    torch.testing.assert_close(match, itm, atol=1e-5, rtol=0)

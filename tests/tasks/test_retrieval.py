@@ -1,0 +1,91 @@
+"""The retrieval head's losses on pairs and triplets."""
+
+from __future__ import annotations
+
+import lightning as L
+import pytest
+import torch
+from conftest import TEXTS, pair_batch, small_backbone, triplet_batch
+
+from unifashion_pl.losses import itc_loss
+from unifashion_pl.tasks import RetrievalModule
+
+
+def head(**kwargs: object) -> RetrievalModule:
+    torch.manual_seed(0)
+    return RetrievalModule(hidden_size=32, embed_dim=16, **kwargs)  # type: ignore[arg-type]
+
+
+def test_pair_losses_are_itc_and_itm() -> None:
+    backbone, module = small_backbone().eval(), head()
+    batch = pair_batch()
+    losses = module.losses(backbone, batch, backbone.encode(batch))
+    assert set(losses) == {"itc", "itm"}
+    z, c = module.image_embeddings(backbone, batch.images), module.text_embeddings(backbone, batch.texts)
+    torch.testing.assert_close(losses["itc"], itc_loss(c, z, 0.07), atol=1e-5, rtol=0)
+    with_lm = head(lm_vocab=len(backbone.tokenizer))
+    assert with_lm.losses(backbone, batch, backbone.encode(batch))["lm"] > 0
+
+
+def test_triplet_losses_are_the_three_terms_of_equation_10() -> None:
+    backbone, module = small_backbone().eval(), head()
+    batch = triplet_batch()
+    losses = module.losses(backbone, batch, backbone.encode(batch))
+    assert set(losses) == {"cir_itc", "cir_caption", "cir_itm"}
+    e = module.compose(backbone, batch.references, batch.texts)
+    z = module.image_embeddings(backbone, batch.targets, "target")
+    c = module.text_embeddings(backbone, batch.captions)
+    torch.testing.assert_close(losses["cir_itc"], itc_loss(e, z, 0.07), atol=1e-5, rtol=0)
+    torch.testing.assert_close(losses["cir_caption"], itc_loss(e, c[:, None], 0.07), atol=1e-5, rtol=0)
+
+
+def test_samples_without_caption_take_no_part_in_the_caption_term() -> None:
+    backbone, module = small_backbone().eval(), head()
+    some = triplet_batch(captions=["A red dress.", "", "A skirt.", ""])
+    full = triplet_batch(captions=["A red dress.", "anything else", "A skirt.", "at all"])
+    kept = torch.tensor([0, 2])
+    e = module.compose(backbone, full.references, full.texts)[kept]
+    c = module.text_embeddings(backbone, ["A red dress.", "A skirt."])
+    loss = module.losses(backbone, some, backbone.encode(some))["cir_caption"]
+    torch.testing.assert_close(loss, itc_loss(e, c[:, None], 0.07), atol=1e-5, rtol=0)
+    none = triplet_batch(captions=[""] * 4)
+    assert float(module.losses(backbone, none, backbone.encode(none))["cir_caption"].detach()) == 0
+
+
+def test_target_queries_and_encoder_get_gradients_from_every_term() -> None:
+    backbone, module = small_backbone().eval(), head()
+    batch = triplet_batch()
+    losses = module.losses(backbone, batch, backbone.encode(batch))
+    for name in ("cir_itc", "cir_itm"):
+        grad = torch.autograd.grad(losses[name], backbone.target_query_tokens, retain_graph=True)[0]
+        assert grad.abs().max() > 0, name
+    for name, loss in losses.items():
+        grad = torch.autograd.grad(loss, backbone.embeddings.word_embeddings.weight, retain_graph=True)[0]
+        assert grad.abs().max() > 0, name
+
+
+def test_one_sample_has_no_negatives_and_still_trains() -> None:
+    backbone, module = small_backbone().eval(), head()
+    batch = pair_batch(1)
+    losses = module.losses(backbone, batch, backbone.encode(batch))
+    assert float(losses["itc"].detach()) == pytest.approx(0, abs=1e-6)
+    assert torch.isfinite(losses["itm"])
+
+
+def test_matching_without_its_head_is_an_error() -> None:
+    backbone, module = small_backbone().eval(), head(itm=False)
+    with pytest.raises(RuntimeError, match="itm=False"):
+        module.match(backbone, torch.zeros(1, 4, 16), backbone.tokenize(TEXTS[:1]))
+
+
+def test_alone_it_trains_under_lightning_and_without_a_backbone_it_says_so() -> None:
+    module = head(backbone=small_backbone(), learning_rate=1e-3)
+    before = module.vision_proj.weight.detach().clone()
+    trainer = L.Trainer(
+        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
+    )
+    loader = torch.utils.data.DataLoader([{"pairs": pair_batch()}] * 2, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, loader)
+    assert not torch.equal(before, module.vision_proj.weight)
+    with pytest.raises(RuntimeError, match="pass backbone="):
+        head().training_step({"pairs": pair_batch()}, 0)
