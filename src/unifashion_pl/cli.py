@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+EXTENDS = "# extends:"
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
@@ -27,16 +28,36 @@ def resolve_config(name: str) -> str:
     raise SystemExit(f"no config {name!r} in {Path.cwd()} nor among the shipped ones: {', '.join(known)}")
 
 
+def config_chain(name: str) -> list[str]:
+    """A config's path behind those that it extends: a first line ``# extends: tiny.yaml`` names the config that it lies over.
+
+    Raises:
+        SystemExit: a config that does not exist.
+    """
+    path = resolve_config(name)
+    if not Path(path).is_file():
+        return [path]
+    with open(path, encoding="utf-8") as file:
+        first = file.readline().strip()
+    if not first.startswith(EXTENDS):
+        return [path]
+    return [*config_chain(first.removeprefix(EXTENDS).strip()), path]
+
+
 def resolve_configs(args: Sequence[str]) -> list[str]:
-    """Replace the value of every ``--config`` (or ``-c``) by :func:`resolve_config` of it."""
+    """Replace the value of every ``--config`` (or ``-c``) by its :func:`config_chain`."""
     out: list[str] = []
     for arg in args:
         if out and out[-1] in ("--config", "-c"):
-            out.append(resolve_config(arg))
+            out.pop()
+            names = config_chain(arg)
         elif arg.startswith("--config="):
-            out.append("--config=" + resolve_config(arg.removeprefix("--config=")))
+            names = config_chain(arg.removeprefix("--config="))
         else:
             out.append(arg)
+            continue
+        for name in names:
+            out += ["--config", name]
     return out
 
 

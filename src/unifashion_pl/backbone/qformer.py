@@ -17,6 +17,7 @@ from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, vi
 from unifashion_pl.backbone.tokenizer import clean_text, load_tokenizer
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import PairBatch, TripletBatch
+from unifashion_pl.weights.initial import load_bert
 
 QuerySet = Literal["reference", "target"]
 
@@ -59,6 +60,7 @@ class QFormerBackbone(nn.Module):
             (32, 768, 12, 12, 3072, 2, 0.1).
         max_text_tokens: texts are cut on the right at this length, CLS and SEP included.
         tie_target_queries: q_T is q_R, one tensor.
+        bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class QFormerBackbone(nn.Module):
         dropout: float = 0.1,
         max_text_tokens: int = 64,
         tie_target_queries: bool = False,
+        bert: str | None = None,
     ) -> None:
         super().__init__()
         self.vision = vision
@@ -104,6 +107,8 @@ class QFormerBackbone(nn.Module):
         self.tie_target_queries = tie_target_queries
         if not tie_target_queries:
             self.target_query_tokens = nn.Parameter(self.query_tokens.detach().clone())
+        if bert is not None:
+            load_bert(self, bert)
 
     @property
     def vision_is_frozen(self) -> bool:

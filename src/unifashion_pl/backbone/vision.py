@@ -8,6 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.weights.initial import load_vision_weights
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -22,8 +24,8 @@ class VisionTower(nn.Module):
         name: timm model name.
         image_size: side S of the square input in pixels.
         timm_kwargs: further arguments of ``timm.create_model``.
-        weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a safetensors or
-            ``weights_only`` state dict in timm's names.
+        weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file, see
+            :func:`unifashion_pl.weights.initial.load_vision_weights`.
         final_norm: keep timm's final norm layer.
         mean, std: normalisation of pixels scaled to 0..1, applied here so that batches can stay uint8.
     """
@@ -43,9 +45,7 @@ class VisionTower(nn.Module):
         self.image_size = image_size
         self.model = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **(timm_kwargs or {}))
         if weights not in ("none", "timm"):
-            from unifashion_pl.weights.files import load_tensors
-
-            self.model.load_state_dict(load_tensors(weights), strict=False)
+            load_vision_weights(self.model, weights)
         if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
             self.model.norm = nn.Identity()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0, persistent=False)

@@ -37,7 +37,7 @@ class FashionIQRecall(KeyedMetric):
     ``ref-removed`` takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories,
     ``Avg`` the mean of the means over ``ks``.
 
-    ``compute`` returns ``{"n": queries, "original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ...}``.
+    ``compute`` returns ``{"n": queries, "original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ..}``.
     """
 
     def __init__(

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means
+from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means, wilson_interval
 from unifashion_pl.metrics.recall import Ranks, recall_percent
-from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.records import Interval, ResultRecord
 
 GALLERIES = ("original", "union", "targets")
 REFERENCES = ("ref-kept", "ref-removed")
@@ -133,8 +133,10 @@ class RankedTable:
         resamples: int = RESAMPLES,
         **context: Any,
     ) -> list[ResultRecord]:
-        """One record per number; ``protocol`` names a variant, ``expected`` holds the full query count per category."""
-        method = f"bootstrap(clusters=reference,B={resamples},seed=category)"
+        """One record per number; ``protocol`` names a variant, ``expected`` holds the full query count per category.
+
+        Intervals: Wilson for the recall of one category, cluster bootstrap for means over categories.
+        """
         spread = self.distributions(resamples)
         records = []
         for variant, numbers in self.numbers().items():
@@ -149,10 +151,15 @@ class RankedTable:
                     n=len(queries),
                     n_expected=whole,
                     protocol=protocol(variant),
-                    interval=percentile_interval(spread[variant][name], 0.95, method),
+                    interval=self._interval(name, value, len(queries), spread[variant][name]),
                     ties=sum(q.ranks[variant][1] > 0 for q in queries),
                     dropped=dropped or None,
                     implementation="unifashion_pl.metrics.fashioniq",
                 )
                 records.append(record.with_context(**context))
         return records
+
+    def _interval(self, name: str, value: float, n: int, distribution: np.ndarray[Any, Any]) -> Interval:
+        if name.split("/")[0] in self.categories:
+            return wilson_interval(value / 100 * n, n).scaled(100)
+        return percentile_interval(distribution, 0.95, f"bootstrap(clusters=reference,B={len(distribution)},seed=category)")

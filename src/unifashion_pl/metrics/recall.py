@@ -177,9 +177,7 @@ def token_scores(vectors: Tensor, tokens: Tensor, height: int = 256, device: tor
     device = device or vectors.device
     vectors = vectors.to(device)
     height = block_height(len(tokens), height)
-    parts = [
-        max_similarity(padded(part.to(device), height), vectors)[: len(part)].T for part in tokens.split(height)
-    ]
+    parts = [max_similarity(padded(part.to(device), height), vectors)[: len(part)].T for part in tokens.split(height)]
     return torch.cat(parts, dim=1) if parts else vectors.new_zeros(len(vectors), 0)
 
 

@@ -27,6 +27,10 @@ class Interval:
     level: float
     method: str
 
+    def scaled(self, factor: float) -> Interval:
+        """The interval in another unit, e.g. ``factor=100`` for percent."""
+        return replace(self, low=self.low * factor, high=self.high * factor)
+
 
 @dataclass(frozen=True)
 class ResultRecord:

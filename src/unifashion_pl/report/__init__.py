@@ -1,0 +1,5 @@
+"""Result files -> one HTML page."""
+
+from unifashion_pl.report.build import build_report
+
+__all__ = ["build_report"]

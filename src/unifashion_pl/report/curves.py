@@ -51,9 +51,9 @@ def _panel(group: str, series: dict[str, Points]) -> Panel:
     kept = {name: points for name, points in series.items() if name not in ("n", "tied")}
     kept = dict(list(sorted(kept.items(), key=lambda item: _natural(item[0])))[:COLOURS])
     if group == "loss":
-        return Panel("Total training loss", "loss", kept)
+        return Panel("Total training loss", "", kept)
     if group.startswith("train/"):
-        return Panel(f"Loss terms, {group.removeprefix('train/')}", "loss", kept)
+        return Panel(f"Loss terms, {group.removeprefix('train/')}", "", kept)
     if group.startswith("val/"):
         percent = all(re.search(r"R@|Avg|mean|accuracy", name) for name in kept)
         return Panel(f"Validation, {group.removeprefix('val/').replace('/', ' ')}", "%" if percent else "", kept)
@@ -94,21 +94,21 @@ def number(value: float) -> str:
     """Compact axis and legend numbers.
 
     >>> number(12000), number(0.25), number(0.00003)
-    ('12k', '0.25', '3e-05')
+    ('12k', '0.25', '3e-5')
     """
     if value == 0:
         return "0"
     if abs(value) >= 10000:
         return f"{value / 1000:g}k"
     if abs(value) < 0.001:
-        return f"{value:.0e}"
+        return re.sub(r"\.?0*e-0?", "e-", f"{value:.2e}")
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def chart(panel: Panel) -> str:
     """A figure with the SVG and a legend that gives the last value of every series."""
     points = [p for series in panel.series.values() for p in series]
-    x_ticks = nice_ticks(min(p[0] for p in points), max(p[0] for p in points), 3)
+    x_ticks = nice_ticks(min(p[0] for p in points), max(p[0] for p in points), 4)
     y_ticks = nice_ticks(*_range(panel, points))
     x_low, x_high = min(p[0] for p in points), max(max(p[0] for p in points), min(p[0] for p in points) + 1)
 

@@ -99,11 +99,11 @@ def _load_exactly(model: nn.Module, state: dict[str, Tensor], path: str) -> None
 
 
 def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
-    from unifashion_pl.cli import resolve_config
+    from unifashion_pl.cli import config_chain
 
     sections = []
-    for name in configs:
-        content = yaml.safe_load(Path(resolve_config(str(name))).read_text(encoding="utf-8"))
+    for name in (path for config in configs for path in config_chain(str(config))):
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
         if "model" not in content:
             raise ValueError(f"{name} has no `model:` section")
         sections.append(content["model"])

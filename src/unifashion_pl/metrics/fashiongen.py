@@ -1,0 +1,293 @@
+"""FashionGen image-text retrieval under the four protocols in use, all from the same embeddings."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
+from unifashion_pl.metrics.fashiongen_results import DIRECTIONS, ProtocolResult, Ranking, joined
+from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, max_similarity, two_way_ranks
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import KeyedMetric, Rows, Team
+
+
+class FashionGenRecall(KeyedMetric):
+    """Recall@K of image-to-text and text-to-image retrieval; score = max over query tokens of the cosine.
+
+    Args:
+        protocol: one of ``fashiongen_100`` (own + 99 others of the subcategory, product level), ``fashiongen_101_famevil``
+            (own + 100 others, row level), ``fashiongen_groups100`` (blocks of 100 products of a category),
+            ``fashiongen_full`` (everything against everything); or several of them.
+        ks: the K of R@K.
+        n_queries, draws, seed, small_pool, group: see :func:`unifashion_pl.metrics.candidates.build_candidates`.
+        candidates: lists to use instead of drawing them, by protocol (from files).
+        score, text: parts of the protocol string: how the score is made and the text rule.
+
+    ``compute`` returns ``{"<protocol>/i2t/R@1": percent, ..., "<protocol>/mean": percent, "<protocol>/n": queries}`` and the
+    counts ``tied``, ``undecidable`` (another candidate has the same text) and ``filled`` (candidates of another subcategory);
+    ``{}`` if no rank has data. Images stay on the rank that saw them.
+    """
+
+    def __init__(
+        self,
+        protocol: str | Sequence[str] = "fashiongen_100",
+        ks: Sequence[int] = (1, 5, 10),
+        n_queries: int = 1000,
+        draws: int = 5,
+        seed: int = 0,
+        small_pool: str = "fill",
+        group: int = GROUP,
+        candidates: dict[str, CandidateLists] | None = None,
+        score: str = "itc",
+        text: str = "name_description",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("images", "texts", **kwargs)
+        self.protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
+        if unknown := [p for p in self.protocols if p not in PROTOCOLS]:
+            raise ValueError(f"unknown protocol {', '.join(unknown)}; expected one of {', '.join(PROTOCOLS)}")
+        self.ks, self.n_queries, self.draws, self.seed = tuple(ks), n_queries, draws, seed
+        self.small_pool, self.group, self.score, self.text = small_pool, group, score, text
+        self.candidates = dict(candidates or {})
+        self.lists: dict[str, CandidateLists] = {}
+        self._results: list[ProtocolResult] = []
+
+    def reset(self) -> None:
+        """Forget all rows and results."""
+        super().reset()
+        self.lists, self._results = {}, []
+
+    def update(self, table: str, ids: Sequence[Any], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor]) -> None:
+        """Append rows; called by :meth:`update_images` and :meth:`update_texts`."""
+        self._store(table, ids, facts, tensors)
+
+    def update_images(
+        self,
+        row_ids: Sequence[str],
+        products: Sequence[str],
+        categories: Sequence[str],
+        subcategories: Sequence[str],
+        tokens: Tensor,
+    ) -> None:
+        """Views.
+
+        Args:
+            row_ids: B unique ids; one that comes twice counts once.
+            products, categories, subcategories: B names.
+            tokens: (B, Q, E) unit query outputs.
+        """
+        facts = {"product": list(map(str, products)), "category": categories, "subcategory": subcategories}
+        self.update("images", list(map(str, row_ids)), facts, {"tokens": tokens})
+
+    def update_texts(
+        self, products: Sequence[str], embeddings: Tensor, texts: Sequence[str], row_ids: Sequence[str] | None = None
+    ) -> None:
+        """Texts of products.
+
+        Args:
+            products: B names.
+            embeddings: (B, E) unit text vectors.
+            texts: the texts themselves, to find candidates that nothing can tell apart.
+            row_ids: the rows the texts come from; then a product may be given several times and the text of its first row
+                (natural order of ids) counts. Without them every product has one text.
+        """
+        rows = list(map(str, row_ids)) if row_ids is not None else [""] * len(products)
+        self.update("texts", list(zip(map(str, products), rows)), {"text": texts}, {"embeddings": embeddings})
+
+    def compute(self) -> dict[str, float]:
+        """All protocols.
+
+        Raises:
+            ValueError: on every rank: non-finite embeddings, products without text or image, no query left, all with ids.
+        """
+        team = self._team()
+        images = team.own(team.guarded(lambda: self._local("images")))
+        texts = first_texts(team.rows(team.own(team.guarded(lambda: self._local("texts")))))
+        facts = team.facts(images)
+        if not len(facts) and not len(texts):
+            return {}
+        team.guarded(lambda: _check(images, texts, facts))
+        catalogue = Catalogue(dict(zip(facts.ids, facts.facts["product"])), _kinds(facts))  # type: ignore[arg-type]
+        self._results = [self._evaluate(p, team, catalogue, images, texts) for p in self.protocols]
+        values: dict[str, float] = {}
+        for result in self._results:
+            numbers = {**result.numbers(self.ks), **result.counts()}
+            values.update({f"{result.name}/{name}": value for name, value in numbers.items()})
+        return values
+
+    def _evaluate(self, name: str, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> ProtocolResult:
+        if name == "fashiongen_full":
+            return self._full(team, catalogue, images, texts)
+        lists = team.guarded(lambda: self._lists(name, catalogue))
+        scores = team.reduce(trial_scores(lists.trials, images, texts, self._where), "sum")
+        wording = dict(zip(texts.ids, texts.facts["text"]))
+        rankings = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording))
+        dropped = {"small pool or incomplete block": lists.dropped} if lists.dropped else {}
+        filled = sum(trial.filled for trial in lists.trials)
+        return ProtocolResult(name, self._sampled_name(lists, rankings), rankings, dropped, filled)
+
+    def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
+        lists = self.candidates.get(name)
+        if lists is None:
+            lists = build_candidates(catalogue, name, self.n_queries, self.draws, self.seed, self.small_pool, self.group)
+        if not lists.trials:
+            raise ValueError(f"{name}: no query is left of {len(catalogue.kind_of)} products (group={self.group})")
+        unknown = {r for t in lists.trials for r in t.rows} - set(catalogue.product_of)
+        if unknown:
+            raise ValueError(f"{name}: candidate list names unknown rows, e.g. {', '.join(sorted(unknown)[:5])}")
+        self.lists[name] = lists
+        return lists
+
+    def _full(self, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> ProtocolResult:
+        code = {product: i for i, product in enumerate(texts.ids)}
+        own = images.facts.get("product", [])
+        n, m = len(catalogue.product_of), len(texts)
+        by_image, by_text = two_way_ranks(
+            images.tensors["tokens"] if len(images) else texts.tensors["embeddings"].new_zeros(0, 1, 1),
+            torch.tensor([code[p] for p in own], dtype=torch.int64),
+            texts.tensors["embeddings"],
+            torch.arange(m),
+            (block_height(n, 256), block_height(m, 1024)),
+            self._where,
+            team.reduce,
+        )
+        wording = texts.facts["text"]
+        copies = Counter(wording)
+        same = {product: copies[text] > 1 for product, text in zip(texts.ids, wording)}
+        rows: list[str] = list(images.ids)  # type: ignore[arg-type]
+        names: list[str] = list(texts.ids)  # type: ignore[arg-type]
+        part = Ranking("i2t", [0] * len(rows), rows, own, [m] * len(rows), [same[p] for p in own], by_image)
+        i2t = joined(team.objects(part))
+        t2i = Ranking("t2i", [0] * m, names, names, [n] * m, [same[p] for p in names], by_text)
+        protocol = f"fashiongen_full(images={n},texts={m},text={self.text},score={self.score})"
+        return ProtocolResult("fashiongen_full", protocol, {"i2t": i2t, "t2i": t2i}, {}, 0)
+
+    def _sampled_name(self, lists: CandidateLists, rankings: dict[str, Ranking]) -> str:
+        groups = lists.protocol == "fashiongen_groups100"
+        size = min(size for r in rankings.values() for size in r.sizes)
+        regular = GROUP if groups else NEGATIVES[lists.protocol] + 1
+        parts = ["pool=category" if groups else "pool=subcategory"]
+        parts += [f"candidates={size}"] if size != regular else []
+        parts += [f"small_pool={lists.small_pool}"] if lists.small_pool != "fill" and not groups else []
+        parts += [f"n={max(Counter(r.draws).most_common(1)[0][1] for r in rankings.values())}"]
+        parts += [f"draws={lists.draws}", f"seed={lists.seed}", f"text={self.text}", f"score={self.score}"]
+        return f"{lists.protocol}({','.join(parts)},list={lists.digest[:12]})"
+
+    def per_query(self) -> list[dict[str, Any]]:
+        """One record per query for a prediction file; call after ``compute`` (on all ranks)."""
+        self.compute()
+        return [line for result in self._results for line in result.per_query()]
+
+    def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
+        """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws.
+
+        Args:
+            resamples: bootstrap resamples.
+            context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
+        """
+        self.compute()
+        return [record for result in self._results for record in result.records(self.ks, resamples, **context)]
+
+
+def natural(text: str) -> list[tuple[int, int | str]]:
+    """Sort key that reads digits as numbers: r2 before r10."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def first_texts(texts: Rows) -> Rows:
+    """One row per product: the text of its first row; ids become product ids, sorted."""
+    first: dict[str, int] = {}
+    pairs: list[tuple[str, str]] = list(texts.ids)  # type: ignore[arg-type]
+    for i, (product, row) in enumerate(pairs):
+        if product not in first or natural(row) < natural(pairs[first[product]][1]):
+            first[product] = i
+    products = sorted(first)
+    chosen = texts.take([first[p] for p in products])
+    return Rows(products, chosen.facts, chosen.tensors)
+
+
+def _kinds(facts: Rows) -> dict[str, tuple[str, str]]:
+    kinds: dict[str, tuple[str, str]] = {}
+    for product, category, subcategory in zip(*(facts.facts[name] for name in ("product", "category", "subcategory"))):
+        kinds.setdefault(product, (category, subcategory))
+    return kinds
+
+
+def _check(images: Rows, texts: Rows, facts: Rows) -> None:
+    for rows, name in ((images, "tokens"), (texts, "embeddings")):
+        if len(rows) and not bool((finite := rows.tensors[name].flatten(1).isfinite().all(1)).all()):
+            bad = [str(rows.ids[i]) for i in (~finite).nonzero().flatten().tolist()]
+            raise ValueError(f"{name} are not finite for {', '.join(bad[:5])}")
+    shown: set[str] = set(facts.facts.get("product", []))
+    worded = {str(product) for product in texts.ids}
+    if shown != worded:
+        sides = ((sorted(shown - worded), "no text"), (sorted(worded - shown), "no image"))
+        raise ValueError("; ".join(f"{len(p)} products have {what}, e.g. {', '.join(p[:5])}" for p, what in sides if p))
+
+
+def trial_scores(trials: Sequence[Trial], images: Rows, texts: Rows, device: torch.device) -> Tensor:
+    """Scores of all trials, flattened one after the other (rows × products); rows that are not here score 0."""
+    row_at = {row: i for i, row in enumerate(images.ids)}
+    text_at = {product: i for i, product in enumerate(texts.ids)}
+    scores = torch.zeros(sum(len(t.rows) * len(t.products) for t in trials))
+    if not len(images):
+        return scores
+    tokens, vectors = images.tensors["tokens"].to(device), texts.tensors["embeddings"].to(device)
+    end = 0
+    with exact_fp32(device):
+        for trial in trials:
+            start, end = end, end + len(trial.rows) * len(trial.products)
+            where = [row_at.get(row, -1) for row in trial.rows]
+            if max(where) < 0:
+                continue
+            index = torch.tensor(where, device=device)
+            block = tokens[index.clamp(min=0)]
+            block[index < 0] = 0
+            found = max_similarity(block, vectors[[text_at[p] for p in trial.products]])
+            scores[start:end] = found.flatten().cpu()
+    return scores
+
+
+def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, wording: dict[Any, str]) -> dict[str, Ranking]:
+    """Exact ranks of the queries of all trials, both directions."""
+    sizes = [len(t.rows) * len(t.products) for t in trials]
+    matrices = [part.view(len(t.rows), -1) for t, part in zip(trials, scores.split(sizes))]
+    product_of = catalogue.product_of.__getitem__
+    rankings = {}
+    for direction in DIRECTIONS:
+        entries: list[tuple[int, str, str, list[str], int, Tensor]] = []
+        for trial, matrix in zip(trials, matrices):
+            if direction == "i2t" and trial.direction in ("i2t", "both"):
+                for i, row in enumerate(trial.rows):
+                    entries.append((trial.draw, row, product_of(row), list(trial.products), i, matrix[i]))
+            if direction == "t2i" and trial.direction in ("t2i", "both"):
+                shown = [product_of(row) for row in trial.rows]
+                for i, product in enumerate(trial.products):
+                    entries.append((trial.draw, product, product, shown, i, matrix[:, i]))
+        rankings[direction] = _ranking(direction, entries, wording)
+    return rankings
+
+
+def _ranking(
+    direction: str, entries: Sequence[tuple[int, str, str, list[str], int, Tensor]], wording: dict[Any, str]
+) -> Ranking:
+    """Rank entries (draw, query, product, candidate products, position of the positive, scores) of one direction."""
+    by_size: dict[int, list[int]] = {}
+    for i, entry in enumerate(entries):
+        by_size.setdefault(len(entry[3]), []).append(i)
+    parts = []
+    for size, members in by_size.items():
+        chosen = [entries[i] for i in members]
+        queries = [e[1] for e in chosen]
+        ranks = exact_ranks(torch.stack([e[5] for e in chosen]), [e[4] for e in chosen], ids=queries)
+        twins = [any(c != e[2] and wording[c] == wording[e[2]] for c in e[3]) for e in chosen]
+        draws, products = [e[0] for e in chosen], [e[2] for e in chosen]
+        parts.append(Ranking(direction, draws, queries, products, [size] * len(chosen), twins, ranks))
+    return joined(parts)

@@ -1,0 +1,139 @@
+"""Pictures of a report: result rows of text and composed retrieval, captions beside the truth, generated images."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from unifashion_pl.report.html import Page, sanitized
+from unifashion_pl.report.runfolder import Evaluation, Line
+
+SHOWN = 7
+
+
+def tile(page: Page, evaluation: Evaluation, dataset: str, key: str, note: str, target: bool, late: bool = False) -> str:
+    """One result: thumbnail, rank and score; the target gets a frame and says so, set apart when it came after a gap."""
+    css = (" target" if target else "") + (" late" if late else "")
+    picture = page.picture(evaluation.image(dataset, key), f"{'target ' if target else ''}{key}")
+    return f'<figure class="tile{css}">{picture}<figcaption>{note}</figcaption></figure>'
+
+
+def strip(page: Page, evaluation: Evaluation, line: Line, targets: set[str]) -> str:
+    """The best results of a query in order; a target beyond them follows after a gap, with its rank."""
+    dataset = line["dataset"]
+    tiles = []
+    top = line["top"][:SHOWN]
+    for rank, (key, score) in enumerate(top, 1):
+        hit = key in targets
+        note = f"<b>{rank}</b> {'target' if hit else f'{score:.2f}'}"
+        tiles.append(tile(page, evaluation, dataset, key, note, hit))
+    if not targets & {key for key, _ in top} and line.get("target_shown"):
+        note = f"<b>{line['rank'] + 1}</b> target"
+        tiles.append(tile(page, evaluation, dataset, line["target_shown"], note, True, late=True))
+    return f'<div class="strip">{"".join(tiles)}</div>'
+
+
+def verdict(line: Line) -> str:
+    """Rank of the target among how many."""
+    among = f" of {line['candidates']:,}" if line.get("candidates") else ""
+    css = "good" if line["rank"] < SHOWN else "dim"
+    return f'<span class="{css}">target at rank {line["rank"] + 1:,}{among}</span>'
+
+
+def add_retrieval(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
+    """Text → image, then image → text."""
+    lines = evaluation.shown("retrieval")
+    texts = [line for line in lines if line["direction"] == "t2i"][:limit]
+    if texts:
+        rows = []
+        for line in texts:
+            head = f'<div class="ask"><p class="q">{sanitized(line["text"], 220)}</p><p class="meta">{verdict(line)}</p></div>'
+            rows.append(f'<div class="row">{head}{strip(page, evaluation, line, set(line["targets"]))}</div>')
+        text = "Text → image. Left the query; right the best images of the whole gallery with their scores, views of the right product framed."
+        page.add(f'<div class="rows">{"".join(rows)}</div>', page.caption("Figure", text))
+    images = [line for line in lines if line["direction"] == "i2t"][:limit]
+    if images:
+        page.add(f'<div class="cards">{"".join(_answers(page, evaluation, line) for line in images)}</div>')
+        page.add(page.caption("Figure", "Image → text. The three best texts for an image; its own text is marked."))
+
+
+def _answers(page: Page, evaluation: Evaluation, line: Line) -> str:
+    items = "".join(
+        f'<li class="{"target" if key in line["targets"] else ""}">{sanitized(line["texts"].get(key, key), 130)}</li>'
+        for key, _ in line["top"][:3]
+    )
+    picture = page.picture(evaluation.image(line["dataset"], line["key"]), f"query image {line['key']}")
+    return f'<article class="card">{picture}<div><ol>{items}</ol><p class="meta">{verdict(line)}</p></div></article>'
+
+
+def add_composed_rows(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
+    """Reference + modifying text → results."""
+    lines = evaluation.shown("composed")[:limit]
+    if not lines:
+        return
+    rows = []
+    for line in lines:
+        reference = page.picture(evaluation.image(line["dataset"], line["reference"]), f"reference {line['reference']}")
+        head = (
+            f'<div class="ask with"><figure class="tile">{reference}<figcaption>reference</figcaption></figure>'
+            f'<div><p class="q">+ {sanitized(line["text"], 220)}</p>'
+            f'<p class="meta">{escape(line["category"])} · {verdict(line)}</p></div></div>'
+        )
+        rows.append(f'<div class="row">{head}{strip(page, evaluation, line, {line["target"]})}</div>')
+    text = (
+        "Composed retrieval. Left the reference image and the modifying text; right the best images of the category, the target framed. "
+        "Queries were drawn by a hash of their names, not chosen. The reference stays in the gallery."
+    )
+    page.add(f'<div class="rows">{"".join(rows)}</div>', page.caption("Figure", text))
+
+
+def add_captions(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
+    """Generated captions beside the truth, with the plain-word checks."""
+    lines = evaluation.shown("captions")[:limit]
+    if not lines:
+        return
+    cards = []
+    for line in lines:
+        picture = page.picture(evaluation.image(line["dataset"], line["id"]), f"captioned image {line['id']}")
+        cards.append(
+            f'<article class="card">{picture}<div><p class="said">{sanitized(line["hypothesis"]) or "<i>(empty)</i>"}</p>'
+            f'<p class="truth">{sanitized(line["reference"])}</p><p class="meta">{_words(line)}</p></div></article>'
+        )
+    page.add(f'<div class="cards">{"".join(cards)}</div>')
+    page.add(page.caption("Figure", "Captions. Generated text first, the dataset's text below it, then the first colour and garment each names."))
+
+
+def _words(line: Line) -> str:
+    parts = []
+    for name, (said, true) in sorted(line.get("words", {}).items()):
+        if true is None:
+            continue
+        right = said == true
+        mark = f'<span class="{"good" if right else "bad"}">{escape(said or "none")}</span>'
+        parts.append(f"{escape(name)} {mark}" + ("" if right else f" (is {escape(true)})"))
+    return " · ".join(parts)
+
+
+def add_images(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
+    """Generated images beside prompt, reference and truth."""
+    lines = evaluation.shown("images")[:limit]
+    kinds = list(dict.fromkeys(line["kind"] for line in lines))
+    for kind in kinds:
+        group = [line for line in lines if line["kind"] == kind]
+        page.add(f'<div class="rows">{"".join(_generated(page, evaluation.folder / "images", line) for line in group)}</div>')
+        sampler = ", ".join(f"{k} {group[0][k]}" for k in ("sampler", "steps", "guidance") if group[0].get(k) is not None)
+        what = {"reconstruction": "Generation from an image's own queries and its caption", "composed": "Generation from a reference image and a modifying text"}
+        page.add(page.caption("Figure", f"{escape(what.get(kind, kind))}; {escape(sampler)}. The given pictures stand left, generated ones are labelled with their seed."))
+
+
+def _generated(page: Page, folder: Path, line: Line) -> str:
+    tiles = []
+    for name, label in (("reference", "reference"), ("truth", "truth")):
+        if line.get(name):
+            tiles.append(_plain(page, folder / line[name], label, "given"))
+    tiles += [_plain(page, folder / file, f"seed {seed}", "") for file, seed in zip(line["files"], line["seeds"])]
+    return f'<div class="row"><div class="ask"><p class="q">{sanitized(line["prompt"], 220)}</p></div><div class="strip big">{"".join(tiles)}</div></div>'
+
+
+def _plain(page: Page, path: Path, label: str, css: str) -> str:
+    return f'<figure class="tile {css}">{page.picture(path, label)}<figcaption>{label}</figcaption></figure>'

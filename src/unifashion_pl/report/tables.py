@@ -1,0 +1,176 @@
+"""Tables of a report: our numbers with interval, n, chance and ablations, from result records alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from html import escape
+
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.report.html import Page, details, figure, table
+from unifashion_pl.report.runfolder import Evaluation
+
+CHANCE = "/chance"
+CIR = re.compile(r"^(?P<data>[\w-]+)/(?P<gallery>\w+)(\[[\d/]+\])?/(?P<reference>ref-\w+)/(?P<score>\w+)\((?P<details>[^)]*)\)$")
+VARIANTS = {
+    "itc": "composed query",
+    "text-only": "text only",
+    "text-blank": "text + blank image",
+    "image-only": "image + empty text",
+    "image-similarity": "image similarity",
+}
+MEANINGS = {
+    "text-only": "the modifying text alone through the text pass",
+    "text-blank": "the composed query with the reference replaced by a grey picture",
+    "image-only": "the composed query with an empty text",
+    "image-similarity": "the mean of the reference's own target-query tokens",
+}
+CAPTION_SCALE = {"CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
+
+
+def scaled(record: ResultRecord) -> tuple[float | None, float]:
+    """Value as tables print it, and the factor: caption metrics × 100 as in the paper, recall as it is."""
+    factor = 100.0 if record.metric in CAPTION_SCALE else 1.0
+    return (None if record.value is None else record.value * factor), factor
+
+
+def chance_of(records: Iterable[ResultRecord]) -> dict[tuple[str, str], float]:
+    """(protocol, metric) -> chance level in percent."""
+    return {(r.protocol.removesuffix(CHANCE), r.metric): r.value for r in records if r.protocol.endswith(CHANCE) and r.value is not None}
+
+
+def interval_bar(value: float, low: float, high: float, chance: float | None) -> str:
+    """A dot with its interval on an axis from 0 to 100, the chance level as a tick."""
+    tick = f'<line class="chance" x1="{chance:.1f}" x2="{chance:.1f}" y1="1" y2="15"/>' if chance is not None else ""
+    return (
+        '<svg class="bar" viewBox="-2 0 104 16" aria-hidden="true"><line class="grid" x1="0" x2="100" y1="8" y2="8"/>'
+        f'{tick}<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="8" y2="8"/><circle cx="{value:.1f}" cy="8" r="3"/></svg>'
+    )
+
+
+def split_protocol(protocol: str) -> tuple[str, str]:
+    """Name and details of a protocol string.
+
+    >>> split_protocol("fashiongen_100(pool=subcategory,n=1000)")
+    ('fashiongen_100', 'pool=subcategory, n=1000')
+    """
+    name, _, rest = protocol.partition("(")
+    return name, rest.removesuffix(")").replace(",", ", ")
+
+
+def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float]) -> list[list[str]]:
+    """Rows of the table of numbers, grouped by protocol."""
+    rows: list[list[str]] = []
+    last = None
+    for r in records:
+        if r.protocol != last:
+            name, extra = split_protocol(r.protocol)
+            rows.append([f"<b>{escape(name)}</b> <span class='dim'>{escape(extra)}</span>"])
+            last = r.protocol
+        value, factor = scaled(r)
+        level = chance.get((r.protocol, r.metric))
+        spread = f"{r.interval.low * factor:.1f}–{r.interval.high * factor:.1f}" if r.interval else "–"
+        bar = ""
+        if r.unit == "percent" and value is not None and r.interval:
+            bar = interval_bar(value, r.interval.low, r.interval.high, level)
+        n = f"{r.n:,}" + (f"<span class='dim'>/{r.n_expected:,}</span>" if r.n_expected not in (None, r.n) else "")
+        shown = figure(value) if value is not None else f"<span class='dim'>n/a ({escape(r.implementation or 'not available')})</span>"
+        rows.append([escape(r.metric), f"<b>{shown}</b>", spread, bar, figure(level, 1) if level is not None else "–", n])
+    return rows
+
+
+HEAD = ["metric", "value", "95&nbsp;% interval", "0 … 100", "chance", "n"]
+
+
+def is_composed(record: ResultRecord) -> bool:
+    return CIR.match(record.protocol.removesuffix(CHANCE).removesuffix("/no-overlap")) is not None
+
+
+def add_numbers(page: Page, evaluation: Evaluation) -> None:
+    """Cross-modal retrieval, captions and whatever else is not composed retrieval."""
+    chance = chance_of(evaluation.records)
+    records = [r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r)]
+    if not records:
+        return
+    text = (
+        "Numbers of this run. Recall in percent (a tie is a miss), caption metrics × 100, intervals at 95&nbsp;%; the tick on the bar is "
+        "chance."
+    )
+    page.add(page.caption("Table", text), table(HEAD, number_rows(records, chance), "numbers"))
+
+
+def add_composed(page: Page, evaluation: Evaluation) -> None:
+    """Composed retrieval: composed query against its ablations and chance, per category; all other variants folded."""
+    ours = [r for r in evaluation.records if is_composed(r)]
+    plain = [r for r in ours if not r.protocol.endswith(CHANCE)]
+    if not plain:
+        return
+    chance = chance_of(ours)
+    columns = _columns(plain)
+    rows: list[list[str]] = []
+    for gallery in ("original", "union"):
+        part = _matrix(plain, chance, columns, gallery)
+        if part:
+            rows += [[f"gallery <b>{gallery}</b>, reference kept"], *part]
+    n = max(r.n for r in plain)
+    used = [f"<i>{VARIANTS[v]}</i>: {MEANINGS[v]}" for v in MEANINGS if any(f"score={v}," in r.protocol for r in plain)]
+    text = (
+        f"Composed retrieval, {n:,} queries, recall in percent with 95&nbsp;% intervals beneath. What either half of the query reaches "
+        f"alone: {'; '.join(used)}." if used else f"Composed retrieval, {n:,} queries, recall in percent."
+    )
+    page.add(page.caption("Table", text), table(["query", *map(escape, columns)], rows, "matrix", groups(columns)))
+    page.add(details(f"All {len(plain)} composed-retrieval numbers, by protocol", table(HEAD, number_rows(plain, chance), "numbers")))
+
+
+def _columns(records: list[ResultRecord]) -> list[str]:
+    """Means first, then categories, each in the order of K."""
+    names = list(dict.fromkeys(r.metric for r in records))
+    return sorted(names, key=lambda m: (not m.startswith("mean"), m == "Avg", m.split("/")[0], int((re.findall(r"\d+", m) or ["0"])[0])))
+
+
+def groups(columns: list[str]) -> list[tuple[str, int]]:
+    """Runs of columns that share the part before the slash: (name, length), for a second header row.
+
+    >>> groups(["mean/R@10", "mean/R@50", "Avg"])
+    [('mean', 2), ('Avg', 1)]
+    """
+    runs: list[tuple[str, int]] = []
+    for name in (c.partition("/")[0] for c in columns):
+        if runs and runs[-1][0] == name:
+            runs[-1] = (name, runs[-1][1] + 1)
+        else:
+            runs.append((name, 1))
+    return runs
+
+
+def _matrix(
+    records: list[ResultRecord], chance: dict[tuple[str, str], float], columns: list[str], gallery: str
+) -> list[list[str]]:
+    """One row per (variant, score) of a gallery with the reference kept, chance last."""
+    cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}
+    for r in records:
+        match = CIR.match(r.protocol)
+        if match is None or match["gallery"] != gallery or match["reference"] != "ref-kept":
+            continue
+        variant = re.search(r"score=([\w-]+)", match["details"])
+        key = (variant[1] if variant else "itc", match["score"])
+        cells.setdefault(key, {})[r.metric] = r
+    order = sorted(cells, key=lambda k: (list(VARIANTS).index(k[0]) if k[0] in VARIANTS else 99, k[1] != "image"))
+    several = len({score for _, score in cells}) > 1
+    rows = []
+    for variant, score in order:
+        name = VARIANTS.get(variant, variant) + (f" <span class='dim'>({score} score)</span>" if several else "")
+        css = "<b>{}</b>" if variant == "itc" else "{}"
+        rows.append([css.format(name), *(_cell(cells[variant, score].get(c), css) for c in columns)])
+    base = cells.get(("itc", "image"), {})
+    levels = [chance.get((base[c].protocol, c)) if c in base else None for c in columns]
+    if any(level is not None for level in levels):
+        rows.append(["<i>chance</i>", *(f"<i>{figure(level, 1)}</i>" for level in levels)])
+    return rows
+
+
+def _cell(record: ResultRecord | None, css: str) -> str:
+    if record is None or record.value is None:
+        return "–"
+    spread = f"<small>{record.interval.low:.1f}–{record.interval.high:.1f}</small>" if record.interval else ""
+    return css.format(f"{record.value:.1f}") + spread
