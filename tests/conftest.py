@@ -71,6 +71,6 @@ def triplet_batch(n: int = 4, **changes: object) -> TripletBatch:
     return TripletBatch(**fields)  # type: ignore[arg-type]
 
 
-@pytest.fixture()
+@pytest.fixture
 def backbone() -> QFormerBackbone:
     return small_backbone().eval()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 Handler = Callable[[argparse.Namespace], int]
 
-EPILOG = "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."
+EPILOG = (
+    "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."
+)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,9 +8,19 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
-    "unifashion-pl torch torchvision lightning jsonargparse transformers diffusers peft torchmetrics webdataset timm h5py "
-    "safetensors tensorboard pycocoevalcap"
-).split()
+    *(
+        "unifashion-pl",
+        "torch",
+        "torchvision",
+        "lightning",
+        "jsonargparse",
+        "transformers",
+        "diffusers",
+        "peft",
+        "torchmetrics",
+    ),
+    *("webdataset", "timm", "h5py", "safetensors", "tensorboard", "pycocoevalcap"),
+)
 
 
 def examine() -> str:

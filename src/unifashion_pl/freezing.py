@@ -20,7 +20,12 @@ PARTS: dict[str, tuple[str, ...]] = {
     "vision": ("backbone.vision.*",),
     "target_queries": ("backbone.target_query_tokens",),
     "encoder": ("backbone.ln_vision.*", "backbone.qformer.*", "backbone.embeddings.*", "backbone.query_tokens"),
-    "heads": ("retrieval_head.vision_proj.*", "retrieval_head.text_proj.*", "retrieval_head.itm_head.*", "retrieval_head.temperature"),
+    "heads": (
+        "retrieval_head.vision_proj.*",
+        "retrieval_head.text_proj.*",
+        "retrieval_head.itm_head.*",
+        "retrieval_head.temperature",
+    ),
     "lm_head": ("retrieval_head.lm_head.*",),
     "tsa_llm": ("caption_head.adapter.*",),
     "lora": ("caption_head.language_model.*lora_*",),
@@ -89,7 +94,9 @@ def part_of(name: str) -> str | None:
     return None
 
 
-def apply_policy(model: nn.Module, policy: str, also_train: Iterable[str] = (), active: Iterable[Family] | None = None) -> set[str]:
+def apply_policy(
+    model: nn.Module, policy: str, also_train: Iterable[str] = (), active: Iterable[Family] | None = None
+) -> set[str]:
     """Set ``requires_grad`` of every parameter. Call it before optimiser and DDP are built.
 
     Args:
@@ -121,7 +128,9 @@ def apply_policy(model: nn.Module, policy: str, also_train: Iterable[str] = (), 
             trainable.add(name)
     for family in chosen.losses if active is None else active:
         if not {names[n] for n in trainable} & set(LEARNERS[family]):
-            raise ValueError(f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them")
+            raise ValueError(
+                f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them"
+            )
     return trainable
 
 

@@ -42,7 +42,7 @@ def _world(gather: bool) -> tuple[int, int]:
 
 def gather_rows(x: Tensor, gather: bool = True) -> Tensor:
     """Concatenate equal-sized rows of all ranks, with gradient across ranks; the identity without a process group."""
-    return _AllGather.apply(x) if _world(gather)[1] > 1 else x  # type: ignore[no-any-return]
+    return _AllGather.apply(x) if _world(gather)[1] > 1 else x
 
 
 def max_sim(text: Tensor, image: Tensor) -> Tensor:
@@ -144,7 +144,9 @@ def _mix(positive: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
 
 def _targets(positive: Tensor, allowed: Tensor, dim: int, smoothing: float) -> Tensor:
     return _mix(
-        positive / positive.sum(dim, keepdim=True).clamp(min=1), allowed / allowed.sum(dim, keepdim=True).clamp(min=1), smoothing
+        positive / positive.sum(dim, keepdim=True).clamp(min=1),
+        allowed / allowed.sum(dim, keepdim=True).clamp(min=1),
+        smoothing,
     )
 
 

@@ -71,7 +71,9 @@ class UniFashionModule(L.LightningModule):
         self.policy = policy
         self.loss_weights = {family: (loss_weights or {}).get(family, 1.0) for family in ("cross", "itg", "q2i")}
         if unknown := set(loss_weights or {}) - set(self.loss_weights):
-            raise ValueError(f"unknown loss families {sorted(unknown)} in loss_weights; known are {', '.join(self.loss_weights)}")
+            raise ValueError(
+                f"unknown loss families {sorted(unknown)} in loss_weights; known are {', '.join(self.loss_weights)}"
+            )
         self.optim = optim or OptimSettings()
         self.evaluator = evaluator or Evaluator()
         if init_from:
@@ -89,7 +91,9 @@ class UniFashionModule(L.LightningModule):
     def compute_losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Named losses of one stream's batch, each multiplied by its family's weight."""
         if not isinstance(batch, PairBatch | TripletBatch):
-            raise TypeError(f"cannot train on a {type(batch).__name__}: try-on needs the garment branch, which is not built yet")
+            raise TypeError(
+                f"cannot train on a {type(batch).__name__}: try-on needs the garment branch, which is not built yet"
+            )
         heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
         encoding = self.backbone.encode(batch)
         losses: dict[str, Tensor] = {}
@@ -108,7 +112,9 @@ class UniFashionModule(L.LightningModule):
             self.log_dict(logged, batch_size=len(part))
             terms += losses.values()
         if not terms:
-            raise ValueError(f"no loss in a batch with the streams {sorted(batch)}: policy {self.policy!r} has no head for them")
+            raise ValueError(
+                f"no loss in a batch with the streams {sorted(batch)}: policy {self.policy!r} has no head for them"
+            )
         total = torch.stack(terms).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
@@ -176,7 +182,9 @@ class UniFashionModule(L.LightningModule):
         return from_pretrained(cls, source, **kwargs)
 
     @classmethod
-    def from_config(cls, config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> UniFashionModule:
+    def from_config(
+        cls, config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None
+    ) -> UniFashionModule:
         """The model section of one or more YAML files (a bare name is looked up here, then among the shipped ones).
 
         Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unifashion_pl.freezing import part_of
 
@@ -105,7 +105,14 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[di
         preset = settings.preset(side)
         decay = preset.weight_decay if decayed else 0.0
         groups.append(
-            {"params": parameters, "lr": preset.lr, "betas": preset.betas, "eps": preset.eps, "weight_decay": decay, "name": side}
+            {
+                "params": parameters,
+                "lr": preset.lr,
+                "betas": preset.betas,
+                "eps": preset.eps,
+                "weight_decay": decay,
+                "name": side,
+            }
         )
         presets.append(preset)
     return groups, presets
@@ -151,7 +158,7 @@ class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
         self.total = total
         super().__init__(optimizer, [schedule(p, total) for p in self.presets])
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         step = min(self.last_epoch, self.total - 1)
         for group, preset in zip(self.optimizer.param_groups, self.presets):
             if preset.cycle_beta1:

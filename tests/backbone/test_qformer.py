@@ -98,7 +98,13 @@ def test_similarities_and_match_logits_equal_transformers_blip2() -> None:
         Blip2Config(
             vision_config=vision,
             qformer_config={**backbone.qformer.config.to_dict(), "num_attention_heads": 2},
-            text_config={"model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16},
+            text_config={
+                "model_type": "opt",
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "ffn_dim": 16,
+            },
             num_query_tokens=4,
             image_text_hidden_size=16,
         )

@@ -59,17 +59,26 @@ def interval(value: float, half: float) -> Interval:
 
 def retrieval_records() -> list[ResultRecord]:
     records = []
-    for protocol, n in (("fashiongen_full(text=name_description)", 320), ("fashiongen_100(pool=subcategory,n=160,draws=5,seed=0)", 160)):
+    for protocol, n in (
+        ("fashiongen_full(text=name_description)", 320),
+        ("fashiongen_100(pool=subcategory,n=160,draws=5,seed=0)", 160),
+    ):
         for i, metric in enumerate(("i2t/R@1", "i2t/R@5", "i2t/R@10", "t2i/R@1", "t2i/R@5", "t2i/R@10", "mean")):
             value = 38.0 + 9.5 * (i % 3) + (6 if "100" in protocol else 0)
-            records.append(ResultRecord(metric, value, "percent", n, protocol, None, interval(value, 5), 0, code_version="0.1.0"))
+            records.append(
+                ResultRecord(metric, value, "percent", n, protocol, None, interval(value, 5), 0, code_version="0.1.0")
+            )
             if metric != "mean":
                 chance = 100 * int(metric.split("@")[1]) / (100 if "100" in protocol else n)
                 records.append(ResultRecord(metric, chance, "percent", n, protocol + "/chance"))
     for metric, value in (("BLEU-4", 0.412), ("ROUGE-L", 0.655), ("CIDEr", 2.31)):
-        records.append(ResultRecord(metric, value, "raw", 64, "coco(ptb-py)", 64, Interval(value * 0.9, value * 1.1, 0.95, "b")))
+        records.append(
+            ResultRecord(metric, value, "raw", 64, "coco(ptb-py)", 64, Interval(value * 0.9, value * 1.1, 0.95, "b"))
+        )
     records.append(ResultRecord("METEOR", None, "raw", 64, "coco(ptb-py)", 64, implementation="needs Java"))
-    records.append(ResultRecord("caption/colour_accuracy", 81.2, "percent", 64, "first-mention(words=12)", None, interval(81.2, 9)))
+    records.append(
+        ResultRecord("caption/colour_accuracy", 81.2, "percent", 64, "first-mention(words=12)", None, interval(81.2, 9))
+    )
     records.append(ResultRecord("caption/colour_accuracy", 21.0, "percent", 64, "first-mention(words=12)/chance"))
     return records
 
@@ -83,10 +92,18 @@ def composed_records() -> list[ResultRecord]:
             for i, part in enumerate(("dress", "shirt", "toptee", "mean")):
                 for k in (10, 50):
                     value = strength + 2.2 * i + (17 if k == 50 else 0) + (3 if gallery == "union" else 0)
-                    records.append(ResultRecord(f"{part}/R@{k}", value, "percent", 180 if part == "mean" else 60, protocol, None, interval(value, 6)))
+                    records.append(
+                        ResultRecord(
+                            f"{part}/R@{k}", value, "percent", 180 if part == "mean" else 60, protocol, None, interval(value, 6)
+                        )
+                    )
             records.append(ResultRecord("Avg", strength + 12.0, "percent", 180, protocol, None, interval(strength + 12.0, 4)))
         base = f"fashioniq/{gallery}/ref-kept/image(score=itc,text=and)"
-        records += [ResultRecord(f"{p}/R@{k}", k / 2.4, "percent", 60, base + "/chance") for p in ("dress", "shirt", "toptee", "mean") for k in (10, 50)]
+        records += [
+            ResultRecord(f"{p}/R@{k}", k / 2.4, "percent", 60, base + "/chance")
+            for p in ("dress", "shirt", "toptee", "mean")
+            for k in (10, 50)
+        ]
     return records
 
 
@@ -121,14 +138,47 @@ def _predictions(one: Path, two: Path, items: list[tuple[str, str, str]], rng: n
         text = f"Crew neck {kind} in {colour} cotton. Long sleeves, ribbed cuffs and hem. Tonal stitching."
         shared = {"dataset": "fashiongen/validation", "shown": True, "candidates": 30, "ties": 0}
         rank = next((j for j, (k, _) in enumerate(top) if k == key), 17)
-        retrieval.append({**shared, "direction": "t2i", "key": key, "text": text, "targets": [key], "target_shown": key, "rank": rank, "top": top})
+        retrieval.append(
+            {
+                **shared,
+                "direction": "t2i",
+                "key": key,
+                "text": text,
+                "targets": [key],
+                "target_shown": key,
+                "rank": rank,
+                "top": top,
+            }
+        )
         texts = {k: f"{c} {t} with pockets <b>&" for k, c, t in items}
         retrieval.append({**shared, "direction": "i2t", "key": key, "targets": [key], "rank": rank, "top": top, "texts": texts})
-        composed.append({"dataset": "fashioniq/val", "shown": True, "candidates": 30, "ties": 0, "key": f"q{i}", "category": kind,
-                         "reference": keys[i + 5], "target": key, "target_shown": key, "text": f"Is {colour} and has longer sleeves", "rank": rank, "top": top})
-        captions.append({"dataset": "fashiongen/validation", "id": key, "style": "fashiongen", "shown": True, "reference": text,
-                         "hypothesis": f"Long sleeve {kind} in {'black' if i == 2 else colour}. Ribbed cuffs.",
-                         "words": {"colour": ["black" if i == 2 else colour, colour], "category": [kind, kind]}})
+        composed.append(
+            {
+                "dataset": "fashioniq/val",
+                "shown": True,
+                "candidates": 30,
+                "ties": 0,
+                "key": f"q{i}",
+                "category": kind,
+                "reference": keys[i + 5],
+                "target": key,
+                "target_shown": key,
+                "text": f"Is {colour} and has longer sleeves",
+                "rank": rank,
+                "top": top,
+            }
+        )
+        captions.append(
+            {
+                "dataset": "fashiongen/validation",
+                "id": key,
+                "style": "fashiongen",
+                "shown": True,
+                "reference": text,
+                "hypothesis": f"Long sleeve {kind} in {'black' if i == 2 else colour}. Ribbed cuffs.",
+                "words": {"colour": ["black" if i == 2 else colour, colour], "category": [kind, kind]},
+            }
+        )
     write_lines(one / "predictions/retrieval.jsonl", retrieval)
     write_lines(one / "predictions/captions.jsonl", captions)
     write_lines(two / "predictions/composed.jsonl", composed)
@@ -136,8 +186,22 @@ def _predictions(one: Path, two: Path, items: list[tuple[str, str, str]], rng: n
     for i, (key, colour, kind) in enumerate(items[:3]):
         for j in range(3):
             garment(two / f"images/gen-{i}-{j}.png", colour, kind, (96, 128))
-        images.append({"dataset": "fashioniq/val", "id": key, "kind": ("reconstruction", "composed")[i % 2], "prompt": f"a {colour} {kind}", "shown": True, "seeds": [0, 1],
-                       "files": [f"gen-{i}-0.png", f"gen-{i}-1.png"], "truth": f"gen-{i}-2.png", "reference": None, "sampler": "fast", "steps": 20, "guidance": 7.5})
+        images.append(
+            {
+                "dataset": "fashioniq/val",
+                "id": key,
+                "kind": ("reconstruction", "composed")[i % 2],
+                "prompt": f"a {colour} {kind}",
+                "shown": True,
+                "seeds": [0, 1],
+                "files": [f"gen-{i}-0.png", f"gen-{i}-1.png"],
+                "truth": f"gen-{i}-2.png",
+                "reference": None,
+                "sampler": "fast",
+                "steps": 20,
+                "guidance": 7.5,
+            }
+        )
     write_lines(two / "predictions/images.jsonl", images)
 
 

@@ -82,7 +82,12 @@ def test_alone_it_trains_under_lightning_and_without_a_backbone_it_says_so() -> 
     module = head(backbone=small_backbone(), learning_rate=1e-3)
     before = module.vision_proj.weight.detach().clone()
     trainer = L.Trainer(
-        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
     )
     loader = torch.utils.data.DataLoader([{"pairs": pair_batch()}] * 2, batch_size=None)  # type: ignore[arg-type]
     trainer.fit(module, loader)

@@ -39,8 +39,8 @@ def test_bert_of_another_width_names_both(tmp_path: Path) -> None:
     save_file({k: v.clone() for k, v in bert(64).state_dict().items()}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="does not fit the Q-Former"):
         load_bert(small_backbone(), tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"neither model.safetensors"):
-        (tmp_path / "empty").mkdir()
         load_bert(small_backbone(), tmp_path / "empty")
 
 
@@ -56,11 +56,9 @@ def to_efficientnet_names(state: dict[str, Tensor], depths: list[int]) -> dict[s
             continue
         s, b = int(parts[1]), int(parts[2])
         wide = f"blocks.{s}.{b}.conv_pwl.weight" in state
-        names = (
-            {"conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1", "conv_pwl": "_project_conv", "bn3": "_bn2"}
-            if wide
-            else {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
-        )
+        norms = {"bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"} if wide else {"bn1": "_bn1", "bn2": "_bn2"}
+        point = {"conv_pw": "_expand_conv", "conv_pwl": "_project_conv"} if wide else {"conv_pw": "_project_conv"}
+        names = {"conv_dw": "_depthwise_conv", **norms, **point}
         out[".".join(["_blocks", str(index[s, b]), names[parts[3]], *parts[4:]])] = tensor
     return out
 

@@ -30,6 +30,9 @@ class VisionTower(nn.Module):
         mean, std: normalisation of pixels scaled to 0..1, applied here so that batches can stay uint8.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         name: str,
@@ -43,7 +46,7 @@ class VisionTower(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.model = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **(timm_kwargs or {}))
+        self.model: Any = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **(timm_kwargs or {}))
         if weights not in ("none", "timm"):
             load_vision_weights(self.model, weights)
         if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
@@ -64,7 +67,9 @@ class VisionTower(nn.Module):
                 f"set the data module's image_size to {self.image_size}"
             )
         if images.dtype != torch.uint8:
-            raise ValueError(f"images are {images.dtype}, expected torch.uint8 in 0..255: normalisation happens inside the tower")
+            raise ValueError(
+                f"images are {images.dtype}, expected torch.uint8 in 0..255: normalisation happens inside the tower"
+            )
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
         features: Tensor = self.model.forward_features(pixels)
         if features.ndim == 4:

@@ -1,1 +1,53 @@
-"""Metrics: torchmetrics classes over pure functions."""
+"""Metrics: torchmetrics classes over pure functions.
+
+Each class collects rows keyed by id and gives the same result for any number of processes; each number it returns has a protocol
+string and a result record. The functions under the classes can be used alone.
+"""
+
+from unifashion_pl.metrics.candidates import CandidateLists, Catalogue, build_candidates, candidate_list
+from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
+from unifashion_pl.metrics.captions import bleu, cider_d, rouge_l
+from unifashion_pl.metrics.fashiongen import FashionGenRecall
+from unifashion_pl.metrics.fashioniq import FULL_QUERIES, FashionIQRecall
+from unifashion_pl.metrics.intervals import (
+    bootstrap_interval,
+    cluster_standard_error,
+    compare_paired,
+    exact_mcnemar,
+    seed_summary,
+    wilson_interval,
+)
+from unifashion_pl.metrics.recall import Ranks, RecallAtK, exact_ranks, recall_percent, token_scores, two_way_ranks
+from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, write_records
+
+__all__ = [
+    "FULL_QUERIES",
+    "CandidateLists",
+    "CaptionScores",
+    "Catalogue",
+    "FashionGenRecall",
+    "FashionIQRecall",
+    "Interval",
+    "Ranks",
+    "RecallAtK",
+    "ResultRecord",
+    "bleu",
+    "bootstrap_interval",
+    "build_candidates",
+    "candidate_list",
+    "cider_d",
+    "cluster_standard_error",
+    "compare_paired",
+    "exact_mcnemar",
+    "exact_ranks",
+    "read_records",
+    "recall_percent",
+    "rouge_l",
+    "score_captions",
+    "seed_summary",
+    "token_scores",
+    "tokenize_captions",
+    "two_way_ranks",
+    "wilson_interval",
+    "write_records",
+]

@@ -76,7 +76,9 @@ def render(runs: Sequence[Run]) -> str:
     )
 
 
-def _each(page: Page, runs: Sequence[Run], anchor: str, title: str, makers: Sequence[Callable[[Page, Evaluation], None]]) -> None:
+def _each(
+    page: Page, runs: Sequence[Run], anchor: str, title: str, makers: Sequence[Callable[[Page, Evaluation], None]]
+) -> None:
     """A section with one part per evaluation that has something to show; none at all when nothing has."""
     parts: list[tuple[str, list[str]]] = []
     for run in runs:
@@ -177,7 +179,8 @@ def add_curves(page: Page, runs: Sequence[Run]) -> None:
         if len(drawn) > 1:
             page.add(f"<h3>{escape(_name(runs, run, curves.label))}</h3>")
         page.add(f'<div class="panels">{"".join(chart(panel) for panel in charts)}</div>')
-        page.add(page.caption("Figure", "Logged values over optimiser steps; long series as a moving average over the raw line. Beside each name its last value."))
+        text = "Logged values over optimiser steps; long series as a moving average over the raw line. Beside each name its last value."
+        page.add(page.caption("Figure", text))
 
 
 def add_provenance(page: Page, runs: Sequence[Run]) -> None:
@@ -192,4 +195,6 @@ def add_provenance(page: Page, runs: Sequence[Run]) -> None:
         for label, text in run.config_texts.items():
             page.add(details(f"config.yaml {_name(runs, run, label)}", f"<pre>{escape(text)}</pre>"))
     if page.missing:
-        page.add(f'<p class="note">{len(page.missing)} pictures named by the prediction files are missing from the run folder.</p>')
+        page.add(
+            f'<p class="note">{len(page.missing)} pictures named by the prediction files are missing from the run folder.</p>'
+        )

@@ -49,7 +49,7 @@ def panels(columns: dict[str, Points]) -> list[Panel]:
 def _panel(group: str, series: dict[str, Points]) -> Panel:
     """At most six series, the ones named first; a metric group's counts (``n``, ``tied``) are no curves."""
     kept = {name: points for name, points in series.items() if name not in ("n", "tied")}
-    kept = dict(list(sorted(kept.items(), key=lambda item: _natural(item[0])))[:COLOURS])
+    kept = dict(sorted(kept.items(), key=lambda item: _natural(item[0]))[:COLOURS])
     if group == "loss":
         return Panel("Total training loss", "", kept)
     if group.startswith("train/"):
@@ -114,8 +114,10 @@ def chart(panel: Panel) -> str:
 
     def place(p: tuple[float, float]) -> tuple[float, float]:
         x = LEFT + (p[0] - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        y = HEIGHT - BOTTOM - (min(max(p[1], y_ticks[0]), y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (
-            HEIGHT - TOP - BOTTOM
+        y = (
+            HEIGHT
+            - BOTTOM
+            - (min(max(p[1], y_ticks[0]), y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
         )
         return x, y
 

@@ -74,7 +74,10 @@ def matches(number: str, method: str, metric: str, record: ResultRecord) -> bool
     if number == "2":
         return record.protocol.startswith("coco")
     if number == "4":
-        return record.protocol.startswith(f"fashioniq/original/ref-kept/{SCORE_OF_ROW[method]}(") and "score=itc" in record.protocol
+        return (
+            record.protocol.startswith(f"fashioniq/original/ref-kept/{SCORE_OF_ROW[method]}(")
+            and "score=itc" in record.protocol
+        )
     return False
 
 
@@ -87,7 +90,11 @@ def is_full(number: str, record: ResultRecord) -> bool:
 def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> Comparison:
     """Find our values of a published cell in the runs (one per training seed) and judge them."""
     found = [
-        (run, r) for run in runs for e in run.evaluations for r in e.records if r.value is not None and matches(number, method, metric, r)
+        (run, r)
+        for run in runs
+        for e in run.evaluations
+        for r in e.records
+        if r.value is not None and matches(number, method, metric, r)
     ]
     real = [(run, r) for run, r in found if not run.is_toy and (number != "4" or is_full(number, r))]
     if not real:
@@ -140,7 +147,8 @@ def add_published(page: Page, runs: Sequence[Run]) -> None:
         page.add(details(f"Published Table {block['table']}: {block['title']}", _printed(block)))
     wrong = broken_averages(published)
     rows = [[escape(m), f"Table {t}", escape(k), figure(p), figure(r)] for t, m, k, p, r in wrong]
-    page.add(details(f"{len(wrong)} printed averages do not follow from their own row", table(["method", "where", "metric", "printed", "recomputed"], rows)))
+    sums = table(["method", "where", "metric", "printed", "recomputed"], rows)
+    page.add(details(f"{len(wrong)} printed averages do not follow from their own row", sums))
 
 
 def _cells(cells: list[Comparison]) -> str:
@@ -165,7 +173,9 @@ def _summary(cells: list[Comparison]) -> str:
         grouped.setdefault((c.table, c.method), []).append(c)
     rows = []
     for (number, method), group in grouped.items():
-        keep = [c for c in group if c.metric in ("i2t/R@1", "t2i/R@1", "mean", "BLEU-4", "CIDEr", "mean/R@10", "mean/R@50", "Avg")]
+        keep = [
+            c for c in group if c.metric in ("i2t/R@1", "t2i/R@1", "mean", "BLEU-4", "CIDEr", "mean/R@10", "mean/R@50", "Avg")
+        ]
         values = " · ".join(f"{escape(c.metric)} <b>{figure(c.published)}</b>" for c in keep)
         rows.append([f"Table {number}, {escape(method)}", values, "–", escape(group[0].status)])
     return table(["published row", "published", "ours", "status"], rows, "prose")
@@ -173,7 +183,13 @@ def _summary(cells: list[Comparison]) -> str:
 
 def _printed(block: dict[str, Any]) -> str:
     columns = block["columns"]
-    extra = ["gallery"] if any("gallery" in r for r in block["rows"]) else ["task"] if any("task" in r for r in block["rows"]) else []
+    extra = (
+        ["gallery"]
+        if any("gallery" in r for r in block["rows"])
+        else ["task"]
+        if any("task" in r for r in block["rows"])
+        else []
+    )
     rows = []
     for row in block["rows"]:
         name = escape(row["method"]) + (f" <span class='dim'>{escape(row['note'])}</span>" if row.get("note") else "")

@@ -9,6 +9,10 @@ from unifashion_pl.report.html import Page, sanitized
 from unifashion_pl.report.runfolder import Evaluation, Line
 
 SHOWN = 7
+KINDS = {
+    "reconstruction": "Generation from an image's own queries and its caption",
+    "composed": "Generation from a reference image and a modifying text",
+}
 
 
 def tile(page: Page, evaluation: Evaluation, dataset: str, key: str, note: str, target: bool, late: bool = False) -> str:
@@ -49,7 +53,10 @@ def add_retrieval(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
         for line in texts:
             head = f'<div class="ask"><p class="q">{sanitized(line["text"], 220)}</p><p class="meta">{verdict(line)}</p></div>'
             rows.append(f'<div class="row">{head}{strip(page, evaluation, line, set(line["targets"]))}</div>')
-        text = "Text → image. Left the query; right the best images of the whole gallery with their scores, views of the right product framed."
+        text = (
+            "Text → image. Left the query; right the best images of the whole gallery with their scores, views of the right "
+            "product framed."
+        )
         page.add(f'<div class="rows">{"".join(rows)}</div>', page.caption("Figure", text))
     images = [line for line in lines if line["direction"] == "i2t"][:limit]
     if images:
@@ -100,7 +107,8 @@ def add_captions(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
             f'<p class="truth">{sanitized(line["reference"])}</p><p class="meta">{_words(line)}</p></div></article>'
         )
     page.add(f'<div class="cards">{"".join(cards)}</div>')
-    page.add(page.caption("Figure", "Captions. Generated text first, the dataset's text below it, then the first colour and garment each names."))
+    text = "Captions. Generated text first, the dataset's text below it, then the first colour and garment each names."
+    page.add(page.caption("Figure", text))
 
 
 def _words(line: Line) -> str:
@@ -122,8 +130,8 @@ def add_images(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
         group = [line for line in lines if line["kind"] == kind]
         page.add(f'<div class="rows">{"".join(_generated(page, evaluation.folder / "images", line) for line in group)}</div>')
         sampler = ", ".join(f"{k} {group[0][k]}" for k in ("sampler", "steps", "guidance") if group[0].get(k) is not None)
-        what = {"reconstruction": "Generation from an image's own queries and its caption", "composed": "Generation from a reference image and a modifying text"}
-        page.add(page.caption("Figure", f"{escape(what.get(kind, kind))}; {escape(sampler)}. The given pictures stand left, generated ones are labelled with their seed."))
+        text = f"{KINDS.get(kind, escape(kind))}; {escape(sampler)}. The given pictures stand left, generated ones name their seed."
+        page.add(page.caption("Figure", text))
 
 
 def _generated(page: Page, folder: Path, line: Line) -> str:
@@ -132,7 +140,8 @@ def _generated(page: Page, folder: Path, line: Line) -> str:
         if line.get(name):
             tiles.append(_plain(page, folder / line[name], label, "given"))
     tiles += [_plain(page, folder / file, f"seed {seed}", "") for file, seed in zip(line["files"], line["seeds"])]
-    return f'<div class="row"><div class="ask"><p class="q">{sanitized(line["prompt"], 220)}</p></div><div class="strip big">{"".join(tiles)}</div></div>'
+    ask = f'<div class="ask"><p class="q">{sanitized(line["prompt"], 220)}</p></div>'
+    return f'<div class="row">{ask}<div class="strip big">{"".join(tiles)}</div></div>'
 
 
 def _plain(page: Page, path: Path, label: str, css: str) -> str:

@@ -1,10 +1,10 @@
 """The files of a run folder that evaluation writes and the report reads; the only place that knows their form.
 
-    <run>/config.yaml                      what was asked for
-    <run>/**/metrics.csv                   learning curves (CSVLogger), one file per phase
-    <run>/**/test/results.json             result records, see :mod:`unifashion_pl.metrics.records`
-    <run>/**/test/predictions/NAME.jsonl   one line per query or sample: retrieval, composed, captions, images
-    <run>/**/test/images/                  what the lines marked ``shown`` need, named by :func:`image_name`
+<run>/config.yaml                      what was asked for
+<run>/**/metrics.csv                   learning curves (CSVLogger), one file per phase
+<run>/**/test/results.json             result records, see :mod:`unifashion_pl.metrics.records`
+<run>/**/test/predictions/NAME.jsonl   one line per query or sample: retrieval, composed, captions, images
+<run>/**/test/images/                  what the lines marked ``shown`` need, named by :func:`image_name`
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_lines(path: Path) -> list[Line]:
     if not path.is_file():
         return []
     lines: list[Line] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not text.strip():
             continue
         try:

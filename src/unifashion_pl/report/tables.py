@@ -11,7 +11,9 @@ from unifashion_pl.report.html import Page, details, figure, table
 from unifashion_pl.report.runfolder import Evaluation
 
 CHANCE = "/chance"
-CIR = re.compile(r"^(?P<data>[\w-]+)/(?P<gallery>\w+)(\[[\d/]+\])?/(?P<reference>ref-\w+)/(?P<score>\w+)\((?P<details>[^)]*)\)$")
+CIR = re.compile(
+    r"^(?P<data>[\w-]+)/(?P<gallery>\w+)(\[[\d/]+\])?/(?P<reference>ref-\w+)/(?P<score>\w+)\((?P<details>[^)]*)\)$"
+)
 VARIANTS = {
     "itc": "composed query",
     "text-only": "text only",
@@ -36,7 +38,11 @@ def scaled(record: ResultRecord) -> tuple[float | None, float]:
 
 def chance_of(records: Iterable[ResultRecord]) -> dict[tuple[str, str], float]:
     """(protocol, metric) -> chance level in percent."""
-    return {(r.protocol.removesuffix(CHANCE), r.metric): r.value for r in records if r.protocol.endswith(CHANCE) and r.value is not None}
+    return {
+        (r.protocol.removesuffix(CHANCE), r.metric): r.value
+        for r in records
+        if r.protocol.endswith(CHANCE) and r.value is not None
+    }
 
 
 def interval_bar(value: float, low: float, high: float, chance: float | None) -> str:
@@ -74,7 +80,11 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
         if r.unit == "percent" and value is not None and r.interval:
             bar = interval_bar(value, r.interval.low, r.interval.high, level)
         n = f"{r.n:,}" + (f"<span class='dim'>/{r.n_expected:,}</span>" if r.n_expected not in (None, r.n) else "")
-        shown = figure(value) if value is not None else f"<span class='dim'>n/a ({escape(r.implementation or 'not available')})</span>"
+        shown = (
+            figure(value)
+            if value is not None
+            else f"<span class='dim'>n/a ({escape(r.implementation or 'not available')})</span>"
+        )
         rows.append([escape(r.metric), f"<b>{shown}</b>", spread, bar, figure(level, 1) if level is not None else "–", n])
     return rows
 
@@ -116,16 +126,22 @@ def add_composed(page: Page, evaluation: Evaluation) -> None:
     used = [f"<i>{VARIANTS[v]}</i>: {MEANINGS[v]}" for v in MEANINGS if any(f"score={v}," in r.protocol for r in plain)]
     text = (
         f"Composed retrieval, {n:,} queries, recall in percent with 95&nbsp;% intervals beneath. What either half of the query reaches "
-        f"alone: {'; '.join(used)}." if used else f"Composed retrieval, {n:,} queries, recall in percent."
+        f"alone: {'; '.join(used)}."
+        if used
+        else f"Composed retrieval, {n:,} queries, recall in percent."
     )
     page.add(page.caption("Table", text), table(["query", *map(escape, columns)], rows, "matrix", groups(columns)))
-    page.add(details(f"All {len(plain)} composed-retrieval numbers, by protocol", table(HEAD, number_rows(plain, chance), "numbers")))
+    page.add(
+        details(f"All {len(plain)} composed-retrieval numbers, by protocol", table(HEAD, number_rows(plain, chance), "numbers"))
+    )
 
 
 def _columns(records: list[ResultRecord]) -> list[str]:
     """Means first, then categories, each in the order of K."""
     names = list(dict.fromkeys(r.metric for r in records))
-    return sorted(names, key=lambda m: (not m.startswith("mean"), m == "Avg", m.split("/")[0], int((re.findall(r"\d+", m) or ["0"])[0])))
+    return sorted(
+        names, key=lambda m: (not m.startswith("mean"), m == "Avg", m.split("/")[0], int((re.findall(r"\d+", m) or ["0"])[0]))
+    )
 
 
 def groups(columns: list[str]) -> list[tuple[str, int]]:
@@ -158,10 +174,10 @@ def _matrix(
     order = sorted(cells, key=lambda k: (list(VARIANTS).index(k[0]) if k[0] in VARIANTS else 99, k[1] != "image"))
     several = len({score for _, score in cells}) > 1
     rows = []
-    for variant, score in order:
-        name = VARIANTS.get(variant, variant) + (f" <span class='dim'>({score} score)</span>" if several else "")
-        css = "<b>{}</b>" if variant == "itc" else "{}"
-        rows.append([css.format(name), *(_cell(cells[variant, score].get(c), css) for c in columns)])
+    for half, score in order:
+        name = VARIANTS.get(half, half) + (f" <span class='dim'>({score} score)</span>" if several else "")
+        css = "<b>{}</b>" if half == "itc" else "{}"
+        rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])
     base = cells.get(("itc", "image"), {})
     levels = [chance.get((base[c].protocol, c)) if c in base else None for c in columns]
     if any(level is not None for level in levels):

@@ -87,7 +87,9 @@ def load_weights(model: nn.Module, source: str | list[str]) -> str:
 def _load_exactly(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     own = model.state_dict()
     shapes = [
-        f"{n}: file {tuple(t.shape)}, model {tuple(own[n].shape)}" for n, t in state.items() if n in own and own[n].shape != t.shape
+        f"{n}: file {tuple(t.shape)}, model {tuple(own[n].shape)}"
+        for n, t in state.items()
+        if n in own and own[n].shape != t.shape
     ]
     missing, unused = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     if shapes or missing or unused:
@@ -131,7 +133,9 @@ def from_config(
     merged = None
     for section in _merge_configs(configs):
         merged = parser.parse_object({"model": section}, merged)
-    args = [f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()]
+    args = [
+        f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
+    ]
     merged = parser.parse_args(args, namespace=merged)
     return _build(cls, merged.as_dict()["model"])
 
@@ -143,7 +147,9 @@ def save_pretrained(model: UniFashionModule, folder: str | Path) -> Path:
         ValueError: the model was assembled by hand, so that nothing says how to build it again.
     """
     if not model.hparams:
-        raise ValueError("this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it")
+        raise ValueError(
+            "this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}

@@ -28,7 +28,9 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and was not loaded: {str(error).splitlines()[0]}") from error
     except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({error})") from error
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({error})"
+        ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict'")

@@ -47,7 +47,13 @@ def efficientnet_to_timm(state: dict[str, Tensor], depths: list[int]) -> dict[st
     """
     places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl"}
+    expanded = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+    }
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -118,7 +124,9 @@ def load_bert(backbone: QFormerBackbone, source: str | Path) -> None:
     state = bert_to_qformer(load_tensors(_bert_file(str(source))), len(backbone.tokenizer))
     own = backbone.state_dict()
     expected = {
-        n for n in own if n.startswith(("embeddings.", "qformer.")) and "crossattention" not in n and not n.endswith("position_ids")
+        n
+        for n in own
+        if n.startswith(("embeddings.", "qformer.")) and "crossattention" not in n and not n.endswith("position_ids")
     }
     wrong = sorted(n for n in expected & state.keys() if own[n].shape != state[n].shape)
     if wrong or expected - state.keys() or state.keys() - expected:

@@ -1,0 +1,146 @@
+"""``index.json`` of a folder of shards: what is in it, where every sample starts, and what was lost on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from unifashion_pl.data.plan import compact_json
+
+FORMAT = 1
+NAME = "index.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file: ``offsets`` are the starts of its samples and the end of the last, ``crc32`` is over each sample's byte range."""
+
+    name: str
+    bytes: int
+    sha256: str
+    samples: int
+    offsets: list[int]
+    crc32: list[int]
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Content of ``index.json``; no dates, hosts or absolute paths, so that equal data has equal indices.
+
+    Attributes:
+        dataset, split, kind, fields, optional: as in :class:`unifashion_pl.data.plan.Plan`.
+        options, encoders: what shaped the bytes.
+        source: raw file -> size and sha256.
+        shards: in order.
+        samples, expected: how many there are and how many were planned.
+        missing: ``{id, role, reason, key, group}`` of every lost sample.
+        duplicates: groups of ids with equal pixels.
+        metrics: group -> ``{expected, usable}``.
+        subsets: named lists of keys.
+        notes: findings about the raw data.
+    """
+
+    dataset: str
+    split: str
+    kind: str
+    fields: list[str]
+    optional: list[str]
+    options: dict[str, Any]
+    encoders: dict[str, str]
+    source: dict[str, dict[str, Any]]
+    shards: list[Shard]
+    samples: int
+    expected: int
+    missing: list[dict[str, str]]
+    duplicates: list[list[str]]
+    metrics: dict[str, dict[str, int]]
+    subsets: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the shards' hashes: equal iff the data is."""
+        return hashlib.sha256("\n".join(shard.sha256 for shard in self.shards).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """``dataset/split``, as batches carry it."""
+        return f"{self.dataset}/{self.split}"
+
+    def starts(self) -> list[int]:
+        """Number of the first sample of every shard, and the total."""
+        return [0, *accumulate(shard.samples for shard in self.shards)]
+
+    def save(self, folder: Path) -> Path:
+        """Write ``index.json`` atomically and return its path."""
+        path = folder / NAME
+        part = folder / f"{NAME}.part"
+        part.write_bytes(compact_json({**asdict(self), "hash": self.hash}) + b"\n")
+        part.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ShardIndex:
+        """Read the index of a folder (or the file itself).
+
+        Raises:
+            FileNotFoundError: no index, with the command that makes one.
+            ValueError: not an index, another format, or shards and hash disagree.
+        """
+        path = Path(folder)
+        path = path / NAME if path.suffix != ".json" else path
+        if not path.is_file():
+            raise FileNotFoundError(f"no {NAME} in {path.parent}: {_what_is_there(path.parent)}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found = content.pop("format", None)
+            stored = content.pop("hash", None)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path} is not a shard index ({error}); build the shards again") from error
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found!r}, this version reads {FORMAT}; build the shards again")
+        try:
+            index = cls(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path} is not a shard index ({error}); build the shards again") from error
+        if index.hash != stored:
+            raise ValueError(f"{path} was changed: its shards hash to {index.hash[:12]}, it says {str(stored)[:12]}; build it again")
+        return index
+
+
+def _what_is_there(folder: Path) -> str:
+    if not folder.exists():
+        return "the folder does not exist. Shards are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
+    below = sorted(path.parent.name for path in folder.glob(f"*/{NAME}"))
+    if below:
+        return f"but its folders {', '.join(below)} have one: name one of them"
+    tars = len(list(folder.glob("*.tar")))
+    if tars:
+        return f"{tars} shards are there but the index comes last: run the same `unifashion data shards` again, it goes on where it stopped"
+    return "the folder holds no shards. They are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
+
+
+def preflight(folder: Path, index: ShardIndex) -> None:
+    """Every shard is there with its size.
+
+    Raises:
+        FileNotFoundError: shards that are absent or of another size, by name.
+    """
+    wrong = []
+    for shard in index.shards:
+        path = folder / shard.name
+        if not path.is_file():
+            wrong.append(f"{shard.name} is missing")
+        elif (size := path.stat().st_size) != shard.bytes:
+            wrong.append(f"{shard.name} has {size:,} bytes instead of {shard.bytes:,}")
+    if wrong:
+        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+        raise FileNotFoundError(
+            f"{folder}: {'; '.join(wrong[:5])}{more}. Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
+        )

@@ -1,0 +1,161 @@
+"""Things that the parts of an evaluation share: choosing samples by hash, thumbnails, gathering over ranks, chance levels."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import Tensor
+
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import Team
+
+T = TypeVar("T")
+Line = dict[str, Any]
+THUMBNAIL = 128
+
+
+def team_of_all() -> Team:
+    """All processes of the run; one when nothing is distributed."""
+    return Team(dist.is_available() and dist.is_initialized())
+
+
+@dataclass
+class Outcome:
+    """What one part of an evaluation found; equal on all ranks except for ``files`` and ``thumbnails``.
+
+    Attributes:
+        values: flat metric names for the logger.
+        records: result records.
+        lines: prediction lines by file name.
+        needed: keys of the thumbnails that the shown lines refer to.
+        thumbnails: JPEG bytes by key, those this rank has seen.
+        files: further images by file name, those this rank has made.
+    """
+
+    dataset: str
+    values: dict[str, float] = field(default_factory=dict)
+    records: list[ResultRecord] = field(default_factory=list)
+    lines: dict[str, list[Line]] = field(default_factory=dict)
+    needed: set[str] = field(default_factory=set)
+    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def order(seed: int, key: str) -> str:
+    """Sort key of a sample that depends on nothing but its name: the same choice for any batch size, worker or rank."""
+    return hashlib.sha256(f"{seed}|{key}".encode()).hexdigest()
+
+
+class Chosen(Generic[T]):
+    """The ``size`` groups with the smallest hash, with one item each: the one of the smallest key.
+
+    Args:
+        size: number of groups to keep; None = all.
+        seed: of the hash.
+    """
+
+    def __init__(self, size: int | None, seed: int = 0) -> None:
+        self.size = size
+        self.seed = seed
+        self._items: dict[str, tuple[str, T]] = {}
+        self._heap: list[tuple[int, str]] = []
+
+    def wants(self, group: str, key: str) -> bool:
+        """Whether :meth:`add` would keep the item, so that it need not be prepared in vain."""
+        if group in self._items:
+            return key < self._items[group][0]
+        if self.size is None or len(self._items) < self.size:
+            return True
+        return self.size > 0 and -int(order(self.seed, group), 16) > self._heap[0][0]
+
+    def add(self, group: str, key: str, item: T) -> None:
+        """Keep the item if it is among the smallest seen so far."""
+        if not self.wants(group, key):
+            return
+        if group not in self._items:
+            heapq.heappush(self._heap, (-int(order(self.seed, group), 16), group))
+        self._items[group] = (key, item)
+        if self.size is not None and len(self._items) > self.size:
+            del self._items[heapq.heappop(self._heap)[1]]
+
+    def own(self, team: Team) -> dict[str, tuple[str, T]]:
+        """``{group: (key, item)}`` of the globally chosen groups whose item this rank provides; a collective."""
+        offers = team.objects([(group, key) for group, (key, _) in self._items.items()])
+        best: dict[str, tuple[str, int]] = {}
+        for rank, offered in enumerate(offers):
+            for group, key in offered:
+                if group not in best or (key, rank) < best[group]:
+                    best[group] = (key, rank)
+        groups = sorted(best, key=lambda g: order(self.seed, g))[: self.size]
+        return {g: self._items[g] for g in groups if best[g][1] == team.rank}
+
+    def everywhere(self, team: Team) -> dict[str, tuple[str, T]]:
+        """The chosen groups of all ranks on every rank, in hash order; a collective that sends the items."""
+        parts = team.objects(self.own(team))
+        merged = {group: pair for part in parts for group, pair in part.items()}
+        return {group: merged[group] for group in sorted(merged, key=lambda g: order(self.seed, g))}
+
+
+def merged(team: Team, lines: Iterable[Line], key: str) -> list[Line]:
+    """Lines of all ranks sorted by their field ``key``; a collective."""
+    return sorted((line for part in team.objects(list(lines)) for line in part), key=lambda line: str(line[key]))
+
+
+def thumbnail(image: Tensor, side: int = THUMBNAIL) -> bytes:
+    """uint8 image (3, H, W) -> JPEG bytes, longer side at most ``side`` pixels."""
+    picture = to_pil(image)
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """uint8 (3, H, W) on any device -> PIL RGB."""
+    return Image.fromarray(image.detach().to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy(), "RGB")
+
+
+def png(image: Tensor) -> bytes:
+    """uint8 image (3, H, W) -> PNG bytes."""
+    buffer = BytesIO()
+    to_pil(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def chance_recall(candidates: int, positives: int, k: int) -> float:
+    """Recall@K in percent of a random order: at least one of the positives among the first K.
+
+    >>> chance_recall(100, 1, 10)
+    10.0
+    """
+    if k >= candidates:
+        return 100.0
+    every = math.comb(candidates, k)
+    return 100 * (every - math.comb(candidates - positives, k)) / every
+
+
+def fingerprint(rows: Mapping[str, str]) -> str:
+    """SHA-256 over ids and texts of the evaluated samples (not their pixels), sorted by id."""
+    digest = hashlib.sha256()
+    for key in sorted(rows):
+        digest.update(f"{key}\t{rows[key]}\n".encode())
+    return "ids+texts:" + digest.hexdigest()[:16]
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters and persistent buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,232 @@
+"""The evaluator: sends evaluation batches to the parts that measure them, and writes what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from unifashion_pl import __version__
+from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch
+from unifashion_pl.evaluation.collect import Outcome, team_of_all, weights_hash
+from unifashion_pl.evaluation.composed import ComposedEvaluation
+from unifashion_pl.evaluation.pairs import PairEvaluation
+from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, CaptionEvaluation, ImageEvaluation
+from unifashion_pl.metrics.records import write_records
+from unifashion_pl.metrics.tables import Team
+from unifashion_pl.report.runfolder import PREDICTIONS, image_name, write_lines
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+Stage = Literal["validation", "test"]
+Part = PairEvaluation | ComposedEvaluation | CaptionEvaluation | ImageEvaluation
+
+
+class Evaluator:
+    """Measures a model on evaluation batches; validation is a cheap part of what test does.
+
+    Validation: recall only, plus a few captions and images if asked for. Test: recall under all protocols with intervals, the halves
+    of composed queries, captions, images, result records and prediction files. Samples are counted once whatever ranks, workers and
+    batch size (rows are keyed by id), and those that are captioned, generated or shown are drawn by a hash of their names.
+
+    Args:
+        pair_protocols: of :class:`~unifashion_pl.metrics.fashiongen.FashionGenRecall`; validation uses the first.
+        pair_ks, composed_ks: the K of R@K.
+        n_queries, draws: of the sampled pair protocols.
+        ablations: rank the halves of composed queries too (test).
+        max_captions: products captioned in test; None = all.
+        max_images: samples per dataset for which images are generated in test.
+        validation_captions, validation_images: the same in validation.
+        image_seeds: one image per sample and seed.
+        sampler, guidance, steps: of the diffusion head; None = its default.
+        num_beams, max_new_tokens, batch_size: of caption generation.
+        word_checks: name -> words; how often a caption names the reference's first word first. None = colours and garments.
+        shown: queries and captions with pictures, per kind. top_k: length of result lists.
+        seed: of every drawing.
+    """
+
+    def __init__(
+        self,
+        *,
+        pair_protocols: Sequence[str] = ("fashiongen_100", "fashiongen_full"),
+        pair_ks: Sequence[int] = (1, 5, 10),
+        composed_ks: Sequence[int] = (10, 50),
+        n_queries: int = 1000,
+        draws: int = 5,
+        ablations: bool = True,
+        max_captions: int | None = 256,
+        max_images: int = 8,
+        validation_captions: int = 0,
+        validation_images: int = 0,
+        image_seeds: Sequence[int] = (0, 1),
+        sampler: str = "fast",
+        guidance: float | None = None,
+        steps: int | None = None,
+        num_beams: int = 1,
+        max_new_tokens: int = 64,
+        batch_size: int = 32,
+        word_checks: dict[str, list[str]] | None = None,
+        shown: int = 12,
+        top_k: int = 10,
+        seed: int = 0,
+    ) -> None:
+        self.pair_protocols, self.pair_ks, self.composed_ks = tuple(pair_protocols), tuple(pair_ks), tuple(composed_ks)
+        self.n_queries, self.draws, self.ablations = n_queries, draws, ablations
+        self.captions = {"validation": validation_captions, "test": max_captions}
+        self.images = {"validation": validation_images, "test": max_images}
+        self.image_seeds, self.sampler, self.guidance, self.steps = tuple(image_seeds), sampler, guidance, steps
+        self.num_beams, self.max_new_tokens, self.batch_size = num_beams, max_new_tokens, batch_size
+        self.word_checks = word_checks if word_checks is not None else {"category": list(GARMENTS), "colour": list(COLOURS)}
+        self.shown, self.top_k, self.seed = shown, top_k, seed
+        self.start("validation")
+
+    def start(self, stage: Stage) -> None:
+        """Forget everything and prepare for an epoch of this stage."""
+        self.stage: Stage = stage
+        self._parts: dict[tuple[str, str], Part] = {}
+        self._model: UniFashionModule | None = None
+        self._samples: list[Outcome] = []
+
+    @torch.no_grad()
+    def update(self, model: UniFashionModule, batch: Batch) -> None:
+        """Embed a batch and remember what the end of the epoch needs. Training triplets and try-on batches are ignored."""
+        self._model = model
+        for kind in self._kinds(model, batch):
+            match self._part(kind, batch.dataset), batch:
+                case PairEvaluation() as part, PairBatch() as pairs:
+                    part.update(model, pairs)
+                case CaptionEvaluation() as captions, PairBatch() as pairs:
+                    captions.update(pairs)
+                case ImageEvaluation() as painted, (PairBatch() | QueryBatch()) as samples:
+                    painted.update(samples)
+                case ComposedEvaluation() as composed, GalleryBatch() as gallery:
+                    composed.update_gallery(model, gallery)
+                case ComposedEvaluation() as composed, QueryBatch() as queries:
+                    composed.update_queries(model, queries)
+
+    def _kinds(self, model: UniFashionModule, batch: Batch) -> list[str]:
+        """What this batch is measured for, given the heads that exist."""
+        kinds: list[str] = []
+        if isinstance(batch, GalleryBatch | QueryBatch):
+            kinds += ["composed"] if model.retrieval_head is not None else []
+        elif isinstance(batch, PairBatch):
+            kinds += ["pairs"] if model.retrieval_head is not None else []
+            kinds += ["captions"] if model.caption_head is not None and self.captions[self.stage] != 0 else []
+        if isinstance(batch, PairBatch | QueryBatch) and model.diffusion_head is not None and self.images[self.stage]:
+            kinds.append("images")
+        return kinds
+
+    def _part(self, kind: str, dataset: str) -> Part:
+        if (kind, dataset) not in self._parts:
+            self._parts[kind, dataset] = self._build(kind, dataset)
+        return self._parts[kind, dataset]
+
+    def _build(self, kind: str, dataset: str) -> Part:
+        test = self.stage == "test"
+        shown = self.shown if test else 0
+        if kind == "pairs":
+            protocols = self.pair_protocols if test else self.pair_protocols[:1]
+            return PairEvaluation(dataset, protocols, self.pair_ks, self.n_queries, self.draws, self.seed, shown, self.top_k)
+        if kind == "composed":
+            return ComposedEvaluation(dataset, self.composed_ks, test and self.ablations, shown, self.top_k, self.seed)
+        if kind == "captions":
+            generation = {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+            most = self.captions[self.stage]
+            return CaptionEvaluation(dataset, most, self.word_checks, self.shown, self.seed, self.batch_size, **generation)
+        most_images = self.images[self.stage] or 0
+        return ImageEvaluation(dataset, most_images, self.image_seeds, self.seed, self.sampler, self.guidance, self.steps)
+
+    @torch.no_grad()
+    def finish(self, out_dir: Path | None) -> dict[str, float]:
+        """Compute everything; a collective that every rank calls, also one without any batch.
+
+        Args:
+            out_dir: where rank 0 writes ``results.json``, ``predictions/`` and ``images/``; None writes nothing.
+
+        Returns:
+            Flat metric names, e.g. ``fashiongen/t2i/R@1`` in percent; equal on all ranks.
+        """
+        team = team_of_all()
+        names = sorted({name for part in team.objects(sorted(self._parts)) for name in part})
+        full = out_dir is not None
+        outcomes = [self._finish_part(self._part(*name), team, full) for name in names]
+        values = {name: value for outcome in outcomes for name, value in outcome.values.items()}
+        if out_dir is not None:
+            self._write(out_dir, outcomes, team)
+        self._samples = [o for o in outcomes if o.files or "captions" in o.lines]
+        self._parts = {}
+        self._model = None
+        return values
+
+    def _finish_part(self, part: Part, team: Team, full: bool) -> Outcome:
+        if isinstance(part, CaptionEvaluation):
+            return part.finish(team, self._model, full)
+        if isinstance(part, ImageEvaluation):
+            return part.finish(team, self._model)
+        return part.finish(team, full)
+
+    def _write(self, out_dir: Path, outcomes: Sequence[Outcome], team: Team) -> None:
+        """Pictures travel to rank 0, which writes all files."""
+        files: dict[str, bytes] = {}
+        for outcome in outcomes:
+            own = {image_name(outcome.dataset, k): v for k, v in outcome.thumbnails.items() if k in outcome.needed}
+            for part in team.objects({**own, **outcome.files}):
+                files.update(part)
+        if team.rank != 0:
+            return
+        context: dict[str, Any] = {"code_version": __version__}
+        if self._model is not None:
+            context["weights_hash"] = weights_hash(self._model)
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for name in PREDICTIONS:
+            lines = [line for outcome in outcomes for line in outcome.lines.get(name, [])]
+            if lines:
+                write_lines(out_dir / "predictions" / f"{name}.jsonl", lines)
+        (out_dir / "images").mkdir(exist_ok=True)
+        for file, data in files.items():
+            (out_dir / "images" / file).write_bytes(data)
+        write_records(out_dir / "results.json", [r.with_context(**context) for o in outcomes for r in o.records])
+
+    def log_samples(self, logger: Any, step: int) -> None:
+        """Show this rank's captions and images of the last :meth:`finish` in TensorBoard, W&B or whatever can show them.
+
+        Args:
+            logger: a Lightning logger, a list of them, or None; those that cannot show pictures or text are passed over.
+            step: optimiser step.
+        """
+        loggers: Iterable[Any] = logger if isinstance(logger, list | tuple) else [logger]
+        for one in loggers:
+            for outcome in self._samples if one is not None else []:
+                lines = outcome.lines.get("captions", [])[: self.shown]
+                if lines:
+                    _log_text(one, f"{outcome.dataset}/captions", lines, step)
+                for name, data in outcome.files.items():
+                    _log_image(one, f"{outcome.dataset}/{name}", data, step)
+
+
+def _log_text(logger: Any, tag: str, lines: Sequence[dict[str, Any]], step: int) -> None:
+    columns = ["id", "hypothesis", "reference"]
+    rows = [[line[c] for c in columns] for line in lines]
+    if hasattr(logger, "log_text"):
+        logger.log_text(tag, columns=columns, data=rows, step=step)
+    elif hasattr(getattr(logger, "experiment", None), "add_text"):
+        table = "\n".join(
+            "| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in [columns, ["---"] * 3, *rows]
+        )
+        logger.experiment.add_text(tag, table, step)
+
+
+def _log_image(logger: Any, tag: str, data: bytes, step: int) -> None:
+    from io import BytesIO
+
+    import numpy as np
+    from PIL import Image
+
+    picture = Image.open(BytesIO(data)).convert("RGB")
+    if hasattr(logger, "log_image"):
+        logger.log_image(tag, [picture], step=step)
+    elif hasattr(getattr(logger, "experiment", None), "add_image"):
+        logger.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")

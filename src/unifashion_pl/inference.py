@@ -1,0 +1,291 @@
+"""The model on what people have at hand: paths, PIL images, arrays, tensors, lists of them. Plain functions behind the methods of
+:class:`unifashion_pl.UniFashionModule`.
+
+All of them work in batches without keeping gradients, put the model into eval mode and back, and give the same answer for any
+batch size. Results lie on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unifashion_pl.backbone.qformer import QuerySet
+from unifashion_pl.data import decode
+from unifashion_pl.data.transforms import encoder_transform
+
+if TYPE_CHECKING:
+    from unifashion_pl.gallery import Gallery
+    from unifashion_pl.module import UniFashionModule
+
+OneImage = Union[str, Path, Image.Image, Tensor, "np.ndarray[Any, Any]"]
+Images = Union[OneImage, Sequence[OneImage]]
+T = TypeVar("T")
+HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
+
+
+def image_list(images: Images) -> list[OneImage]:
+    """One image or many -> a list; a (B, 3, H, W) tensor is B images.
+
+    Raises:
+        ValueError: nothing given.
+        TypeError: something that is no image.
+    """
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        items: list[OneImage] = list(images)
+    elif isinstance(images, str | Path | Image.Image | Tensor | np.ndarray):
+        items = [images]
+    elif isinstance(images, Sequence):
+        items = list(images)
+    else:
+        raise TypeError(f"expected an image, a path or a list of them, got {type(images).__name__}")
+    if not items:
+        raise ValueError("the list of images is empty")
+    return items
+
+
+def open_image(item: OneImage) -> Image.Image:
+    """A path, PIL image, (H, W, 3) array or (3, H, W) tensor -> RGB image, upright, transparency over white.
+
+    Arrays and tensors are uint8, or floating in 0..1.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is no image, or pixels of a wrong shape or range.
+        TypeError: anything else.
+    """
+    if isinstance(item, Image.Image):
+        return decode.to_rgb(item)
+    if isinstance(item, str | Path):
+        path = Path(item)
+        if not path.is_file():
+            raise FileNotFoundError(f"image {str(path)!r} not found" + (" (it is a folder)" if path.is_dir() else ""))
+        try:
+            return decode.to_rgb(decode.open_image(decode.read_bytes(path)))
+        except decode.BadInput as error:
+            raise ValueError(f"{str(path)!r} is no readable image: {error.reason}") from error
+    if isinstance(item, Tensor):
+        item = item.detach().cpu().movedim(0, -1).numpy() if item.ndim == 3 else item.detach().cpu().numpy()
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(_pixels(item), "RGB")
+    raise TypeError(f"expected an image or a path, got {type(item).__name__}")
+
+
+def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """(H, W, 3) uint8 from uint8 or floats in 0..1."""
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise ValueError(f"pixels have shape {array.shape}: expected (H, W, 3) in arrays, (3, H, W) in tensors")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating) or array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"pixels are {array.dtype} in {array.min():.3g}..{array.max():.3g}: expected uint8, or floats in 0..1 (not normalised)"
+        )
+    return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
+
+
+def text_list(texts: str | Sequence[str]) -> list[str]:
+    """One text or many -> a list.
+
+    Raises:
+        ValueError: nothing given. TypeError: something that is no text.
+    """
+    items = [texts] if isinstance(texts, str) else list(texts)
+    if not items:
+        raise ValueError("the list of texts is empty")
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"expected texts, got {type(item).__name__}")
+    return items
+
+
+def paired(images: list[OneImage], texts: list[str]) -> tuple[list[OneImage], list[str]]:
+    """Equally many images and texts; a single one of either goes with all of the other.
+
+    Raises:
+        ValueError: two different numbers.
+    """
+    n = max(len(images), len(texts))
+    images, texts = images * n if len(images) == 1 else images, texts * n if len(texts) == 1 else texts
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} images and {len(texts)} texts: expected equally many, or one of either")
+    return images, texts
+
+
+def head_of(model: UniFashionModule, name: str) -> Any:
+    """A head of the model.
+
+    Raises:
+        RuntimeError: the model was built without it.
+    """
+    head = getattr(model, f"{name}_head")
+    if head is None:
+        present = [n for n in HEADS if getattr(model, f"{n}_head") is not None]
+        raise RuntimeError(
+            f"this model has no {name} head, so it cannot make {HEADS[name]} (it has: {', '.join(present) or 'none'}): "
+            f"load or train one with `model.{name}` configured"
+        )
+    return head
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], what: str) -> list[Any]:
+    """``work`` on batches of items, with a progress bar when there are more than a few."""
+    if size < 1:
+        raise ValueError(f"batch_size is {size}, expected at least 1")
+    starts = range(0, len(items), size)
+    bar = tqdm(starts, desc=what, unit="batch", disable=len(starts) < 8, leave=False)
+    return [work(list(items[start : start + size])) for start in bar]
+
+
+def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
+    """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
+    transform = encoder_transform(model.backbone.vision.image_size)
+    return torch.stack([transform(open_image(item)) for item in items]).to(model.device)
+
+
+def encode_image(model: UniFashionModule, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:
+    """(B, Q, E) unit vectors, one per query token: ``reference`` for text <-> image, ``target`` for composed search."""
+    return encode_image_sets(model, images, (query_set,), batch_size=batch_size)[query_set]
+
+
+def encode_image_sets(
+    model: UniFashionModule, images: Images, query_sets: Sequence[str], *, batch_size: int = 32
+) -> dict[str, Tensor]:
+    """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
+    head, backbone = head_of(model, "retrieval"), model.backbone
+    if unknown := set(query_sets) - set(get_args(QuerySet)):
+        raise ValueError(f"unknown query set {sorted(unknown)}: expected {' or '.join(get_args(QuerySet))}")
+
+    def work(items: list[OneImage]) -> list[Tensor]:
+        features = backbone.image_features(pixels_for(model, items))
+        return [head.project_images(backbone.image_pass(features, name)).float().cpu() for name in query_sets]
+
+    with evaluating(model):
+        parts = in_batches(image_list(images), batch_size, work, "images")
+    return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(query_sets)}
+
+
+def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_size: int = 256) -> Tensor:
+    """(B, E) unit vectors."""
+    head = head_of(model, "retrieval")
+    with evaluating(model):
+        return torch.cat(
+            in_batches(
+                text_list(texts), batch_size, lambda part: head.text_embeddings(model.backbone, part).float().cpu(), "texts"
+            )
+        )
+
+
+def compose(model: UniFashionModule, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
+    """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery."""
+    head = head_of(model, "retrieval")
+    pairs = list(zip(*paired(image_list(images), text_list(texts))))
+
+    def work(part: list[tuple[OneImage, str]]) -> Tensor:
+        pixels = pixels_for(model, [image for image, _ in part])
+        vectors: Tensor = head.compose(model.backbone, pixels, [text for _, text in part])
+        return vectors.float().cpu()
+
+    with evaluating(model):
+        return torch.cat(in_batches(pairs, batch_size, work, "composing"))
+
+
+def caption(
+    model: UniFashionModule, images: Images, *, style: str = "fashiongen", batch_size: int = 8, **settings: Any
+) -> list[str]:
+    """One caption per image.
+
+    Args:
+        style: ``fashion200k``, ``fashiongen`` or ``fashioniq`` (Table 7).
+        settings: of the caption head's ``generate``, e.g. ``num_beams``, ``max_new_tokens``.
+    """
+    head = head_of(model, "caption")
+
+    def work(items: list[OneImage]) -> list[str]:
+        queries = model.backbone.image_pass(model.backbone.image_features(pixels_for(model, items)))
+        texts: list[str] = head.generate(queries, [style] * len(items), **settings)
+        return texts
+
+    with evaluating(model):
+        return [text for part in in_batches(image_list(images), batch_size, work, "captions") for text in part]
+
+
+def generate(
+    model: UniFashionModule,
+    prompt: str | Sequence[str],
+    *,
+    image: Images | None = None,
+    seed: int | Sequence[int] = 0,
+    batch_size: int = 4,
+    **settings: Any,
+) -> list[Image.Image]:
+    """One image per prompt, as PIL.
+
+    Args:
+        prompt: a text, or a modifying text when there is an image; or a list.
+        image: reference image(s) whose composition with the text guides the painting (Eq. 12), or None for text alone.
+        seed: one for all prompts, or one each. A single prompt with several seeds gives variations.
+        settings: of the diffusion head's ``generate``: ``sampler``, ``guidance``, ``steps``.
+    """
+    head = head_of(model, "diffusion")
+    prompts = text_list(prompt)
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    images: list[OneImage | None] = list(image_list(image)) if image is not None else [None]
+    n = max(len(prompts), len(seeds), len(images))
+    if any(len(column) not in (1, n) for column in (prompts, seeds, images)):
+        raise ValueError(f"{len(prompts)} prompts, {len(images)} images, {len(seeds)} seeds: expected equal numbers or one")
+    rows = [(prompts[i % len(prompts)], images[i % len(images)], seeds[i % len(seeds)]) for i in range(n)]
+
+    def work(part: list[tuple[str, OneImage | None, int]]) -> list[Image.Image]:
+        texts, pictures, own = [p for p, _, _ in part], [i for _, i, _ in part if i is not None], [s for _, _, s in part]
+        queries = None
+        if pictures:
+            features = model.backbone.image_features(pixels_for(model, pictures))
+            queries = model.backbone.fused_pass(features, model.backbone.tokenize(texts))[0]
+        made: Tensor = head.generate(queries, texts, seeds=own, **settings)
+        return [Image.fromarray(x.cpu().permute(1, 2, 0).contiguous().numpy(), "RGB") for x in made]
+
+    with evaluating(model):
+        return [picture for part in in_batches(rows, batch_size, work, "painting") for picture in part]
+
+
+def gallery(
+    model: UniFashionModule,
+    images: Images,
+    *,
+    ids: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+    query_set: str = "both",
+    batch_size: int = 32,
+) -> Gallery:
+    """A searchable collection; see :class:`unifashion_pl.gallery.Gallery`.
+
+    Args:
+        ids: unique names; None = the paths, or the positions of images that are no paths.
+        captions: one per image, written without sight of any query, or None.
+        query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
+    """
+    from unifashion_pl.gallery import Gallery
+
+    return Gallery(model, query_set=query_set).add(images, ids=ids, captions=captions, batch_size=batch_size)

@@ -1,0 +1,144 @@
+"""A pure-Python tokeniser that reproduces what CoreNLP 3.4.1's ``PTBTokenizer -lowerCase`` prints for captions.
+
+Written from the observable behaviour of the program (its output on probe sentences), not from its source. Like the original it
+always takes the longest token that starts at the current position. Out of scope: telephone numbers and file names with blanks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+
+_KEEP_STOP = """al cf co ct dr ft ga jr ky lt md mo mr ms mt ph rd rt sq sr st va vs vt wm adj adm adv ala apr aug ave bhd cie col
+cos cpl dak dec det drs ens esq est etc ext feb fla fri gen gov hon inc ind jan jos jul jun kan ltd maj mar mfg mme mon mrs mtg
+neb nev nov oct pfc plc pte pty pvt rep rev sen sep seq sfc sgt spc ste sys tel thu tue wed wis wyo alex ariz assn asst atty bldg
+blvd brig bros capt cmdr colo conn corp dept elec govs insp intl invt kans mich minn mlle mont msgr natl okla penn ppte ppty pres
+prof ptes ptys reps sens sept supt tenn tues univ wisc assoc bancorp calif comdr lieut messrs thurs treas""".split()
+_KEEP_STOP_CAPITAL = "az ark del ill la mass miss ore pa tex wash".split()
+_KEEP_STOP_NUMBER = "ca no op pp art fig nos figs prop".split()
+_SPLIT_WORDS = {
+    "cannot": ("can", "not"),
+    "gonna": ("gon", "na"),
+    "gotta": ("got", "ta"),
+    "wanna": ("wan", "na"),
+    "gimme": ("gim", "me"),
+    "lemme": ("lem", "me"),
+}
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_SINGLE = {"–": "--", "—": "--", "―": "--", "…": "...", "“": "``", "”": "''", "«": "``", "»": "''"}
+_SINGLE |= {"‘": "`", "’": "'", "‹": "`", "›": "'", '"': "''", "€": "$", "£": "#", "¢": "cents", **_BRACKETS}
+_ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''"}
+_PREPARE = {ord(a): f" {b} " for a, b in {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}.items()}
+_PREPARE |= {ord(c): f" {c} " for c in "²³¹⅛⅜⅝⅞"}
+_PREPARE |= {0xAD: "", 0x200B: " ", 0xFEFF: " "}
+
+_W = r"[^\W_]"
+_L = r"[^\W\d_]"
+_END = rf"(?!{_W})"
+_QUOTE = "['’]"
+
+Split = Callable[[str], list[str]]
+
+
+def _whole(token: str) -> list[str]:
+    return [token]
+
+
+def _word(token: str) -> list[str]:
+    return list(_SPLIT_WORDS.get(token, (token,)))
+
+
+def _contraction(token: str) -> list[str]:
+    """``don't`` -> ``do n't``."""
+    return [part for part in (token[:-3], token[-3:].replace("’", "'")) if part]
+
+
+def _suffix(token: str) -> list[str]:
+    """``’s`` -> ``'s``."""
+    return [token.replace("’", "'")]
+
+
+def _it(token: str) -> list[str]:
+    """``'tis`` -> ``'t is``."""
+    return [token[:2], token[2:]]
+
+
+def _emoticon(token: str) -> list[str]:
+    return [token.replace("(", "-lrb-").replace(")", "-rrb-")]
+
+
+def _dashes(token: str) -> list[str]:
+    return ["--"] if len(token) < 5 else [token]
+
+
+_RULES: list[tuple[re.Pattern[str], Split]] = [
+    (re.compile(pattern), split)
+    for pattern, split in [
+        (rf"{_W}+(?:[-/@_‐‑]{_W}+)*", _word),
+        (rf"{_L}*[nN][{_QUOTE[1:-1]}`][tT]{_END}", _contraction),
+        (rf"{_L}+(?:[.!?]-?{_L}{_W}*(?:[-_/]{_W}+)*)+", _whole),
+        (rf"(?:[A-Za-z]\.)+(?:-{_W}+(?:-{_W}+)*)?", _whole),
+        (r"[Pp]h\.[Dd]\.?", _whole),
+        (rf"(?i:{'|'.join(_KEEP_STOP)})\.", _whole),
+        (rf"(?:{'|'.join(f'{w.capitalize()}|{w.upper()}' for w in _KEEP_STOP_CAPITAL)})\.", _whole),
+        (rf"(?i:{'|'.join(_KEEP_STOP_NUMBER)})\.(?=\s?\d)", _whole),
+        (r"[A-Z]+(?:[&+][A-Z]+)+|[Aa][Tt]&[Tt]|[A-Z]\+\+|[A-Z]{1,3}\$", _whole),
+        (rf"(?:[A-HJ-XZdlno]|[DLNOJ]){_QUOTE}{_L}+(?:-{_W}+)*|[Mm][Aa]'[Aa][Mm]", _whole),
+        (rf"{_QUOTE}(?:[sSmMdD]|ll|LL|re|RE|ve|VE){_END}", _suffix),
+        (rf"{_QUOTE}(?:til|cause|n){_END}|{_QUOTE}[nN]{_QUOTE}|{_QUOTE}em", _whole),
+        (rf"'(?:[tT][iI][sS]|[tT][wW][aA][sS]){_END}", _it),
+        (rf"{_QUOTE}\d\ds?(?!{_W}|['’])", _whole),
+        (rf"(?:[djlDJL]|[oO]l){_QUOTE}(?!{_W})", _whole),
+        (r"[-+]?[.,:]?\d+(?:[.,:/-]\d+)*", _whole),
+        (r"https?://[^\s<>\"]*[^\s<>\".,;:!?()]", _whole),
+        (r"[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|co\.uk)(?:/[^\s<>\"]*[^\s<>\".,;:!?()])?(?!\w)", _whole),
+        (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _whole),
+        (r"@[A-Za-z]\w*|#[A-Za-z]+", _whole),
+        (r"</?[A-Za-z][^<>]*>", lambda token: [re.sub(r"\s", "\u00a0", token)]),
+        (rf"[:;=][-o*']?[][(){{}}DPpO\\|@]{_END}|:3{_END}", _emoticon),
+        (r"&(?:amp|lt|gt|quot);", lambda token: [_ENTITIES[token]]),
+        (r"&#\d+", _whole),
+        (r"-{2,}", _dashes),
+        (r"\.{3,}", lambda token: ["..."]),
+        (r"[!?]+|\*+|<<|>>|``|''", _whole),
+    ]
+]
+_PLAIN = re.compile(r"[A-Za-z]{2,}(?=[ ,;:)]|$)")
+
+
+def tokenize(text: str) -> list[str]:
+    """Tokens of one caption, lower-cased, punctuation still in (see ``PUNCTUATION`` for what metrics drop).
+
+    >>> tokenize("It isn't a T-shirt, w/o sleeves (approx. 3/4).")
+    ['it', 'is', "n't", 'a', 't-shirt', ',', 'w/o', 'sleeves', '-lrb-', 'approx', '.', '3/4', '-rrb-', '.']
+    """
+    text = text.translate(_PREPARE).replace("&nbsp;", " ")
+    tokens: list[str] = []
+    position = 0
+    while position < len(text):
+        if text[position].isspace() or ord(text[position]) > 0xFFFF:
+            position += 1
+            continue
+        plain = _PLAIN.match(text, position)
+        end, split = (plain.end(), _word) if plain else _longest(text, position)
+        tokens += split(text[position:end].lower())
+        position = end
+    return tokens
+
+
+def _longest(text: str, position: int) -> tuple[int, Split]:
+    """End and splitting rule of the longest token that starts at ``position``; a lone character if no rule fits."""
+    best, chosen = position, _single
+    for pattern, split in _RULES:
+        found = pattern.match(text, position)
+        if found and found.end() > best:
+            best, chosen = found.end(), split
+    return max(best, position + 1), chosen
+
+
+def _single(token: str) -> list[str]:
+    return [_SINGLE.get(token, token)]

@@ -1,0 +1,211 @@
+"""Caption head: an adapter carries the Q-Former's outputs into a language model that writes the caption (Eqs. 6 and 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig
+
+from unifashion_pl.backbone import Encoding, QFormerBackbone
+from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.tasks.base import TaskModule
+from unifashion_pl.tasks.language_model import LanguageModel
+
+#: Instruction of each caption style (Table 7 of the paper).
+STYLES: dict[str, str] = {
+    "fashion200k": "Short description.",
+    "fashiongen": "Write a detail and professional description for the cloth.",
+    "fashioniq": "Describe the cloth's style, color, design and other key points.",
+}
+IGNORED = -100
+
+
+class CaptionModule(TaskModule):
+    """Adapter and language model over the Q-Former's query outputs.
+
+    Letters: B batch, Q queries, D width of the Q-Former, H width of the language model, T tokens, V vocabulary. A sequence is
+
+        ``<s> USER: <Img>`` | Q adapted queries | ``</Img> {instruction} Assistant:`` | ``{answer} </s>``
+
+    where ``<Img>`` is plain text: the vocabulary of the language model stays as it is.
+
+    Args:
+        language_model: the decoder with its tokenizer.
+        query_width: D.
+        adapter: ``linear`` (paper) or ``mlp2`` (Linear, GELU, Linear).
+        styles: style name -> instruction, None = :data:`STYLES`.
+        per_caption: average the loss within each caption first, so that long captions do not weigh more.
+        max_instruction_tokens: longer instructions are cut.
+        max_answer_tokens: longer answers are cut and then lack their ``</s>``.
+    """
+
+    def __init__(
+        self,
+        *,
+        language_model: LanguageModel,
+        query_width: int = 768,
+        adapter: Literal["linear", "mlp2"] = "linear",
+        styles: dict[str, str] | None = None,
+        per_caption: bool = False,
+        max_instruction_tokens: int = 128,
+        max_answer_tokens: int = 256,
+        backbone: QFormerBackbone | None = None,
+        learning_rate: float = 1e-4,
+    ) -> None:
+        super().__init__(backbone, learning_rate)
+        self.adapter = _build_adapter(adapter, query_width, language_model.width)
+        self.language_model = language_model
+        self.styles = dict(STYLES if styles is None else styles)
+        self.per_caption = per_caption
+        self.max_instruction_tokens = max_instruction_tokens
+        self.max_answer_tokens = max_answer_tokens
+
+    def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
+        """``itg`` of the batch's captions given ``encoding.queries`` (B, Q, D); samples without a caption take no part."""
+        if not isinstance(batch, PairBatch | TripletBatch):
+            return {}
+        rows = [i for i, caption in enumerate(batch.captions) if caption.strip()]
+        if not rows:
+            return {"itg": 0 * self.adapter(encoding.queries).sum()}
+        styles, captions = [batch.styles[i] for i in rows], [batch.captions[i] for i in rows]
+        return {"itg": self.caption_loss(encoding.queries[rows], styles, captions)}
+
+    def caption_loss(self, queries: Tensor, styles: list[str], captions: list[str]) -> Tensor:
+        """Mean negative log-likelihood per supervised token of non-empty ``captions`` given queries (B, Q, D)."""
+        embeddings, mask, labels = self.training_sequences(queries, styles, captions)
+        first = int((labels != IGNORED).int().argmax(1).min())
+        targets = labels[:, first:]
+        logits = self.language_model.logits(embeddings, mask, keep=targets.shape[1] + 1)[:, :-1]
+        reduction = "none" if self.per_caption else "mean"
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
+        if self.per_caption:
+            loss = (loss.view_as(targets).sum(1) / (targets != IGNORED).sum(1)).mean()
+        return loss
+
+    def training_sequences(self, queries: Tensor, styles: list[str], captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Right-padded input embeddings (B, T, H), mask (B, T) and labels (B, T), -100 outside the answer and its ``</s>``."""
+        head, tails = self.prefix_ids(styles)
+        answers = [self.answer_ids(style, caption) for style, caption in zip(styles, captions)]
+        embeddings, mask = self._sequences(queries, head, [t + a for t, a in zip(tails, answers)], "right")
+        labels = torch.full(mask.shape, IGNORED, device=mask.device)
+        for i, (tail, answer) in enumerate(zip(tails, answers)):
+            start = len(head) + queries.shape[1] + len(tail)
+            labels[i, start : start + len(answer)] = torch.tensor(answer, device=mask.device)
+        return embeddings, mask, labels
+
+    def prefix_ids(self, styles: list[str]) -> tuple[list[int], list[list[int]]]:
+        """What stands around the queries, in training as in generation: ids before them, and ids after them for each style.
+
+        Raises:
+            ValueError: a style without an instruction.
+        """
+        tokenizer = self.language_model.tokenizer
+        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        return bos + self._encode("USER: <Img>"), [self._encode(self._instruction_text(style)) for style in styles]
+
+    def answer_ids(self, style: str, caption: str) -> list[int]:
+        """Ids of the answer and its ``</s>``, cut to ``max_answer_tokens``.
+
+        The answer is tokenized behind its instruction, because SentencePiece would put a second blank before a text of its own.
+        """
+        before = self._instruction_text(style)
+        prefix, joint = self._encode(before), self._encode(f"{before} {caption.strip()}")
+        answer = joint[len(prefix) :] if joint[: len(prefix)] == prefix else self._encode(f" {caption.strip()}")
+        return [*answer, self.language_model.tokenizer.eos_token_id][: self.max_answer_tokens]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        queries: Tensor,
+        styles: list[str],
+        *,
+        num_beams: int = 5,
+        max_new_tokens: int = 256,
+        repetition_penalty: float = 1.5,
+    ) -> list[str]:
+        """Captions by beam search without sampling.
+
+        Args:
+            queries: (B, Q, D) outputs of the Q-Former.
+            styles: B style names.
+            num_beams: 1 = greedy.
+            max_new_tokens: limit of the answer, its ``</s>`` included.
+            repetition_penalty: applied to generated tokens only.
+
+        Raises:
+            ValueError: unknown style, or not one style per image.
+        """
+        if len(styles) != len(queries):
+            raise ValueError(f"one style per image is needed, got {len(styles)} styles for {len(queries)} images")
+        if not styles:
+            return []
+        tokenizer = self.language_model.tokenizer
+        config = GenerationConfig(
+            num_beams=num_beams,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            use_cache=True,
+        )
+        with _evaluating(self.adapter, self.language_model):
+            embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
+            ids = self.language_model.model.generate(inputs_embeds=embeddings, attention_mask=mask, generation_config=config)
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    def _sequences(
+        self, queries: Tensor, head: list[int], tails: list[list[int]], padding_side: Literal["left", "right"]
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (B, Q, D) between ``head`` and each of B ``tails`` -> embeddings (B, T, H), mask (B, T)."""
+        device = queries.device
+        before = self.language_model.embed(torch.tensor(head, device=device))
+        middle = self.adapter(queries).to(before.dtype)
+        rows = [
+            torch.cat([before, middle[i], self.language_model.embed(torch.tensor(tail, device=device))])
+            for i, tail in enumerate(tails)
+        ]
+        ones = [torch.ones(len(row), dtype=torch.long, device=device) for row in rows]
+        embeddings = pad_sequence(rows, batch_first=True, padding_side=padding_side)
+        return embeddings, pad_sequence(ones, batch_first=True, padding_side=padding_side)
+
+    def _instruction_text(self, style: str) -> str:
+        if style not in self.styles:
+            raise ValueError(f"unknown caption style {style!r}; known are {', '.join(sorted(self.styles))}")
+        instruction = self.styles[style]
+        ids = self._encode(instruction)
+        if len(ids) > self.max_instruction_tokens:
+            instruction = str(self.language_model.tokenizer.decode(ids[: self.max_instruction_tokens])).strip()
+        return f"</Img> {instruction} Assistant:"
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.language_model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(query_width, width)
+    if kind == "mlp2":
+        return nn.Sequential(nn.Linear(query_width, width), nn.GELU(), nn.Linear(width, width))
+    raise ValueError(f"unknown adapter {kind!r}; known are linear, mlp2")
+
+
+@contextmanager
+def _evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every submodule's own mode restored after."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for part, _ in modes:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

@@ -1,0 +1,122 @@
+"""The decoder that writes captions: a causal language model with its tokenizer, frozen, optionally with LoRA adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+
+@dataclass
+class LoraSettings:
+    """LoRA as the paper sets it.
+
+    Attributes:
+        rank: inner width r of each adapter.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapters' input.
+        target_modules: peft's ``all-linear`` (every Linear but the output head) or the names of layers.
+    """
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    target_modules: str | list[str] = "all-linear"
+
+
+class LanguageModel(nn.Module):
+    """A causal language model and its tokenizer.
+
+    Parameters loaded from ``source`` are frozen; LoRA adapters, whose names contain ``lora_``, are trainable float32. A model
+    built from ``config`` without LoRA has nothing worth freezing and is left trainable.
+
+    Args:
+        source: hub id or folder, or ``tiny`` for the shipped tokenizer, which needs a ``config``.
+        config: fields of a ``LlamaConfig``: a randomly initialised Llama with the tokenizer of ``source``.
+        lora: adapter settings, None = no adapters.
+        dtype: of the base weights, e.g. ``bfloat16``.
+        gradient_checkpointing: recompute activations in the backward pass.
+
+    Attributes:
+        model: the transformers model, wrapped by peft when there are adapters.
+        tokenizer: without a chat template; special tokens are placed by the caption head.
+        width: H, the width of its embeddings.
+    """
+
+    def __init__(
+        self,
+        source: str = "tiny",
+        *,
+        config: dict[str, Any] | None = None,
+        lora: LoraSettings | None = None,
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        torch_dtype = getattr(torch, dtype, None)
+        if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+            raise ValueError(f"dtype must name a floating point type of torch such as float32 or bfloat16, got {dtype!r}")
+        if source == "tiny" and config is None:
+            raise ValueError("'tiny' is a tokenizer without a model: pass config={…} (fields of LlamaConfig), or a hub id or folder")
+        self.tokenizer = load_llm_tokenizer(source)
+        model: Any
+        if config is None:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype)
+            model.requires_grad_(False)
+        else:
+            model = AutoModelForCausalLM.from_config(_llama_config(config, self.tokenizer), dtype=torch_dtype)
+        self.width: int = model.get_input_embeddings().embedding_dim
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if lora is not None:
+            model = _with_lora(model, lora)
+        self.model: Any = model
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (…) -> input embeddings (…, H)."""
+        return self.model.get_input_embeddings()(ids)
+
+    def logits(self, embeddings: Tensor, mask: Tensor, keep: int) -> Tensor:
+        """Input embeddings (B, T, H), mask (B, T) -> logits (B, keep, V) of the last ``keep`` positions."""
+        return self.model(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits
+
+
+def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """``tiny`` (shipped byte-level BPE), a folder or a hub id; a tokenizer without a padding token pads with its end token."""
+    if source == "tiny":
+        with as_file(files("unifashion_pl.configs") / "tiny_llm_tokenizer.json") as path:
+            return PreTrainedTokenizerFast(
+                tokenizer_file=str(path),
+                bos_token="<s>",
+                eos_token="</s>",
+                pad_token="<pad>",
+                clean_up_tokenization_spaces=False,
+            )
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _llama_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return LlamaConfig(**{"vocab_size": len(tokenizer), **ids, **fields})
+
+
+def _with_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=True)

@@ -1,0 +1,124 @@
+"""Which products, views and triplets a wardrobe of a given size and seed holds; no pixels."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from unifashion_pl.wardrobe.products import ATTRIBUTES, RULES, Product, change, differences, draw_product, make_product
+from unifashion_pl.wardrobe.texts import modifying_texts
+
+VIEWS = ("front", "worn", "hanger", "detail")
+FIQ_CATEGORIES = {"dress": "dress", "shirt": "shirt", "toptee": "top"}
+FAMILY = 4
+
+
+@dataclass(frozen=True)
+class WardrobeSpec:
+    """How much is drawn.
+
+    Attributes:
+        products_train, products_val, views, image_size: FashionGen and Fashion200K; pixels are square.
+        fiq_train, fiq_val: Fashion-IQ triplets per category; fiq_gallery: images per category of the validation gallery.
+        tryon_train, tryon_test: VITON-HD pairs; tryon_size: (width, height).
+    """
+
+    products_train: int = 900
+    products_val: int = 600
+    views: int = 3
+    image_size: int = 128
+    fiq_train: int = 700
+    fiq_val: int = 120
+    fiq_gallery: int = 200
+    tryon_train: int = 48
+    tryon_test: int = 16
+    tryon_size: tuple[int, int] = (192, 256)
+
+
+SIZES = {
+    "tiny": WardrobeSpec(24, 24, 3, 64, 8, 6, 12, 4, 3, (96, 128)),
+    "demo": WardrobeSpec(),
+}
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Positions of reference and target in the split's product list, and the two modifying texts."""
+
+    reference: int
+    target: int
+    texts: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class FiqSplit:
+    """One category of one Fashion-IQ split: its gallery of products with distinct attributes, and its triplets."""
+
+    products: tuple[Product, ...]
+    triplets: tuple[Triplet, ...]
+
+
+def pair_products(seed: int, split: str, count: int) -> list[Product]:
+    """FashionGen's products; validation continues the numbering far away, so that the splits share none."""
+    start = 0 if split == "train" else 1_000_000
+    return [make_product(seed, start + i) for i in range(count)]
+
+
+def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int, taken: set[Product]) -> FiqSplit:
+    """Families of four products that differ in two or three attributes from their base; every target occurs once.
+
+    Args:
+        taken: products of earlier splits; none of them occurs again, and this split's are added.
+    """
+    rng = random.Random(f"{seed}/fashion-iq/{split}/{category}")
+    names = [n for n in ATTRIBUTES if n != "second" and (n in ("colour", "pattern") or len(RULES[FIQ_CATEGORIES[category]].get(n, ())) > 1)]
+    products: list[Product] = []
+    families: list[list[int]] = []
+    while len(products) < max(triplets, gallery):
+        family = _family(rng, FIQ_CATEGORIES[category], names, taken)
+        families.append(list(range(len(products), len(products) + len(family))))
+        products += family
+    chosen = []
+    for members in families:
+        for target in members:
+            options = [m for m in members if m != target and 1 <= len(differences(products[m], products[target])) <= 3]
+            if options:
+                chosen.append((rng.choice(options), target))
+    rng.shuffle(chosen)
+    found = tuple(Triplet(r, t, _dirty(modifying_texts(products[r], products[t], rng), rng)) for r, t in chosen[:triplets])
+    return FiqSplit(tuple(products), found)
+
+
+def _family(rng: random.Random, category: str, names: list[str], taken: set[Product]) -> list[Product]:
+    while True:
+        base = draw_product(rng, category)
+        if base not in taken:
+            break
+    family = [base]
+    taken.add(base)
+    for _ in range(40):
+        if len(family) == FAMILY:
+            break
+        variant = change(rng.choice(family), rng.sample(names, rng.choice((1, 2, 2, 3))), rng)
+        if variant is not None and variant not in taken:
+            family.append(variant)
+            taken.add(variant)
+    return family
+
+
+def _dirty(texts: tuple[str, str], rng: random.Random) -> tuple[str, str]:
+    """Blanks at the ends (2.8 % of texts), equal pairs (0.6 %) and empty strings (0.03 %, never both), as in Fashion-IQ."""
+    first, second = texts
+    if rng.random() < 0.006:
+        second = first
+    if rng.random() < 0.0006:
+        second = ""
+    padded = [f" {t}" if t and rng.random() < 0.014 else t for t in (first, second)]
+    padded = [f"{t} " if t and rng.random() < 0.014 else t for t in padded]
+    return padded[0], padded[1]
+
+
+def asin(*parts: object) -> str:
+    """A ten-character id in Fashion-IQ's form, from the parts alone."""
+    rng = random.Random("/".join(map(str, parts)))
+    return "B0" + "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") for _ in range(8))

@@ -1,0 +1,158 @@
+"""The raw layouts of the datasets, filled with the wardrobe: each writer is a plan of (file, drawing job) pairs."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from unifashion_pl.wardrobe.catalogue import FIQ_CATEGORIES, VIEWS, FiqSplit, WardrobeSpec, asin, fiq_split, pair_products
+from unifashion_pl.wardrobe.products import Product
+from unifashion_pl.wardrobe.render import encode_jpeg, render_product
+from unifashion_pl.wardrobe.texts import describe, name_of
+
+Map = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterable[Any]]
+
+
+def _pixels(product: Product, view: str, size: int, key: str) -> np.ndarray[Any, Any]:
+    return np.asarray(render_product(product, view, size, key))
+
+
+def _jpeg(product: Product, view: str, size: int, key: str) -> bytes:
+    return encode_jpeg(render_product(product, view, size, key))
+
+
+def write_fashiongen(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
+    """Both HDF5 files with their 16 datasets; rows of one product are consecutive, texts are Latin-1 bytes."""
+    root.mkdir(parents=True)
+    truth = {}
+    for split, count in (("train", spec.products_train), ("validation", spec.products_val)):
+        products = pair_products(seed, split, count)
+        rows = [(i, view) for i in range(count) for view in VIEWS[: spec.views]]
+        jobs = [(products[i], view, spec.image_size, f"{seed}/fashiongen/{split}/{i}") for i, view in rows]
+        images = np.stack(list(run(_pixels, jobs)))
+        with h5py.File(root / f"fashiongen_256_256_{split}.h5", "w", track_order=True) as file:
+            _fashiongen_columns(file, products, rows, seed, split)
+            file.create_dataset("input_image", data=images, chunks=(1, *images.shape[1:]))
+        truth[split] = [p.attributes() for p in products]
+    return truth
+
+
+def _fashiongen_columns(file: h5py.File, products: list[Product], rows: list[tuple[int, str]], seed: int, split: str) -> None:
+    texts = [describe(p, "fashiongen", random.Random(f"{seed}/text/{split}/{i}")) for i, p in enumerate(products)]
+    names = [name_of(p) for p in products]
+    if len(products) > 1:
+        texts[1] += " Café style."
+    columns: dict[str, list[str]] = {
+        "input_brand": ["Wardrobe"] * len(rows),
+        "input_category": [products[i].category.upper() for i, _ in rows],
+        "input_composition": ["100% pixels"] * len(rows),
+        "input_concat_description": [f"{names[i]} {texts[i]}" for i, _ in rows],
+        "input_department": ["CLOTHING"] * len(rows),
+        "input_description": [texts[i] for i, _ in rows],
+        "input_gender": ["Women" if i % 2 else "Men" for i, _ in rows],
+        "input_name": [names[i] for i, _ in rows],
+        "input_pose": [f"id_gridfs_{VIEWS.index(view) + 1}" for _, view in rows],
+        "input_season": ["SS2026"] * len(rows),
+        "input_subcategory": [f"{products[i].category.upper()}S" for i, _ in rows],
+    }
+    for name, values in columns.items():
+        data = np.array([[v.encode("latin-1")] for v in values])
+        file.create_dataset(name, data=data)
+    ids = np.array([[i + (0 if split == "train" else 1_000_000)] for i, _ in rows], np.int64)
+    file.create_dataset("input_productID", data=ids)
+    file.create_dataset("input_msrpUSD", data=np.array([[20.0 + i % 180] for i, _ in rows]))
+    file.create_dataset("index", data=np.arange(len(rows))[:, None])
+    file.create_dataset("index_2", data=np.arange(len(rows)))
+
+
+def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> None:
+    """Label files, the image tree and ``test_queries.txt``; at most 40 products per split, whose front and worn views are drawn."""
+    for split, total in (("train", spec.products_train), ("test", spec.products_val)):
+        lines: dict[str, list[str]] = {c: [] for c in ("dress", "jacket", "pants", "skirt", "top")}
+        files, jobs = [], []
+        for i, product in enumerate(pair_products(seed, "train" if split == "train" else "validation", min(total, 40))):
+            category = {"trousers": "pants", "shirt": "top"}.get(product.category, product.category)
+            folder = {"dress": "dresses", "jacket": "jackets", "pants": "pants", "skirt": "skirts", "top": "tops"}[category]
+            number = 10_000_000 + i + (0 if split == "train" else 1_000_000)
+            for view in VIEWS[:2]:
+                path = f"women/{folder}/{product.category}s/{number}/{number}_{VIEWS.index(view)}.jpeg"
+                files.append(root / path)
+                jobs.append((product, view, spec.image_size, f"{seed}/fashion200k/{split}/{i}"))
+                text = describe(product, "fashion200k", random.Random(f"{seed}/200k/{i}"))
+                lines[category].append(f"{path}\t{-0.1 * (i % 9) - 0.2:.6f}\t{text}")
+        _write_files(files, run(_jpeg, jobs))
+        (root / "labels").mkdir(exist_ok=True)
+        for category, content in lines.items():
+            (root / "labels" / f"{category}_{split}_detect_all.txt").write_text("".join(f"{x}\n" for x in content), "utf-8")
+        if split == "test":
+            names = [line.split("\t")[0] for content in lines.values() for line in content]
+            (root / "test_queries.txt").write_text("".join(f"{a}\t{b}\n" for a, b in zip(names, names[1:])), "utf-8")
+
+
+def _write_files(paths: list[Path], contents: Iterable[bytes]) -> None:
+    for path, content in zip(paths, contents):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class FiqIds:
+    """Ids of one category and split in product order."""
+
+    split: FiqSplit
+    ids: tuple[str, ...]
+
+
+def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
+    """Captions, image splits and pictures by id; a caption library of *train* images; shirt and toptee share two distractors."""
+    for folder in ("captions", "image_splits", "images"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    truth: dict[str, Any] = {}
+    library: list[dict[str, Any]] = []
+    shared = {split: [asin(seed, "shared", split, k) for k in range(2)] for split in ("train", "val", "test")}
+    for category in FIQ_CATEGORIES:
+        taken: set[Product] = set()
+        for split, triplets, gallery in (("train", spec.fiq_train, 0), ("val", spec.fiq_val, spec.fiq_gallery), ("test", 0, min(6, spec.fiq_val) * 2)):
+            part = fiq_split(seed, split, category, triplets or min(6, spec.fiq_val), gallery, taken)
+            ids = tuple(asin(seed, "fiq", split, category, i) for i in range(len(part.products)))
+            _write_fiq_images(root, part, ids, spec, seed, run)
+            extra = shared[split] if category != "dress" else []
+            _write_fiq_json(root, category, split, part, [*ids, *extra])
+            truth |= {i: {**p.attributes(), "split": split, "category_file": category} for i, p in zip(ids, part.products)}
+            if split == "train":
+                library += [_library_line(i, p, seed) for i, p in zip(ids, part.products)]
+    for split, names in shared.items():
+        jobs = [(pair_products(seed, "validation", k + 9)[-1], "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k in range(2)]
+        _write_files([root / "images" / f"{name}.jpg" for name in names], run(_jpeg, jobs))
+    lines = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in sorted(library, key=lambda x: str(x["image"])))
+    (root / "captions.train.jsonl").write_text(lines, "utf-8")
+    return truth
+
+
+def _library_line(image: str, product: Product, seed: int) -> dict[str, Any]:
+    """A caption of a training image with its provenance: made from the drawing's truth, without any query."""
+    text = describe(product, "fashioniq", random.Random(f"{seed}/fiq-caption/{image}"))
+    return {"image": image, "caption": text, "captioner": "wardrobe truth", "inputs": ["image", "category"], "split": "train"}
+
+
+def _write_fiq_images(root: Path, part: FiqSplit, ids: tuple[str, ...], spec: WardrobeSpec, seed: int, run: Map) -> None:
+    views = [random.Random(f"{seed}/fiq-view/{i}").choice(VIEWS[:3]) for i in ids]
+    jobs = [(p, view, spec.image_size, f"{seed}/fiq/{i}") for p, view, i in zip(part.products, views, ids)]
+    _write_files([root / "images" / f"{i}.jpg" for i in ids], run(_jpeg, jobs))
+
+
+def _write_fiq_json(root: Path, category: str, split: str, part: FiqSplit, gallery: list[str]) -> None:
+    entries = []
+    for t in part.triplets:
+        entry: dict[str, Any] = {"candidate": gallery[t.reference], "captions": list(t.texts)}
+        entries.append(entry if split == "test" else {**entry, "target": gallery[t.target]})
+    order = sorted(gallery)
+    (root / "captions" / f"cap.{category}.{split}.json").write_text(json.dumps(entries, ensure_ascii=False, indent=1), "utf-8")
+    (root / "image_splits" / f"split.{category}.{split}.json").write_text(json.dumps(order), "utf-8")

@@ -1,0 +1,46 @@
+"""One picture of one product, from (seed, id, view) alone."""
+
+from __future__ import annotations
+
+import io
+import random
+
+from PIL import Image
+
+from unifashion_pl.wardrobe.drawing import render_flat
+from unifashion_pl.wardrobe.person import draw_figure, render_worn
+from unifashion_pl.wardrobe.products import Product
+
+
+def render_product(product: Product, view: str, size: int, key: str) -> Image.Image:
+    """A square picture.
+
+    Args:
+        view: ``front``, ``hanger``, ``worn`` or ``detail``.
+        key: seeds pose, light, folds, backdrop and pattern phase.
+
+    Raises:
+        ValueError: unknown view.
+    """
+    rng = random.Random(f"{key}/{view}")
+    if view == "worn":
+        return render_worn(product, size, size, draw_figure(rng), rng).image
+    if view == "detail":
+        large = render_flat(product, size * 3 // 2, size * 3 // 2, rng)[0]
+        left = size // 4 + rng.randint(-size // 16, size // 16)
+        return large.crop((left, size // 6, left + size, size // 6 + size))
+    if view not in ("front", "hanger"):
+        raise ValueError(f"unknown view {view!r}; known are front, hanger, worn, detail")
+    return render_flat(product, size, size, rng, on_hanger=view == "hanger")[0]
+
+
+def encode_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92, subsampling=0)
+    return buffer.getvalue()
+
+
+def encode_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,153 @@
+"""Texts that are true by construction: captions in three styles and modifying texts."""
+
+from __future__ import annotations
+
+import random
+
+from unifashion_pl.wardrobe.products import LENGTHS, SLEEVES, Product, differences
+
+PATTERN_WORDS = {
+    "striped": "horizontal stripes",
+    "pinstriped": "vertical stripes",
+    "checked": "checks",
+    "dotted": "dots",
+    "floral": "flowers",
+    "lettered": "lettering",
+}
+PATTERN_ADJECTIVES = {
+    "plain": "plain",
+    "striped": "striped",
+    "pinstriped": "pinstriped",
+    "checked": "checked",
+    "dotted": "dotted",
+    "floral": "floral",
+    "lettered": "lettered",
+}
+SLEEVE_WORDS = {"none": "sleeveless", "short": "short sleeves", "long": "long sleeves"}
+NECK_WORDS = {"round": "round neck", "v": "V-neck", "collar": "collar", "strapless": "strapless"}
+LENGTH_WORDS = {"short": "short", "knee": "knee-length", "long": "long"}
+COUNT_WORDS = {0: "no", 3: "three", 5: "five"}
+
+
+def _has(product: Product, attribute: str) -> bool:
+    parts = {"sleeve": ("dress", "shirt", "top", "jacket"), "neckline": ("dress", "shirt", "top", "jacket")}
+    parts |= {"length": ("dress", "skirt", "trousers")}
+    return product.category in parts[attribute]
+
+
+def colour_phrase(product: Product) -> str:
+    """``red``, or ``red with white dots``."""
+    if product.pattern == "plain":
+        return product.colour
+    return f"{product.colour} with {product.second} {PATTERN_WORDS[product.pattern]}"
+
+
+def describe(product: Product, style: str, rng: random.Random) -> str:
+    """A caption of the product.
+
+    Args:
+        style: ``fashion200k`` (3-6 words), ``fashiongen`` (two or three stylist's sentences) or ``fashioniq`` (one detailed
+            sentence).
+
+    Raises:
+        ValueError: unknown style.
+    """
+    if style == "fashion200k":
+        length = f"{LENGTH_WORDS[product.length]} " if _has(product, "length") else ""
+        sleeve = {"none": "sleeveless ", "short": "", "long": "long-sleeved "}[product.sleeve] if _has(product, "sleeve") else ""
+        return f"{product.colour} {PATTERN_ADJECTIVES[product.pattern]} {length}{sleeve}{product.category}"
+    if style == "fashiongen":
+        return _stylist(product, rng)
+    if style == "fashioniq":
+        return _detailed(product, rng)
+    raise ValueError(f"unknown caption style {style!r}; known are fashion200k, fashiongen, fashioniq")
+
+
+def name_of(product: Product) -> str:
+    """The catalogue's product name, e.g. ``Red Dotted Dress``."""
+    return f"{product.colour} {PATTERN_ADJECTIVES[product.pattern]} {product.category}".title()
+
+
+def _stylist(product: Product, rng: random.Random) -> str:
+    length = f"{LENGTH_WORDS[product.length].capitalize()} " if _has(product, "length") else ""
+    noun = product.category if length else product.category.capitalize()
+    first = f"{length}{noun} in {colour_phrase(product)}."
+    details = []
+    if _has(product, "sleeve"):
+        details.append(SLEEVE_WORDS[product.sleeve].capitalize())
+    if _has(product, "neckline"):
+        details.append({"collar": "Shirt collar", "strapless": "Strapless cut"}.get(product.neckline, NECK_WORDS[product.neckline].capitalize()))
+    second = (" and ".join(details[:1] + [d[0].lower() + d[1:] if not d.startswith("V-") else d for d in details[1:]]) + ".") if details else ""
+    third = f"{COUNT_WORDS[product.buttons].capitalize()} buttons at front." if product.buttons else rng.choice(["No buttons.", ""])
+    return " ".join(part for part in (first, second, third) if part)
+
+
+def _detailed(product: Product, rng: random.Random) -> str:
+    lead = rng.choice(["A", "This is a"])
+    length = f"{LENGTH_WORDS[product.length]} " if _has(product, "length") else ""
+    noun = "pair of trousers" if product.category == "trousers" else product.category
+    text = f"{lead} {length}{noun} in {colour_phrase(product)}"
+    details = []
+    if _has(product, "sleeve"):
+        details.append("no sleeves" if product.sleeve == "none" else SLEEVE_WORDS[product.sleeve])
+    if _has(product, "neckline"):
+        details.append("no straps" if product.neckline == "strapless" else f"a {NECK_WORDS[product.neckline]}")
+    if product.buttons:
+        details.append(f"{COUNT_WORDS[product.buttons]} buttons")
+    return text + (f", with {_listed(details)}" if details else "") + "."
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _absolute(target: Product, name: str, rng: random.Random) -> str:
+    if name == "colour":
+        return rng.choice([f"is {target.colour}", f"is {target.colour} in color"])
+    if name in ("pattern", "second"):
+        if target.pattern == "plain":
+            return rng.choice(["is plain", "has no pattern"])
+        return f"has {target.second} {PATTERN_WORDS[target.pattern]}"
+    if name == "sleeve":
+        return rng.choice(["is sleeveless", "has no sleeves"]) if target.sleeve == "none" else f"has {target.sleeve} sleeves"
+    if name == "length":
+        return {"short": "is short", "knee": "is knee-length", "long": "is long"}[target.length]
+    if name == "neckline":
+        return "is strapless" if target.neckline == "strapless" else f"has a {NECK_WORDS[target.neckline]}"
+    return f"has {COUNT_WORDS[target.buttons]} buttons"
+
+
+def _relative(reference: Product, target: Product, name: str, rng: random.Random) -> str:
+    if name == "sleeve":
+        longer = SLEEVES.index(target.sleeve) > SLEEVES.index(reference.sleeve)
+        return f"{'longer' if longer else 'shorter'} sleeves" if target.sleeve != "none" else "without sleeves"
+    if name == "length":
+        return "longer" if LENGTHS.index(target.length) > LENGTHS.index(reference.length) else "shorter"
+    if name == "buttons":
+        return f"{'more' if target.buttons > reference.buttons else 'fewer'} buttons"
+    if name == "colour":
+        return rng.choice([f"{target.colour} instead of {reference.colour}", f"more {target.colour}"])
+    if name in ("pattern", "second"):
+        return "without a pattern" if target.pattern == "plain" else f"{target.second} {PATTERN_WORDS[target.pattern]}"
+    return "strapless" if target.neckline == "strapless" else f"a different neckline: {NECK_WORDS[target.neckline].lower()}"
+
+
+def modifying_texts(reference: Product, target: Product, rng: random.Random) -> tuple[str, str]:
+    """Two texts that lead from the reference to the target, from different phrase tables; each names every difference.
+
+    >>> a = Product("skirt", "red", "plain", "", "none", "short", "round", 0)
+    >>> modifying_texts(a, Product("skirt", "red", "plain", "", "none", "long", "round", 0), random.Random(0))
+    ('is long', 'longer')
+
+    Raises:
+        ValueError: different categories, or no difference.
+    """
+    if reference.category != target.category:
+        raise ValueError(f"a modifying text stays inside a category, got {reference.category} -> {target.category}")
+    names = differences(reference, target)
+    if not names:
+        raise ValueError("reference and target have the same attributes: there is nothing to say")
+    rng.shuffle(names)
+    absolute = " and ".join(_absolute(target, name, rng) for name in names)
+    rng.shuffle(names)
+    return absolute, " and ".join(_relative(reference, target, name, rng) for name in names)

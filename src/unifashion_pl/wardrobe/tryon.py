@@ -1,0 +1,93 @@
+"""The VITON-HD tree, with multimodal captions and sketches, filled with the wardrobe."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from unifashion_pl.wardrobe.catalogue import WardrobeSpec
+from unifashion_pl.wardrobe.drawing import render_flat
+from unifashion_pl.wardrobe.layouts import Map
+from unifashion_pl.wardrobe.person import LIP, Worn, draw_figure, draw_skeleton, render_worn
+from unifashion_pl.wardrobe.products import make_product
+from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
+from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, SLEEVE_WORDS, colour_phrase
+
+UPPER = ("shirt", "top", "jacket")
+
+
+def write_vitonhd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
+    """Every folder of VITON-HD, both pairs files, ``captions.json`` and ``im_sketch``.
+
+    Returns:
+        Name -> attributes of the garment.
+    """
+    truth: dict[str, Any] = {}
+    captions: dict[str, list[str]] = {}
+    for split, count, start in (("train", spec.tryon_train, 0), ("test", spec.tryon_test, 50_000)):
+        names = [f"{start + i:05d}_00" for i in range(count)]
+        jobs = [(root / split, name, split, spec.tryon_size, seed, start + i) for i, name in enumerate(names)]
+        truth |= dict(zip(names, run(_write_sample, jobs)))
+        unpaired = names[1:] + names[:1] if split == "test" else names
+        lines = "".join(f"{a}.jpg {b}.jpg\n" for a, b in zip(names, unpaired))
+        (root / f"{split}_pairs.txt").write_text(lines, "utf-8")
+        captions |= {name.split("_")[0]: truth[name]["phrases"] for name in names}
+    (root / "captions.json").write_text(json.dumps(captions, indent=1, sort_keys=True), "utf-8")
+    return truth
+
+
+def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed: int, number: int) -> dict[str, Any]:
+    rng = random.Random(f"{seed}/viton/{number}")
+    product = make_product(seed, 2_000_000 + number, UPPER[number % len(UPPER)])
+    width, height = size
+    worn = render_worn(product, width, height, draw_figure(rng), rng, upper=True)
+    cloth, cloth_mask, _ = render_flat(product, width, height, rng)
+    mask = repaint_mask(worn)
+    parse = Image.fromarray(worn.parse)
+    parse.putpalette(_palette())
+    bare = worn.parse.copy()
+    bare[mask > 127] = 0
+    bare_parse = Image.fromarray(bare)
+    bare_parse.putpalette(_palette())
+    agnostic = np.where(mask[..., None] > 127, 128, np.asarray(worn.image)).astype(np.uint8)
+    pose = {"version": 1.3, "people": [{"pose_keypoints_2d": [value for joint in worn.joints for value in joint]}]}
+    files = {
+        f"image/{name}.jpg": encode_jpeg(worn.image),
+        f"cloth/{name}.jpg": encode_jpeg(cloth),
+        f"cloth-mask/{name}.jpg": encode_jpeg(Image.fromarray(((cloth_mask > 0.5) * 255).astype(np.uint8))),
+        f"agnostic-v3.2/{name}.jpg": encode_jpeg(Image.fromarray(agnostic)),
+        f"agnostic-mask/{name}_mask.png": encode_png(Image.fromarray(mask)),
+        f"image-densepose/{name}.jpg": encode_jpeg(Image.fromarray(worn.dense)),
+        f"image-parse-v3/{name}.png": encode_png(parse),
+        f"image-parse-agnostic-v3.2/{name}.png": encode_png(bare_parse),
+        f"openpose_json/{name}_keypoints.json": json.dumps(pose).encode(),
+        f"openpose_img/{name}_rendered.png": encode_png(draw_skeleton(worn.joints, width, height)),
+        f"im_sketch/{name}.png": encode_png(Image.fromarray((worn.sketch * 255).astype(np.uint8))),
+    }
+    if split == "train":
+        files[f"gt_cloth_warped_mask/{name}.jpg"] = encode_jpeg(Image.fromarray(((worn.garment > 0.5) * 255).astype(np.uint8)))
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    phrases = [colour_phrase(product), f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}", SLEEVE_WORDS[product.sleeve]]
+    return {**product.attributes(), "phrases": phrases}
+
+
+def repaint_mask(worn: Worn) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W) uint8, 255 = repaint: garment and bare arms, widened so that it does not trace the worn garment's outline."""
+    upper = np.isin(worn.parse, [LIP[k] for k in ("upper", "coat", "dress", "left_arm", "right_arm")])
+    radius = max(3, worn.image.width // 24) | 1
+    grown = np.array(Image.fromarray((upper * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(radius)))
+    grown[np.isin(worn.parse, [LIP["face"], LIP["hair"]])] = 0
+    return grown
+
+
+def _palette() -> list[int]:
+    """Colours for LIP labels 0..19, so that the label map can be looked at."""
+    colours = [(0, 0, 0)] + [tuple(int(127 + 120 * np.sin(k * f + p)) for f, p in ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))) for k in range(1, 20)]
+    return [int(v) for colour in colours for v in colour]

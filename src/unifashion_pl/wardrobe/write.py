@@ -1,0 +1,100 @@
+"""Writing the whole wardrobe: in parallel, atomically, the same bytes for any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unifashion_pl.wardrobe.catalogue import SIZES, WardrobeSpec
+from unifashion_pl.wardrobe.layouts import write_fashion200k, write_fashiongen, write_fashioniq
+from unifashion_pl.wardrobe.tryon import write_vitonhd
+
+FORMAT = 1
+
+
+def _call(job: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
+    function, args = job
+    return function(*args)
+
+
+class _Runner:
+    """Maps drawing jobs over processes in order, with one progress bar."""
+
+    def __init__(self, pool: ProcessPoolExecutor | None, progress: bool) -> None:
+        self.pool = pool
+        self.bar = tqdm(desc="drawing the wardrobe", unit=" pictures", disable=not progress, mininterval=1.0)
+
+    def __call__(self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        work = [(function, job) for job in jobs]
+        results = map(_call, work) if self.pool is None else self.pool.map(_call, work, chunksize=32)
+        for result in results:
+            self.bar.update()
+            yield result
+
+
+def write_wardrobe(
+    out: Path | str, *, spec: WardrobeSpec | str = "demo", seed: int = 0, workers: int | None = None, progress: bool = True
+) -> Path:
+    """Write the procedural catalogue in the raw layouts of FashionGen, Fashion200K, Fashion-IQ and VITON-HD.
+
+    A finished wardrobe of the same spec and seed is returned at once; an interrupted one is never mistaken for it.
+
+    Args:
+        out: folder to be made; ``fashiongen/ fashion200k/ fashion-iq/ viton-hd/ wardrobe.json`` come into it.
+        spec: a size of :data:`SIZES` or a spec of your own.
+        workers: processes, default one per core; the bytes do not depend on it.
+
+    Raises:
+        ValueError: unknown size, or ``out`` holds something else.
+    """
+    if isinstance(spec, str):
+        if spec not in SIZES:
+            raise ValueError(f"unknown wardrobe size {spec!r}; known are {', '.join(SIZES)}")
+        spec = SIZES[spec]
+    out = Path(out)
+    identity = {"format": FORMAT, "seed": seed, "spec": json.loads(json.dumps(asdict(spec)))}
+    if (out / "wardrobe.json").is_file():
+        found = json.loads((out / "wardrobe.json").read_text("utf-8"))
+        if {k: found.get(k) for k in identity} == identity:
+            return out
+        raise ValueError(f"{out} holds a wardrobe of another size, seed or version: choose another folder, or remove it first")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no wardrobe.json: choose another folder")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    count = workers if workers is not None else os.cpu_count() or 1
+    try:
+        _write(part, spec, seed, count, progress, identity)
+        if out.exists():
+            out.rmdir()
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bool, identity: dict[str, Any]) -> None:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
+    try:
+        run = _Runner(pool, progress)
+        truth = {
+            "fashiongen": write_fashiongen(part / "fashiongen", spec, seed, run),
+            "fashion-iq": write_fashioniq(part / "fashion-iq", spec, seed, run),
+            "viton-hd": write_vitonhd(part / "viton-hd", spec, seed, run),
+        }
+        write_fashion200k(part / "fashion200k", spec, seed, run)
+    finally:
+        if pool is not None:
+            pool.shutdown()
+    content = json.dumps({**identity, "truth": truth}, sort_keys=True, ensure_ascii=False)
+    (part / "wardrobe.json").write_text(content + "\n", "utf-8")

@@ -1,0 +1,90 @@
+"""Curves, tables and the run folder's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_run import make_run
+
+from unifashion_pl.metrics.records import Interval, ResultRecord
+from unifashion_pl.report.curves import Panel, chart, nice_ticks, panels, smooth
+from unifashion_pl.report.runfolder import image_name, read_lines, read_run, write_lines
+from unifashion_pl.report.tables import number_rows
+
+
+@pytest.fixture(scope="module")
+def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "demo")
+
+
+def test_run_folder_is_read_by_phase(fake_run: Path) -> None:
+    run = read_run(fake_run)
+    assert [c.label for c in run.curves] == ["phase1", "phase2"]
+    assert [e.label for e in run.evaluations] == ["phase1", "phase2"]
+    assert run.is_toy
+    assert not any(name.startswith("test/") for c in run.curves for name in c.columns)
+    assert len(run.curves[0].columns["train/loss"]) == 200
+    assert len(run.evaluations[0].shown("captions")) == 5
+
+
+def test_image_names_are_safe_and_distinct() -> None:
+    names = [image_name("a/b", key) for key in ("x/../y", "x_.._y", "ü" * 300, "ü" * 301, "plain")]
+    assert len(set(names)) == 5
+    assert all(name.endswith(".jpg") and "/" not in name and len(name) < 160 for name in names)
+
+
+def test_lines_survive_writing(tmp_path: Path) -> None:
+    lines = [{"id": "ä", "top": [["x", 0.5]]}, {"id": "b", "text": "line\nbreak\u2028and"}]
+    write_lines(tmp_path / "a" / "x.jsonl", lines)
+    assert read_lines(tmp_path / "a" / "x.jsonl") == lines
+    assert read_lines(tmp_path / "none.jsonl") == []
+
+
+def test_damaged_lines_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(ValueError, match=r"x.jsonl, line 2: not JSON"):
+        read_lines(tmp_path / "x.jsonl")
+
+
+def test_panels_group_columns() -> None:
+    p = [(0.0, 1.0), (1.0, 0.5)]
+    columns = {"train/loss_step": p, "train/loss_epoch": p[:1], "train/pairs/itc": p, "train/pairs/itm": p, "lr-AdamW": p,
+               "val/fashiongen/t2i/R@10": p, "val/fashiongen/t2i/R@1": p, "val/fashiongen/t2i/R@5": p}  # fmt: skip
+    made = {panel.title: list(panel.series) for panel in panels(columns)}
+    assert list(made) == ["Total training loss", "Loss terms, pairs", "Validation, fashiongen t2i", "Learning rate"]
+    assert made["Validation, fashiongen t2i"] == ["R@1", "R@5", "R@10"]
+    assert made["Loss terms, pairs"] == ["itc", "itm"]
+
+
+@pytest.mark.parametrize(
+    "series", [[(0.0, 1.0)], [(5.0, 0.0), (5.0, 0.0)], [(float(i), 1e6 if i == 7 else 1.0) for i in range(500)]]
+)
+def test_charts_of_odd_series_have_finite_coordinates(series: list[tuple[float, float]]) -> None:
+    svg = chart(Panel("t", "", {"a": series}))
+    assert "nan" not in svg
+    assert "inf" not in svg
+
+
+def test_ticks_cover_the_range() -> None:
+    for low, high in ((0.0, 1.0), (3.2, 3.3), (-5.0, 120.0), (2.0, 2.0), (0.0, 1e-7)):
+        ticks = nice_ticks(low, high)
+        assert ticks[0] <= low
+        assert ticks[-1] >= high
+        assert 2 <= len(ticks) <= 7
+
+
+def test_moving_average_keeps_constants_and_length() -> None:
+    assert smooth([2.0] * 9, 4) == [2.0] * 9
+    assert smooth([0.0, 3.0, 0.0], 3) == [1.5, 1.0, 1.5]
+
+
+def test_caption_metrics_are_scaled_and_absent_ones_explained() -> None:
+    records = [
+        ResultRecord("CIDEr", 1.695, "raw", 10, "coco(x)", interval=Interval(1.5, 1.9, 0.95, "b")),
+        ResultRecord("METEOR", None, "raw", 10, "coco(x)", implementation="n/a: no Java"),
+    ]
+    rows = number_rows(records, {})
+    assert rows[1][1] == "<b>169.50</b>"
+    assert rows[1][2] == "150.0–190.0"
+    assert "no Java" in rows[2][1]
