@@ -20,6 +20,7 @@ from unifashion_pl.evaluation.collect import Chosen, chance_recall, order, team_
 from unifashion_pl.evaluation.composed import ABLATIONS, half_query
 from unifashion_pl.evaluation.samples import COLOURS, first_mention, word_accuracy
 from unifashion_pl.metrics.records import read_records
+from unifashion_pl.module import UniFashionModule
 from unifashion_pl.report.runfolder import image_name, read_lines
 from unifashion_pl.tasks.retrieval import RetrievalModule
 
@@ -42,15 +43,11 @@ class Painter(nn.Module):
         return torch.cat([images(1, 16, seed)[..., :12] for seed in seeds])
 
 
-class Model(nn.Module):
-    def __init__(self, generate: bool = True) -> None:
-        super().__init__()
-        self.backbone = small_backbone().eval()
-        torch.manual_seed(0)
-        self.retrieval_head = RetrievalModule(hidden_size=32, embed_dim=8).eval()
-        self.caption_head = Captioner() if generate else None
-        self.diffusion_head = Painter() if generate else None
-        self.device = torch.device("cpu")
+def make_model() -> UniFashionModule:
+    torch.manual_seed(0)
+    model = UniFashionModule(small_backbone(), RetrievalModule(hidden_size=32, embed_dim=8))
+    model.caption_head, model.diffusion_head = Captioner(), Painter()  # type: ignore[assignment]
+    return model.eval()
 
 
 def pairs(n: int = 12) -> PairBatch:
@@ -108,9 +105,9 @@ def split(batch: Batch, size: int) -> list[Batch]:
 def evaluate(batches: Iterable[Batch], out: Path | None, stage: str = "test", **options: object) -> dict[str, float]:
     evaluator = Evaluator(composed_ks=(1, 2), pair_ks=(1, 5), max_captions=4, max_images=2, shown=3, **options)  # type: ignore[arg-type]
     evaluator.start(stage)  # type: ignore[arg-type]
-    model = Model()
+    model = make_model()
     for batch in batches:
-        evaluator.update(model, batch)  # type: ignore[arg-type]
+        evaluator.update(model, batch)
     return evaluator.finish(out)
 
 
@@ -215,10 +212,10 @@ def test_repeated_samples_count_once(tested: tuple[Path, dict[str, float]]) -> N
 
 
 def test_a_model_without_heads_measures_nothing() -> None:
-    evaluator, model = Evaluator(), Model()
-    model.retrieval_head = model.caption_head = model.diffusion_head = None  # type: ignore[assignment]
+    evaluator, model = Evaluator(), make_model()
+    model.retrieval_head = model.caption_head = model.diffusion_head = None
     for batch in everything():
-        evaluator.update(model, batch)  # type: ignore[arg-type]
+        evaluator.update(model, batch)
     assert evaluator.finish(None) == {}
 
 
@@ -238,12 +235,12 @@ def test_try_on_batches_are_passed_over() -> None:
         dataset="vitonhd/test",
     )
     evaluator = Evaluator()
-    evaluator.update(Model(), batch)  # type: ignore[arg-type]
+    evaluator.update(make_model(), batch)
     assert evaluator.finish(None) == {}
 
 
 def test_half_queries_do_not_see_the_other_half() -> None:
-    model, batch = Model(), queries()
+    model, batch = make_model(), queries()
     other = queries()
     other.references, other.texts = images(4, seed=9), ["has stripes"] * 4
     with torch.no_grad():
@@ -251,7 +248,7 @@ def test_half_queries_do_not_see_the_other_half() -> None:
             changed = QueryBatch(
                 **{**vars(batch), **({"references": other.references} if "text" in name else {"texts": other.texts})}
             )
-            assert torch.equal(half_query(model, batch, name), half_query(model, changed, name))  # type: ignore[arg-type]
+            assert torch.equal(half_query(model, batch, name), half_query(model, changed, name))
 
 
 def test_first_mention() -> None:
@@ -299,7 +296,7 @@ def test_log_samples_reaches_tensorboard_like_loggers() -> None:
         experiment = Experiment()
 
     evaluator = Evaluator(validation_captions=2, validation_images=1, image_seeds=(0,))
-    evaluator.update(Model(), pairs())  # type: ignore[arg-type]
+    evaluator.update(make_model(), pairs())
     evaluator.finish(None)
     evaluator.log_samples([Logger(), None], 7)
     assert "fashiongen/validation/captions" in Logger.experiment.seen

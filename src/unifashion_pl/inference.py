@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from tqdm.auto import tqdm
 
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.data import decode
-from unifashion_pl.data.transforms import encoder_transform
+from unifashion_pl.data.transforms import EncoderTransform
 
 if TYPE_CHECKING:
     from unifashion_pl.gallery import Gallery
     from unifashion_pl.module import UniFashionModule
 
-OneImage = Union[str, Path, Image.Image, Tensor, "np.ndarray[Any, Any]"]
-Images = Union[OneImage, Sequence[OneImage]]
+OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
+Images = OneImage | Sequence[OneImage]
 T = TypeVar("T")
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
 
@@ -160,7 +160,7 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], wh
 
 def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
     """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
-    transform = encoder_transform(model.backbone.vision.image_size)
+    transform = EncoderTransform(model.backbone.vision.image_size)
     return torch.stack([transform(open_image(item)) for item in items]).to(model.device)
 
 
@@ -175,11 +175,12 @@ def encode_image_sets(
     """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
     head, backbone = head_of(model, "retrieval"), model.backbone
     if unknown := set(query_sets) - set(get_args(QuerySet)):
-        raise ValueError(f"unknown query set {sorted(unknown)}: expected {' or '.join(get_args(QuerySet))}")
+        raise ValueError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(get_args(QuerySet))}")
+    names = cast(Sequence[QuerySet], query_sets)
 
     def work(items: list[OneImage]) -> list[Tensor]:
         features = backbone.image_features(pixels_for(model, items))
-        return [head.project_images(backbone.image_pass(features, name)).float().cpu() for name in query_sets]
+        return [head.project_images(backbone.image_pass(features, name)).float().cpu() for name in names]
 
     with evaluating(model):
         parts = in_batches(image_list(images), batch_size, work, "images")

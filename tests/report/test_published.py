@@ -14,9 +14,13 @@ from unifashion_pl.report.runfolder import Evaluation, Run
 FULL = "fashioniq/original/ref-kept/image(score=itc,text=and)"
 
 
-def run_with(value: float, n: int = 6016, config: str = "", protocol: str = FULL, metric: str = "Avg") -> Run:
-    record = ResultRecord(metric, value, "percent", n, protocol)
-    return Run(Path("run"), config_texts={"": config}, evaluations=[Evaluation("", Path("run"), [record], {})])
+def run_with(
+    value: float, n: int = 6016, config: str = "", protocol: str = FULL, seed: int | None = None, policy: str = "a"
+) -> Run:
+    record = ResultRecord("Avg", value, "percent", n, protocol)
+    configs = {"": {"seed_everything": seed, "model": {"policy": policy}}} if seed is not None else {}
+    evaluations = [Evaluation("", Path("run"), [record], {})]
+    return Run(Path("run"), configs=configs, config_texts={"": config}, evaluations=evaluations)
 
 
 def test_printed_values_have_every_column() -> None:
@@ -56,6 +60,14 @@ def test_status_needs_three_seeds_and_a_tight_interval(values: list[float], stat
     found = compare("4", "UniFashion w/o cap", "Avg", 65.04, [run_with(v) for v in values])
     assert found.status == status
     assert found.ours == pytest.approx(sum(values) / len(values))
+
+
+def test_other_recipes_and_repeated_seeds_are_no_further_seeds() -> None:
+    row = ("4", "UniFashion w/o cap", "Avg", 65.04)
+    mixed = [run_with(65.0, seed=0), run_with(65.1, seed=1), run_with(64.9, seed=2, policy="b")]
+    assert compare(*row, mixed).status == "inconclusive"
+    assert compare(*row, [run_with(65.0, seed=0)] * 3).status == "inconclusive"
+    assert compare(*row, [run_with(v, seed=i) for i, v in enumerate((65.0, 65.1, 64.9))]).status == "reproduced"
 
 
 def test_other_galleries_scores_and_halves_do_not_count() -> None:

@@ -94,3 +94,13 @@ def test_alone_it_trains_under_lightning_and_without_a_backbone_it_says_so() -> 
     assert not torch.equal(before, module.vision_proj.weight)
     with pytest.raises(RuntimeError, match="pass backbone="):
         head().training_step({"pairs": pair_batch()}, 0)
+
+
+def test_matching_only_some_samples_takes_three_passes_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, module = small_backbone().eval(), head(itm_samples=2)
+    rows: list[int] = []
+    original = backbone.fused_pass
+    monkeypatch.setattr(backbone, "fused_pass", lambda f, t, q: (rows.append(len(f)), original(f, t, q))[1])
+    batch = pair_batch()
+    module.losses(backbone, batch, backbone.encode(batch))
+    assert rows == [6]

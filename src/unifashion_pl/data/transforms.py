@@ -1,130 +1,123 @@
-"""From a decoded picture to the uint8 tensors of a batch; plain callables without state, so they travel to spawned workers."""
+"""PIL -> uint8 tensors: what the vision tower sees and what the diffusion head paints. Models normalise, not these.
+
+S is the encoder's side, (H, W) the generation size, all in pixels. Resizing is antialiased bicubic on uint8, within 1 of Pillow's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-Transform = Callable[[Image.Image], Tensor]
-WHITE = (255, 255, 255)
+from unifashion_pl.data.decode import to_rgb
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any picture as RGB: transparency over white, 16-bit grey by its upper byte, 32-bit grey clipped to 0–255.
-
-    Conversion comes before every resize, since interpolating palette indices makes up colours.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8), "L").convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(np.clip(np.asarray(image), 0, 255).astype(np.uint8), "L").convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*WHITE, 255))
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return image.convert("RGB")
-
-
-def target_pad(image: Image.Image, ratio: float = 1.25) -> Image.Image:
-    """Black bars on both long sides that bring long/short down to about ``ratio``; pictures below it are returned as they are.
-
-    >>> target_pad(Image.new("RGB", (400, 533))).size
-    (426, 533)
-    """
-    width, height = image.size
-    if max(image.size) / min(image.size) < ratio:
-        return image
-    wanted = max(image.size) / ratio
-    across, down = (max(int((wanted - side) / 2), 0) for side in (width, height))
-    padded = Image.new(image.mode, (width + 2 * across, height + 2 * down))
-    padded.paste(image, (across, down))
-    return padded
+Fit = Literal["letterbox", "crop"]
+BLACK, WHITE = 0, 255
+MASK_THRESHOLD = 128
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB or L picture -> uint8 (C, H, W)."""
-    array = np.array(image)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+    """PIL image of any mode -> uint8 RGB (3, h, w)."""
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
 
 
-@dataclass(frozen=True)
+def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
+    """uint8 (C, h, w) -> uint8 (C, height, width)."""
+    if image.shape[1:] == (height, width):
+        return image
+    if nearest:
+        return F.interpolate(image[None], (height, width), mode="nearest-exact")[0]
+    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+
+
+def target_pad(image: Tensor, ratio: float = 1.25) -> Tensor:
+    """Black bars beside an image (C, h, w) whose longer side is at least ``ratio`` times the shorter one.
+
+    The bars bring the sides' ratio to ``ratio``, in whole pixels per bar: 400 × 533 (w × h) becomes 426 × 533.
+    """
+    _, height, width = image.shape
+    if max(width, height) < ratio * min(width, height):
+        return image
+    side = max(width, height) / ratio
+    x, y = max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+    return F.pad(image, (x, x, y, y), value=BLACK) if x or y else image
+
+
 class EncoderTransform:
-    """RGB, :func:`target_pad`, short side to ``size`` (bicubic, antialiased), centre crop: uint8 (3, size, size)."""
+    """Image -> uint8 (3, S, S): TargetPad, shorter side to S, centre crop; the same in training and evaluation.
 
-    size: int
-    ratio: float = 1.25
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Picture of any mode and size -> uint8 (3, size, size)."""
-        image = target_pad(to_rgb(image), self.ratio)
-        width, height = image.size
-        short = min(width, height)
-        if short != self.size:
-            width, height = (self.size if s == short else max(int(self.size * s / short), self.size) for s in (width, height))
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
-        if (width, height) != (self.size, self.size):
-            image = image.crop((left, top, left + self.size, top + self.size))
-        return to_tensor(image)
-
-
-@dataclass(frozen=True)
-class GenerationTransform:
-    """Whole picture scaled into ``size`` = (H, W) pixels with its own proportions, the rest filled: uint8 (C, H, W).
-
-    Attributes:
-        size: (height, width).
-        fill: grey level 0–255 of the bars.
-        mode: ``RGB`` or ``L``.
-        nearest: nearest neighbour instead of antialiased bicubic (masks).
+    Args:
+        size: S.
+        pad_ratio: of :func:`target_pad`; 1.0 pads to a square, so that nothing of a tall photo is cropped away; None pads nothing.
     """
 
-    size: tuple[int, int]
-    fill: int = 255
-    mode: str = "RGB"
-    nearest: bool = False
+    def __init__(self, size: int, pad_ratio: float | None = 1.25) -> None:
+        if size < 1:
+            raise ValueError(f"image size is {size}; expected a positive number of pixels")
+        self.size = size
+        self.pad_ratio = pad_ratio
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Picture of any mode and size -> uint8 (3, H, W), or (1, H, W) for mode ``L``."""
-        image = to_rgb(image) if self.mode == "RGB" else image.convert(self.mode)
-        height, width = self.size
-        scale = min(width / image.width, height / image.height)
-        inner = (min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale))))
-        if image.size != inner:
-            image = image.resize(inner, Image.Resampling.NEAREST if self.nearest else Image.Resampling.BICUBIC)
-        if inner != (width, height):
-            ground = Image.new(self.mode, (width, height), self.fill if self.mode == "L" else (self.fill,) * 3)
-            ground.paste(image, ((width - inner[0]) // 2, (height - inner[1]) // 2))
-            image = ground
-        return to_tensor(image)
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        pixels = image if isinstance(image, Tensor) else to_tensor(image)
+        if self.pad_ratio is not None:
+            pixels = target_pad(pixels, self.pad_ratio)
+        _, height, width = pixels.shape
+        short = min(height, width)
+        height, width = self.size * height // short, self.size * width // short
+        pixels = resize(pixels, height, width)
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        return pixels[:, top : top + self.size, left : left + self.size].contiguous()
 
 
-def encoder_transform(size: int) -> EncoderTransform:
-    """What the vision tower sees of a picture: uint8 (3, size, size); see :class:`EncoderTransform`.
+class PixelTransform:
+    """Image -> uint8 (C, H, W) at generation size, proportions kept.
 
-    Raises:
-        ValueError: if ``size`` is not positive.
+    Args:
+        size: (H, W).
+        fit: ``letterbox`` shows the whole image with bars, ``crop`` fills the frame and loses the overhang on both sides equally.
+        fill: value of the bars; white, as shop photos have.
+        nearest: for labels and hard masks.
     """
-    if size < 1:
-        raise ValueError(f"image size is {size}; expected a positive number of pixels")
-    return EncoderTransform(size)
+
+    def __init__(self, size: tuple[int, int], fit: Fit = "letterbox", fill: int = WHITE, nearest: bool = False) -> None:
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"pixel size is {size}; expected (height, width) in pixels, e.g. (512, 384)")
+        if fit not in ("letterbox", "crop"):
+            raise ValueError(f"unknown fit {fit!r}; expected letterbox or crop")
+        self.size = (int(size[0]), int(size[1]))
+        self.fit = fit
+        self.fill = fill
+        self.nearest = nearest
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        pixels = image if isinstance(image, Tensor) else to_tensor(image)
+        _, height, width = pixels.shape
+        scales = self.size[0] / height, self.size[1] / width
+        scale = min(scales) if self.fit == "letterbox" else max(scales)
+        fitted = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)), nearest=self.nearest)
+        return self._frame(fitted).contiguous()
+
+    def _frame(self, pixels: Tensor) -> Tensor:
+        dy, dx = self.size[0] - pixels.shape[1], self.size[1] - pixels.shape[2]
+        if dy < 0 or dx < 0:
+            top, left = max(-dy, 0) // 2, max(-dx, 0) // 2
+            pixels = pixels[:, top : top + self.size[0], left : left + self.size[1]]
+        dy, dx = max(dy, 0), max(dx, 0)
+        if dy or dx:
+            pixels = F.pad(pixels, (dx // 2, dx - dx // 2, dy // 2, dy - dy // 2), value=self.fill)
+        return pixels
 
 
-def generation_transform(size: tuple[int, int]) -> GenerationTransform:
-    """What the diffusion head is to paint: uint8 (3, H, W), letterboxed in white; see :class:`GenerationTransform`.
+class MaskTransform(PixelTransform):
+    """Grey image -> bool (1, H, W), True where it is 128 or lighter; bars are False."""
 
-    Raises:
-        ValueError: if ``size`` is not two positive numbers (H, W).
-    """
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"pixel size is {size}; expected (height, width) in pixels, e.g. (512, 384)")
-    return GenerationTransform((int(size[0]), int(size[1])))
+    def __init__(self, size: tuple[int, int], fit: Fit = "letterbox") -> None:
+        super().__init__(size, fit, fill=BLACK, nearest=True)
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        grey = image if isinstance(image, Tensor) else torch.from_numpy(np.array(image.convert("L")))[None]
+        return super().__call__(grey) >= MASK_THRESHOLD

@@ -42,7 +42,7 @@ class Evaluator:
         validation_captions, validation_images: the same in validation.
         image_seeds: one image per sample and seed.
         sampler, guidance, steps: of the diffusion head; None = its default.
-        num_beams, max_new_tokens, batch_size: of caption generation.
+        num_beams, max_new_tokens, batch_size: of caption generation; None = the caption head's default.
         word_checks: name -> words; how often a caption names the reference's first word first. None = colours and garments.
         shown: queries and captions with pictures, per kind. top_k: length of result lists.
         seed: of every drawing.
@@ -65,8 +65,8 @@ class Evaluator:
         sampler: str = "fast",
         guidance: float | None = None,
         steps: int | None = None,
-        num_beams: int = 1,
-        max_new_tokens: int = 64,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
         batch_size: int = 32,
         word_checks: dict[str, list[str]] | None = None,
         shown: int = 12,
@@ -133,7 +133,8 @@ class Evaluator:
         if kind == "composed":
             return ComposedEvaluation(dataset, self.composed_ks, test and self.ablations, shown, self.top_k, self.seed)
         if kind == "captions":
-            generation = {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+            asked = {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+            generation = {name: value for name, value in asked.items() if value is not None}
             most = self.captions[self.stage]
             return CaptionEvaluation(dataset, most, self.word_checks, self.shown, self.seed, self.batch_size, **generation)
         most_images = self.images[self.stage] or 0

@@ -20,6 +20,8 @@ blvd brig bros capt cmdr colo conn corp dept elec govs insp intl invt kans mich 
 prof ptes ptys reps sens sept supt tenn tues univ wisc assoc bancorp calif comdr lieut messrs thurs treas""".split()
 _KEEP_STOP_CAPITAL = "az ark del ill la mass miss ore pa tex wash".split()
 _KEEP_STOP_NUMBER = "ca no op pp art fig nos figs prop".split()
+_OPENERS = """a an as at he if in it so we but her now one our she the yet you here last many more once some such that then they
+this what when about according after earlier however other since their there these while""".split()
 _SPLIT_WORDS = {
     "cannot": ("can", "not"),
     "gonna": ("gon", "na"),
@@ -32,12 +34,14 @@ _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-
 _SINGLE = {"–": "--", "—": "--", "―": "--", "…": "...", "“": "``", "”": "''", "«": "``", "»": "''"}
 _SINGLE |= {"‘": "`", "’": "'", "‹": "`", "›": "'", '"': "''", "€": "$", "£": "#", "¢": "cents", **_BRACKETS}
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''"}
-_PREPARE = {ord(a): f" {b} " for a, b in {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}.items()}
-_PREPARE |= {ord(c): f" {c} " for c in "²³¹⅛⅜⅝⅞"}
-_PREPARE |= {0xAD: "", 0x200B: " ", 0xFEFF: " "}
+# Numeric signs count as letters for `re`; while lexing they are private-use characters, which do not.
+_NUMERIC = dict(zip("½¼¾⅓⅔²³¹⅛⅜⅝⅞", ("1/2", "1/4", "3/4", "1/3", "2/3", *"²³¹⅛⅜⅝⅞")))
+_PREPARE = {ord(sign): chr(0xE000 + i) for i, sign in enumerate(_NUMERIC)} | {0xAD: "", 0x200B: " ", 0xFEFF: " "}
+_SINGLE |= {chr(0xE000 + i): token for i, token in enumerate(_NUMERIC.values())}
 
 _W = r"[^\W_]"
 _L = r"[^\W\d_]"
+_ASCII = "[A-Za-z0-9]+(?:[-@_][A-Za-z0-9]+)*"
 _END = rf"(?!{_W})"
 _QUOTE = "['’]"
 
@@ -62,6 +66,11 @@ def _suffix(token: str) -> list[str]:
     return [token.replace("’", "'")]
 
 
+def _joined(token: str) -> list[str]:
+    """A token with blanks inside, which the original prints as no-break spaces."""
+    return [re.sub(r"\s", "\u00a0", token)]
+
+
 def _it(token: str) -> list[str]:
     """``'tis`` -> ``'t is``."""
     return [token[:2], token[2:]]
@@ -78,27 +87,31 @@ def _dashes(token: str) -> list[str]:
 _RULES: list[tuple[re.Pattern[str], Split]] = [
     (re.compile(pattern), split)
     for pattern, split in [
-        (rf"{_W}+(?:[-/@_‐‑]{_W}+)*", _word),
-        (rf"{_L}*[nN][{_QUOTE[1:-1]}`][tT]{_END}", _contraction),
-        (rf"{_L}+(?:[.!?]-?{_L}{_W}*(?:[-_/]{_W}+)*)+", _whole),
-        (rf"(?:[A-Za-z]\.)+(?:-{_W}+(?:-{_W}+)*)?", _whole),
+        (rf"{_W}+(?:[-@_‐‑]{_W}+)*", _word),
+        (rf"{_ASCII}(?:/{_ASCII}){{1,2}}", _whole),
+        (rf"{_W}+(?:[-_.]{_W}+)*\.(?=[,;:])", _whole),
+        (rf"{_L}*[nN][{_QUOTE[1:-1]}`][tT](?!{_L})", _contraction),
+        (rf"{_L}+(?:[.!?](?:-{_W}|{_L}){_W}*(?:[-_]{_W}+)*)+", _whole),
+        (rf"(?:[A-Za-z]\.){{2,}}(?:-{_W}+(?:-{_W}+)*)?", _whole),
+        (rf"[A-Za-z]\.(?!\s+(?:(?:{'|'.join(f'{w.capitalize()}|{w.upper()}' for w in _OPENERS)})(?!\S)|Mr\.))", _whole),
         (r"[Pp]h\.[Dd]\.?", _whole),
         (rf"(?i:{'|'.join(_KEEP_STOP)})\.", _whole),
         (rf"(?:{'|'.join(f'{w.capitalize()}|{w.upper()}' for w in _KEEP_STOP_CAPITAL)})\.", _whole),
         (rf"(?i:{'|'.join(_KEEP_STOP_NUMBER)})\.(?=\s?\d)", _whole),
         (r"[A-Z]+(?:[&+][A-Z]+)+|[Aa][Tt]&[Tt]|[A-Z]\+\+|[A-Z]{1,3}\$", _whole),
         (rf"(?:[A-HJ-XZdlno]|[DLNOJ]){_QUOTE}{_L}+(?:-{_W}+)*|[Mm][Aa]'[Aa][Mm]", _whole),
-        (rf"{_QUOTE}(?:[sSmMdD]|ll|LL|re|RE|ve|VE){_END}", _suffix),
-        (rf"{_QUOTE}(?:til|cause|n){_END}|{_QUOTE}[nN]{_QUOTE}|{_QUOTE}em", _whole),
+        (rf"(?:'(?:[sSmMdD]|ll|LL|re|RE|ve|VE)(?!{_L})|’(?:[sSmMdD]|ll|LL|re|RE|ve|VE))", _suffix),
+        (rf"{_QUOTE}[nN]{_QUOTE}|{_QUOTE}(?:til|cause|n){_END}|{_QUOTE}em", _whole),
         (rf"'(?:[tT][iI][sS]|[tT][wW][aA][sS]){_END}", _it),
-        (rf"{_QUOTE}\d\ds?(?!{_W}|['’])", _whole),
+        (rf"{_QUOTE}\d\d(?:s|(?![\d'’]))", _whole),
         (rf"(?:[djlDJL]|[oO]l){_QUOTE}(?!{_W})", _whole),
-        (r"[-+]?[.,:]?\d+(?:[.,:/-]\d+)*", _whole),
+        (r"[-+]?[.,:]?\d+(?:[.,:-]\d+)*", _whole),
+        (r"\d{1,4} \d{1,3}/\d{1,4}", _joined),
         (r"https?://[^\s<>\"]*[^\s<>\".,;:!?()]", _whole),
-        (r"[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|co\.uk)(?:/[^\s<>\"]*[^\s<>\".,;:!?()])?(?!\w)", _whole),
+        (r"[^\W_]+(?:\.[\w-]+)*\.(?:com|org|net|edu|co\.uk)(?:/[^\s<>\"]*[^\s<>\".,;:!?()])?(?!\w)", _whole),
         (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _whole),
         (r"@[A-Za-z]\w*|#[A-Za-z]+", _whole),
-        (r"</?[A-Za-z][^<>]*>", lambda token: [re.sub(r"\s", "\u00a0", token)]),
+        (r"</?[A-Za-z]\w*(?:\s+[\w-]+=\"[^\"<>]*\")*\s*/?>", _joined),
         (rf"[:;=][-o*']?[][(){{}}DPpO\\|@]{_END}|:3{_END}", _emoticon),
         (r"&(?:amp|lt|gt|quot);", lambda token: [_ENTITIES[token]]),
         (r"&#\d+", _whole),

@@ -96,7 +96,7 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
         for r in e.records
         if r.value is not None and matches(number, method, metric, r)
     ]
-    real = [(run, r) for run, r in found if not run.is_toy and (number != "4" or is_full(number, r))]
+    real = one_recipe([(run, r) for run, r in found if not run.is_toy and (number != "4" or is_full(number, r))])
     if not real:
         reason = "toy data" if found else "no evaluation"
         if found and not all(run.is_toy for run, _ in found):
@@ -111,6 +111,18 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
     record = real[0][1]
     spread = f"{mean - half:.2f}–{mean + half:.2f}" if math.isfinite(half) else f"{len(values)} seed{'s'[: len(values) > 1]}"
     return Comparison(number, method, metric, value, mean, spread, record.n, record.protocol, status)
+
+
+def one_recipe(found: list[tuple[Run, ResultRecord]]) -> list[tuple[Run, ResultRecord]]:
+    """Runs that differ in nothing but the seed: those of the recipe with the most seeds (the later one if equal), one run per seed."""
+    recipes: dict[str, dict[Any, tuple[Run, ResultRecord]]] = {}
+    for number, (run, record) in enumerate(found):
+        last = list(run.configs.values())[-1] if run.configs else {}
+        model = {k: v for k, v in (last.get("model") or {}).items() if k != "init_from"}
+        recipe = json.dumps([record.protocol, model, last.get("data")], sort_keys=True, default=str)
+        recipes.setdefault(recipe, {})[last.get("seed_everything", number)] = (run, record)
+    groups = [list(group.values()) for group in recipes.values()]
+    return max(reversed(groups), key=len, default=[])
 
 
 def judge(number: str, method: str, published: float, mean: float, half: float) -> str:

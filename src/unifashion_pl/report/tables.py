@@ -11,9 +11,11 @@ from unifashion_pl.report.html import Page, details, figure, table
 from unifashion_pl.report.runfolder import Evaluation
 
 CHANCE = "/chance"
+SPREAD = "/sd_over_draws"
 CIR = re.compile(
     r"^(?P<data>[\w-]+)/(?P<gallery>\w+)(\[[\d/]+\])?/(?P<reference>ref-\w+)/(?P<score>\w+)\((?P<details>[^)]*)\)$"
 )
+ALL_KEPT = ("original", "ref-kept", "image")
 VARIANTS = {
     "itc": "composed query",
     "text-only": "text only",
@@ -70,8 +72,8 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
     last = None
     for r in records:
         if r.protocol != last:
-            name, extra = split_protocol(r.protocol)
-            rows.append([f"<b>{escape(name)}</b> <span class='dim'>{escape(extra)}</span>"])
+            protocol, extra = split_protocol(r.protocol)
+            rows.append([f"<b>{escape(protocol)}</b> <span class='dim'>{escape(extra)}</span>"])
             last = r.protocol
         value, factor = scaled(r)
         level = chance.get((r.protocol, r.metric))
@@ -85,7 +87,8 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
             if value is not None
             else f"<span class='dim'>n/a ({escape(r.implementation or 'not available')})</span>"
         )
-        rows.append([escape(r.metric), f"<b>{shown}</b>", spread, bar, figure(level, 1) if level is not None else "–", n])
+        name = escape(r.metric.removeprefix("caption/").replace("_", " "))
+        rows.append([name, f"<b>{shown}</b>", spread, bar, figure(level, 1) if level is not None else "–", n])
     return rows
 
 
@@ -99,7 +102,8 @@ def is_composed(record: ResultRecord) -> bool:
 def add_numbers(page: Page, evaluation: Evaluation) -> None:
     """Cross-modal retrieval, captions and whatever else is not composed retrieval."""
     chance = chance_of(evaluation.records)
-    records = [r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r)]
+    every = [r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r)]
+    records = [r for r in every if not r.metric.endswith(SPREAD)]
     if not records:
         return
     text = (
@@ -107,6 +111,9 @@ def add_numbers(page: Page, evaluation: Evaluation) -> None:
         "chance."
     )
     page.add(page.caption("Table", text), table(HEAD, number_rows(records, chance), "numbers"))
+    spread = [r for r in every if r.metric.endswith(SPREAD)]
+    if spread:
+        page.add(details("Standard deviation over draws of the candidates", table(HEAD, number_rows(spread, {}), "numbers")))
 
 
 def add_composed(page: Page, evaluation: Evaluation) -> None:
@@ -122,17 +129,37 @@ def add_composed(page: Page, evaluation: Evaluation) -> None:
         part = _matrix(plain, chance, columns, gallery)
         if part:
             rows += [[f"gallery <b>{gallery}</b>, reference kept"], *part]
-    n = max(r.n for r in plain)
     used = [f"<i>{VARIANTS[v]}</i>: {MEANINGS[v]}" for v in MEANINGS if any(f"score={v}," in r.protocol for r in plain)]
-    text = (
-        f"Composed retrieval, {n:,} queries, recall in percent with 95&nbsp;% intervals beneath. What either half of the query reaches "
-        f"alone: {'; '.join(used)}."
-        if used
-        else f"Composed retrieval, {n:,} queries, recall in percent."
-    )
+    text = f"Composed retrieval, {max(r.n for r in plain):,} queries, recall in percent with 95&nbsp;% intervals beneath. "
+    if used:
+        text += f"{gain(plain, chance)} What either half of the query reaches alone: {'; '.join(used)}."
     page.add(page.caption("Table", text), table(["query", *map(escape, columns)], rows, "matrix", groups(columns)))
     page.add(
         details(f"All {len(plain)} composed-retrieval numbers, by protocol", table(HEAD, number_rows(plain, chance), "numbers"))
+    )
+
+
+def gain(records: list[ResultRecord], chance: dict[tuple[str, str], float]) -> str:
+    """One sentence: mean R@K of the composed query, of its stronger half and of chance, on the whole gallery."""
+    smallest = min(
+        (r.metric for r in records if r.metric.startswith("mean/R@")), key=lambda m: int(m.split("@")[1]), default=""
+    )
+    values: dict[str, tuple[float, str]] = {}
+    for r in records:
+        match = CIR.match(r.protocol)
+        if match and r.metric == smallest and r.value is not None and match.group("gallery", "reference", "score") == ALL_KEPT:
+            half = re.search(r"score=([\w-]+)", match["details"])
+            values[half[1] if half else "itc"] = (r.value, r.protocol)
+    halves = {name: value for name, (value, _) in values.items() if name != "itc"}
+    if "itc" not in values or not halves:
+        return ""
+    best = max(halves, key=lambda name: halves[name])
+    ours, protocol = values["itc"]
+    level = chance.get((protocol, smallest))
+    tail = f", chance {level:.1f}" if level is not None else ""
+    return (
+        f"In {escape(smallest)} the composed query reaches <b>{ours:.1f}</b>, its stronger half "
+        f"({VARIANTS.get(best, best)}) {halves[best]:.1f}{tail}."
     )
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
@@ -150,15 +150,19 @@ class CaptionModule(TaskModule):
             num_beams=num_beams,
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            repetition_penalty=repetition_penalty,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
         )
+        # transformers 5's own `repetition_penalty` takes the padding of the mask for ids of a prompt, which embeddings do not have,
+        # and spares as many generated tokens: captions would depend on their batch.
+        penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(float(repetition_penalty))])
         with _evaluating(self.adapter, self.language_model):
             embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
-            ids = self.language_model.model.generate(inputs_embeds=embeddings, attention_mask=mask, generation_config=config)
+            ids = self.language_model.model.generate(
+                inputs_embeds=embeddings, attention_mask=mask, generation_config=config, logits_processor=penalty
+            )
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
 

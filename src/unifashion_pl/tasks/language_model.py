@@ -62,7 +62,9 @@ class LanguageModel(nn.Module):
         if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
             raise ValueError(f"dtype must name a floating point type of torch such as float32 or bfloat16, got {dtype!r}")
         if source == "tiny" and config is None:
-            raise ValueError("'tiny' is a tokenizer without a model: pass config={…} (fields of LlamaConfig), or a hub id or folder")
+            raise ValueError(
+                "'tiny' is a tokenizer without a model: pass config={…} (fields of LlamaConfig), or a hub id or folder"
+            )
         self.tokenizer = load_llm_tokenizer(source)
         model: Any
         if config is None:
@@ -72,7 +74,8 @@ class LanguageModel(nn.Module):
             model = AutoModelForCausalLM.from_config(_llama_config(config, self.tokenizer), dtype=torch_dtype)
         self.width: int = model.get_input_embeddings().embedding_dim
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         if lora is not None:
             model = _with_lora(model, lora)
         self.model: Any = model

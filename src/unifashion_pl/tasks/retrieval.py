@@ -25,6 +25,7 @@ class RetrievalModule(TaskModule):
         embed_dim: E (256 in the paper).
         temperature: start value of the learnt temperature (0.07).
         itm: train the matching head; False leaves only the contrastive terms.
+        itm_samples: match only the first n samples of a batch (each costs three fused passes); None = all, as in the paper.
         negatives, reduction, label_smoothing, multi_positive, gather: see :mod:`unifashion_pl.losses`.
         caption_term: ``cls`` = ITC(e, c) as in Eq. 10; ``queries`` = released code (caption against the fused queries).
         itm_text: text matched with the target image in L_cir: the ``modifying`` text (paper) or the ``caption`` (released).
@@ -38,6 +39,7 @@ class RetrievalModule(TaskModule):
         embed_dim: int = 256,
         temperature: float = 0.07,
         itm: bool = True,
+        itm_samples: int | None = None,
         negatives: Negatives = "multinomial",
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
@@ -55,6 +57,7 @@ class RetrievalModule(TaskModule):
         self.itm_head = nn.Linear(hidden_size, 2) if itm else None
         self.temperature = nn.Parameter(torch.tensor(temperature))
         self.lm_head = LanguageHead(hidden_size, lm_vocab) if lm_vocab else None
+        self.itm_samples = itm_samples
         self.negatives: Negatives = negatives
         self.reduction: Reduction = reduction
         self.label_smoothing = label_smoothing
@@ -122,10 +125,12 @@ class RetrievalModule(TaskModule):
         self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, scores: Tensor, ids: Tensor, query_set: QuerySet
     ) -> Tensor:
         """[positives; (negative image, text); (image, negative text)] in one fused pass; scores (B texts, B images)."""
-        B = features.shape[0]
+        B = min(features.shape[0], self.itm_samples or features.shape[0])
         own = torch.arange(B, device=features.device)
         texts, wrong_images = hard_negatives(scores, ids, how=self.negatives)
         images, wrong_texts = hard_negatives(scores.T, ids, how=self.negatives)
+        wrong_images, wrong_texts = wrong_images[texts < B], wrong_texts[images < B]
+        texts, images = texts[texts < B], images[images < B]
         image_rows = torch.cat([own, wrong_images, images])
         text_rows = torch.cat([own, texts, wrong_texts])
         logits = self.match(backbone, features[image_rows], tokens[text_rows], query_set)

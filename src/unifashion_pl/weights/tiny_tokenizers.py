@@ -63,7 +63,7 @@ SENTENCES = [
     "This is a sleeveless shirt with a round neck, made of lightweight silk.",
     "Size S, M, L, XL: 36, 38, 40, 42; 100% wool (machine wash, 30 degrees)!",
 ]
-PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[]_")
+PUNCTUATION = list(string.punctuation)
 
 
 def wardrobe_texts(products: int = 2000, seed: int = 0) -> Iterator[str]:
@@ -85,9 +85,9 @@ def wardrobe_texts(products: int = 2000, seed: int = 0) -> Iterator[str]:
 
 def train_wordpiece(texts: Iterable[str], size: int = 1400) -> list[str]:
     """A BERT vocabulary in id order: special tokens, single characters (alone and as ``##x``), then learnt pieces."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[call-arg]
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     characters = list(string.ascii_lowercase + string.digits)
     first = [*BERT_SPECIALS, *characters, *(f"##{c}" for c in characters), *PUNCTUATION]
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, min_frequency=2, show_progress=False)
@@ -99,8 +99,8 @@ def train_wordpiece(texts: Iterable[str], size: int = 1400) -> list[str]:
 def train_byte_bpe(texts: Iterable[str], size: int = 1000) -> Tokenizer:
     """A byte-level BPE tokenizer, which decodes to exactly what it encoded."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=LLM_SPECIALS,

@@ -1,0 +1,134 @@
+"""What the DataModules share: where shards are, when they are made, transforms, loaders."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+from lightning.pytorch.utilities import CombinedLoader
+
+from unifashion_pl.data.assemble import Assembler
+from unifashion_pl.data.index import NAME
+from unifashion_pl.data.plan import Plan
+from unifashion_pl.data.reader import ShardSource, Source
+from unifashion_pl.data.shards import write_shards
+from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers
+from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
+
+
+class FashionDataModule(L.LightningDataModule):
+    """Base of the DataModules of one dataset.
+
+    Training yields ``{stream: batch}``; validation and test yield plain batches from a list of loaders.
+
+    Args:
+        root: the dataset as its authors distribute it; needed only while the shards do not exist.
+        shards: folder of the shards; default ``root/shards``. What is missing in it is made on first use.
+        batch_size, eval_batch_size: per rank.
+        num_workers: processes that read and decode, per loader.
+        seed: of order and texts.
+        image_size: side S of what the vision tower sees, pixels.
+        pixel_size: (H, W) of what the diffusion head paints; None leaves it out.
+        max_bad: damaged samples that training replaces and reports before it stops.
+        prepare_workers: processes that make shards.
+        start_method: of worker processes; None = the platform's default.
+    """
+
+    stream: ClassVar[str]
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        shards: str | Path | None = None,
+        *,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+        image_size: int = 224,
+        pixel_size: tuple[int, int] | None = None,
+        max_bad: int = 0,
+        prepare_workers: int = 1,
+        start_method: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = None if root is None else Path(root)
+        self.shards = Path(shards) if shards is not None else None if self.root is None else self.root / "shards"
+        self.batch_size, self.eval_batch_size, self.seed, self.max_bad = batch_size, eval_batch_size, seed, max_bad
+        self.workers = Workers(num_workers, start_method=start_method)
+        self.prepare_workers = prepare_workers
+        self.encoder = EncoderTransform(image_size)
+        self.pixels = None if pixel_size is None else PixelTransform(pixel_size)
+
+    @abstractmethod
+    def folders(self) -> Sequence[str]:
+        """Folders of shards that this DataModule reads."""
+
+    @abstractmethod
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """Plans of the raw dataset; those of :meth:`folders` are used."""
+
+    @abstractmethod
+    def train_loader(self) -> TrainLoader[Any]:
+        """The training stream."""
+
+    @abstractmethod
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """Loaders of ``validation`` or ``test``."""
+
+    def prepare_data(self) -> None:
+        """Make the shards that do not exist yet; safe when several processes do so at once.
+
+        Raises:
+            FileNotFoundError: shards are missing and no raw dataset was named.
+        """
+        absent = [name for name in self.folders() if self.shards is None or not (self.shards / name / NAME).is_file()]
+        if not absent:
+            return
+        if self.root is None or self.shards is None:
+            raise FileNotFoundError(
+                f"{type(self).__name__}: no shards for {', '.join(absent)} in {self.shards}. Name the folder of the shards (shards=...), "
+                "or the raw dataset they are to be made from (root=...)"
+            )
+        for plan in self.plans(self.root):
+            if plan.folder in absent:
+                write_shards(plan, self.shards, workers=self.prepare_workers, wait=True)
+
+    def source(self, folder: str) -> Source:
+        """Samples of a folder of shards."""
+        assert self.shards is not None
+        return ShardSource(self.shards / folder)
+
+    def train_dataloader(self) -> CombinedLoader:
+        """``{stream: batch}`` for ever; Lightning cuts it into epochs."""
+        return CombinedLoader({self.stream: self.train_loader()}, "max_size_cycle")
+
+    def val_dataloader(self) -> list[EvalLoader[Any]]:
+        """Loaders of the validation split."""
+        return self.eval_loaders("validation")
+
+    def test_dataloader(self) -> list[EvalLoader[Any]]:
+        """Loaders of the test split, or of validation where the dataset publishes no labels for its test split."""
+        return self.eval_loaders("test")
+
+    def training(self, source: Source, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:
+        """A training loader with this DataModule's settings."""
+        return TrainLoader(
+            source,
+            assembler,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            place=Place.here(self.trainer),
+            workers=self.workers,
+            max_bad=self.max_bad,
+            exclude=exclude,
+        )
+
+    def evaluation(self, source: Source, assembler: Assembler[Any]) -> EvalLoader[Any]:
+        """An evaluation loader with this DataModule's settings."""
+        place = Place.here(self.trainer)
+        return EvalLoader(source, assembler, batch_size=self.eval_batch_size, place=place, workers=self.workers)

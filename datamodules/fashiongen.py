@@ -1,0 +1,248 @@
+"""FashionGen: two HDF5 files -> image–text pairs.
+
+One row is one view of a product; rows of a product are consecutive. The test split was never released, so validation serves as both.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from unifashion_pl.data.assemble import PairAssembler
+from unifashion_pl.data.decode import encode_jpeg, encode_png
+from unifashion_pl.data.plan import BadSample, Input, Item, Made, MissingDataError, Plan, compact_json
+from unifashion_pl.data.recipes import encoder_versions, pixel_hash
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.data.texts import PairText
+from unifashion_pl.datamodules.base import FashionDataModule
+
+SPLITS = ("train", "validation")
+PUBLISHED = {"train": 260_480, "validation": 32_528}
+TEXTS = ("input_name", "input_description", "input_category", "input_subcategory")
+NEEDED = ("input_image", "input_productID", *TEXTS)
+QUALITY = 95
+SHARD_SIZE = 2048
+
+
+def find_file(root: Path, split: str) -> Path:
+    """The HDF5 file of a split, whatever the size in its name.
+
+    Raises:
+        MissingDataError: none or several, with what is there.
+    """
+    found = sorted(root.glob(f"*_{split}.h5"))
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(sorted(p.name for p in root.glob("*"))[:8]) if root.is_dir() else "the folder does not exist"
+    raise MissingDataError(
+        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {', '.join(p.name for p in found) or 'none'} ({there or 'empty'}). "
+        "FashionGen is handed out by its authors after registration"
+    )
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open an HDF5 file and check that the datasets that are needed are there.
+
+    Raises:
+        MissingDataError: not HDF5, datasets absent, or of other shapes than one row per image.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise MissingDataError(f"{path} ({path.stat().st_size:,} bytes) is not a complete HDF5 file: {error}. Download it again") from error
+    if absent := [name for name in NEEDED if name not in file]:
+        raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(file))}")
+    images = file["input_image"]
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise MissingDataError(f"{path}: input_image is {images.dtype} {images.shape}, expected uint8 (rows, height, width, 3)")
+    for name in NEEDED:
+        if len(file[name]) != len(images):
+            raise MissingDataError(f"{path}: {name} has {len(file[name]):,} rows, input_image {len(images):,}")
+    return file
+
+
+def decode_text(value: bytes | str) -> tuple[str, bool]:
+    """UTF-8 if it is valid, else Latin-1; and whether it was Latin-1.
+
+    >>> decode_text("Café".encode("latin-1"))
+    ('Café', True)
+    """
+    if isinstance(value, str):
+        return value, False
+    try:
+        return value.decode("utf-8"), False
+    except UnicodeDecodeError:
+        return value.decode("latin-1"), True
+
+
+def _column(file: h5py.File, name: str) -> list[Any]:
+    return list(np.asarray(file[name][()]).reshape(len(file[name]), -1)[:, 0])
+
+
+def read_rows(file: h5py.File) -> tuple[list[dict[str, Any]], int]:
+    """Texts and product of every row, and how many texts were Latin-1.
+
+    Raises:
+        MissingDataError: rows of one product are not consecutive.
+    """
+    columns = {name: [decode_text(v) for v in _column(file, name)] for name in TEXTS}
+    products = [int(p) for p in _column(file, "input_productID")]
+    fallbacks = sum(latin for column in columns.values() for _, latin in column)
+    rows: list[dict[str, Any]] = []
+    finished: set[int] = set()
+    for number, product in enumerate(products):
+        new = number == 0 or product != products[number - 1]
+        if new and product in finished:
+            raise MissingDataError(
+                f"{file.filename}: product {product} comes back at row {number}; rows of a product are expected to be consecutive"
+            )
+        finished.add(product)
+        view = 0 if new else rows[-1]["view"] + 1
+        texts = {name.removeprefix("input_"): columns[name][number][0] for name in TEXTS}
+        rows.append({**texts, "product": product, "row": number, "view": view})
+    return rows, fallbacks
+
+
+class FashionGenRecipe:
+    """Rows -> ``image.jpg`` (4:4:4) or ``image.png`` and ``meta.json``; the file is opened once per process.
+
+    Args:
+        path: HDF5 file.
+        quality: of JPEG; None writes PNG.
+    """
+
+    def __init__(self, path: Path, quality: int | None = QUALITY) -> None:
+        self.path, self.quality = path, quality
+
+    def inputs(self, item: Item) -> list[Input]:
+        """None: the images are inside the file."""
+        return []
+
+    def make(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | BadSample]]:
+        """Rows are read in file order, so that every chunk is unpacked once, and handed out in the items' order."""
+        with open_file(self.path) as file:
+            made = {i.spec[0]["row"]: self._sample(file, i) for i in sorted(items, key=lambda item: item.spec[0]["row"])}
+        for item in items:
+            yield item, made[item.spec[0]["row"]]
+
+    def _sample(self, file: h5py.File, item: Item) -> Made | BadSample:
+        meta = item.spec[0]
+        try:
+            image = Image.fromarray(file["input_image"][meta["row"]])
+        except OSError as error:
+            return BadSample(item.key, "image", f"damaged HDF5 chunk: {error}")
+        name, data = ("image.png", encode_png(image)) if self.quality is None else ("image.jpg", encode_jpeg(image, self.quality))
+        return Made({name: data, "meta.json": compact_json({**meta, "id": item.key})}, item.key, pixel_hash(image))
+
+
+def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: int = SHARD_SIZE) -> Plan:
+    """Plan of one split.
+
+    Args:
+        lossless: PNG instead of JPEG 95; three times the size.
+
+    Raises:
+        MissingDataError: as :func:`find_file`, :func:`open_file` and :func:`read_rows`.
+    """
+    path = find_file(root, split)
+    with open_file(path) as file:
+        rows, fallbacks = read_rows(file)
+        chunk = file["input_image"].chunks
+    order = _mixed(len(rows), chunk[0] if chunk else 1, shard_size) if split == "train" else range(len(rows))
+    notes = [f"{len(rows):,} rows, {len({r['product'] for r in rows}):,} products"]
+    if len(rows) != PUBLISHED[split]:
+        notes.append(f"the published {split} split has {PUBLISHED[split]:,} rows")
+    if fallbacks:
+        notes.append(f"{fallbacks:,} texts are Latin-1, the others UTF-8")
+    return Plan(
+        dataset="fashiongen",
+        split=split,
+        kind="pairs",
+        items=[Item(f"r{n:07d}", rows[n]["category"], ({**rows[n], "source": {"file": path.name}},)) for n in order],
+        recipe=FashionGenRecipe(path, None if lossless else QUALITY),
+        fields=("image", "meta"),
+        root=root,
+        options={"image": "png" if lossless else f"jpeg {QUALITY} 4:4:4"},
+        encoders=encoder_versions(),
+        sources=[path],
+        shard_size=shard_size,
+        notes=notes,
+    )
+
+
+def _mixed(rows: int, chunk: int, shard: int) -> list[int]:
+    """A fixed permutation that opens every HDF5 chunk in one shard only: chunks permuted, then rows inside a shard's worth of chunks."""
+    rng = random.Random("fashiongen")
+    chunks = [list(range(start, min(start + chunk, rows))) for start in range(0, rows, chunk)]
+    rng.shuffle(chunks)
+    together = max(1, shard // chunk)
+    order: list[int] = []
+    for first in range(0, len(chunks), together):
+        part = [row for members in chunks[first : first + together] for row in members]
+        rng.shuffle(part)
+        order += part
+    return order
+
+
+def plans(root: Path, **options: Any) -> Iterable[Plan]:
+    """Plans of both splits; options as for :func:`plan_split`."""
+    return [plan_split(Path(root), split, **options) for split in SPLITS]
+
+
+def findings(root: Path, made: Sequence[Plan]) -> list[str]:
+    """What concerns both splits: products that stand in both."""
+    products = [Counter(item.spec[0]["product"] for item in plan.items) for plan in made]
+    both = set.intersection(*(set(p) for p in products)) if len(products) > 1 else set()
+    return [f"{len(both):,} products stand in train and validation, e.g. {min(both)}"] if both else []
+
+
+class FashionGenDataModule(FashionDataModule):
+    """FashionGen for retrieval and captions; validation rows (all views) serve validation and test.
+
+    Args:
+        text: rule of the retrieval text.
+        caption: rule of the captioning target.
+        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+    """
+
+    stream = "pairs"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        shards: str | Path | None = None,
+        *,
+        text: Literal["name_description", "description", "name"] = "name_description",
+        caption: Literal["description", "name_description", "name"] = "description",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, shards, **common)
+        self.text: PairText = text
+        self.caption: PairText = caption
+
+    def folders(self) -> Sequence[str]:
+        """See the base class."""
+        return ("pairs-train", "pairs-validation")
+
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """See the base class."""
+        return plans(root)
+
+    def assembler(self) -> PairAssembler:
+        """Makes :class:`PairBatch`."""
+        return PairAssembler(self.encoder, self.pixels, self.text, self.caption, style="fashiongen")
+
+    def train_loader(self) -> TrainLoader[Any]:
+        """See the base class."""
+        return self.training(self.source("pairs-train"), self.assembler())
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """See the base class."""
+        return [self.evaluation(self.source("pairs-validation"), self.assembler())]

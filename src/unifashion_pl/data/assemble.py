@@ -1,0 +1,322 @@
+"""Bytes of samples -> typed batches. One assembler per kind of shard; all are picklable and know no dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unifashion_pl.data.decode import BadInput, open_image
+from unifashion_pl.data.reader import DamagedSample, RawSample
+from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
+from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text
+from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform, to_tensor
+
+B_co = TypeVar("B_co", bound=Batch, covariant=True)
+Row = dict[str, Any]
+GREY = 128
+
+
+class Assembler(Protocol[B_co]):
+    """Makes batches of one type.
+
+    Attributes:
+        needs: fields without which it cannot work.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """Decode one sample into a row of its batch.
+
+        Raises:
+            DamagedSample: a field is absent or broken.
+        """
+        ...
+
+    def batch(self, rows: Sequence[Row], dataset: str) -> B_co:
+        """Rows (at least one) -> batch."""
+        ...
+
+
+def image_of(raw: RawSample, name: str) -> Image.Image:
+    """The decoded image field ``name.jpg`` or ``name.png``.
+
+    Raises:
+        DamagedSample: absent or broken.
+    """
+    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
+    if data is None:
+        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png, only {', '.join(sorted(raw.fields))}")
+    try:
+        return open_image(data)
+    except BadInput as error:
+        raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
+
+
+def has_image(raw: RawSample, name: str) -> bool:
+    return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
+
+
+def meta_of(raw: RawSample) -> dict[str, Any]:
+    """The decoded ``meta.json``.
+
+    Raises:
+        DamagedSample: absent or not a JSON object.
+    """
+    try:
+        meta = json.loads(raw.fields["meta.json"])
+    except (KeyError, ValueError) as error:
+        raise DamagedSample(raw.key, f"meta.json is absent or broken ({error})") from error
+    if not isinstance(meta, dict):
+        raise DamagedSample(raw.key, f"meta.json holds a {type(meta).__name__}, not an object")
+    return meta
+
+
+def _column(rows: Sequence[Row], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+def _stack(rows: Sequence[Row], name: str) -> Tensor:
+    return torch.stack(_column(rows, name))
+
+
+def _stack_optional(rows: Sequence[Row], name: str) -> Tensor | None:
+    return None if any(row[name] is None for row in rows) else _stack(rows, name)
+
+
+@dataclass
+class PairAssembler:
+    """Pairs -> :class:`PairBatch`.
+
+    Args:
+        encoder: what the vision tower sees.
+        pixels: target of the diffusion head, or None.
+        text, caption: rules of the retrieval text and of the captioning target.
+        style: instruction style of the captions.
+    """
+
+    encoder: EncoderTransform
+    pixels: PixelTransform | None = None
+    text: PairText = "name_description"
+    caption: PairText = "description"
+    style: str = "fashiongen"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"image", "meta"})
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """See :class:`Assembler`."""
+        meta, image = meta_of(raw), to_tensor(image_of(raw, "image"))
+        name, description = meta.get("name", ""), meta.get("description", "")
+        return {
+            "key": meta.get("id", raw.key),
+            "image": self.encoder(image),
+            "pixels": self.pixels(image) if self.pixels else None,
+            "text": product_text(name, description, self.text),
+            "caption": product_text(name, description, self.caption),
+            "product": number_of(str(meta.get("product", raw.key))),
+            "name": name,
+            "category": meta.get("category", ""),
+            "subcategory": meta.get("subcategory", ""),
+        }
+
+    def batch(self, rows: Sequence[Row], dataset: str) -> PairBatch:
+        """See :class:`Assembler`."""
+        return PairBatch(
+            keys=_column(rows, "key"),
+            images=_stack(rows, "image"),
+            texts=_column(rows, "text"),
+            captions=_column(rows, "caption"),
+            styles=[self.style] * len(rows),
+            products=torch.tensor(_column(rows, "product"), dtype=torch.int64),
+            pixels=_stack_optional(rows, "pixels"),
+            product_names=_column(rows, "name"),
+            categories=_column(rows, "category"),
+            subcategories=_column(rows, "subcategory"),
+            dataset=dataset,
+        )
+
+
+@dataclass
+class TripletAssembler:
+    """Triplets -> :class:`TripletBatch`.
+
+    Args:
+        captions: caption of a target by image id; ids without one get "".
+        joiner: how the two modifying texts are joined.
+        style: instruction style of the captions.
+    """
+
+    encoder: EncoderTransform
+    pixels: PixelTransform | None = None
+    captions: Mapping[str, str] = field(default_factory=dict)
+    joiner: Joiner = "and"
+    style: str = "fashioniq"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference", "target", "meta"})
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """See :class:`Assembler`."""
+        meta, target = meta_of(raw), to_tensor(image_of(raw, "target"))
+        return {
+            "key": raw.key,
+            "reference": self.encoder(image_of(raw, "reference")),
+            "target": self.encoder(target),
+            "pixels": self.pixels(target) if self.pixels else None,
+            "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
+            "caption": self.captions.get(meta["target"], ""),
+            "target_id": number_of(meta["target"]),
+            "category": meta["category"],
+        }
+
+    def batch(self, rows: Sequence[Row], dataset: str) -> TripletBatch:
+        """See :class:`Assembler`."""
+        return TripletBatch(
+            keys=_column(rows, "key"),
+            references=_stack(rows, "reference"),
+            targets=_stack(rows, "target"),
+            texts=_column(rows, "text"),
+            captions=_column(rows, "caption"),
+            styles=[self.style] * len(rows),
+            target_ids=torch.tensor(_column(rows, "target_id"), dtype=torch.int64),
+            pixels=_stack_optional(rows, "pixels"),
+            categories=_column(rows, "category"),
+            dataset=dataset,
+        )
+
+
+@dataclass
+class GalleryAssembler:
+    """Gallery images -> :class:`GalleryBatch`; ``captions`` are query-blind captions by image id."""
+
+    encoder: EncoderTransform
+    captions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"image", "meta"})
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """See :class:`Assembler`."""
+        meta = meta_of(raw)
+        return {
+            "key": meta["id"],
+            "image": self.encoder(image_of(raw, "image")),
+            "category": meta["category"],
+            "caption": self.captions.get(meta["id"], ""),
+            "in_union": bool(meta["in_union"]),
+        }
+
+    def batch(self, rows: Sequence[Row], dataset: str) -> GalleryBatch:
+        """See :class:`Assembler`."""
+        return GalleryBatch(
+            keys=_column(rows, "key"),
+            images=_stack(rows, "image"),
+            categories=_column(rows, "category"),
+            captions=_column(rows, "caption"),
+            in_union=_column(rows, "in_union"),
+            dataset=dataset,
+        )
+
+
+@dataclass
+class QueryAssembler:
+    """Queries of an evaluation split -> :class:`QueryBatch`; ``pixels`` shows the target, if the split has one."""
+
+    encoder: EncoderTransform
+    pixels: PixelTransform | None = None
+    joiner: Joiner = "and"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"reference", "meta"})
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """See :class:`Assembler`."""
+        meta = meta_of(raw)
+        return {
+            "key": raw.key,
+            "reference": self.encoder(image_of(raw, "reference")),
+            "reference_id": meta["reference"],
+            "target_id": meta.get("target", ""),
+            "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
+            "category": meta["category"],
+            "pixels": self.pixels(image_of(raw, "target")) if self.pixels and has_image(raw, "target") else None,
+        }
+
+    def batch(self, rows: Sequence[Row], dataset: str) -> QueryBatch:
+        """See :class:`Assembler`."""
+        return QueryBatch(
+            keys=_column(rows, "key"),
+            references=_stack(rows, "reference"),
+            reference_ids=_column(rows, "reference_id"),
+            target_ids=_column(rows, "target_id"),
+            texts=_column(rows, "text"),
+            categories=_column(rows, "category"),
+            pixels=_stack_optional(rows, "pixels"),
+            dataset=dataset,
+        )
+
+
+class TryOnAssembler:
+    """Try-on samples -> :class:`TryOnBatch`.
+
+    Args:
+        encoder: of the garment photo for the vision tower.
+        size: (H, W) of all other pictures.
+        paired: whether the split pairs every person with its own garment.
+    """
+
+    def __init__(self, encoder: EncoderTransform, size: tuple[int, int], paired: bool) -> None:
+        self.encoder = encoder
+        self.picture = PixelTransform(size)
+        self.dark = PixelTransform(size, fill=BLACK)
+        self.mask = MaskTransform(size)
+        self.paired = paired
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"person", "garment", "mask", "meta"})
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """See :class:`Assembler`."""
+        meta, garment = meta_of(raw), to_tensor(image_of(raw, "garment"))
+        person, mask = self.picture(image_of(raw, "person")), self.mask(image_of(raw, "mask"))
+        agnostic = self.picture(image_of(raw, "agnostic")) if has_image(raw, "agnostic") else person.masked_fill(mask, GREY)
+        return {
+            "key": raw.key,
+            "garment": self.encoder(garment),
+            "garment_pixels": self.picture(garment),
+            "pixels": person,
+            "agnostic": agnostic,
+            "mask": mask,
+            "pose": self.dark(image_of(raw, "densepose")) if has_image(raw, "densepose") else None,
+            "sketch": self.dark(image_of(raw, "sketch")) if has_image(raw, "sketch") else None,
+            "text": phrases_text(meta.get("phrases", []), draw, raw.key),
+        }
+
+    def batch(self, rows: Sequence[Row], dataset: str) -> TryOnBatch:
+        """See :class:`Assembler`."""
+        return TryOnBatch(
+            keys=_column(rows, "key"),
+            garments=_stack(rows, "garment"),
+            pixels=_stack(rows, "pixels"),
+            agnostic=_stack(rows, "agnostic"),
+            masks=_stack(rows, "mask"),
+            pose=_stack_optional(rows, "pose"),
+            garment_pixels=_stack(rows, "garment_pixels"),
+            sketches=_stack_optional(rows, "sketch"),
+            texts=_column(rows, "text"),
+            paired=self.paired,
+            dataset=dataset,
+        )

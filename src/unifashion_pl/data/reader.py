@@ -1,0 +1,175 @@
+"""Random access to samples: by seeking into shards, or straight from the raw files of a plan."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from unifashion_pl.data.index import ShardIndex, preflight
+from unifashion_pl.data.plan import BadSample, Plan, compact_json
+
+OPEN_FILES = 64
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """A sample's key and its fields' bytes, e.g. ``image.jpg`` and ``meta.json``."""
+
+    key: str
+    fields: dict[str, bytes]
+
+
+class DamagedSample(RuntimeError):
+    """A sample that cannot be read; the message names it and says what is wrong.
+
+    Attributes:
+        name: key and place.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type[DamagedSample], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+class Source(Protocol):
+    """Samples of a split by number; picklable, and usable in several processes at once.
+
+    Attributes:
+        dataset: ``dataset/split``.
+        split, kind: as in the plan.
+        fields: fields that every sample has.
+        keys: of all samples, in order.
+        blocks: how many samples lie together (per shard), for an order that reads neighbouring files.
+        hash: equal iff the data is.
+        subsets: named lists of keys.
+    """
+
+    dataset: str
+    split: str
+    kind: str
+    fields: Sequence[str]
+    keys: Sequence[str]
+    blocks: Sequence[int]
+    hash: str
+    subsets: dict[str, list[str]]
+
+    def read(self, number: int) -> RawSample:
+        """One sample.
+
+        Raises:
+            DamagedSample: it cannot be read.
+        """
+        ...
+
+
+class ShardSource:
+    """Samples of a folder of shards, read by seeking.
+
+    The byte range of a sample goes through webdataset's tar expander; its CRC-32 is compared with the index first, because a tar
+    reader takes flipped bytes for content and stops silently at a damaged header.
+
+    Args:
+        folder: with ``index.json``.
+
+    Raises:
+        FileNotFoundError, ValueError: as :meth:`ShardIndex.load` and :func:`preflight`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        index = ShardIndex.load(self.folder)
+        preflight(self.folder, index)
+        self.index = index
+        self.dataset, self.split, self.kind, self.hash = index.name, index.split, index.kind, index.hash
+        self.fields, self.subsets = index.fields, index.subsets
+        self.keys = [key for shard in index.shards for key in shard.keys]
+        self.blocks = [shard.samples for shard in index.shards]
+        self._places = [(s, i) for s, shard in enumerate(index.shards) for i in range(shard.samples)]
+        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": OrderedDict(), "_pid": -1}
+
+    def read(self, number: int) -> RawSample:
+        """See :meth:`Source.read`."""
+        place, i = self._places[number]
+        shard = self.index.shards[place]
+        start, end = shard.offsets[i], shard.offsets[i + 1]
+        name = f"{shard.keys[i]} (sample {i} of {self.folder / shard.name}, bytes {start}-{end})"
+        try:
+            file = self._open(place)
+            file.seek(start)
+            data = file.read(end - start)
+        except OSError as error:
+            raise DamagedSample(name, str(error)) from error
+        if len(data) < end - start:
+            raise DamagedSample(name, f"the file ends after {start + len(data)} bytes")
+        if zlib.crc32(data) != shard.crc32[i]:
+            raise DamagedSample(name, "its bytes changed since the shard was written (CRC-32 differs)")
+        return RawSample(shard.keys[i], _expand(data, name))
+
+    def _open(self, place: int) -> BinaryIO:
+        if self._pid != os.getpid():
+            # a forked worker shares file offsets with its parent
+            self._files, self._pid = OrderedDict(), os.getpid()
+        if place in self._files:
+            self._files.move_to_end(place)
+            return self._files[place]
+        if len(self._files) >= OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        self._files[place] = open(self.folder / self.index.shards[place].name, "rb")  # noqa: SIM115
+        return self._files[place]
+
+
+def _expand(data: bytes, name: str) -> dict[str, bytes]:
+    samples = list(group_by_keys(tar_file_expander([{"url": name, "stream": BytesIO(data)}], eof_value=None)))
+    if len(samples) != 1:
+        raise DamagedSample(name, f"{len(samples)} samples where one was written")
+    return {field: value for field, value in samples[0].items() if not field.startswith("__")}
+
+
+class PlanSource:
+    """Samples straight from the raw files, for catalogues too small to be worth shards.
+
+    Args:
+        plan: its recipe is run for every sample that is read.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.dataset, self.split, self.kind = f"{plan.dataset}/{plan.split}", plan.split, plan.kind
+        self.fields = list(plan.fields)
+        self.keys = [item.key for item in plan.items]
+        self.blocks = [len(items) for _, items in plan.shards()]
+        self.hash = hashlib.sha256(compact_json([plan.shard_hash(items) for _, items in plan.shards()])).hexdigest()
+        self.subsets = {name: list(keys) for name, keys in plan.subsets.items()}
+
+    def read(self, number: int) -> RawSample:
+        """See :meth:`Source.read`."""
+        item, made = next(self.plan.recipe.make([self.plan.items[number]]))
+        if isinstance(made, BadSample):
+            raise DamagedSample(made.id, f"{made.role}: {made.reason}")
+        return RawSample(item.key, made.fields)
+
+
+def block_starts(blocks: Sequence[int]) -> list[int]:
+    """Number of the first sample of every block, and the total.
+
+    >>> block_starts([3, 2])
+    [0, 3, 5]
+    """
+    return [0, *accumulate(blocks)]

@@ -1,0 +1,93 @@
+"""What recipes over image files share: reading inputs, passing bytes through, naming what is broken."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import PIL
+from PIL import Image
+
+from unifashion_pl.data.decode import BadInput, passable, read_bytes, to_rgb
+from unifashion_pl.data.plan import BadSample, Input, Item, Made, compact_json
+
+
+def encoder_versions() -> dict[str, str]:
+    """Libraries whose version may change encoded pixels."""
+    return {"pillow": PIL.__version__}
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """Hash of an image's size and RGB values."""
+    rgb = to_rgb(image)
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}".encode() + rgb.tobytes()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file as a shard stores it: field name with extension, bytes, and the decoded image."""
+
+    field: str
+    data: bytes
+    image: Image.Image
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Size and hash of the bytes, for the sample's ``meta.json``."""
+        return {"bytes": len(self.data), "sha256": hashlib.sha256(self.data).hexdigest()}
+
+
+def read_picture(needed: Input) -> Picture:
+    """Read and fully decode an input.
+
+    Raises:
+        BadSample: unusable, with its id, role and reason.
+    """
+    try:
+        kind, data, image = passable(read_bytes(needed.path))
+    except BadInput as error:
+        raise BadSample(needed.id, needed.role, error.reason) from error
+    return Picture(f"{needed.role}.{kind}", data, image)
+
+
+def problem(needed: Input) -> str | None:
+    """Why an input is unusable, or None."""
+    try:
+        read_picture(needed)
+    except BadSample as error:
+        return error.reason
+    return None
+
+
+class FileRecipe:
+    """Base of recipes whose images are files: subclasses say which inputs an item has and what its ``meta.json`` holds."""
+
+    def inputs(self, item: Item) -> list[Input]:
+        """Image files of one item."""
+        raise NotImplementedError
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """``meta.json`` of one item, without ``source``."""
+        raise NotImplementedError
+
+    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
+        """Further fields, e.g. made from the pictures."""
+        return {}
+
+    def make(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | BadSample]]:
+        """One result per item, in order."""
+        for item in items:
+            try:
+                yield item, self._sample(item)
+            except BadSample as error:
+                yield item, error
+
+    def _sample(self, item: Item) -> Made:
+        needed = self.inputs(item)
+        pictures = {n.role: read_picture(n) for n in needed}
+        meta = {**self.meta(item), "source": {n.role: pictures[n.role].source for n in needed}}
+        fields = {p.field: p.data for p in pictures.values()} | self.extra(item, pictures)
+        hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None
+        return Made({**fields, "meta.json": compact_json(meta)}, needed[0].id, hashed)

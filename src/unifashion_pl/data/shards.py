@@ -1,0 +1,274 @@
+"""Writing shards: plain USTAR tar files whose bytes depend on the raw data only, not on workers, clock or machine.
+
+Every shard is written to ``NAME.tar.<pid>.part``, synced and renamed, then gets a side file with its hash; a restart keeps what
+agrees with its side file. ``index.json`` comes last, so that its presence means the split is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from unifashion_pl.data.index import NAME, Shard, ShardIndex, preflight
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
+
+BLOCK = 512
+
+
+def tar_member(name: str, data: bytes) -> bytes:
+    """A regular file as a USTAR header and padded content: mtime, uid and gid 0, mode 0644, no user names.
+
+    Raises:
+        ValueError: a name over 100 characters or a file over 8 GiB.
+    """
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = len(data), 0o644, 0
+    return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % BLOCK)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A shard to write; travels to a worker process."""
+
+    path: Path
+    items: Sequence[Item]
+    recipe: Recipe
+    plan_hash: str
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Side file of a shard: what the index needs to know about it."""
+
+    plan_hash: str
+    shard: Shard
+    missing: list[dict[str, str]]
+    pixels: list[tuple[str, str]]
+
+
+def write_shards(
+    plan: Plan,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    allow_missing: bool = False,
+    progress: bool = True,
+    wait: bool = False,
+) -> Path:
+    """Write the shards and index of a split into ``out/kind-split`` and return the index's path.
+
+    A bad input takes only its own sample out and is recorded by name and reason. What an interrupted run has finished is kept.
+
+    Args:
+        workers: processes; the bytes are the same for any number.
+        allow_missing: build an evaluation split although samples are lost; the index then carries both counts.
+        wait: wait for another process that is building the same split, instead of refusing.
+
+    Raises:
+        MissingDataError: an evaluation split loses samples and ``allow_missing`` is off, or nothing usable is left.
+        RuntimeError: another process is building the same split.
+    """
+    folder = Path(out) / plan.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, wait):
+        jobs = [_Job(folder / name, items, plan.recipe, plan.shard_hash(items)) for name, items in plan.shards()]
+        if finished := _finished(folder, jobs):
+            return finished
+        for leftover in folder.glob("*.part"):
+            leftover.unlink()
+        (folder / NAME).unlink(missing_ok=True)
+        results = _write_all(plan, jobs, workers, progress)
+        index = _index(plan, results)
+        _refuse_losses(index, allow_missing)
+        _remove_strangers(folder, {job.path.name for job in jobs})
+        return index.save(folder)
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool) -> Iterator[None]:
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout as error:
+        raise RuntimeError(f"another process is building {folder}; wait for it, or stop it and run this again") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finished(folder: Path, jobs: Sequence[_Job]) -> Path | None:
+    """The index, if it is there and describes exactly these jobs without losses."""
+    if not (folder / NAME).is_file():
+        return None
+    try:
+        index = ShardIndex.load(folder)
+        preflight(folder, index)
+    except (ValueError, FileNotFoundError):
+        return None
+    kept = [_kept(job) for job in jobs]
+    return folder / NAME if all(kept) and not index.missing else None
+
+
+def _kept(job: _Job) -> _Result | None:
+    """A finished shard's side file, if plan and content still agree with it and nothing was lost in it."""
+    try:
+        content = json.loads(_side(job.path).read_text(encoding="utf-8"))
+        result = _Result(content["plan_hash"], Shard(**content["shard"]), content["missing"], [tuple(p) for p in content["pixels"]])
+        data = job.path.read_bytes()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    agrees = result.plan_hash == job.plan_hash and hashlib.sha256(data).hexdigest() == result.shard.sha256
+    return result if agrees and not result.missing else None
+
+
+def _side(path: Path) -> Path:
+    return path.with_suffix(".tar.json")
+
+
+def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -> list[_Result]:
+    results: dict[int, _Result] = {}
+    with tqdm(total=len(plan.items), desc=plan.name, unit="sample", disable=not progress) as bar:
+
+        def done(number: int, result: _Result) -> None:
+            results[number] = result
+            bar.update(len(jobs[number].items))
+
+        todo = []
+        for number, job in enumerate(jobs):
+            if (result := _kept(job)) is not None:
+                done(number, result)
+            else:
+                todo.append(number)
+        if workers > 1 and len(todo) > 1:
+            _in_processes(jobs, todo, workers, done)
+        else:
+            for number in todo:
+                done(number, _write_shard(jobs[number]))
+    return [results[number] for number in range(len(jobs))]
+
+
+def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _Result], None]) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+        futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
+        try:
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _write_shard(job: _Job) -> _Result:
+    part = job.path.with_name(f"{job.path.name}.{os.getpid()}.part")
+    digest = hashlib.sha256()
+    offsets, crcs, keys = [0], [], []
+    missing: list[dict[str, str]] = []
+    pixels: list[tuple[str, str]] = []
+    with open(part, "wb") as file:
+
+        def write(data: bytes) -> None:
+            file.write(data)
+            digest.update(data)
+
+        for item, made in job.recipe.make(job.items):
+            if isinstance(made, BadSample):
+                missing.append({"id": made.id, "role": made.role, "reason": made.reason, "key": item.key, "group": item.group})
+                continue
+            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in sorted(made.fields))
+            write(data)
+            offsets.append(offsets[-1] + len(data))
+            crcs.append(zlib.crc32(data))
+            keys.append(item.key)
+            if made.pixels is not None:
+                pixels.append((made.id, made.pixels))
+        write(bytes(2 * BLOCK))
+        file.flush()
+        os.fsync(file.fileno())
+    size = part.stat().st_size
+    os.replace(part, job.path)
+    result = _Result(job.plan_hash, Shard(job.path.name, size, digest.hexdigest(), len(keys), offsets, crcs, keys), missing, pixels)
+    side = _side(job.path).with_name(f"{job.path.name}.json.{os.getpid()}.part")
+    side.write_bytes(compact_json(asdict(result)))
+    os.replace(side, _side(job.path))
+    return result
+
+
+def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:
+    missing = [entry for result in results for entry in result.missing]
+    lost = Counter(entry["group"] for entry in missing)
+    groups = Counter(item.group for item in plan.items)
+    shards = [result.shard for result in results]
+    return ShardIndex(
+        dataset=plan.dataset,
+        split=plan.split,
+        kind=plan.kind,
+        fields=list(plan.fields),
+        optional=list(plan.optional),
+        options=json.loads(compact_json(dict(plan.options))),
+        encoders=dict(plan.encoders),
+        source={str(path.relative_to(plan.root).as_posix()): _fingerprint(path) for path in plan.sources},
+        shards=shards,
+        samples=sum(shard.samples for shard in shards),
+        expected=len(plan.items),
+        missing=missing,
+        duplicates=_duplicates(results),
+        metrics={group: {"expected": n, "usable": n - lost[group]} for group, n in sorted(groups.items())},
+        subsets={name: sorted(keys) for name, keys in plan.subsets.items()},
+        notes=list(plan.notes),
+    )
+
+
+def _duplicates(results: Sequence[_Result]) -> list[list[str]]:
+    """Groups of different ids with equal pixels."""
+    groups: dict[str, set[str]] = {}
+    for result in results:
+        for id, pixels in result.pixels:
+            groups.setdefault(pixels, set()).add(id)
+    return sorted(sorted(ids) for ids in groups.values() if len(ids) > 1)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _refuse_losses(index: ShardIndex, allow_missing: bool) -> None:
+    if not index.samples:
+        raise MissingDataError(f"{index.name}: none of the {index.expected:,} {index.kind} is usable: {_losses(index)}")
+    if index.missing and index.split != "train" and not allow_missing:
+        counts = "; ".join(f"{g}: {c['usable']:,} of {c['expected']:,}" for g, c in index.metrics.items() if c["usable"] < c["expected"])
+        raise MissingDataError(
+            f"{index.name}: {len(index.missing):,} of {index.expected:,} {index.kind} cannot be built ({_losses(index)}). Left are {counts}. "
+            "Results on a part of an evaluation split are not comparable: mend the files, or pass --allow-missing to build it anyway"
+        )
+
+
+def _losses(index: ShardIndex) -> str:
+    return some(f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in index.missing)
+
+
+def _remove_strangers(folder: Path, names: set[str]) -> None:
+    """Shards of an earlier plan, which a reader of ``*.tar`` would mix in."""
+    for path in folder.glob("*.tar"):
+        if path.name not in names:
+            path.unlink()
+            _side(path).unlink(missing_ok=True)

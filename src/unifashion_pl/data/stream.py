@@ -1,0 +1,305 @@
+"""Loaders whose order is a pure function of (seed, epoch): the same batches for any number of workers, exact resume, exact evaluation.
+
+The main process decides which samples make up which batch; workers only read and decode. So a resume starts at batch k without
+reading what came before, and several workers cannot change the order.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from unifashion_pl.data.assemble import Assembler, Row
+from unifashion_pl.data.reader import DamagedSample, Source
+from unifashion_pl.data.samples import Batch
+from unifashion_pl.data.texts import EVALUATION, Draw
+
+B = TypeVar("B", bound=Batch)
+Order = NDArray[np.int64]
+WINDOW = 4
+
+
+def training_order(blocks: Sequence[int], seed: int, epoch: int, window: int = WINDOW) -> Order:
+    """Numbers of all samples in the order of an epoch: shards permuted, then samples permuted inside windows of ``window`` shards.
+
+    Args:
+        blocks: samples per shard.
+    """
+    rng = random.Random(f"{seed}-{epoch}")
+    starts = [0, *accumulate(blocks)]
+    shards = list(range(len(blocks)))
+    rng.shuffle(shards)
+    order: list[int] = []
+    for first in range(0, len(shards), window):
+        numbers = [n for shard in shards[first : first + window] for n in range(starts[shard], starts[shard + 1])]
+        rng.shuffle(numbers)
+        order += numbers
+    return np.array(order, np.int64)
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among all that train together: ``rank`` of ``world``."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def here(cls, trainer: Any = None) -> Place:
+        """From the trainer if there is one, else from torch.distributed if it runs, else 0 of 1."""
+        if trainer is not None:
+            return cls(trainer.global_rank, trainer.world_size)
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size())
+        return cls()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that read and decode.
+
+    Args:
+        num: 0 reads in the training process.
+        prefetch: batches per worker that are made ahead.
+        start_method: ``fork``, ``spawn``, ``forkserver`` or None for the platform's default.
+    """
+
+    num: int = 0
+    prefetch: int = 2
+    start_method: str | None = None
+
+    def loader(self, dataset: _Batches, sampler: Any, persistent: bool) -> DataLoader[Any]:
+        """A torch DataLoader whose sampler yields whole requests."""
+        more: dict[str, Any] = {}
+        if self.num:
+            more = {"prefetch_factor": self.prefetch, "persistent_workers": persistent, "multiprocessing_context": self.start_method}
+        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num, collate_fn=_unchanged, **more)
+
+
+def _unchanged(answer: Any) -> Any:
+    return answer
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A batch to be made: its samples' numbers and the source of their random choices."""
+
+    numbers: list[int]
+    draw: Draw
+
+
+class _Batches(Dataset[Any]):
+    """Requests -> (batch, damaged samples); lives in the workers."""
+
+    def __init__(self, source: Source, assembler: Assembler[Any], strict: bool) -> None:
+        self.source, self.assembler, self.strict = source, assembler, strict
+
+    def __getitem__(self, request: _Request) -> tuple[Batch, list[tuple[str, str]]]:
+        rows: list[Row | None] = []
+        bad: list[tuple[str, str]] = []
+        for number in request.numbers:
+            try:
+                rows.append(self.assembler.sample(self.source.read(number), request.draw))
+            except DamagedSample as error:
+                if self.strict:
+                    raise
+                rows.append(None)
+                bad.append((error.name, error.reason))
+        return self.assembler.batch(_replaced(rows, bad), self.source.dataset), bad
+
+
+def _replaced(rows: list[Row | None], bad: list[tuple[str, str]]) -> list[Row]:
+    """Damaged rows give way to copies of the batch's good ones, so that every rank keeps its batch size.
+
+    A copy has the id of its original, and equal ids are never negatives of each other.
+    """
+    good = [row for row in rows if row is not None]
+    if not good:
+        raise DamagedSample(bad[0][0], f"{bad[0][1]}; so are all other samples of its batch")
+    copies = iter(good * len(rows))
+    return [row if row is not None else next(copies) for row in rows]
+
+
+class TrainLoader(Generic[B]):
+    """An endless sequence of training batches, cut into epochs; ``iter`` goes on where the last one stopped.
+
+    An epoch has ``samples // (world × batch_size)`` batches on every rank; the samples left over differ between epochs. Lightning
+    saves and loads the state of the loader with the checkpoint.
+
+    Args:
+        source: a split called ``train``; anything else is refused, whatever its path.
+        assembler: makes the batches.
+        batch_size: per rank.
+        seed: of order and texts.
+        place: this rank.
+        workers: reading processes.
+        max_bad: different damaged samples that are replaced and reported before training stops.
+        exclude: keys that are left out.
+        window: shards that are shuffled together.
+
+    Raises:
+        ValueError: not a training split, fields are absent, or there are fewer samples than one batch on every rank.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        assembler: Assembler[B],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        place: Place = Place(),  # noqa: B008
+        workers: Workers = Workers(),  # noqa: B008
+        max_bad: int = 0,
+        exclude: Sequence[str] = (),
+        window: int = WINDOW,
+    ) -> None:
+        _check_source(source, assembler)
+        if source.split != "train":
+            raise ValueError(
+                f"{source.dataset} ({source.kind}) is an evaluation split: training on it is refused. Name the folder of the split `train`"
+            )
+        self.source, self.batch_size, self.seed, self.place, self.max_bad, self.window = source, batch_size, seed, place, max_bad, window
+        excluded = set(exclude)
+        self._allowed = np.array([key not in excluded for key in source.keys], bool)
+        self.samples = int(self._allowed.sum())
+        if self.samples < place.world * batch_size:
+            raise ValueError(
+                f"{source.dataset} has {self.samples} samples for training, but one batch takes {place.world} × {batch_size} "
+                "(ranks × batch_size): lower batch_size or the number of devices"
+            )
+        self.position = 0
+        self.bad: dict[str, str] = {}
+        self._loader = workers.loader(_Batches(source, assembler, strict=False), _Requests(self), persistent=True)
+
+    def __len__(self) -> int:
+        return self.samples // (self.place.world * self.batch_size)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch that the next batch belongs to."""
+        return self.position // len(self)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the first batch of an epoch."""
+        self.position = epoch * len(self)
+
+    def batches(self, epoch: int) -> Iterator[list[int]]:
+        """Sample numbers of this rank's batches in an epoch."""
+        order = training_order(self.source.blocks, self.seed, epoch, self.window)
+        order = order[self._allowed[order]]
+        own = order[self.place.rank :: self.place.world]
+        for batch in range(len(self)):
+            yield own[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+
+    def __iter__(self) -> Iterator[B]:
+        for batch, bad in self._loader:
+            self._report(bad)
+            self.position += 1
+            yield batch
+
+    def _report(self, bad: list[tuple[str, str]]) -> None:
+        for name, reason in bad:
+            if name in self.bad:
+                continue
+            self.bad[name] = reason
+            if len(self.bad) > self.max_bad:
+                listed = "; ".join(f"{n}: {r}" for n, r in self.bad.items())
+                raise RuntimeError(
+                    f"{self.source.dataset}: {len(self.bad)} damaged samples, allowed are max_bad={self.max_bad}: {listed}. "
+                    "Build the shards again, or raise max_bad to train without these samples"
+                )
+            warnings.warn(f"damaged sample {len(self.bad)} of at most {self.max_bad}: {name}: {reason}", stacklevel=2)
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "index": self.source.hash,
+            "samples": self.samples,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "world": self.place.world,
+            "window": self.window,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and number of its batches that the trainer has taken (not those made ahead), and what they depend on."""
+        return {**self._identity(), "epoch": self.epoch, "batches": self.position % len(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position.
+
+        Raises:
+            ValueError: index, samples, seed, batch size or world size differ, with both values.
+        """
+        for name, value in self._identity().items():
+            if state.get(name) != value:
+                raise ValueError(
+                    f"cannot resume {self.source.dataset} in the middle of an epoch: {name} was {state.get(name)!r}, now it is {value!r}. "
+                    "Use the old value, or start from the checkpoint's weights (init_from) instead of resuming"
+                )
+        self.position = state["epoch"] * len(self) + state["batches"]
+
+
+class _Requests(Sampler[_Request]):
+    """Requests of the rest of the loader's current epoch; read anew by every ``iter``, also with persistent workers."""
+
+    def __init__(self, loader: TrainLoader[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[_Request]:
+        epoch, done = divmod(self.loader.position, len(self.loader))
+        draw = Draw(self.loader.seed, epoch)
+        for number, numbers in enumerate(self.loader.batches(epoch)):
+            if number >= done:
+                yield _Request(numbers, draw)
+
+
+class EvalLoader(Generic[B]):
+    """Every sample of a split exactly once over all ranks and workers, in index order; the last batch may be smaller.
+
+    Ranks get numbers of samples that differ by at most one, possibly none: no padding, so gather results by id.
+
+    Args:
+        source, assembler, batch_size, place, workers: as for :class:`TrainLoader`.
+        limit: only the first samples, for quick looks.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        assembler: Assembler[B],
+        *,
+        batch_size: int,
+        place: Place = Place(),  # noqa: B008
+        workers: Workers = Workers(),  # noqa: B008
+        limit: int | None = None,
+    ) -> None:
+        _check_source(source, assembler)
+        self.source, self.batch_size = source, batch_size
+        own = range(place.rank, min(len(source.keys), limit or len(source.keys)), place.world)
+        self.requests = [_Request(list(own[i : i + batch_size]), EVALUATION) for i in range(0, len(own), batch_size)]
+        self._loader = workers.loader(_Batches(source, assembler, strict=True), self.requests, persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[B]:
+        for batch, _ in self._loader:
+            yield batch
+
+
+def _check_source(source: Source, assembler: Assembler[Any]) -> None:
+    if absent := assembler.needs - set(source.fields):
+        raise ValueError(
+            f"{source.dataset} ({source.kind}) has the fields {', '.join(source.fields)}, but {type(assembler).__name__} needs "
+            f"{', '.join(sorted(absent))}: is this the folder of another kind of shards?"
+        )
