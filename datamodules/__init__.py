@@ -2,5 +2,16 @@
 
 from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.fashiongen import FashionGenDataModule
+from unifashion_pl.datamodules.fashioniq import FashionIQDataModule
+from unifashion_pl.datamodules.multitask import MultiTaskDataModule
+from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
+from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 
-__all__ = ["FashionDataModule", "FashionGenDataModule"]
+__all__ = [
+    "FashionDataModule",
+    "FashionGenDataModule",
+    "FashionIQDataModule",
+    "MultiTaskDataModule",
+    "VitonHDDataModule",
+    "WardrobeDataModule",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -239,6 +240,16 @@ def test_try_on_batches_are_passed_over() -> None:
     assert evaluator.finish(None) == {}
 
 
+def test_gallery_captions_add_scores_and_their_floor(tmp_path: Path) -> None:
+    captioned = gallery()
+    captioned.captions = [f"a {WORDS[i % 4]} thing" for i in range(10)]
+    values = evaluate([captioned, queries()], tmp_path)
+    assert {"fashioniq/mean/R@1", "fashioniq/caption-score/mean/R@1", "fashioniq/both-scores/mean/R@1"} <= set(values)
+    floors = [r for r in read_records(tmp_path / "results.json") if "score=bm25" in r.protocol]
+    assert {r.metric for r in floors} >= {"dress/R@1", "mean/R@2", "Avg"}
+    assert next(r for r in floors if r.metric == "mean/R@2").value == 50.0
+
+
 def test_half_queries_do_not_see_the_other_half() -> None:
     model, batch = make_model(), queries()
     other = queries()
@@ -303,22 +314,28 @@ def test_log_samples_reaches_tensorboard_like_loggers() -> None:
     assert len(Logger.experiment.seen) == 3
 
 
-def _rank(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2)
+def take_part(rank: int, folder: str) -> dict[str, float]:
+    """Evaluate an uneven share of the samples as one of two processes."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/sync", rank=rank, world_size=2, timeout=timedelta(seconds=90))
+    try:
+        batches = [part for batch in everything() for part in split(batch, 1)]
+        own = batches[:-2:2] if rank == 0 else [*batches[1::2], *batches[-2:]]
+        return evaluate(own, Path(folder) / "test")
+    finally:
+        dist.destroy_process_group()
+
+
+def second(_: int, folder: str) -> None:
     torch.set_num_threads(1)
-    batches = [part for batch in everything() for part in split(batch, 1)]
-    own = batches[:-2:2] if rank == 0 else [*batches[1::2], *batches[-2:]]
-    values = evaluate(own, Path(folder) / "test")
-    (Path(folder) / f"values{rank}.json").write_text(json.dumps(values))
-    dist.destroy_process_group()
+    (Path(folder) / "second.json").write_text(json.dumps(take_part(1, folder)))
 
 
 def test_two_ranks_equal_one(tested: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)
-    zero, one = (json.loads((tmp_path / f"values{r}.json").read_text()) for r in (0, 1))
-    assert zero == one == pytest.approx(tested[1], abs=1e-6)
+    other = mp.spawn(second, args=(str(tmp_path),), nprocs=1, join=False)
+    first = take_part(0, str(tmp_path))
+    other.join()
+    assert first == json.loads((tmp_path / "second.json").read_text()) == pytest.approx(tested[1], abs=1e-6)
     for name in ("captions", "images"):
-        assert (tmp_path / f"test/predictions/{name}.jsonl").read_text() == (
-            tested[0] / f"predictions/{name}.jsonl"
-        ).read_text()
+        one = (tested[0] / f"predictions/{name}.jsonl").read_text()
+        assert (tmp_path / f"test/predictions/{name}.jsonl").read_text() == one
     assert {p.name for p in (tmp_path / "test/images").iterdir()} == {p.name for p in (tested[0] / "images").iterdir()}

@@ -14,6 +14,7 @@ from unifashion_pl.data.samples import GalleryBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Line, Outcome, chance_recall, fingerprint, order, thumbnail
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.fashioniq_results import averages
+from unifashion_pl.metrics.leaks import TextQuery, text_only_floor
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
 
@@ -51,6 +52,7 @@ class ComposedEvaluation:
         names = ABLATIONS if ablations else ()
         self.halves = {name: FashionIQRecall(ks=ks, scores=("image",), score=name, top_k=1) for name in names}
         self.gallery: set[tuple[str, str, bool]] = set()
+        self.captions: dict[tuple[str, str], str] = {}
         self.texts: dict[str, str] = {}
         self.thumbnails: dict[str, bytes] = {}
 
@@ -62,6 +64,9 @@ class ComposedEvaluation:
         captions = model.retrieval_head.text_embeddings(model.backbone, batch.captions).float() if any(has) else None
         self.metric.update_gallery(batch.keys, batch.categories, tokens, batch.in_union, captions, has)
         self.gallery.update(zip(batch.categories, batch.keys, batch.in_union))
+        for category, key, text in zip(batch.categories, batch.keys, batch.captions):
+            if text:
+                self.captions[category, key] = text
         self._keep(batch.keys, batch.images)
 
     def update_queries(self, model: UniFashionModule, batch: QueryBatch) -> None:
@@ -92,7 +97,11 @@ class ComposedEvaluation:
             return outcome
         if full:
             texts = {k: v for part in team.objects(self.texts) for k, v in part.items()}
-            outcome.records = [*self.metric.records(data_hash=fingerprint(texts)), *self._chance(team)]
+            outcome.records = [
+                *self.metric.records(data_hash=fingerprint(texts)),
+                *self._chance(team),
+                *self._floor(team, texts),
+            ]
             self._lines(outcome, texts)
         for name, metric in self.halves.items():
             metric.gallery = self.metric.gallery
@@ -129,6 +138,24 @@ class ComposedEvaluation:
                 n = queries.get(name.partition("/")[0], sum(queries.values()))
                 records.append(ResultRecord(name, value, "percent", n, text, implementation="hypergeometric"))
         return records
+
+    def _floor(self, team: Team, texts: dict[str, str]) -> list[ResultRecord]:
+        """What matching words reaches, without images or a model: stands beside every score that reads gallery captions."""
+        captions: dict[str, dict[str, str]] = {}
+        for part in team.objects(self.captions):
+            for (category, key), text in sorted(part.items()):
+                captions.setdefault(category, {})[key] = text
+        if not captions:
+            return []
+        queries = [TextQuery(line["category"], line["target"], texts[line["key"]]) for line in self.metric.per_query()]
+        counts = Counter(query.category for query in queries)
+        protocol = self.metric.protocol(HEADLINE).replace("/image(score=itc", "/caption(score=bm25")
+        return [
+            ResultRecord(
+                name, value, "percent", counts.get(name.partition("/")[0], len(queries)), protocol, implementation="BM25"
+            )
+            for name, value in text_only_floor(queries, captions, self.metric.ks).items()
+        ]
 
     def _lines(self, outcome: Outcome, texts: dict[str, str]) -> None:
         ranked = self.metric.per_query()

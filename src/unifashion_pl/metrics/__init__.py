@@ -9,6 +9,15 @@ from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, 
 from unifashion_pl.metrics.captions import bleu, cider_d, rouge_l
 from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.fashioniq import FULL_QUERIES, FashionIQRecall
+from unifashion_pl.metrics.images import (
+    ImageDistances,
+    MeanImageScore,
+    clip_s,
+    frechet_distance,
+    kernel_distance,
+    resize,
+    ssim,
+)
 from unifashion_pl.metrics.intervals import (
     bootstrap_interval,
     cluster_standard_error,
@@ -17,6 +26,7 @@ from unifashion_pl.metrics.intervals import (
     seed_summary,
     wilson_interval,
 )
+from unifashion_pl.metrics.leaks import LeakError, TextQuery, bm25_scores, caption_audit, check_provenance, text_only_floor
 from unifashion_pl.metrics.recall import Ranks, RecallAtK, exact_ranks, recall_percent, token_scores, two_way_ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, write_records
 
@@ -27,24 +37,37 @@ __all__ = [
     "Catalogue",
     "FashionGenRecall",
     "FashionIQRecall",
+    "ImageDistances",
     "Interval",
+    "LeakError",
+    "MeanImageScore",
     "Ranks",
     "RecallAtK",
     "ResultRecord",
+    "TextQuery",
     "bleu",
+    "bm25_scores",
     "bootstrap_interval",
     "build_candidates",
     "candidate_list",
+    "caption_audit",
+    "check_provenance",
     "cider_d",
+    "clip_s",
     "cluster_standard_error",
     "compare_paired",
     "exact_mcnemar",
     "exact_ranks",
+    "frechet_distance",
+    "kernel_distance",
     "read_records",
     "recall_percent",
+    "resize",
     "rouge_l",
     "score_captions",
     "seed_summary",
+    "ssim",
+    "text_only_floor",
     "token_scores",
     "tokenize_captions",
     "two_way_ranks",

@@ -22,12 +22,14 @@ VARIANTS = {
     "text-blank": "text + blank image",
     "image-only": "image + empty text",
     "image-similarity": "image similarity",
+    "bm25": "words alone (BM25)",
 }
 MEANINGS = {
     "text-only": "the modifying text alone through the text pass",
     "text-blank": "the composed query with the reference replaced by a grey picture",
     "image-only": "the composed query with an empty text",
     "image-similarity": "the mean of the reference's own target-query tokens",
+    "bm25": "word matching between query text and gallery captions, without images or a model",
 }
 CAPTION_SCALE = {"CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
 

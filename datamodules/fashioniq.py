@@ -1,0 +1,179 @@
+"""Fashion-IQ: annotations and images by id -> training triplets, evaluation queries and galleries.
+
+The test split has no targets in public, so its numbers are reported on validation, as in the literature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
+from unifashion_pl.data.captions import read_captions
+from unifashion_pl.data.plan import Input, Item, Plan
+from unifashion_pl.data.recipes import FileRecipe
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.data.texts import Joiner
+from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, Entry, ImageFolder, RawFashionIQ
+
+SPLITS = ("train", "val")
+TRIPLET_SHARD, GALLERY_SHARD = 512, 1024
+
+
+@dataclass
+class TripletRecipe(FileRecipe):
+    """Entries -> ``reference``, ``target`` (where the split has one) and ``meta.json``."""
+
+    images: ImageFolder
+
+    def inputs(self, item: Item) -> list[Input]:
+        """Reference first, then target."""
+        _, _, reference, target, _ = item.spec
+        found = [Input(reference, "reference", self.images.path(reference, item.group))]
+        return [*found, Input(target, "target", self.images.path(target, item.group))] if target else found
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """See the base class."""
+        category, position, reference, target, captions = item.spec
+        meta = {"category": category, "position": position, "reference": reference, "captions": list(captions)}
+        return {**meta, "target": target} if target else meta
+
+
+@dataclass
+class GalleryRecipe(FileRecipe):
+    """Ids of a split -> ``image`` and ``meta.json``."""
+
+    images: ImageFolder
+
+    def inputs(self, item: Item) -> list[Input]:
+        """The image."""
+        id = item.spec[0]
+        return [Input(id, "image", self.images.path(id, item.group))]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """See the base class."""
+        id, category, in_union = item.spec
+        return {"id": id, "category": category, "in_union": in_union}
+
+
+def _entry_item(entry: Entry) -> Item:
+    spec = (entry.category, entry.position, entry.reference, entry.target, entry.captions)
+    return Item(f"{entry.category}-{entry.split}-{entry.position:05d}", entry.category, spec)
+
+
+def _plan(raw: RawFashionIQ, split: str, kind: Any, items: Sequence[Item], recipe: FileRecipe, fields: tuple[str, ...]) -> Plan:
+    return Plan(
+        dataset="fashioniq",
+        split=split,
+        kind=kind,
+        items=items,
+        recipe=recipe,
+        fields=fields,
+        root=raw.root,
+        sources=raw.files(split),
+        shard_size=GALLERY_SHARD if kind == "gallery" else TRIPLET_SHARD,
+        notes=raw.notes(split),
+    )
+
+
+def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
+    """Training triplets (a fixed permutation) or evaluation queries (source order) of all categories.
+
+    The subset ``val_overlap`` names training triplets one of whose images stands in a validation split.
+    """
+    entries = [entry for category in CATEGORIES for entry in raw.entries(category, split)]
+    recipe = TripletRecipe(raw.images)
+    if split != "train":
+        fields = ("reference", "target", "meta") if any(e.target for e in entries) else ("reference", "meta")
+        return _plan(raw, split, "queries", [_entry_item(e) for e in entries], recipe, fields)
+    held_out = {id for category in CATEGORIES for id in raw.ids(category, "val")}
+    overlap = [_entry_item(e).key for e in entries if held_out & {e.reference, e.target}]
+    plan = _plan(raw, split, "triplets", raw.mixed([_entry_item(e) for e in entries]), recipe, ("reference", "target", "meta"))
+    return replace(plan, subsets={"val_overlap": overlap})
+
+
+def gallery_plan(raw: RawFashionIQ, split: str) -> Plan:
+    """All ids of all categories' splits; an id that two categories list is there twice."""
+    items = []
+    for category in CATEGORIES:
+        union = {id for entry in raw.entries(category, split) for id in (entry.reference, entry.target)}
+        items += [Item(f"{category}-{id}", category, (id, category, id in union)) for id in raw.ids(category, split)]
+    return _plan(raw, split, "gallery", items, GalleryRecipe(raw.images), ("image", "meta"))
+
+
+def plans(root: Path) -> Iterable[Plan]:
+    """Training triplets, validation queries and validation gallery."""
+    raw = RawFashionIQ(Path(root))
+    return [triplet_plan(raw, "train"), triplet_plan(raw, "val"), gallery_plan(raw, "val")]
+
+
+def findings(root: Path, made: Sequence[Plan]) -> list[str]:
+    """Layout variant, files that fit no id, triplets that touch a validation image, counts that differ from the published ones."""
+    raw = RawFashionIQ(Path(root))
+    overlap = next((plan.subsets["val_overlap"] for plan in made if "val_overlap" in plan.subsets), [])
+    notes = [*raw.findings(), f"{len(overlap):,} training triplets touch an image that also stands in a validation split"]
+    return notes
+
+
+class FashionIQDataModule(FashionDataModule):
+    """Fashion-IQ for composed retrieval: triplets to train on; galleries and queries of the validation split to evaluate on.
+
+    Args:
+        val_overlap: ``exclude`` leaves out training triplets that touch a validation image; ``keep`` is what the literature does.
+        captions: caption library (JSON Lines) of training targets, or None.
+        gallery_captions: query-blind caption library of the validation gallery, or None.
+        allow_unsafe_captions: accept captions that may have seen a query; results must then be called leaked.
+        joiner: ``and`` or ``comma``; part of a protocol's name.
+        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+    """
+
+    stream = "triplets"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        shards: str | Path | None = None,
+        *,
+        val_overlap: Literal["exclude", "keep"] = "exclude",
+        captions: str | Path | None = None,
+        gallery_captions: str | Path | None = None,
+        allow_unsafe_captions: bool = False,
+        joiner: Joiner = "and",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, shards, **common)
+        if val_overlap not in ("exclude", "keep"):
+            raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
+        self.val_overlap, self.joiner = val_overlap, joiner
+        self.captions, self.gallery_captions, self.allow_unsafe_captions = captions, gallery_captions, allow_unsafe_captions
+
+    def folders(self) -> Sequence[str]:
+        """See the base class."""
+        return ("triplets-train", "queries-val", "gallery-val")
+
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """See the base class."""
+        return plans(root)
+
+    def train_loader(self) -> TrainLoader[Any]:
+        """See the base class."""
+        captions = {} if self.captions is None else read_captions(self.captions, allow_unsafe=self.allow_unsafe_captions)
+        source = self.source("triplets-train")
+        exclude = source.subsets.get("val_overlap", []) if self.val_overlap == "exclude" else []
+        return self.training(source, TripletAssembler(self.encoder, self.pixels, captions, self.joiner), exclude)
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """Gallery first, then queries."""
+        gallery = self.source("gallery-val")
+        captions: dict[str, str] = {}
+        if self.gallery_captions is not None:
+            ids = {key.partition("-")[2] for key in gallery.keys}
+            captions = read_captions(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
+        queries = QueryAssembler(self.encoder, self.pixels, self.joiner)
+        return [
+            self.evaluation(gallery, GalleryAssembler(self.encoder, captions)),
+            self.evaluation(self.source("queries-val"), queries),
+        ]

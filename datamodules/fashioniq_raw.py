@@ -1,0 +1,195 @@
+"""Fashion-IQ's raw layout: caption and split files, images by id, and the variants of both that are found in the wild."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from unifashion_pl.data.plan import Item, MissingDataError, some
+
+CATEGORIES = ("dress", "shirt", "toptee")
+SPLITS = ("train", "val", "test")
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+PUBLISHED_ENTRIES = {
+    "train": {"dress": 5985, "shirt": 5988, "toptee": 6027},
+    "val": {"dress": 2017, "shirt": 2038, "toptee": 1961},
+    "test": {"dress": 2024, "shirt": 2038, "toptee": 2056},
+}
+PUBLISHED_GALLERY = {"dress": 3817, "shirt": 6346, "toptee": 5373}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A caption file's entry: reference + two texts -> target ("" in the test split)."""
+
+    category: str
+    split: str
+    position: int
+    reference: str
+    target: str
+    captions: tuple[str, ...]
+
+
+class ImageFolder:
+    """Where the image of an id is: ``images/ID.jpg`` or ``.png``, ``<category>/ID.jpg`` and the same below ``image_data`` or
+    ``resized_images``.
+
+    Args:
+        root: of the dataset.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        above = [root / name for name in ("images", "image_data", "resized_images", "")]
+        self.folders = [f for folder in above for f in (folder, *(folder / c for c in CATEGORIES)) if f != root and f.is_dir()]
+        self.found: dict[tuple[str, str], Path] = {}
+        for folder in self.folders:
+            category = folder.name if folder.name in CATEGORIES else ""
+            for entry in os.scandir(folder):
+                stem, extension = os.path.splitext(entry.name)
+                if extension.lower() in EXTENSIONS:
+                    self.found.setdefault((stem, category), folder / entry.name)
+
+    def path(self, id: str, category: str) -> Path:
+        """The file of an id; a path that does not exist if there is none."""
+        return self.found.get((id, "")) or self.found.get((id, category)) or self._elsewhere(id) or self.root / "images" / f"{id}.jpg"
+
+    def _elsewhere(self, id: str) -> Path | None:
+        return next((self.found[id, c] for c in CATEGORIES if (id, c) in self.found), None)
+
+    @property
+    def ids(self) -> set[str]:
+        """Ids that have a file."""
+        return {id for id, _ in self.found}
+
+
+class RawFashionIQ:
+    """The dataset as downloaded.
+
+    Args:
+        root: with ``captions/``, ``image_splits/`` and images.
+
+    Raises:
+        MissingDataError: the annotations are absent or have another shape, with what was found.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for folder in ("captions", "image_splits"):
+            if not (root / folder).is_dir():
+                there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
+                raise MissingDataError(
+                    f"{root}: no folder {folder} (found: {there or 'nothing'}). Expected captions/, image_splits/ and images/ as in "
+                    "github.com/XiaoxiaoGuo/fashion-iq; the images have to be collected by id"
+                )
+        self._entries: dict[tuple[str, str], list[Entry]] = {}
+        self._ids: dict[tuple[str, str], list[str]] = {}
+
+    @cached_property
+    def images(self) -> ImageFolder:
+        """Image files by id."""
+        return ImageFolder(self.root)
+
+    def caption_file(self, category: str, split: str) -> Path:
+        """``captions/cap.dress.train.json``."""
+        return self.root / "captions" / f"cap.{category}.{split}.json"
+
+    def split_file(self, category: str, split: str) -> Path:
+        """``image_splits/split.dress.train.json``."""
+        return self.root / "image_splits" / f"split.{category}.{split}.json"
+
+    def files(self, split: str) -> list[Path]:
+        """All annotation files of a split."""
+        return [f(c, split) for c in CATEGORIES for f in (self.caption_file, self.split_file)]
+
+    def entries(self, category: str, split: str) -> list[Entry]:
+        """Entries in file order; padding rows (``fake_data``) are left out.
+
+        Raises:
+            MissingDataError: the file is absent, no JSON, or an entry lacks a field.
+        """
+        if (category, split) not in self._entries:
+            path = self.caption_file(category, split)
+            rows = enumerate(_read_list(path))
+            self._entries[category, split] = [_entry(row, n, category, split, path) for n, row in rows if not _is_padding(row)]
+        return self._entries[category, split]
+
+    def ids(self, category: str, split: str) -> list[str]:
+        """Ids of an image split in file order; entries may be ids or objects with ``image``.
+
+        Raises:
+            MissingDataError: the file is absent, no JSON, or lists an id twice.
+        """
+        if (category, split) not in self._ids:
+            path = self.split_file(category, split)
+            ids = [str(row["image"]) if isinstance(row, dict) and "image" in row else row for row in _read_list(path)]
+            if wrong := [row for row in ids if not isinstance(row, str)]:
+                raise MissingDataError(f"{path}: expected a list of ids, found {wrong[0]!r}")
+            if len(set(ids)) < len(ids):
+                twice = some(sorted({id for id in ids if ids.count(id) > 1}))
+                raise MissingDataError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice: {twice}")
+            self._ids[category, split] = ids
+        return self._ids[category, split]
+
+    def mixed(self, items: Sequence[Item]) -> list[Item]:
+        """A fixed permutation."""
+        out = list(items)
+        random.Random("fashioniq").shuffle(out)
+        return out
+
+    def notes(self, split: str) -> list[str]:
+        """Counts that differ from the published ones, and references or targets that their own split does not list."""
+        notes = []
+        for category in CATEGORIES:
+            entries, ids = self.entries(category, split), set(self.ids(category, split))
+            if len(entries) != PUBLISHED_ENTRIES[split][category]:
+                notes.append(f"{category} {split}: {len(entries):,} entries, published are {PUBLISHED_ENTRIES[split][category]:,}")
+            if split == "val" and len(ids) != PUBLISHED_GALLERY[category]:
+                notes.append(f"{category} {split}: {len(ids):,} gallery images, published are {PUBLISHED_GALLERY[category]:,}")
+            strangers = sorted({i for e in entries for i in (e.reference, e.target) if i and i not in ids})
+            if strangers:
+                notes.append(f"{category} {split}: {len(strangers)} references or targets are not in the image split: {some(strangers)}")
+        return notes
+
+    def findings(self) -> list[str]:
+        """Which layout the images have and how many files belong to no listed id."""
+        splits = [s for s in SPLITS if self.split_file(CATEGORIES[0], s).is_file()]
+        listed = [id for split in splits for category in CATEGORIES for id in self.ids(category, split)]
+        layout = ", ".join(str(f.relative_to(self.root)) for f in self.images.folders) or "no folder of images"
+        notes = [f"images in: {layout}; {len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"]
+        if beyond := sorted(self.images.ids - set(listed)):
+            notes.append(f"{len(beyond):,} image files belong to no listed id: {some(beyond)}")
+        return notes
+
+
+def _read_list(path: Path) -> list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{path} is missing; it is part of github.com/XiaoxiaoGuo/fashion-iq") from error
+    except ValueError as error:
+        raise MissingDataError(f"{path} is not JSON ({error}); download it again") from error
+    if not isinstance(content, list):
+        raise MissingDataError(f"{path}: expected a JSON list, found {type(content).__name__}")
+    return content
+
+
+def _is_padding(row: Any) -> bool:
+    return isinstance(row, dict) and bool(row.get("fake_data"))
+
+
+def _entry(row: Any, position: int, category: str, split: str, path: Path) -> Entry:
+    try:
+        captions = tuple(str(text) for text in row["captions"])
+        reference, target = str(row["candidate"]), str(row.get("target") or "")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MissingDataError(f"{path}: entry {position} is not {{candidate, captions, target}}: {str(row)[:80]}") from error
+    if split != "test" and not target:
+        raise MissingDataError(f"{path}: entry {position} has no target; only the test split goes without")
+    return Entry(category, split, position, reference, target, captions)

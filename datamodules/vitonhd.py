@@ -1,0 +1,261 @@
+"""VITON-HD (and its multimodal captions and sketches): folder tree -> try-on samples.
+
+Paired: person and garment of the same name (the second column of the pairs file is ignored). Unpaired: both columns.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from unifashion_pl.data.assemble import TryOnAssembler
+from unifashion_pl.data.decode import encode_png, to_rgb
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
+from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.datamodules.base import FashionDataModule
+
+SHARD_SIZE = 64
+GREY, TOLERANCE = 128, 8
+PUBLISHED = {"train": 11_647, "test": 2_032}
+PERSON, GARMENT = "person", "garment"
+
+FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    # role: (whose name, patterns in the order of preference)
+    "person": (PERSON, ("image/{}.jpg", "image/{}.png")),
+    "garment": (GARMENT, ("cloth/{}.jpg", "cloth/{}.png")),
+    "garment_mask": (GARMENT, ("cloth-mask/{}.jpg", "cloth_mask/{}.jpg", "cloth-mask/{}.png", "cloth_mask/{}.png")),
+    "mask": (PERSON, ("agnostic-mask/{}_mask.png", "agnostic-mask/{}.png", "agnostic-mask/{}.jpg")),
+    "agnostic": (PERSON, ("agnostic-v3.2/{}.jpg", "agnostic/{}.jpg")),
+    "densepose": (PERSON, ("image-densepose/{}.jpg", "image-densepose/{}.png")),
+    "parse": (PERSON, ("image-parse-v3/{}.png", "image-parse/{}.png")),
+    "warped_mask": (PERSON, ("gt_cloth_warped_mask/{}.jpg", "gt_cloth_warped_mask/{}.png")),
+    "sketch": (PERSON, ("im_sketch/{}.png",)),
+}
+OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "sketch")
+POSES = ("openpose_json/{}_keypoints.json", "openpose-json/{}_keypoints.json")
+
+
+@dataclass
+class TryOnRecipe(FileRecipe):
+    """Pairs -> the fields of :data:`FOLDERS` that the dataset has, ``pose.json`` and ``meta.json``.
+
+    Without ``agnostic-mask`` the mask is made from the agnostic picture: what is grey 128 ± 8 there and differs from the person.
+
+    Attributes:
+        folder: ``root/train`` or ``root/test``.
+        patterns: role -> file pattern, as found.
+        pose: pattern of the joints' files, or None.
+        phrases: garment -> three phrases.
+    """
+
+    folder: Path
+    patterns: dict[str, str]
+    pose: str | None = None
+    phrases: dict[str, list[str]] = field(default_factory=dict)
+
+    def inputs(self, item: Item) -> list[Input]:
+        """All pictures of a pair; an unpaired one has no sketch of the worn garment and no warped mask."""
+        person, garment, paired = item.spec
+        roles = {role: person if FOLDERS[role][0] == PERSON else garment for role in self.patterns}
+        return [
+            Input(name, role, self.folder / self.patterns[role].format(name))
+            for role, name in roles.items()
+            if paired or role not in ("sketch", "warped_mask")
+        ]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """See the base class."""
+        person, garment, paired = item.spec
+        phrases = self.phrases.get(garment.split("_")[0], [])
+        return {"person": person, "garment": garment, "paired": paired, "category": "upper_body", "phrases": phrases}
+
+    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
+        """``pose.json``, and ``mask.png`` where it has to be made."""
+        made: dict[str, bytes] = {}
+        person = pictures["person"].image
+        if "mask" not in pictures:
+            made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
+        if self.pose is not None:
+            made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec[0]), item.spec[0], person)
+        for role in ("mask", "agnostic", "densepose", "parse"):
+            if role in pictures and pictures[role].image.size != person.size:
+                found, size = pictures[role].image.size, person.size
+                raise BadSample(item.spec[0], role, f"is {found[0]} × {found[1]}, the person {size[0]} × {size[1]}")
+        return made
+
+
+def mask_from_agnostic(person: Image.Image, agnostic: Image.Image) -> Image.Image:
+    """L, 255 = repaint: grey in the agnostic picture, another colour on the person, small gaps closed."""
+    shown, hidden = (np.asarray(to_rgb(image), np.int16) for image in (person, agnostic))
+    grey = (abs(hidden - GREY) <= TOLERANCE).all(-1)
+    changed = (abs(hidden - shown) > TOLERANCE).any(-1)
+    near = Image.fromarray((grey & changed).astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))
+    return Image.fromarray((grey & (np.asarray(near) > 0)).astype(np.uint8) * 255).filter(ImageFilter.MedianFilter(5))
+
+
+def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
+    """OpenPose's BODY-25 as ``pose.json``: points in pixels of the person, null where none was found.
+
+    Raises:
+        BadSample: absent, no JSON, nobody found, or not 25 points.
+    """
+    try:
+        people = json.loads(path.read_text(encoding="utf-8"))["people"]
+        values = people[0]["pose_keypoints_2d"]
+    except FileNotFoundError as error:
+        raise BadSample(person, "pose", "missing") from error
+    except IndexError as error:
+        raise BadSample(person, "pose", "nobody was found in the picture") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadSample(person, "pose", f"not an OpenPose file ({error})") from error
+    if len(values) != 75:
+        raise BadSample(person, "pose", f"{len(values) // 3} points, expected the 25 of BODY-25")
+    points = [values[i : i + 3] if any(values[i : i + 3]) else None for i in range(0, 75, 3)]
+    return compact_json({"format": "body25", "size": [image.height, image.width], "points": points})
+
+
+def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
+    """(person, garment) names of ``train_pairs.txt`` or ``test_pairs.txt``, without extensions.
+
+    Raises:
+        MissingDataError: absent, a line of another form, or a person that occurs twice.
+    """
+    path = root / f"{split}_pairs.txt"
+    if not path.is_file():
+        there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
+        raise MissingDataError(f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        names = line.split()
+        if len(names) != 2:
+            raise MissingDataError(f"{path}:{number}: expected `person.jpg garment.jpg`, found {line!r}")
+        pairs.append((Path(names[0]).stem, Path(names[1]).stem))
+    return pairs
+
+
+def _patterns(folder: Path, names: dict[str, list[str]]) -> dict[str, str]:
+    """For every role the first pattern whose folder exists and holds one of the files."""
+    found = {}
+    for role, (whose, patterns) in FOLDERS.items():
+        for pattern in patterns:
+            parent = (folder / pattern).parent
+            if parent.is_dir() and any((folder / pattern.format(name)).exists() for name in names[whose]):
+                found[role] = pattern
+                break
+    return found
+
+
+def plan_split(root: Path, split: str, paired: bool) -> Plan:
+    """Plan of a split; training is always paired.
+
+    Raises:
+        MissingDataError: the pairs file, the persons, the garments, or both mask and agnostic pictures are absent.
+    """
+    pairs = [(p, p) if paired else (p, g) for p, g in read_pairs(root, split)]
+    folder = root / split
+    patterns = _patterns(folder, {PERSON: [p for p, _ in pairs], GARMENT: [g for _, g in pairs]})
+    if absent := [FOLDERS[role][1][0] for role in ("person", "garment") if role not in patterns]:
+        raise MissingDataError(f"{folder}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of VITON-HD?")
+    if "mask" not in patterns and "agnostic" not in patterns:
+        raise MissingDataError(
+            f"{folder}: neither agnostic-mask/ nor agnostic-v3.2/ is there; one of them is needed to know what is repainted"
+        )
+    pose = next((p for p in POSES if (folder / p).parent.is_dir()), None)
+    items = [Item(p if paired else f"{p}__{g}", split, (p, g, paired)) for p, g in pairs]
+    if split == "train":
+        random.Random("vitonhd").shuffle(items)
+    optional = tuple(role for role in OPTIONAL if role in patterns)
+    notes = [f"{len(pairs):,} pairs, published are {PUBLISHED[split]:,}"] if len(pairs) != PUBLISHED[split] else []
+    if "mask" not in patterns:
+        notes.append("agnostic-mask is absent: masks are made from the agnostic pictures")
+    return Plan(
+        dataset="vitonhd",
+        split=split if split == "train" else f"{split}-{'paired' if paired else 'unpaired'}",
+        kind="tryon",
+        items=items,
+        recipe=TryOnRecipe(folder, patterns, pose, read_phrases(root)),
+        fields=("person", "garment", "mask", "meta"),
+        optional=(*optional, "pose") if pose else optional,
+        options={"patterns": patterns, "mask": "file" if "mask" in patterns else "from agnostic"},
+        encoders={} if "mask" in patterns else encoder_versions(),
+        root=root,
+        sources=[root / f"{split}_pairs.txt", *([root / "captions.json"] if (root / "captions.json").is_file() else [])],
+        shard_size=SHARD_SIZE,
+        notes=notes,
+    )
+
+
+def read_phrases(root: Path) -> dict[str, list[str]]:
+    """``captions.json`` of multimodal VITON-HD, if it is there.
+
+    Raises:
+        MissingDataError: it has another shape.
+    """
+    path = root / "captions.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(garment): [str(phrase) for phrase in phrases] for garment, phrases in content.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise MissingDataError(f"{path}: expected garment -> list of phrases ({error})") from error
+
+
+def plans(root: Path) -> Iterable[Plan]:
+    """Training pairs, test pairs, unpaired test."""
+    root = Path(root)
+    return [plan_split(root, "train", True), plan_split(root, "test", True), plan_split(root, "test", False)]
+
+
+def findings(root: Path, made: Sequence[Plan]) -> list[str]:
+    """Which optional inputs the copy has."""
+    return [f"{plan.split}: optional inputs {', '.join(plan.optional) or 'none'}" for plan in made]
+
+
+class VitonHDDataModule(FashionDataModule):
+    """VITON-HD for try-on and design: validation on paired test samples; test on paired and unpaired ones.
+
+    Args:
+        pixel_size: (H, W) of all pictures but the garment that the vision tower sees; pixels.
+        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+    """
+
+    stream = "tryon"
+
+    def __init__(
+        self, root: str | Path | None = None, shards: str | Path | None = None, *, pixel_size: tuple[int, int] = (512, 384), **common: Any
+    ) -> None:
+        super().__init__(root, shards, pixel_size=pixel_size, **common)
+        self.size = pixel_size
+
+    def folders(self) -> Sequence[str]:
+        """See the base class."""
+        return ("tryon-train", "tryon-test-paired", "tryon-test-unpaired")
+
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """See the base class."""
+        return plans(root)
+
+    def train_loader(self) -> TrainLoader[Any]:
+        """See the base class."""
+        return self.training(self.source("tryon-train"), TryOnAssembler(self.encoder, self.size, paired=True))
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """See the base class."""
+        splits = (True,) if stage == "validation" else (True, False)
+        return [
+            self.evaluation(
+                self.source(f"tryon-test-{'paired' if paired else 'unpaired'}"), TryOnAssembler(self.encoder, self.size, paired)
+            )
+            for paired in splits
+        ]

@@ -1,0 +1,98 @@
+"""The embedded default: the procedural wardrobe, made on first use, through the real converters and DataModules."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from unifashion_pl.datamodules.fashiongen import FashionGenDataModule
+from unifashion_pl.datamodules.fashioniq import FashionIQDataModule
+from unifashion_pl.datamodules.multitask import MultiTaskDataModule
+from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
+
+
+def default_cache() -> Path:
+    """``$UNIFASHION_CACHE``, or ``~/.cache/unifashion-pl``."""
+    named = os.environ.get("UNIFASHION_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "unifashion-pl"
+
+
+class WardrobeDataModule(MultiTaskDataModule):
+    """Toy data in the layouts of FashionGen, Fashion-IQ and VITON-HD: drawn garments with texts that are true by construction.
+
+    The captions of training targets come from the drawing's truth (``captions.train.jsonl``); the gallery has none.
+
+    Args:
+        root: where wardrobes are kept; default :func:`default_cache`.
+        size: ``demo`` or ``tiny``.
+        seed: of the drawings and of the order of training.
+        pairs, triplets, tryon: which streams to train and evaluate on.
+        batch_size, eval_batch_size, num_workers, image_size, pixel_size: as in
+            :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
+        triplet_batch_size, tryon_batch_size: None = ``batch_size``.
+        val_overlap: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
+        prepare_workers: processes that draw and convert.
+        start_method: of worker processes; None = the platform's default.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        size: str = "demo",
+        seed: int = 0,
+        pairs: bool = True,
+        triplets: bool = False,
+        tryon: bool = False,
+        *,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        triplet_batch_size: int | None = None,
+        tryon_batch_size: int | None = None,
+        num_workers: int = 0,
+        image_size: int = 64,
+        pixel_size: tuple[int, int] | None = (64, 64),
+        val_overlap: str = "exclude",
+        prepare_workers: int = 2,
+        start_method: str | None = None,
+    ) -> None:
+        self.folder = Path(root) if root is not None else default_cache()
+        self.folder = self.folder / f"wardrobe-{size}-{seed}"
+        self.size, self.seed, self.prepare_workers = size, seed, prepare_workers
+        raw, shards = self.folder / "raw", self.folder / "shards"
+        common: dict[str, Any] = {
+            "seed": seed,
+            "eval_batch_size": eval_batch_size,
+            "num_workers": num_workers,
+            "image_size": image_size,
+            "prepare_workers": prepare_workers,
+            "start_method": start_method,
+        }
+        batches = {"pairs": batch_size, "triplets": triplet_batch_size or batch_size, "tryon": tryon_batch_size or batch_size}
+        fashiongen = FashionGenDataModule(
+            raw / "fashiongen", shards / "fashiongen", batch_size=batches["pairs"], pixel_size=pixel_size, **common
+        )
+        fashioniq = FashionIQDataModule(
+            raw / "fashion-iq",
+            shards / "fashioniq",
+            batch_size=batches["triplets"],
+            pixel_size=pixel_size,
+            captions=raw / "fashion-iq" / "captions.train.jsonl",
+            val_overlap=val_overlap,
+            **common,
+        )
+        vitonhd = VitonHDDataModule(
+            raw / "viton-hd", shards / "vitonhd", batch_size=batches["tryon"], pixel_size=pixel_size or (64, 48), **common
+        )
+        super().__init__(fashiongen if pairs else None, fashioniq if triplets else None, vitonhd if tryon else None)
+
+    def prepare_data(self) -> None:
+        """Draw the wardrobe and make its shards, once per cache folder, size and seed; other processes wait."""
+        from unifashion_pl.wardrobe import write_wardrobe
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".lock"):
+            write_wardrobe(self.folder / "raw", spec=self.size, seed=self.seed, workers=self.prepare_workers)
+        super().prepare_data()
