@@ -84,7 +84,7 @@ class ComposedEvaluation:
 
     def _keep(self, keys: Sequence[str], images: Tensor) -> None:
         if self.shown:
-            for key, image in zip(keys, images):
+            for key, image in zip(keys, images.cpu()):
                 if key not in self.thumbnails:
                     self.thumbnails[key] = thumbnail(image)
 

@@ -33,7 +33,7 @@ class Evaluator:
     batch size (rows are keyed by id), and those that are captioned, generated or shown are drawn by a hash of their names.
 
     Args:
-        pair_protocols: of :class:`~unifashion_pl.metrics.fashiongen.FashionGenRecall`; validation uses the first.
+        pair_protocols: of :class:`~unifashion_pl.metrics.fashiongen.FashionGenRecall`; validation uses the first, with one draw.
         pair_ks, composed_ks: the K of R@K.
         n_queries, draws: of the sampled pair protocols.
         ablations: rank the halves of composed queries too (test).
@@ -129,7 +129,8 @@ class Evaluator:
         shown = self.shown if test else 0
         if kind == "pairs":
             protocols = self.pair_protocols if test else self.pair_protocols[:1]
-            return PairEvaluation(dataset, protocols, self.pair_ks, self.n_queries, self.draws, self.seed, shown, self.top_k)
+            draws = self.draws if test else 1
+            return PairEvaluation(dataset, protocols, self.pair_ks, self.n_queries, draws, self.seed, shown, self.top_k)
         if kind == "composed":
             return ComposedEvaluation(dataset, self.composed_ks, test and self.ablations, shown, self.top_k, self.seed)
         if kind == "captions":

@@ -62,9 +62,10 @@ class PairEvaluation:
         self.rows.update(zip(batch.keys, batch.texts))
         if not self.shown:
             return
+        pictures = batch.images.cpu()
         for i, (key, product) in enumerate(zip(batch.keys, products)):
             self.words.setdefault(product, batch.texts[i])
-            self.thumbnails[key] = thumbnail(batch.images[i])
+            self.thumbnails[key] = thumbnail(pictures[i])
             if self.texts.wants(product, key):
                 self.texts.add(product, key, (batch.texts[i], vectors[i].cpu()))
             if self.images.wants(key, key):

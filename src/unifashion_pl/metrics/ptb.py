@@ -103,12 +103,13 @@ _RULES: list[tuple[re.Pattern[str], Split]] = [
         (rf"(?i:{'|'.join(_KEEP_STOP)})\.", _whole),
         (rf"(?:{'|'.join(f'{w.capitalize()}|{w.upper()}' for w in _KEEP_STOP_CAPITAL)})\.", _whole),
         (rf"(?i:{'|'.join(_KEEP_STOP_NUMBER)})\.(?=\s?\d)", _whole),
-        (r"[A-Z]+(?:[&+][A-Z]+)+|[Aa][Tt]&[Tt]|[A-Z]\+\+|[A-Z]{1,3}\$", _whole),
+        (r"[A-Z]+(?:[&+][A-Z]+)+|[A-Z]\+\+|[A-Z]{1,3}\$", _whole),
         (rf"(?:[A-HJ-XZdlno]|[DLNOJ]){_QUOTE}{_L}+(?:-{_W}+)*|[Mm][Aa]'[Aa][Mm]", _whole),
         (rf"(?:'(?:[sSmMdD]|ll|LL|re|RE|ve|VE)(?!{_L})|’(?:[sSmMdD]|ll|LL|re|RE|ve|VE))", _suffix),
         (rf"{_QUOTE}[nN]{_QUOTE}|{_QUOTE}(?:til|cause|n){_END}|{_QUOTE}em", _whole),
         (rf"'(?:[tT][iI][sS]|[tT][wW][aA][sS]){_END}", _it),
-        (rf"{_QUOTE}\d\d(?:s|(?![\d'’]))", _whole),
+        (rf"{_QUOTE}\d\d(?:s|(?!\S))", _whole),
+        (r"\d+\.x(?!\w)|[yY]'(?=all)", _whole),
         (rf"(?:[djlDJL]|[oO]l){_QUOTE}(?!{_W})", _whole),
         (r"[-+]?[.,:]?\d+(?:[.,:-]\d+)*", _whole),
         (r"\d{1,4} \d{1,3}/\d{1,4}", _joined),
@@ -125,7 +126,7 @@ _RULES: list[tuple[re.Pattern[str], Split]] = [
         (r"[!?]+|\*+|<<|>>|``|''", _whole),
     ]
 ]
-_PLAIN = re.compile(r"[A-Za-z]{2,}(?=[ ,;:)]|$)")
+_PLAIN = re.compile(r"[A-Za-z]{2,}(?=[ ,;)]|$)")
 
 
 def tokenize(text: str) -> list[str]:

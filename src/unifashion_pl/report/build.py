@@ -23,6 +23,7 @@ FACTS = (
     ("hidden width", ("model", "backbone", "init_args", "hidden_size")),
     ("layers", ("model", "backbone", "init_args", "num_layers")),
     ("started from", ("model", "init_from")),
+    ("batch size", ("data", "init_args", "batch_size")),
     ("steps", ("trainer", "max_steps")),
     ("epochs", ("trainer", "max_epochs")),
     ("precision", ("trainer", "precision")),
@@ -147,7 +148,9 @@ def _lookup(config: dict[str, Any], path: Sequence[str]) -> Any:
             here = here[name]
         elif name != "init_args":
             return None
-    return here if not isinstance(here, dict | list) else None
+    if isinstance(here, list):
+        return " or ".join(map(str, here))
+    return None if isinstance(here, dict) else here
 
 
 def _streams(config: dict[str, Any]) -> list[str]:

@@ -1,7 +1,8 @@
 """The three heads, each a LightningModule that can be trained alone or under UniFashionModule."""
 
 from unifashion_pl.tasks.caption import CaptionModule
+from unifashion_pl.tasks.diffusion import DiffusionModule
 from unifashion_pl.tasks.language_model import LanguageModel, LoraSettings
 from unifashion_pl.tasks.retrieval import RetrievalModule
 
-__all__ = ["CaptionModule", "LanguageModel", "LoraSettings", "RetrievalModule"]
+__all__ = ["CaptionModule", "DiffusionModule", "LanguageModel", "LoraSettings", "RetrievalModule"]
