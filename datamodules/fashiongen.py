@@ -9,11 +9,12 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 from PIL import Image
+from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.decode import encode_jpeg, encode_png
@@ -21,7 +22,6 @@ from unifashion_pl.data.plan import BadSample, Input, Item, Made, MissingDataErr
 from unifashion_pl.data.recipes import encoder_versions, pixel_hash
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import PairText
-from unifashion_pl.datamodules.base import FashionDataModule
 
 SPLITS = ("train", "validation")
 PUBLISHED = {"train": 260_480, "validation": 32_528}
@@ -42,7 +42,7 @@ def find_file(root: Path, split: str) -> Path:
         return found[0]
     there = ", ".join(sorted(p.name for p in root.glob("*"))[:8]) if root.is_dir() else "the folder does not exist"
     raise MissingDataError(
-        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {', '.join(p.name for p in found) or 'none'} ({there or 'empty'}). "
+        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {len(found)} such files ({there or 'the folder is empty'}). "
         "FashionGen is handed out by its authors after registration"
     )
 
@@ -56,7 +56,9 @@ def open_file(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise MissingDataError(f"{path} ({path.stat().st_size:,} bytes) is not a complete HDF5 file: {error}. Download it again") from error
+        raise MissingDataError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a complete HDF5 file: {error}. Download it again"
+        ) from error
     if absent := [name for name in NEEDED if name not in file]:
         raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(file))}")
     images = file["input_image"]
@@ -138,7 +140,9 @@ class FashionGenRecipe:
             image = Image.fromarray(file["input_image"][meta["row"]])
         except OSError as error:
             return BadSample(item.key, "image", f"damaged HDF5 chunk: {error}")
-        name, data = ("image.png", encode_png(image)) if self.quality is None else ("image.jpg", encode_jpeg(image, self.quality))
+        name, data = (
+            ("image.png", encode_png(image)) if self.quality is None else ("image.jpg", encode_jpeg(image, self.quality))
+        )
         return Made({name: data, "meta.json": compact_json({**meta, "id": item.key})}, item.key, pixel_hash(image))
 
 
@@ -219,13 +223,12 @@ class FashionGenDataModule(FashionDataModule):
         root: str | Path | None = None,
         shards: str | Path | None = None,
         *,
-        text: Literal["name_description", "description", "name"] = "name_description",
-        caption: Literal["description", "name_description", "name"] = "description",
+        text: PairText = "name_description",
+        caption: PairText = "description",
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        self.text: PairText = text
-        self.caption: PairText = caption
+        self.text, self.caption = text, caption
 
     def folders(self) -> Sequence[str]:
         """See the base class."""

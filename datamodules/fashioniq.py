@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, Entry, ImageFolder, RawFashionIQ
+
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions
 from unifashion_pl.data.plan import Input, Item, Plan
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
-from unifashion_pl.datamodules.base import FashionDataModule
-from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, Entry, ImageFolder, RawFashionIQ
 
 SPLITS = ("train", "val")
 TRIPLET_SHARD, GALLERY_SHARD = 512, 1024

@@ -58,7 +58,12 @@ class ImageFolder:
 
     def path(self, id: str, category: str) -> Path:
         """The file of an id; a path that does not exist if there is none."""
-        return self.found.get((id, "")) or self.found.get((id, category)) or self._elsewhere(id) or self.root / "images" / f"{id}.jpg"
+        return (
+            self.found.get((id, ""))
+            or self.found.get((id, category))
+            or self._elsewhere(id)
+            or self.root / "images" / f"{id}.jpg"
+        )
 
     def _elsewhere(self, id: str) -> Path | None:
         return next((self.found[id, c] for c in CATEGORIES if (id, c) in self.found), None)
@@ -149,12 +154,16 @@ class RawFashionIQ:
         for category in CATEGORIES:
             entries, ids = self.entries(category, split), set(self.ids(category, split))
             if len(entries) != PUBLISHED_ENTRIES[split][category]:
-                notes.append(f"{category} {split}: {len(entries):,} entries, published are {PUBLISHED_ENTRIES[split][category]:,}")
+                notes.append(
+                    f"{category} {split}: {len(entries):,} entries, published are {PUBLISHED_ENTRIES[split][category]:,}"
+                )
             if split == "val" and len(ids) != PUBLISHED_GALLERY[category]:
                 notes.append(f"{category} {split}: {len(ids):,} gallery images, published are {PUBLISHED_GALLERY[category]:,}")
             strangers = sorted({i for e in entries for i in (e.reference, e.target) if i and i not in ids})
             if strangers:
-                notes.append(f"{category} {split}: {len(strangers)} references or targets are not in the image split: {some(strangers)}")
+                notes.append(
+                    f"{category} {split}: {len(strangers)} references or targets are not in the image split: {some(strangers)}"
+                )
         return notes
 
     def findings(self) -> list[str]:
@@ -162,7 +171,9 @@ class RawFashionIQ:
         splits = [s for s in SPLITS if self.split_file(CATEGORIES[0], s).is_file()]
         listed = [id for split in splits for category in CATEGORIES for id in self.ids(category, split)]
         layout = ", ".join(str(f.relative_to(self.root)) for f in self.images.folders) or "no folder of images"
-        notes = [f"images in: {layout}; {len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"]
+        notes = [
+            f"images in: {layout}; {len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"
+        ]
         if beyond := sorted(self.images.ids - set(listed)):
             notes.append(f"{len(beyond):,} image files belong to no listed id: {some(beyond)}")
         return notes

@@ -6,9 +6,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
+from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.stream import EvalLoader
-from unifashion_pl.datamodules.base import FashionDataModule
 
 
 class MultiTaskDataModule(L.LightningDataModule):

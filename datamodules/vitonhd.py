@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
+from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png, to_rgb
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
-from unifashion_pl.datamodules.base import FashionDataModule
 
 SHARD_SIZE = 64
 GREY, TOLERANCE = 128, 8
@@ -131,7 +131,9 @@ def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
     path = root / f"{split}_pairs.txt"
     if not path.is_file():
         there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
-        raise MissingDataError(f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files")
+        raise MissingDataError(
+            f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files"
+        )
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -165,7 +167,9 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
     folder = root / split
     patterns = _patterns(folder, {PERSON: [p for p, _ in pairs], GARMENT: [g for _, g in pairs]})
     if absent := [FOLDERS[role][1][0] for role in ("person", "garment") if role not in patterns]:
-        raise MissingDataError(f"{folder}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of VITON-HD?")
+        raise MissingDataError(
+            f"{folder}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of VITON-HD?"
+        )
     if "mask" not in patterns and "agnostic" not in patterns:
         raise MissingDataError(
             f"{folder}: neither agnostic-mask/ nor agnostic-v3.2/ is there; one of them is needed to know what is repainted"
@@ -233,7 +237,12 @@ class VitonHDDataModule(FashionDataModule):
     stream = "tryon"
 
     def __init__(
-        self, root: str | Path | None = None, shards: str | Path | None = None, *, pixel_size: tuple[int, int] = (512, 384), **common: Any
+        self,
+        root: str | Path | None = None,
+        shards: str | Path | None = None,
+        *,
+        pixel_size: tuple[int, int] = (512, 384),
+        **common: Any,
     ) -> None:
         super().__init__(root, shards, pixel_size=pixel_size, **common)
         self.size = pixel_size

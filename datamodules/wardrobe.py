@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
-
 from unifashion_pl.datamodules.fashiongen import FashionGenDataModule
 from unifashion_pl.datamodules.fashioniq import FashionIQDataModule
 from unifashion_pl.datamodules.multitask import MultiTaskDataModule
@@ -18,6 +18,16 @@ def default_cache() -> Path:
     """``$UNIFASHION_CACHE``, or ``~/.cache/unifashion-pl``."""
     named = os.environ.get("UNIFASHION_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "unifashion-pl"
+
+
+def _version(size: str) -> str:
+    """A hash of what a wardrobe of this size holds, so that a cache of another release is not taken for it."""
+    from unifashion_pl.wardrobe import SIZES
+    from unifashion_pl.wardrobe.write import FORMAT
+
+    if size not in SIZES:
+        raise ValueError(f"unknown wardrobe size {size!r}; known are {', '.join(SIZES)}")
+    return hashlib.sha256(f"{FORMAT} {SIZES[size]}".encode()).hexdigest()[:6]
 
 
 class WardrobeDataModule(MultiTaskDataModule):
@@ -54,12 +64,12 @@ class WardrobeDataModule(MultiTaskDataModule):
         num_workers: int = 0,
         image_size: int = 64,
         pixel_size: tuple[int, int] | None = (64, 64),
-        val_overlap: str = "exclude",
+        val_overlap: Literal["exclude", "keep"] = "exclude",
         prepare_workers: int = 2,
         start_method: str | None = None,
     ) -> None:
         self.folder = Path(root) if root is not None else default_cache()
-        self.folder = self.folder / f"wardrobe-{size}-{seed}"
+        self.folder = self.folder / f"wardrobe-{size}-{seed}-{_version(size)}"
         self.size, self.seed, self.prepare_workers = size, seed, prepare_workers
         raw, shards = self.folder / "raw", self.folder / "shards"
         common: dict[str, Any] = {

@@ -102,15 +102,15 @@ def apply_policy(
     Args:
         model: a UniFashionModule.
         policy: a key of :data:`POLICIES`.
-        also_train: further parts, for models without pretrained parts (the tiny profile trains its own tower and LLM).
+        also_train: further parts, for models without pretrained parts (the tiny profile trains its own tower and LLM); parts
+            that are not built are passed over.
         active: loss families whose heads exist and whose weights are not zero; default: the policy's.
 
     Returns:
         Names of the trainable parameters.
 
     Raises:
-        ValueError: unknown policy or part; a parameter that no part owns; an ``also_train`` part that is not built; an active loss
-            for which nothing trains.
+        ValueError: unknown policy or part; a parameter that no part owns; an active loss for which nothing trains.
     """
     if policy not in POLICIES:
         raise ValueError(f"unknown freeze policy {policy!r}; known are {', '.join(POLICIES)}")
@@ -140,5 +140,3 @@ def _check_parts(names: dict[str, str | None], also_train: set[str]) -> None:
         raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
     if unknown := also_train - set(PARTS):
         raise ValueError(f"also_train names unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
-    if missing := also_train - {part for part in names.values() if part}:
-        raise ValueError(f"also_train names parts that this model does not have: {sorted(missing)}")

@@ -194,11 +194,11 @@ class UniFashionModule(L.LightningModule):
 
         return from_config(cls, config, overrides)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors``; returns the folder."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """Write ``config.json`` and ``model.safetensors`` (in ``dtype``, if given); returns the folder."""
         from unifashion_pl.weights.checkpoint import save_pretrained
 
-        return save_pretrained(self, folder)
+        return save_pretrained(self, folder, dtype)
 
     def encode_image(self, images: Images, query_set: str = "reference") -> Tensor:
         """PIL image, path, tensor or a list of them -> (B, Q, E) unit vectors, one per query token."""
@@ -230,8 +230,10 @@ class UniFashionModule(L.LightningModule):
 
         return inference.generate(self, prompt, image=image, seed=seed, **kwargs)
 
-    def gallery(self, images: Images, ids: Sequence[str] | None = None, captions: Sequence[str] | None = None) -> Gallery:
-        """A searchable collection of images."""
+    def gallery(
+        self, images: Images, ids: Sequence[str] | None = None, captions: Sequence[str] | None = None, **kwargs: Any
+    ) -> Gallery:
+        """A searchable collection of images; see :func:`unifashion_pl.inference.gallery`."""
         from unifashion_pl import inference
 
-        return inference.gallery(self, images, ids=ids, captions=captions)
+        return inference.gallery(self, images, ids=ids, captions=captions, **kwargs)

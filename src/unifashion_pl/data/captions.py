@@ -27,7 +27,9 @@ def read_captions(path: str | Path, *, expected: Iterable[str] | None = None, al
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no caption library {path}: expected a JSON Lines file with image, caption and inputs on every line")
+        raise FileNotFoundError(
+            f"no caption library {path}: expected a JSON Lines file with image, caption and inputs on every line"
+        )
     captions: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -55,7 +57,9 @@ def _entry(line: str, where: str, allow_unsafe: bool) -> tuple[str, str]:
 def _guard(entry: dict[str, Any], where: str) -> None:
     """What a caption's writer saw must not include a query."""
     if entry.get("text_guidance"):
-        raise ValueError(f"{where}: this caption was written with text_guidance, i.e. with the text of a query in the prompt; it is refused")
+        raise ValueError(
+            f"{where}: this caption was written with text_guidance, i.e. with a query's text in the prompt; it is refused"
+        )
     inputs = entry.get("inputs")
     if not inputs:
         raise ValueError(f"{where}: no record of what the captioner saw (inputs); captions without provenance are refused")
@@ -64,7 +68,9 @@ def _guard(entry: dict[str, Any], where: str) -> None:
             f"{where}: the captioner saw {', '.join(sorted(beyond))}; allowed are {', '.join(sorted(BLIND_INPUTS))}, so that no query leaks"
         )
     if "keywords" in inputs and entry.get("keyword_split") != "train":
-        raise ValueError(f"{where}: its keywords come from {entry.get('keyword_split')!r}; only keywords from the train split are allowed")
+        raise ValueError(
+            f"{where}: its keywords come from {entry.get('keyword_split')!r}; only keywords from the train split are allowed"
+        )
 
 
 def _compare(path: Path, found: set[str], expected: set[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +17,7 @@ SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"MM\x00*", "tiff"),
 )
 PASSED_THROUGH = ("jpg", "png")
+MAX_PIXELS = 80_000_000
 
 
 class BadInput(Exception):
@@ -61,15 +61,15 @@ def open_image(data: bytes) -> Image.Image:
     """Decode completely; the mode is the file's own.
 
     Raises:
-        BadInput: empty, of another type, truncated, damaged or larger than Pillow's limit.
+        BadInput: empty, of another type, truncated, damaged or larger than :data:`MAX_PIXELS`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(data))
+        image = Image.open(BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadInput(f"{image.width} × {image.height} px, allowed are {MAX_PIXELS:,} pixels")
         image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadInput(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         reason = sniff(data)
         raise BadInput(f"damaged {reason} header") from error

@@ -110,7 +110,9 @@ class ShardIndex:
         except (TypeError, KeyError) as error:
             raise ValueError(f"{path} is not a shard index ({error}); build the shards again") from error
         if index.hash != stored:
-            raise ValueError(f"{path} was changed: its shards hash to {index.hash[:12]}, it says {str(stored)[:12]}; build it again")
+            raise ValueError(
+                f"{path} was changed: its shards hash to {index.hash[:12]}, it says {str(stored)[:12]}; build it again"
+            )
         return index
 
 
@@ -142,5 +144,6 @@ def preflight(folder: Path, index: ShardIndex) -> None:
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FileNotFoundError(
-            f"{folder}: {'; '.join(wrong[:5])}{more}. Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
+            f"{folder}: {'; '.join(wrong[:5])}{more}. "
+            "Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
         )

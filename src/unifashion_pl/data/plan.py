@@ -136,7 +136,14 @@ class Plan:
 
     def shard_hash(self, items: Sequence[Item]) -> str:
         """SHA-256 over everything that shapes a shard's bytes, except the images themselves."""
-        parts = [self.dataset, self.split, self.kind, dict(self.options), dict(self.encoders), [[i.key, i.group, i.spec] for i in items]]
+        parts = [
+            self.dataset,
+            self.split,
+            self.kind,
+            dict(self.options),
+            dict(self.encoders),
+            [[i.key, i.group, i.spec] for i in items],
+        ]
         return hashlib.sha256(compact_json(parts)).hexdigest()
 
 

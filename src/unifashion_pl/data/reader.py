@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -57,14 +57,29 @@ class Source(Protocol):
         subsets: named lists of keys.
     """
 
-    dataset: str
-    split: str
-    kind: str
-    fields: Sequence[str]
-    keys: Sequence[str]
-    blocks: Sequence[int]
-    hash: str
-    subsets: dict[str, list[str]]
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def fields(self) -> Sequence[str]: ...
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+
+    @property
+    def blocks(self) -> Sequence[int]: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def subsets(self) -> dict[str, list[str]]: ...
 
     def read(self, number: int) -> RawSample:
         """One sample.
@@ -97,7 +112,7 @@ class ShardSource:
         self.fields, self.subsets = index.fields, index.subsets
         self.keys = [key for shard in index.shards for key in shard.keys]
         self.blocks = [shard.samples for shard in index.shards]
-        self._places = [(s, i) for s, shard in enumerate(index.shards) for i in range(shard.samples)]
+        self._starts = index.starts()
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
         self._pid = os.getpid()
 
@@ -106,8 +121,8 @@ class ShardSource:
 
     def read(self, number: int) -> RawSample:
         """See :meth:`Source.read`."""
-        place, i = self._places[number]
-        shard = self.index.shards[place]
+        place = bisect_right(self._starts, number) - 1
+        shard, i = self.index.shards[place], number - self._starts[place]
         start, end = shard.offsets[i], shard.offsets[i + 1]
         name = f"{shard.keys[i]} (sample {i} of {self.folder / shard.name}, bytes {start}-{end})"
         try:
@@ -164,12 +179,3 @@ class PlanSource:
         if isinstance(made, BadSample):
             raise DamagedSample(made.id, f"{made.role}: {made.reason}")
         return RawSample(item.key, made.fields)
-
-
-def block_starts(blocks: Sequence[int]) -> list[int]:
-    """Number of the first sample of every block, and the total.
-
-    >>> block_starts([3, 2])
-    [0, 3, 5]
-    """
-    return [0, *accumulate(blocks)]

@@ -128,7 +128,9 @@ def _kept(job: _Job) -> _Result | None:
     """A finished shard's side file, if plan and content still agree with it and nothing was lost in it."""
     try:
         content = json.loads(_side(job.path).read_text(encoding="utf-8"))
-        result = _Result(content["plan_hash"], Shard(**content["shard"]), content["missing"], [tuple(p) for p in content["pixels"]])
+        result = _Result(
+            content["plan_hash"], Shard(**content["shard"]), content["missing"], [tuple(p) for p in content["pixels"]]
+        )
         data = job.path.read_bytes()
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -202,7 +204,9 @@ def _write_shard(job: _Job) -> _Result:
         os.fsync(file.fileno())
     size = part.stat().st_size
     os.replace(part, job.path)
-    result = _Result(job.plan_hash, Shard(job.path.name, size, digest.hexdigest(), len(keys), offsets, crcs, keys), missing, pixels)
+    result = _Result(
+        job.plan_hash, Shard(job.path.name, size, digest.hexdigest(), len(keys), offsets, crcs, keys), missing, pixels
+    )
     side = _side(job.path).with_name(f"{job.path.name}.json.{os.getpid()}.part")
     side.write_bytes(compact_json(asdict(result)))
     os.replace(side, _side(job.path))
@@ -255,9 +259,12 @@ def _refuse_losses(index: ShardIndex, allow_missing: bool) -> None:
     if not index.samples:
         raise MissingDataError(f"{index.name}: none of the {index.expected:,} {index.kind} is usable: {_losses(index)}")
     if index.missing and index.split != "train" and not allow_missing:
-        counts = "; ".join(f"{g}: {c['usable']:,} of {c['expected']:,}" for g, c in index.metrics.items() if c["usable"] < c["expected"])
+        counts = "; ".join(
+            f"{g}: {c['usable']:,} of {c['expected']:,}" for g, c in index.metrics.items() if c["usable"] < c["expected"]
+        )
         raise MissingDataError(
-            f"{index.name}: {len(index.missing):,} of {index.expected:,} {index.kind} cannot be built ({_losses(index)}). Left are {counts}. "
+            f"{index.name}: {len(index.missing):,} of {index.expected:,} {index.kind} cannot be built ({_losses(index)}). "
+            f"Left are {counts}. "
             "Results on a part of an evaluation split are not comparable: mend the files, or pass --allow-missing to build it anyway"
         )
 

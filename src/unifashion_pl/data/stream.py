@@ -81,7 +81,11 @@ class Workers:
         """A torch DataLoader whose sampler yields whole requests."""
         more: dict[str, Any] = {}
         if self.num:
-            more = {"prefetch_factor": self.prefetch, "persistent_workers": persistent, "multiprocessing_context": self.start_method}
+            more = {
+                "prefetch_factor": self.prefetch,
+                "persistent_workers": persistent,
+                "multiprocessing_context": self.start_method,
+            }
         return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num, collate_fn=_unchanged, **more)
 
 
@@ -157,8 +161,8 @@ class TrainLoader(Generic[B]):
         *,
         batch_size: int,
         seed: int = 0,
-        place: Place = Place(),  # noqa: B008
-        workers: Workers = Workers(),  # noqa: B008
+        place: Place = Place(),
+        workers: Workers = Workers(),
         max_bad: int = 0,
         exclude: Sequence[str] = (),
         window: int = WINDOW,
@@ -168,7 +172,14 @@ class TrainLoader(Generic[B]):
             raise ValueError(
                 f"{source.dataset} ({source.kind}) is an evaluation split: training on it is refused. Name the folder of the split `train`"
             )
-        self.source, self.batch_size, self.seed, self.place, self.max_bad, self.window = source, batch_size, seed, place, max_bad, window
+        self.source, self.batch_size, self.seed, self.place, self.max_bad, self.window = (
+            source,
+            batch_size,
+            seed,
+            place,
+            max_bad,
+            window,
+        )
         excluded = set(exclude)
         self._allowed = np.array([key not in excluded for key in source.keys], bool)
         self.samples = int(self._allowed.sum())
@@ -270,7 +281,6 @@ class EvalLoader(Generic[B]):
 
     Args:
         source, assembler, batch_size, place, workers: as for :class:`TrainLoader`.
-        limit: only the first samples, for quick looks.
     """
 
     def __init__(
@@ -279,13 +289,12 @@ class EvalLoader(Generic[B]):
         assembler: Assembler[B],
         *,
         batch_size: int,
-        place: Place = Place(),  # noqa: B008
-        workers: Workers = Workers(),  # noqa: B008
-        limit: int | None = None,
+        place: Place = Place(),
+        workers: Workers = Workers(),
     ) -> None:
         _check_source(source, assembler)
         self.source, self.batch_size = source, batch_size
-        own = range(place.rank, min(len(source.keys), limit or len(source.keys)), place.world)
+        own = range(place.rank, len(source.keys), place.world)
         self.requests = [_Request(list(own[i : i + batch_size]), EVALUATION) for i in range(0, len(own), batch_size)]
         self._loader = workers.loader(_Batches(source, assembler, strict=True), self.requests, persistent=False)
 

@@ -1,6 +1,7 @@
-"""Noise schedule and sampling presets: diffusers schedulers with Stable Diffusion's betas.
+"""The diffusion process and the ways to run it backwards: sampling presets as data.
 
-A scheduler is any diffusers class with these betas; switching needs no retraining.
+Every preset shares the process of Stable Diffusion 1.x. A preset may be exchanged without retraining; its timestep spacing belongs to
+it and is not to be mixed with another solver's.
 """
 
 from __future__ import annotations
@@ -8,60 +9,74 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
-from diffusers import DDPMScheduler
+import torch
+from torch import Tensor
 
-#: beta 0.00085 to 0.012, linear in sqrt(beta), 1000 steps, eps-prediction (Stable Diffusion 1.x).
-BETAS: dict[str, Any] = {
+TRAIN_STEPS = 1000
+
+#: beta 0.00085 to 0.012, linear in sqrt(beta), eps-prediction.
+PROCESS: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
+    "num_train_timesteps": TRAIN_STEPS,
     "prediction_type": "epsilon",
 }
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A diffusers scheduler class, its arguments beside :data:`BETAS`, and the number of steps."""
+    """A scheduler class of diffusers, how many steps it takes by default, and its arguments beside :data:`PROCESS`."""
 
     scheduler: str
     steps: int
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-_TRAILING = {"solver_order": 2, "timestep_spacing": "trailing"}
+_UNIPC = {"solver_order": 2, "timestep_spacing": "trailing"}
+_DPMPP = {"algorithm_type": "dpmsolver++", **_UNIPC}
 
 SAMPLERS: dict[str, Sampler] = {
-    # The paper's 50 PLMS steps (51 evaluations).
+    # The paper's 50 PLMS steps: 51 evaluations, the second timestep twice.
     "paper": Sampler("PNDMScheduler", 50, {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
-    "fast": Sampler("UniPCMultistepScheduler", 20, _TRAILING),
+    "fast": Sampler("UniPCMultistepScheduler", 20, _UNIPC),
     # Named in the paper's Limitations.
-    "dpmpp": Sampler("DPMSolverMultistepScheduler", 20, {"algorithm_type": "dpmsolver++", **_TRAILING}),
+    "dpmpp": Sampler("DPMSolverMultistepScheduler", 20, _DPMPP),
+    "dpmpp_karras": Sampler("DPMSolverMultistepScheduler", 20, {**_DPMPP, "use_karras_sigmas": True}),
     "ddim": Sampler("DDIMScheduler", 50, {"set_alpha_to_one": False, "steps_offset": 1, "clip_sample": False}),
 }
 
 
-def training_schedule() -> DDPMScheduler:
-    """The forward process of L_q2I (Eqs. 7, 12)."""
-    return DDPMScheduler(**BETAS, clip_sample=False)
-
-
-def build_scheduler(name: str, steps: int | None = None) -> Any:
-    """A fresh scheduler with its timesteps set.
+def build_scheduler(sampler: str, steps: int | None = None, device: torch.device | str | None = None) -> Any:
+    """A fresh scheduler of diffusers with its timesteps set.
 
     Args:
-        name: a key of :data:`SAMPLERS`.
-        steps: overrides the preset's number.
+        sampler: a key of :data:`SAMPLERS`.
+        steps: None = the preset's number.
 
     Raises:
-        ValueError: unknown name, or fewer than one step.
+        ValueError: unknown sampler, or a number of steps outside 1 to 1000.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; known are {', '.join(SAMPLERS)}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"sampling needs at least one step, got {steps}")
-    preset = SAMPLERS[name]
-    scheduler = getattr(diffusers, preset.scheduler)(**BETAS, **preset.arguments)
-    scheduler.set_timesteps(steps or preset.steps)
+    import diffusers
+
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(SAMPLERS)}")
+    preset = SAMPLERS[sampler]
+    steps = preset.steps if steps is None else steps
+    if not 1 <= steps <= TRAIN_STEPS:
+        raise ValueError(f"sampling takes 1 to {TRAIN_STEPS} steps, got {steps}")
+    scheduler = getattr(diffusers, preset.scheduler)(**PROCESS, **preset.arguments)
+    scheduler.set_timesteps(steps, device=device)
     return scheduler
+
+
+def alphas_cumprod() -> Tensor:
+    """alpha_bar (1000,) float32: the share of signal power left at each timestep; 0.0046601 at the last, not zero."""
+    betas = torch.linspace(PROCESS["beta_start"] ** 0.5, PROCESS["beta_end"] ** 0.5, TRAIN_STEPS, dtype=torch.float32) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alpha_bar: Tensor) -> Tensor:
+    """z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps; latents and noise (B, ...), timesteps (B,), alpha_bar (1000,)."""
+    signal = alpha_bar[timesteps].view(-1, *[1] * (latents.ndim - 1))
+    return signal.sqrt() * latents + (1 - signal).sqrt() * noise

@@ -1,71 +1,86 @@
-"""The image autoencoder: frozen, between uint8 pictures and scaled latents."""
+"""The image autoencoder: a pretrained part that stays frozen, in the paper as in the tiny model."""
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from unifashion_pl.generation.denoiser import load_part
+from unifashion_pl.weights.files import load_part
 
 
 class ImageVAE(nn.Module):
-    """An ``AutoencoderKL`` that never trains here.
+    """An ``AutoencoderKL`` of diffusers between uint8 pictures and scaled latents. It never trains here and stays in eval mode.
+
+    Letters: B batch, H x W pixels, f the down-sampling factor (8 in Stable Diffusion, 4 in ``tiny``).
 
     Args:
-        source: folder or hub id of a VAE (the ``vae`` subfolder of a pipeline is found), or ``tiny`` (shipped, trained on the toy
-            wardrobe, 4x down-sampling).
-        config: arguments of ``AutoencoderKL`` for random weights, instead of a source.
+        source: hub id of a pipeline, folder of one or of a VAE, or ``tiny`` (shipped; made for 64 x 64 pictures of the wardrobe by
+            ``python -m unifashion_pl.weights.train_tiny_vae``).
+        config: instead of ``source``, arguments of ``AutoencoderKL`` for random weights.
+
+    Attributes:
+        model: the diffusers model.
+        factor: f.
+        scale: latents are multiplied by it, so that their variance is about 1 (0.18215 in Stable Diffusion).
+
+    Raises:
+        ValueError: not four latent channels.
     """
 
-    def __init__(self, source: str | None = "tiny", *, config: dict[str, Any] | None = None) -> None:
+    def __init__(self, source: str = "tiny", *, config: dict[str, Any] | None = None) -> None:
         super().__init__()
-        if config is not None:
-            self.model: Any = AutoencoderKL(**config)
-        elif source == "tiny":
-            with as_file(files("unifashion_pl.configs") / "tiny_vae") as folder:
-                self.model = AutoencoderKL.from_pretrained(str(folder))
-        else:
-            self.model = load_part(AutoencoderKL, source, "vae")
-        self.model.float()
+        self.model: Any = _load(source) if config is None else _build(config)
+        if self.model.config.latent_channels != 4:
+            raise ValueError(f"the VAE has {self.model.config.latent_channels} latent channels, the denoiser reads 4")
+        self.factor: int = 2 ** (len(self.model.config.block_out_channels) - 1)
+        self.scale: float = self.model.config.scaling_factor
         self.requires_grad_(False).eval()
 
-    @property
-    def factor(self) -> int:
-        """Pixels per latent position: 8 for Stable Diffusion."""
-        return 2 ** (len(self.model.config.block_out_channels) - 1)
-
     def train(self, mode: bool = True) -> ImageVAE:
+        """Stays in eval mode."""
         return super().train(False)
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, pixels: Tensor, *, sample: bool = False) -> Tensor:
         """uint8 pictures (B, 3, H, W) -> scaled latents (B, 4, H/f, W/f).
 
         Args:
             sample: draw from the posterior (training); else its mode, so that equal inputs give equal latents.
 
         Raises:
-            ValueError: sides that are no multiple of the down-sampling factor, or pictures that are not uint8.
+            ValueError: sides that are no multiples of f, or pictures that are not uint8.
         """
         if pixels.dtype != torch.uint8:
             raise ValueError(f"pictures are {pixels.dtype}, expected torch.uint8 in 0..255")
-        height, width = pixels.shape[-2:]
-        if height % self.factor or width % self.factor:
-            raise ValueError(f"pictures are {height} x {width}, expected sides that are multiples of {self.factor}")
-        posterior = self.model.encode(pixels.to(self.dtype) / 127.5 - 1).latent_dist
-        latents = posterior.sample(generator) if sample else posterior.mode()
-        return latents * self.model.config.scaling_factor
+        if pixels.shape[-2] % self.factor or pixels.shape[-1] % self.factor:
+            raise ValueError(f"pictures are {tuple(pixels.shape[-2:])}, expected sides that are multiples of {self.factor}")
+        posterior = self.model.encode(pixels.to(self.model.dtype) / 127.5 - 1).latent_dist
+        latents: Tensor = posterior.sample() if sample else posterior.mode()
+        return latents * self.scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, 4, h, w) -> uint8 pictures (B, 3, h·f, w·f)."""
-        pixels = self.model.decode(latents.to(self.dtype) / self.model.config.scaling_factor).sample
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        """Scaled latents (B, 4, h, w) -> uint8 pictures (B, 3, h f, w f)."""
+        pixels = self.model.decode((latents / self.scale).to(self.model.dtype), return_dict=False)[0]
+        return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+
+def tiny_folder() -> Path:
+    """Where the shipped VAE lies."""
+    return Path(str(files("unifashion_pl.configs"))) / "tiny_vae"
+
+
+def _build(config: dict[str, Any]) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(**config)
+
+
+def _load(source: str) -> Any:
+    from diffusers import AutoencoderKL
+
+    return load_part(AutoencoderKL, tiny_folder() if source == "tiny" else source, "vae", torch_dtype=torch.float32)

@@ -191,6 +191,11 @@ class KeyedMetric(Metric):
         for table in tables:
             self.add_state(table, default=[], dist_reduce_fx=None)
 
+    @property
+    def update_called(self) -> bool:
+        """Always true: a rank without rows takes part in ``compute`` like any other, without a warning."""
+        return True
+
     def _store(
         self, table: str, ids: Sequence[Hashable], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor] | None = None
     ) -> None:

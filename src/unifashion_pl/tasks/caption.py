@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -16,6 +14,7 @@ from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.language_model import LanguageModel
+from unifashion_pl.tasks.modes import evaluating
 
 #: Instruction of each caption style (Table 7 of the paper).
 STYLES: dict[str, str] = {
@@ -43,6 +42,8 @@ class CaptionModule(TaskModule):
         per_caption: average the loss within each caption first, so that long captions do not weigh more.
         max_instruction_tokens: longer instructions are cut.
         max_answer_tokens: longer answers are cut and then lack their ``</s>``.
+        max_samples: learn from the first n captions of a batch, where contrastive batches are larger than the LLM can pay for;
+            None = all.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class CaptionModule(TaskModule):
         per_caption: bool = False,
         max_instruction_tokens: int = 128,
         max_answer_tokens: int = 256,
+        max_samples: int | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
     ) -> None:
@@ -65,12 +67,13 @@ class CaptionModule(TaskModule):
         self.per_caption = per_caption
         self.max_instruction_tokens = max_instruction_tokens
         self.max_answer_tokens = max_answer_tokens
+        self.max_samples = max_samples
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """``itg`` of the batch's captions given ``encoding.queries`` (B, Q, D); samples without a caption take no part."""
         if not isinstance(batch, PairBatch | TripletBatch):
             return {}
-        rows = [i for i, caption in enumerate(batch.captions) if caption.strip()]
+        rows = [i for i, caption in enumerate(batch.captions) if caption.strip()][: self.max_samples]
         if not rows:
             return {"itg": 0 * self.adapter(encoding.queries).sum()}
         styles, captions = [batch.styles[i] for i in rows], [batch.captions[i] for i in rows]
@@ -158,7 +161,7 @@ class CaptionModule(TaskModule):
         # transformers 5's own `repetition_penalty` takes the padding of the mask for ids of a prompt, which embeddings do not have,
         # and spares as many generated tokens: captions would depend on their batch.
         penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(float(repetition_penalty))])
-        with _evaluating(self.adapter, self.language_model):
+        with evaluating(self.adapter, self.language_model):
             embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
             ids = self.language_model.model.generate(
                 inputs_embeds=embeddings, attention_mask=mask, generation_config=config, logits_processor=penalty
@@ -200,16 +203,3 @@ def _build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
     if kind == "mlp2":
         return nn.Sequential(nn.Linear(query_width, width), nn.GELU(), nn.Linear(width, width))
     raise ValueError(f"unknown adapter {kind!r}; known are linear, mlp2")
-
-
-@contextmanager
-def _evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every submodule's own mode restored after."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for part, _ in modes:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

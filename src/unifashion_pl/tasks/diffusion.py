@@ -1,51 +1,53 @@
-"""Diffusion head: Q-Former queries -> adapter -> cross-attention context of a Stable Diffusion U-Net (§3.1.2, §3.2.2)."""
+"""Diffusion head: an adapter carries the Q-Former's outputs into the context of a latent diffusion U-Net (Eqs. 7 and 12)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
-from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder, build_scheduler, training_schedule
+from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
+from unifashion_pl.generation.sampling import guided, sample, start_noise
+from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod
 from unifashion_pl.tasks.base import TaskModule
-
-
-class ResidualMLP(nn.Module):
-    """x + Dropout(W2 QuickGELU(W1 LN(x))), the adapter of the released phase-1 class (from BLIP-Diffusion, arXiv 2305.14720)."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        if width != out:
-            raise ValueError(f"the residual adapter keeps its width, got {width} -> {out}: use adapter='linear'")
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dense1, self.dense2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dense1(self.norm(x))
-        return x + self.dropout(self.dense2(hidden * torch.sigmoid(1.702 * hidden)))
+from unifashion_pl.tasks.modes import evaluating
 
 
 class DiffusionModule(TaskModule):
-    """L_q2I of Eqs. 7 and 12, and sampling.
+    """Adapter, text encoder, autoencoder and U-Net over the Q-Former's query outputs.
 
-    Letters: B batch, Q queries, D their width, N context tokens, C context width, H × W pixels, h × w latents.
+    Letters: B batch, Q queries, D width of the Q-Former, C width of the context, L tokens of a prompt, H x W pixels. The context of
+    the U-Net is [adapted queries | CLIP text], (B, Q + L, C), as Figs. 2 and 3 draw it.
+
+    Training drops conditions at random, so that the model can do without them: ``drop_context`` replaces a sample's whole context
+    by the learnt null token (classifier-free guidance), ``drop_queries`` its query part alone (generation from text). A head that
+    is frozen as a whole (phase 2) is in eval mode and always sees the full context.
 
     Args:
-        denoiser, vae, text_encoder: the generator's parts; no text encoder is needed for ``context="tsa"``.
-        query_width, context_width: D and C.
-        adapter: ``linear`` (§3.1.2) or ``residual_mlp`` (released phase-1 class).
-        context: ``tsa+text`` = adapted queries beside the text encoder's states (Figs. 2, 3), or one of them alone.
-        drop_context: probability that a sample's whole context becomes the null token (classifier-free guidance).
-        drop_queries: probability that the query part alone becomes null tokens, which trains text -> image.
-        drop_scope: draw per ``sample``, or once per ``batch`` as the released code does.
-        size: (H, W) of generated pictures.
+        denoiser: U-Net with 4 or 13 input channels; pairs and triplets leave the nine channels of editing empty.
+        vae: frozen autoencoder.
+        text_encoder: None or unused when ``context`` is ``tsa``.
+        query_width, context_width: D and C; None = as wide as the U-Net's context, and anything else is refused.
+        adapter: ``linear`` (§3.1.2) or ``residual_mlp`` (released phase-1 class; D has to equal C).
+        context: ``tsa+text``, ``tsa`` (queries alone) or ``text`` (released editing code: queries take no part).
+        drop_context, drop_queries: probabilities.
+        drop_scope: one draw per ``sample``, or per ``batch`` and rank (released code).
+        size: (H, W) of the generated images, multiples of what autoencoder and U-Net halve.
+        guidance: default of :meth:`generate`; None = 5.0 with queries and 7.5 from text alone, as is usual with Stable Diffusion
+            (the paper gives none).
+        max_samples: learn from the first n images of a batch, where contrastive batches are larger than the U-Net can pay for;
+            None = all.
+
+    Attributes:
+        num_queries: Q of the last training step, kept in checkpoints: so many null tokens stand for absent queries.
+
+    Raises:
+        ValueError: parts that do not fit each other, with the fix.
     """
 
     def __init__(
@@ -55,120 +57,198 @@ class DiffusionModule(TaskModule):
         vae: ImageVAE,
         text_encoder: PromptEncoder | None = None,
         query_width: int = 768,
-        context_width: int = 768,
+        context_width: int | None = None,
         adapter: Literal["linear", "residual_mlp"] = "linear",
         context: Literal["tsa+text", "tsa", "text"] = "tsa+text",
         drop_context: float = 0.2,
         drop_queries: float = 0.1,
         drop_scope: Literal["sample", "batch"] = "sample",
         size: tuple[int, int] = (512, 384),
+        guidance: float | None = None,
+        max_samples: int | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
     ) -> None:
         super().__init__(backbone, learning_rate)
-        if "text" in context and text_encoder is None:
-            raise ValueError(f"context={context!r} needs a text_encoder; use context='tsa' to do without")
-        self.denoiser, self.vae, self.text_encoder = denoiser, vae, text_encoder
-        self.adapter = nn.Linear(query_width, context_width) if adapter == "linear" else ResidualMLP(query_width, context_width)
-        self.null_context = nn.Parameter(torch.randn(1, 1, context_width))
-        self.context = context
-        self.drop_context, self.drop_queries, self.drop_scope = drop_context, drop_queries, drop_scope
-        self.size = (int(size[0]), int(size[1]))
-        self.schedule = training_schedule()
+        if context not in ("tsa+text", "tsa", "text"):
+            raise ValueError(f"unknown context {context!r}; known are tsa+text, tsa, text")
+        if drop_scope not in ("sample", "batch"):
+            raise ValueError(f"unknown drop_scope {drop_scope!r}; known are sample, batch")
+        width = denoiser.context_width
+        if context_width not in (None, width):
+            raise ValueError(f"context_width is {context_width}, the U-Net's cross_attention_dim is {width}")
+        self.denoiser = denoiser
+        self.vae = vae
+        self.text_encoder = _fitting(text_encoder, width) if "text" in context else None
+        self.adapter = _build_adapter(adapter, query_width, width) if "tsa" in context else None
+        self.null_context = nn.Parameter(torch.randn(1, 1, width))
+        self.num_queries: Tensor
+        self.register_buffer("num_queries", torch.tensor(1))
+        self.max_samples = max_samples
+        self.drop_context = drop_context
+        self.drop_queries = drop_queries
+        self.drop_scope = drop_scope
+        self.size = (size[0], size[1])
+        self.guidance = guidance
+        self.alpha_bar: Tensor
+        self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
+        if any(side % (vae.factor * denoiser.multiple) for side in self.size):
+            raise ValueError(f"size is {self.size}, expected multiples of {vae.factor * denoiser.multiple} for this model")
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
-        """``q2i``: mean squared error of the predicted noise of the image (Eq. 7) or the target image (Eq. 12).
+        """``q2i`` of the batch's images given ``encoding.queries`` (B, Q, D) and its prompts.
 
         Raises:
-            ValueError: the batch has no pixels at generation size.
+            ValueError: the batch carries no images at generation size, or of another size.
         """
         if not isinstance(batch, PairBatch | TripletBatch):
             return {}
         if batch.pixels is None or tuple(batch.pixels.shape[-2:]) != self.size:
             found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
-            raise ValueError(f"the diffusion head needs pictures of {self.size}, got {found}: set the data module's pixel_size")
-        latents = self.vae.encode(batch.pixels, sample=True)
+            raise ValueError(
+                f"the diffusion head paints {self.size} and the batch's pixels are {found}: set pixel_size of the data"
+            )
+        n = self.max_samples
+        return {"q2i": self.diffusion_loss(encoding.queries[:n], batch.prompts[:n], batch.pixels[:n])}
+
+    def diffusion_loss(self, queries: Tensor, prompts: list[str], pixels: Tensor) -> Tensor:
+        """Mean squared error between noise and prediction at uniform timesteps: L_q2I.
+
+        Args:
+            queries: (B, Q, D).
+            pixels: (B, 3, H, W) uint8, the images to be painted.
+        """
+        self.num_queries.fill_(queries.shape[1])
+        latents = self.vae.encode(pixels, sample=True).float()
         noise = torch.randn_like(latents)
-        steps = torch.randint(0, int(self.schedule.config.num_train_timesteps), (len(batch),), device=latents.device)
-        noisy = self.schedule.add_noise(latents, noise, steps)
-        context = self.drop(self.build_context(encoding.queries, batch.prompts))
-        return {"q2i": F.mse_loss(self.denoiser(noisy, steps, context).float(), noise.float())}
+        timesteps = torch.randint(0, TRAIN_STEPS, (latents.shape[0],), device=latents.device)
+        noisy = add_noise(latents, noise, timesteps, self.alpha_bar)
+        context = self.build_context(queries, prompts, drop=self.training)
+        return F.mse_loss(self.denoiser(noisy, timesteps, context).float(), noise)
 
-    def build_context(self, queries: Tensor | None, prompts: Sequence[str]) -> Tensor:
-        """(B, N, C): adapted queries (null tokens where there are none), then the text encoder's states."""
-        parts = []
-        if "tsa" in self.context:
-            tokens = self.null_context.expand(len(prompts), 1, -1) if queries is None else self.adapter(queries)
-            if queries is not None and self.training and self.drop_queries and "text" in self.context:
-                tokens = torch.where(self._drawn(len(prompts), self.drop_queries), self.null_context, tokens)
-            parts.append(tokens)
-        if "text" in self.context:
-            assert self.text_encoder is not None
-            parts.append(self.text_encoder(list(prompts)))
-        return torch.cat(parts, 1)
+    def build_context(self, queries: Tensor | None, prompts: list[str], *, drop: bool = False) -> Tensor:
+        """Queries (B, Q, D) and B prompts -> context (B, N, C), N = Q + L, Q or L. Absent queries are as many null tokens.
 
-    def drop(self, context: Tensor) -> Tensor:
-        """Replace the whole context of some samples by the null token, in training only."""
-        if not (self.training and self.drop_context):
-            return context
-        return torch.where(self._drawn(context.shape[0], self.drop_context), self.null_context, context)
+        Args:
+            drop: replace what the draws of training say by the null token.
+        """
+        parts: list[Tensor] = []
+        if self.adapter is not None:
+            tokens = self._null(len(prompts), int(self.num_queries)) if queries is None else self.adapter(queries)
+            keep = self._keep(len(prompts), self.drop_queries if drop and self.text_encoder is not None else 0.0)
+            parts.append(torch.where(keep, tokens, self.null_context.to(tokens.dtype)))
+        if self.text_encoder is not None:
+            states = self.text_encoder(prompts)
+            parts.append(states.to(parts[0].dtype) if parts else states)
+        context = torch.cat(parts, 1)
+        keep = self._keep(len(prompts), self.drop_context if drop else 0.0)
+        return torch.where(keep, context, self.null_context.to(context.dtype))
 
-    def _drawn(self, batch: int, probability: float) -> Tensor:
-        """(B, 1, 1) bool."""
-        size = batch if self.drop_scope == "sample" else 1
-        return (torch.rand(size, 1, 1, device=self.null_context.device) < probability).expand(batch, 1, 1)
+    def _null(self, rows: int, tokens: int) -> Tensor:
+        return self.null_context.expand(rows, tokens, -1)
 
-    @torch.inference_mode()
+    def _keep(self, rows: int, probability: float) -> Tensor:
+        """(B, 1, 1) bool, False = drop. Always a draw and a ``where``, so that in DDP every parameter has a gradient on every rank."""
+        draws = 1 if self.drop_scope == "batch" else rows
+        return (torch.rand(draws, 1, 1, device=self.null_context.device) >= probability).expand(rows, 1, 1)
+
+    @torch.no_grad()
     def generate(
         self,
         queries: Tensor | None,
-        prompts: Sequence[str],
+        prompts: list[str],
         *,
         seeds: Sequence[int],
-        sampler: str = "fast",
+        sampler: str = "paper",
         steps: int | None = None,
-        guidance: float = 5.0,
+        guidance: float | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Paint pictures from N(0, I).
+        """Paint one image per prompt; the same seed gives the same image whatever the batch.
 
         Args:
-            queries: (B, Q, D) soft prompts, None = from text alone.
-            prompts: B texts, "" allowed. seeds: B seeds; a seed's noise does not depend on its place in a batch.
-            sampler, steps: see :mod:`unifashion_pl.generation.schedules`; ``paper`` is the paper's PLMS.
-            guidance: eps_u + s (eps_c - eps_u) in one batched call; 1.0 makes no unconditional one.
+            queries: (B, Q, D) outputs of the Q-Former, or None: from text alone.
+            prompts: B captions, or modifying texts beside composed queries.
+            seeds: B seeds of the start noise.
+            sampler: key of :data:`unifashion_pl.generation.SAMPLERS`.
+            steps: None = the preset's.
+            guidance: 1.0 = none (half the work).
+            progress: show a bar over the steps.
 
         Returns:
-            uint8 (B, 3, H, W).
+            (B, 3, H, W) uint8.
 
         Raises:
-            ValueError: numbers of queries, prompts and seeds differ.
+            ValueError: unequal numbers, unknown sampler, or nothing to paint from.
         """
-        if len(seeds) != len(prompts) or (queries is not None and len(queries) != len(prompts)):
-            found = None if queries is None else len(queries)
-            raise ValueError(f"got {found} query sets, {len(prompts)} prompts and {len(seeds)} seeds: they belong together one by one")
-        was_training = self.training
-        self.eval()
-        try:
-            return self._sample(queries, prompts, seeds, build_scheduler(sampler, steps), guidance, progress)
-        finally:
-            self.train(was_training)
+        self._check_request(queries, prompts, seeds)
+        if not prompts:
+            return torch.zeros(0, 3, *self.size, dtype=torch.uint8, device=self.null_context.device)
+        with evaluating(self):
+            latents = self.generate_latents(queries, prompts, seeds, sampler, steps, guidance, progress)
+            return self.vae.decode(latents)
 
-    def _sample(
-        self, queries: Tensor | None, prompts: Sequence[str], seeds: Sequence[int], scheduler: Any, guidance: float, progress: bool
+    @torch.no_grad()
+    def generate_latents(
+        self,
+        queries: Tensor | None,
+        prompts: list[str],
+        seeds: Sequence[int],
+        sampler: str = "paper",
+        steps: int | None = None,
+        guidance: float | None = None,
+        progress: bool = False,
     ) -> Tensor:
+        """:meth:`generate` before the autoencoder: (B, 4, H/f, W/f) float32."""
+        if guidance is None:
+            guidance = self.guidance if self.guidance is not None else (7.5 if queries is None else 5.0)
         context = self.build_context(queries, prompts)
-        guided = guidance != 1.0
-        if guided:
-            context = torch.cat([self.null_context.expand_as(context), context])
-        shape = (int(self.denoiser.unet.config.out_channels), self.size[0] // self.vae.factor, self.size[1] // self.vae.factor)
-        noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
-        latents = noise.to(context) * scheduler.init_noise_sigma
-        for step in tqdm(scheduler.timesteps, desc="painting", disable=not progress, leave=False):
-            inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, step)
-            eps = self.denoiser(inputs, step.expand(len(inputs)).to(inputs.device), context)
-            if guided:
-                empty, full = eps.chunk(2)
-                eps = empty + guidance * (full - empty)
-            latents = scheduler.step(eps, step, latents).prev_sample
-        return self.vae.decode(latents)
+        null = self._null(*context.shape[:2]).to(context.dtype)
+        h, w = self.size[0] // self.vae.factor, self.size[1] // self.vae.factor
+        noise = start_noise(seeds, (4, h, w), context.device)
+        return sample(guided(self.denoiser, context, null, guidance), noise, sampler=sampler, steps=steps, progress=progress)
+
+    def _check_request(self, queries: Tensor | None, prompts: list[str], seeds: Sequence[int]) -> None:
+        rows = len(prompts) if queries is None else len(queries)
+        if not len(prompts) == len(seeds) == rows:
+            raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds, {rows} rows of queries: expected equally many")
+        if queries is None and self.text_encoder is None:
+            raise ValueError("this head reads no text (context='tsa'): it cannot paint without queries")
+
+
+class ResidualMLP(nn.Module):
+    """x + Dropout(W2 QuickGELU(W1 LayerNorm(x))), inner width 4 D: the released phase-1 adapter, from BLIP-Diffusion."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.dense1 = nn.Linear(width, 4 * width)
+        self.dense2 = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, Q, D) -> (B, Q, D)."""
+        hidden = self.dense1(self.norm(x))
+        return x + self.dropout(self.dense2(hidden * torch.sigmoid(1.702 * hidden)))
+
+
+def _build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(query_width, width)
+    if kind == "residual_mlp":
+        if query_width != width:
+            raise ValueError(
+                f"adapter residual_mlp needs equal widths, got queries {query_width} and context {width}: use linear"
+            )
+        return ResidualMLP(width)
+    raise ValueError(f"unknown adapter {kind!r}; known are linear, residual_mlp")
+
+
+def _fitting(text_encoder: PromptEncoder | None, width: int) -> PromptEncoder:
+    if text_encoder is None:
+        raise ValueError("the context reads text: pass text_encoder=…, or choose context='tsa'")
+    if text_encoder.width != width:
+        raise ValueError(
+            f"the text encoder is {text_encoder.width} wide, the U-Net's cross_attention_dim is {width}: make them equal"
+        )
+    return text_encoder

@@ -140,8 +140,11 @@ def from_config(
     return _build(cls, merged.as_dict()["model"])
 
 
-def save_pretrained(model: UniFashionModule, folder: str | Path) -> Path:
+def save_pretrained(model: UniFashionModule, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     """See :meth:`UniFashionModule.save_pretrained`.
+
+    Args:
+        dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
 
     Raises:
         ValueError: the model was assembled by hand, so that nothing says how to build it again.
@@ -155,9 +158,14 @@ def save_pretrained(model: UniFashionModule, folder: str | Path) -> Path:
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
     text = json.dumps({"format": FORMAT, "model": section}, indent=2, sort_keys=True, default=_plain)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
     save_file(state, folder / TENSORS, metadata={"format": "pt"})
     return folder
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu().clone().contiguous()
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,3 +36,19 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict'")
     return state
+
+
+def load_part(cls: Any, source: str | Path, subfolder: str, **kwargs: Any) -> Any:
+    """A model or tokenizer of diffusers or transformers from a hub id, a pipeline's folder, or the part's own folder.
+
+    Args:
+        cls: a class with ``from_pretrained``.
+        subfolder: where a pipeline keeps the part, e.g. ``unet``. A hub id is taken to be a pipeline; ``owner/name:`` with a colon
+            is a repository of that part alone.
+    """
+    name = str(source)
+    path = Path(name)
+    if name.endswith(":"):
+        return cls.from_pretrained(name.removesuffix(":"), **kwargs)
+    inside = (path / subfolder).is_dir() or not path.exists()
+    return cls.from_pretrained(name, **({"subfolder": subfolder} if inside else {}), **kwargs)

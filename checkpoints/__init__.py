@@ -1,0 +1,1 @@
+"""Weights that are shipped, and where those that are not come from."""

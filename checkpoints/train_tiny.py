@@ -1,0 +1,40 @@
+"""How ``checkpoints/tiny`` was made: the bare configs with more steps, then half precision.
+
+    python checkpoints/train_tiny.py [--phase1-steps N] [--phase2-steps N] [--work FOLDER]
+
+It writes ``config.json``, ``model.safetensors`` and ``results.json`` (its test results) into ``checkpoints/tiny``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.cli import main as unifashion
+
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phase1-steps", type=int, default=1500)
+    parser.add_argument("--phase2-steps", type=int, default=800)
+    parser.add_argument("--work", type=Path, default=Path("tiny-work"))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    os.chdir(args.work)
+    unifashion(["fit", "--config", "phase1.yaml", "--trainer.max_steps", str(args.phase1_steps)])
+    unifashion(["fit", "--config", "phase2.yaml", "--trainer.max_steps", str(args.phase2_steps), "--model.init_from", "runs/phase1"])
+    ckpt = "runs/phase2/checkpoints/last.ckpt"
+    unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", ckpt])
+    UniFashionModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True).save_pretrained(HERE / "tiny", torch.float16)
+    shutil.copy("runs/phase2/test/results.json", HERE / "tiny" / "results.json")
+
+
+if __name__ == "__main__":
+    main()

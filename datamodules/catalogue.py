@@ -1,0 +1,315 @@
+"""A user's own catalogue: a CSV file and a folder of images, used straight from the folder or through shards."""
+
+from __future__ import annotations
+
+import csv as csvfile
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unifashion_pl.datamodules.base import FashionDataModule
+
+from unifashion_pl.data.assemble import PairAssembler
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
+from unifashion_pl.data.reader import PlanSource, Source
+from unifashion_pl.data.recipes import FileRecipe
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.data.texts import PairText
+
+COLUMNS = {
+    # what we call it: names that are recognised, in the order of preference
+    "image": ("image", "file", "filename", "path"),
+    "text": ("text", "description", "caption"),
+    "name": ("title", "name"),
+    "id": ("id", "sku"),
+    "category": ("category",),
+    "subcategory": ("subcategory",),
+    "product": ("product", "product_id"),
+    "split": ("split",),
+}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "valid": "val",
+    "dev": "val",
+    "test": "test",
+}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CatalogueRow:
+    """A line of the CSV.
+
+    Attributes:
+        id: unique; from the column ``id``, else the image's file name without extension.
+        image: the file.
+        text: description; name: title; both may be "".
+        product: equal for pictures of one product; the id where the CSV does not say.
+        split: ``train``, ``val``, ``test``, "" where the CSV does not say, or another word that the CSV uses.
+    """
+
+    id: str
+    image: Path
+    text: str
+    name: str
+    category: str
+    subcategory: str
+    product: str
+    split: str
+
+
+def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str] | None = None) -> list[CatalogueRow]:
+    """Rows of a catalogue in file order.
+
+    Args:
+        csv: UTF-8, with a header; columns as in :data:`COLUMNS`, only ``image`` is required.
+        root: folder that the image names are relative to.
+        columns: own column names, e.g. ``{"text": "label"}``.
+
+    Raises:
+        FileNotFoundError: no such CSV or folder.
+        ValueError: a column is absent, a row has no image, or an id occurs twice.
+    """
+    csv, root = Path(csv), Path(root)
+    for path, kind in ((csv, "CSV file"), (root, "folder of images")):
+        if not path.exists():
+            raise FileNotFoundError(f"no {kind} {path}")
+    with open(csv, encoding="utf-8-sig", newline="") as file:
+        reader = csvfile.DictReader(file)
+        names = _columns(csv, reader.fieldnames or [], columns or {})
+        rows = [_row(line, names, root, f"{csv}:{number}") for number, line in enumerate(reader, 2)]
+    if not rows:
+        raise ValueError(f"{csv} has a header but no rows")
+    twice = [id for id, n in Counter(row.id for row in rows).items() if n > 1]
+    if twice:
+        hint = "" if "id" in names else "; give the rows a column id, because file names repeat"
+        raise ValueError(f"{csv}: ids occur more than once: {some(twice)}{hint}")
+    return rows
+
+
+def _columns(csv: Path, header: Sequence[str], own: Mapping[str, str]) -> dict[str, str]:
+    """What we call it -> the CSV's column."""
+    if unknown := set(own) - set(COLUMNS):
+        raise ValueError(f"unknown entries in columns: {', '.join(sorted(unknown))}; known are {', '.join(COLUMNS)}")
+    if absent := [name for name in own.values() if name not in header]:
+        raise ValueError(f"{csv} has no column {absent[0]!r}; it has {', '.join(header)}")
+    lower = {name.strip().lower(): name for name in header}
+    found = {what: next((lower[n] for n in names if n in lower), None) for what, names in COLUMNS.items()}
+    found |= dict(own)
+    if found["image"] is None:
+        raise ValueError(
+            f"{csv} has the columns {', '.join(header)}; expected one called image with file names (or columns={{'image': ...}})"
+        )
+    return {what: name for what, name in found.items() if name is not None}
+
+
+def _row(line: Mapping[str, str | None], names: Mapping[str, str], root: Path, where: str) -> CatalogueRow:
+    values = {what: (line.get(names[what]) or "").strip() if what in names else "" for what in COLUMNS}
+    if not values["image"]:
+        raise ValueError(f"{where}: no image")
+    id = values["id"] or Path(values["image"]).stem
+    split = values["split"].lower()
+    return CatalogueRow(
+        id=id,
+        image=root / values["image"],
+        text=values["text"],
+        name=values["name"],
+        category=values["category"],
+        subcategory=values["subcategory"] or values["category"],
+        product=values["product"] or id,
+        split=SPLIT_NAMES.get(split, split),
+    )
+
+
+def with_splits(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:
+    """Rows by split.
+
+    Rows whose split the CSV does not say are divided by the hash of their product, so that views of a product stay together.
+    Words other than train, val and test are splits of their own, which nothing reads.
+    """
+    parts: dict[str, list[CatalogueRow]] = {}
+    for row in rows:
+        split = row.split or ("val" if _share(row.product) < val_fraction else "train")
+        parts.setdefault(split, []).append(row)
+    return parts
+
+
+def _share(product: str) -> float:
+    return int.from_bytes(hashlib.sha256(product.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclass
+class CatalogueRecipe(FileRecipe):
+    """Rows -> ``image`` and ``meta.json``."""
+
+    root: Path
+
+    def inputs(self, item: Item) -> list[Input]:
+        """The image."""
+        return [Input(item.spec[0]["id"], "image", self.root / item.spec[1])]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """See the base class."""
+        return dict(item.spec[0])
+
+
+def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, name: str = "catalogue") -> Plan:
+    """Plan of some rows."""
+    items = []
+    for number, row in enumerate(rows):
+        meta = {
+            "id": row.id,
+            "product": row.product,
+            "category": row.category,
+            "subcategory": row.subcategory,
+            "name": row.name,
+            "description": row.text,
+        }
+        image = row.image.relative_to(root).as_posix()
+        items.append(Item(f"c{number:07d}", row.category or "all", (meta, image)))
+    if split == "train":
+        random.Random("catalogue").shuffle(items)
+    return Plan(
+        dataset=name,
+        split=split,
+        kind="pairs",
+        items=items,
+        recipe=CatalogueRecipe(root),
+        fields=("image", "meta"),
+        root=csv.parent,
+        sources=[csv],
+    )
+
+
+def find_csv(root: Path) -> Path:
+    """``catalogue.csv`` of a folder, or its only CSV.
+
+    Raises:
+        MissingDataError: none, or several.
+    """
+    found = sorted(root.glob("*.csv"))
+    named = root / "catalogue.csv"
+    if named in found or len(found) == 1:
+        return named if named in found else found[0]
+    raise MissingDataError(f"{root}: expected catalogue.csv or a single .csv, found {some(p.name for p in found) or 'none'}")
+
+
+def plans(
+    root: Path, csv: Path | None = None, columns: Mapping[str, str] | None = None, val_fraction: float = 0.1
+) -> Iterable[Plan]:
+    """Plans of the splits that the catalogue in a folder has."""
+    root = Path(root)
+    csv = Path(csv) if csv is not None else find_csv(root)
+    parts = with_splits(read_catalogue(csv, root, columns), val_fraction)
+    return [plan_split(parts[split], split, root, csv) for split in SPLITS if split in parts]
+
+
+def findings(root: Path, made: Sequence[Plan]) -> list[str]:
+    """Products that stand in two splits, rows without a text."""
+    where: dict[str, set[str]] = {}
+    for plan in made:
+        for item in plan.items:
+            where.setdefault(item.spec[0]["product"], set()).add(plan.split)
+    both = sorted(product for product, splits in where.items() if len(splits) > 1)
+    mute = sum(not (i.spec[0]["name"] or i.spec[0]["description"]) for plan in made for i in plan.items)
+    notes = [f"{len(both):,} products stand in more than one split: {some(both)}"] if both else []
+    return [*notes, f"{mute:,} rows have no text"] if mute else notes
+
+
+class CatalogueDataModule(FashionDataModule):
+    """Your own catalogue as image–text pairs, for training the retrieval and caption heads on it.
+
+    Args:
+        csv: see :func:`read_catalogue`.
+        root: folder of the images.
+        shards: make and use shards here; None reads the images from their folder.
+        columns: own column names.
+        val_fraction: share of products that is kept for validation where the CSV has no split.
+        allow_missing: go on without the images that are not there, instead of refusing.
+        text, caption: rules of the retrieval text and the captioning target.
+        style: instruction style of the captions.
+        name: of the dataset in results.
+        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+    """
+
+    stream = "pairs"
+
+    def __init__(
+        self,
+        csv: str | Path,
+        root: str | Path,
+        shards: str | Path | None = None,
+        *,
+        columns: dict[str, str] | None = None,
+        val_fraction: float = 0.1,
+        allow_missing: bool = False,
+        text: PairText = "name_description",
+        caption: PairText = "description",
+        style: str = "fashiongen",
+        name: str = "catalogue",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, shards, **common)
+        self.shards = None if shards is None else Path(shards)
+        self.csv, self.folder, self.columns, self.val_fraction = Path(csv), Path(root), columns, val_fraction
+        self.allow_missing, self.text, self.caption, self.style, self.name = allow_missing, text, caption, style, name
+        self._plans: dict[str, Plan] = {}
+
+    def folders(self) -> Sequence[str]:
+        """See the base class."""
+        return [plan.folder for plan in self.splits().values()]
+
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """See the base class."""
+        return list(self.splits().values())
+
+    def splits(self) -> dict[str, Plan]:
+        """Plans of the splits that the catalogue has.
+
+        Raises:
+            MissingDataError: images are absent and ``allow_missing`` is off.
+        """
+        if not self._plans:
+            rows = read_catalogue(self.csv, self.folder, self.columns)
+            absent = {row.id for row in rows if not row.image.is_file()}
+            if absent and not self.allow_missing:
+                raise MissingDataError(
+                    f"{len(absent):,} of {len(rows):,} images of {self.csv} are not in {self.folder}: "
+                    f"{some(str(row.image.relative_to(self.folder)) for row in rows if row.id in absent)}. "
+                    "Mend the CSV or pass allow_missing=True"
+                )
+            parts = with_splits([row for row in rows if row.id not in absent], self.val_fraction)
+            self._plans = {s: plan_split(parts[s], s, self.folder, self.csv, self.name) for s in SPLITS if s in parts}
+        return self._plans
+
+    def prepare_data(self) -> None:
+        """Make shards if they were asked for."""
+        if self.shards is not None:
+            super().prepare_data()
+
+    def split_source(self, split: str) -> Source:
+        """Samples of a split, from shards or from the folder."""
+        plan = self.splits().get(split)
+        if plan is None:
+            raise ValueError(f"{self.csv} has no rows for {split}; its splits are {', '.join(self.splits())}")
+        return self.source(plan.folder) if self.shards is not None else PlanSource(plan)
+
+    def assembler(self) -> PairAssembler:
+        """Makes :class:`PairBatch`."""
+        return PairAssembler(self.encoder, self.pixels, self.text, self.caption, self.style)
+
+    def train_loader(self) -> TrainLoader[Any]:
+        """See the base class."""
+        return self.training(self.split_source("train"), self.assembler())
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """The split of that name; validation also serves as test where there is no other."""
+        split = "test" if stage == "test" and "test" in self.splits() else "val"
+        return [self.evaluation(self.split_source(split), self.assembler())] if split in self.splits() else []

@@ -1,0 +1,165 @@
+"""The orchestra: policies, one step over several streams, building and reloading without a YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from conftest import images, pair_batch, triplet_batch
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.freezing import PARTS, POLICIES, apply_policy, part_of
+from unifashion_pl.weights.checkpoint import load_weights
+
+
+def tiny(**overrides: object) -> UniFashionModule:
+    torch.manual_seed(0)
+    return UniFashionModule.from_config("phase1.yaml", {"policy": "phase1_joint", **overrides})
+
+
+@pytest.fixture(scope="module")
+def model() -> UniFashionModule:
+    return tiny()
+
+
+def batches() -> dict[str, object]:
+    return {"pairs": pair_batch(images=images(4, 64)), "triplets": triplet_batch(references=images(4, 64), targets=images(4, 64, 3))}
+
+
+def trainable_parts(model: UniFashionModule) -> set[str]:
+    return {part_of(n) or "?" for n, p in model.named_parameters() if p.requires_grad}
+
+
+EXPECTED = {
+    "phase1_retrieval": {"encoder", "heads"},
+    "phase1_generative": {"tsa_llm", "lora", "tsa_diffusion", "unet"},
+    "phase1_adapters": {"tsa_llm", "tsa_diffusion"},
+    "phase1_joint": {"encoder", "heads", "tsa_llm", "lora", "tsa_diffusion", "unet"},
+    "phase2_composed": {"encoder", "target_queries", "heads"},
+    "phase2_adapters_diffusion": {"encoder", "target_queries", "heads", "tsa_llm", "tsa_diffusion", "unet"},
+    "tryon_qformer": {"encoder"},
+    "released_cls": {"encoder", "heads"},
+    "released_rerank": {"encoder", "target_queries", "heads"},
+}
+
+
+def test_every_parameter_belongs_to_a_part(model: UniFashionModule) -> None:
+    parts = {part_of(name) for name, _ in model.named_parameters()}
+    assert None not in parts
+    assert parts <= set(PARTS)
+    assert set(EXPECTED) == set(POLICIES)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_policy_trains_what_it_names_and_every_trainable_parameter_gets_a_gradient(model: UniFashionModule, policy: str) -> None:
+    apply_policy(model, policy)
+    model.policy = policy
+    assert trainable_parts(model) == EXPECTED[policy]
+    model.train()
+    model.zero_grad()
+    stream = "pairs" if policy.startswith(("phase1", "released_cls")) else "triplets"
+    losses = model.compute_losses(batches()[stream])  # type: ignore[arg-type]
+    torch.stack(list(losses.values())).sum().backward()
+    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert silent == []
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_frozen_parts_stay_in_eval_mode(model: UniFashionModule) -> None:
+    apply_policy(model, "phase2_composed")
+    model.train()
+    assert not model.backbone.vision.training
+    assert model.caption_head is not None
+    assert not model.caption_head.language_model.training
+    assert model.backbone.qformer.training
+
+
+def test_generative_losses_reach_the_qformer_through_frozen_generators(model: UniFashionModule) -> None:
+    apply_policy(model, "phase2_composed")
+    model.policy = "phase2_composed"
+    losses = model.compute_losses(batches()["triplets"])  # type: ignore[arg-type]
+    assert {"cir_itc", "cir_caption", "cir_itm", "itg", "q2i"} == set(losses)
+    for name in ("itg", "q2i"):
+        grad = torch.autograd.grad(losses[name], model.backbone.query_tokens, retain_graph=True)[0]
+        assert grad.abs().max() > 0, name
+
+
+def test_unknown_names_are_errors_that_list_the_known_ones(model: UniFashionModule) -> None:
+    with pytest.raises(ValueError, match="known are phase1_retrieval"):
+        apply_policy(model, "phase3")
+    with pytest.raises(ValueError, match="unknown parts"):
+        apply_policy(model, "phase1_joint", also_train=["tower"])
+    with pytest.raises(ValueError, match="freezes everything that could learn"):
+        apply_policy(model, "phase1_adapters", active=["cross"])
+
+
+def test_loss_weights_scale_and_switch_off() -> None:
+    model = tiny(**{"loss_weights": {"itg": 0.0, "cross": 2.0}})
+    assert model.active_families == ["cross", "q2i"]
+    with pytest.raises(ValueError, match="unknown loss families"):
+        tiny(**{"loss_weights": {"lm": 1.0}})
+
+
+def test_heads_can_be_left_out_and_streams_summed() -> None:
+    model = tiny(caption=None, diffusion=None)
+    assert model.caption_head is None
+    trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    loader = torch.utils.data.DataLoader([batches()], batch_size=None)  # type: ignore[arg-type,list-item]
+    before = model.backbone.query_tokens.detach().clone()
+    trainer.fit(model, loader)
+    assert not torch.equal(before, model.backbone.query_tokens)
+    assert {"train/pairs/itc", "train/triplets/cir_itc", "train/loss"} <= set(trainer.callback_metrics)
+
+
+def test_checkpoint_rebuilds_without_yaml_and_weights_only(tmp_path: Path) -> None:
+    model = tiny(caption=None, diffusion=None).eval()
+    trainer = L.Trainer(max_steps=0, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=tmp_path)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = UniFashionModule.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True).eval()
+    with torch.no_grad():
+        assert torch.equal(model.encode_text("a red dress"), again.encode_text("a red dress"))
+    assert torch.load(tmp_path / "a.ckpt", weights_only=True)["hyper_parameters"]["policy"] == "phase1_joint"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 0.0), (torch.float16, 5e-3)])
+def test_save_pretrained_and_back(tmp_path: Path, dtype: torch.dtype | None, tolerance: float) -> None:
+    model = tiny(diffusion=None).eval()
+    again = UniFashionModule.from_pretrained(model.save_pretrained(tmp_path / "m", dtype))
+    a, b = model.encode_text(["a red dress"]), again.encode_text(["a red dress"])
+    torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
+    assert next(again.parameters()).dtype == torch.float32
+
+
+def test_phase2_takes_a_phase1_checkpoint_and_says_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = tiny(diffusion=None)
+    source.save_pretrained(tmp_path / "phase1")
+    target = tiny(caption=None, diffusion=None)
+    load_weights(target, [str(tmp_path / "nothing"), str(tmp_path / "phase1")])
+    said = capsys.readouterr().out
+    assert "nothing at" in said
+    assert "left out: caption_head" in said
+    assert torch.equal(source.backbone.query_tokens, target.backbone.query_tokens)
+    with pytest.raises(ValueError, match="tensors missing"):
+        load_weights(tiny(), str(tmp_path / "phase1"))
+    with pytest.raises(FileNotFoundError, match="expected a .ckpt or .safetensors file"):
+        load_weights(target, str(tmp_path / "nothing"))
+
+
+def test_half_downloaded_folders_and_unknown_names_are_explained(tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.json").write_text('{"format": 1, "model": {}}')
+    with pytest.raises(FileNotFoundError, match="half a download"):
+        UniFashionModule.from_pretrained(tmp_path / "half")
+    with pytest.raises(FileNotFoundError, match="neither 'tiny', nor a folder"):
+        UniFashionModule.from_pretrained("nobody/nothing-of-this-name")
+
+
+def test_a_model_assembled_by_hand_says_how_to_make_it_saveable(tmp_path: Path) -> None:
+    built = tiny(caption=None, diffusion=None)
+    by_hand = UniFashionModule(built.backbone, built.retrieval_head)
+    assert not by_hand.hparams
+    with pytest.raises(ValueError, match="from_config"):
+        by_hand.save_pretrained(tmp_path)
