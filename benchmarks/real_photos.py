@@ -41,7 +41,13 @@ COLOURS = {
     "brown": (105, 75, 55),
     "beige": (200, 180, 150),
 }
-WORDS = {"T-Shirt": "t-shirt", "Longsleeve": "long sleeve top", "Pants": "pair of pants", "Shorts": "pair of shorts", "Shoes": "pair of shoes"}
+WORDS = {
+    "T-Shirt": "t-shirt",
+    "Longsleeve": "long sleeve top",
+    "Pants": "pair of pants",
+    "Shorts": "pair of shorts",
+    "Shoes": "pair of shoes",
+}
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -70,7 +76,9 @@ def noun(label: str) -> str:
 def prepare(clothing: Path, out: Path) -> None:
     """Unpack the photos of train and validation and write ``items.csv``: image, text, id, category, product, split."""
     (out / "photos").mkdir(parents=True, exist_ok=True)
-    rows = [r for r in csv.DictReader((clothing / "clothing.csv").open(encoding="utf-8")) if r["split"] in ("train", "validation")]
+    rows = [
+        r for r in csv.DictReader((clothing / "clothing.csv").open(encoding="utf-8")) if r["split"] in ("train", "validation")
+    ]
     wanted = {r["image"]: r for r in rows}
     colours: dict[str, str] = {}
     for tar in sorted(clothing.glob("clothing-*.tar")):
@@ -144,8 +152,15 @@ def measure(out: Path, ckpt: str) -> None:
     ranks = ((scores >= best) & ~positives).sum(1)
     for k in (1, 5, 10):
         hits = int((ranks < k).sum())
-        chance = float(np.mean([1 - np.prod([(len(val) - p - i) / (len(val) - i) for i in range(k)]) for p in positives.sum(1).numpy()]))
-        line(f"text -> image R@{k}, any photo with that derived text", hits, len(texts), f"gallery {len(val)}, chance {100 * chance:.1f} %")
+        chance = float(
+            np.mean([1 - np.prod([(len(val) - p - i) / (len(val) - i) for i in range(k)]) for p in positives.sum(1).numpy()])
+        )
+        line(
+            f"text -> image R@{k}, any photo with that derived text",
+            hits,
+            len(texts),
+            f"gallery {len(val)}, chance {100 * chance:.1f} %",
+        )
 
 
 def report_naming(model: UniFashionModule, val: list[dict[str, str]], z: Tensor) -> None:

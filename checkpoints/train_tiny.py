@@ -29,10 +29,14 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     os.chdir(args.work)
     unifashion(["fit", "--config", "phase1.yaml", "--trainer.max_steps", str(args.phase1_steps)])
-    unifashion(["fit", "--config", "phase2.yaml", "--trainer.max_steps", str(args.phase2_steps), "--model.init_from", "runs/phase1"])
+    unifashion(
+        ["fit", "--config", "phase2.yaml", "--trainer.max_steps", str(args.phase2_steps), "--model.init_from", "runs/phase1"]
+    )
     ckpt = "runs/phase2/checkpoints/last.ckpt"
     unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", ckpt])
-    UniFashionModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True).save_pretrained(HERE / "tiny", torch.float16)
+    UniFashionModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True).save_pretrained(
+        HERE / "tiny", torch.float16
+    )
     shutil.copy("runs/phase2/test/results.json", HERE / "tiny" / "results.json")
 
 

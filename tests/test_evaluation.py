@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import images, pair_batch, small_backbone
+from small import images, pair_batch, small_backbone
 from torch import Tensor, nn
 
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TryOnBatch

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import images, small_backbone
 from PIL import Image
+from small import images, small_backbone
 from torch import Tensor, nn
 
 from unifashion_pl.inference import evaluating, image_list, in_batches, open_image

@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import images, pair_batch, triplet_batch
+from small import images, pair_batch, triplet_batch
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.freezing import PARTS, POLICIES, apply_policy, part_of
@@ -25,7 +25,10 @@ def model() -> UniFashionModule:
 
 
 def batches() -> dict[str, object]:
-    return {"pairs": pair_batch(images=images(4, 64)), "triplets": triplet_batch(references=images(4, 64), targets=images(4, 64, 3))}
+    return {
+        "pairs": pair_batch(images=images(4, 64)),
+        "triplets": triplet_batch(references=images(4, 64), targets=images(4, 64, 3)),
+    }
 
 
 def trainable_parts(model: UniFashionModule) -> set[str]:
@@ -53,7 +56,9 @@ def test_every_parameter_belongs_to_a_part(model: UniFashionModule) -> None:
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_policy_trains_what_it_names_and_every_trainable_parameter_gets_a_gradient(model: UniFashionModule, policy: str) -> None:
+def test_policy_trains_what_it_names_and_every_trainable_parameter_gets_a_gradient(
+    model: UniFashionModule, policy: str
+) -> None:
     apply_policy(model, policy)
     model.policy = policy
     assert trainable_parts(model) == EXPECTED[policy]
@@ -133,7 +138,9 @@ def test_save_pretrained_and_back(tmp_path: Path, dtype: torch.dtype | None, tol
     assert next(again.parameters()).dtype == torch.float32
 
 
-def test_phase2_takes_a_phase1_checkpoint_and_says_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_phase2_takes_a_phase1_checkpoint_and_says_what_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = tiny(diffusion=None)
     source.save_pretrained(tmp_path / "phase1")
     target = tiny(caption=None, diffusion=None)

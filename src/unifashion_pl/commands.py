@@ -72,7 +72,9 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--csv", type=Path, required=True)
     build.add_argument("--root", type=Path, required=True, help="folder of the images")
     build.add_argument("--out", type=Path, required=True)
-    build.add_argument("--queries", default="both", choices=("reference", "target", "both"), help="reference: text or image; target: composed")
+    build.add_argument(
+        "--queries", default="both", choices=("reference", "target", "both"), help="reference: text or image; target: composed"
+    )
     _model_option(build).set_defaults(handler=_index_build)
     search = actions.add_parser("search", help="by text, image, or image + modifying text")
     search.add_argument("index", type=Path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TEXTS, images, small_backbone
+from small import TEXTS, images, small_backbone
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForImageTextRetrieval
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from data.rawdata import write_fashiongen, write_fashioniq
+from unifashion_pl.datamodules import fashiongen, fashioniq
 
 from unifashion_pl.data.shards import write_shards
-from unifashion_pl.datamodules import fashiongen, fashioniq
 
 
 @pytest.fixture(scope="session")

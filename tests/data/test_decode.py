@@ -68,7 +68,9 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         open_image(jpeg(0))
 
 
-@pytest.mark.parametrize(("kind", "name"), [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tiff"), ("WEBP", "webp")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("JPEG", "jpg"), ("PNG", "png"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tiff"), ("WEBP", "webp")]
+)
 def test_formats_by_content_and_what_passes_through(kind: str, name: str) -> None:
     data = encoded(picture(3), kind)
     assert sniff(data) == name

@@ -13,11 +13,11 @@ import pytest
 import webdataset as wds
 from data.rawdata import jpeg, write_fashiongen, write_fashioniq
 from filelock import FileLock
+from unifashion_pl.datamodules import fashiongen, fashioniq
 
 from unifashion_pl.data.index import ShardIndex, preflight
 from unifashion_pl.data.plan import Item, MissingDataError, Plan
 from unifashion_pl.data.shards import tar_member, write_shards
-from unifashion_pl.datamodules import fashiongen, fashioniq
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -57,7 +57,10 @@ def test_stock_webdataset_reads_every_sample(pair_shards: Path) -> None:
 
 
 def test_training_is_mixed_and_evaluation_in_source_order(pair_shards: Path) -> None:
-    keys = {s: [k for shard in ShardIndex.load(pair_shards / f"pairs-{s}").shards for k in shard.keys] for s in ("train", "validation")}
+    keys = {
+        s: [k for shard in ShardIndex.load(pair_shards / f"pairs-{s}").shards for k in shard.keys]
+        for s in ("train", "validation")
+    }
     assert keys["validation"] == sorted(keys["validation"])
     assert keys["train"] != sorted(keys["train"])
     assert sorted(keys["train"]) == keys["validation"]
@@ -225,7 +228,11 @@ def test_index_errors_say_what_is_there(pair_shards: Path, tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError, match="pairs-train, pairs-validation have one"):
         ShardIndex.load(pair_shards)
     content = json.loads((pair_shards / "pairs-train" / "index.json").read_text())
-    for change, message in (({"format": 99}, "format 99"), ({"hash": "0" * 64}, "was changed"), ({"shards": 3}, "not a shard index")):
+    for change, message in (
+        ({"format": 99}, "format 99"),
+        ({"hash": "0" * 64}, "was changed"),
+        ({"shards": 3}, "not a shard index"),
+    ):
         (tmp_path / "index.json").write_text(json.dumps({**content, **change}))
         with pytest.raises(ValueError, match=message):
             ShardIndex.load(tmp_path)

@@ -95,7 +95,9 @@ GOOD = {"image": "A", "caption": "\na red  dress", "inputs": ["image", "category
 
 
 def test_captions_are_read_and_cleaned(tmp_path: Path) -> None:
-    path = library(tmp_path / "c.jsonl", GOOD, {**GOOD, "image": "B", "inputs": ["image", "keywords"], "keyword_split": "train"})
+    path = library(
+        tmp_path / "c.jsonl", GOOD, {**GOOD, "image": "B", "inputs": ["image", "keywords"], "keyword_split": "train"}
+    )
     assert read_captions(path) == {"A": "a red dress", "B": "a red dress"}
 
 

@@ -11,7 +11,13 @@ from unifashion_pl.data.transforms import EncoderTransform, MaskTransform, Pixel
 
 @pytest.mark.parametrize(
     ("size", "padded"),
-    [((400, 533), (426, 533)), ((100, 200), (160, 200)), ((101, 200), (159, 200)), ((100, 120), (100, 120)), ((200, 100), (200, 160))],
+    [
+        ((400, 533), (426, 533)),
+        ((100, 200), (160, 200)),
+        ((101, 200), (159, 200)),
+        ((100, 120), (100, 120)),
+        ((200, 100), (200, 160)),
+    ],
 )
 def test_target_pad_sizes(size: tuple[int, int], padded: tuple[int, int]) -> None:
     out = target_pad(torch.full((3, size[1], size[0]), 7, dtype=torch.uint8))
@@ -86,7 +92,9 @@ def test_masks_are_hard_and_outside_is_false() -> None:
     assert not mask[0, :, :5].any()
 
 
-@pytest.mark.parametrize("make", [lambda: EncoderTransform(0), lambda: PixelTransform((0, 4)), lambda: PixelTransform((4, 4), fit="x")])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "make", [lambda: EncoderTransform(0), lambda: PixelTransform((0, 4)), lambda: PixelTransform((4, 4), fit="x")]
+)  # type: ignore[arg-type]
 def test_wrong_settings_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         make()  # type: ignore[operator]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import images, small_backbone
 from PIL import Image
+from small import images, small_backbone
 
 from unifashion_pl.gallery import Gallery, Hit, Session
 from unifashion_pl.inference import gallery as build

@@ -38,8 +38,10 @@ def run_metrics(rank: int | None, group: Any = None) -> dict[str, Any]:
     """Fill every metric with this rank's samples and compute."""
     names = [f"k{i}" for i in range(N)]
     scores, tokens, captions = quarters(N, 9, seed=0), quarters(N, 3, 6, seed=1), quarters(N, 6, seed=2)
-    queries, features, values = quarters(N, 6, seed=3), torch.randn(N, 4, generator=torch.Generator().manual_seed(4)), torch.rand(
-        N, generator=torch.Generator().manual_seed(5)
+    queries, features, values = (
+        quarters(N, 6, seed=3),
+        torch.randn(N, 4, generator=torch.Generator().manual_seed(4)),
+        torch.rand(N, generator=torch.Generator().manual_seed(5)),
     )
     recall = RecallAtK((1, 3), process_group=group)
     fashioniq = FashionIQRecall((1, 4), process_group=group)

@@ -247,7 +247,10 @@ def test_records(tmp_path):
     assert {r.metric for r in full} == {"i2t/R@1", "i2t/R@5", "t2i/R@1", "t2i/R@5", "mean"}
     metric.lists["fashiongen_100"].save(tmp_path / "lists.json")
     again = filled(
-        shop, torch.randn(600, 2, 8), torch.randn(300, 8), candidates={"fashiongen_100": CandidateLists.load(tmp_path / "lists.json")}
+        shop,
+        torch.randn(600, 2, 8),
+        torch.randn(300, 8),
+        candidates={"fashiongen_100": CandidateLists.load(tmp_path / "lists.json")},
     )
     again.compute()
     assert again.lists["fashiongen_100"].digest[:12] == digest

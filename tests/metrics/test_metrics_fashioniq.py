@@ -55,7 +55,9 @@ def fill(metric: FashionIQRecall, data, batch: int = 100, shuffle: int | None = 
     for category, d in data.items():
         for rows in torch.arange(len(d["ids"])).split(batch):
             captions = d["captions"][rows] if d["captions"] is not None else None
-            steps.append(("update_gallery", ([d["ids"][i] for i in rows], [category] * len(rows), d["tokens"][rows], None, captions)))
+            steps.append(
+                ("update_gallery", ([d["ids"][i] for i in rows], [category] * len(rows), d["tokens"][rows], None, captions))
+            )
         for rows in torch.arange(len(d["keys"])).split(batch):
             chosen = [[d[name][i] for i in rows] for name in ("keys", "references", "targets")]
             steps.append(("update_queries", (chosen[0], [category] * len(rows), *chosen[1:], d["embeddings"][rows])))
@@ -82,7 +84,7 @@ def brute_force(data, ks):
                         "union": set(d["references"]) | set(d["targets"]),
                         "targets": set(d["targets"]),
                     }
-                    hits = {k: 0 for k in ks}
+                    hits = dict.fromkeys(ks, 0)
                     for i, (ref, target) in enumerate(zip(d["references"], d["targets"])):
                         value = dict(zip(d["ids"], scores[i].tolist()))
                         pool = pools[gallery] - {target} - ({ref} if reference == "ref-removed" else set())

@@ -37,7 +37,9 @@ from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, 
 class TestRecords:
     def test_fields_and_round_trip(self, tmp_path):
         fields = "metric value unit n n_expected protocol interval ties dropped seed data_hash weights_hash implementation code_version"
-        record = ResultRecord("mean/R@10", 53.7, "percent", 2009, "p", 2017, Interval(51.5, 55.9, 0.95, "wilson"), 3, {"bad jpg": 8})
+        record = ResultRecord(
+            "mean/R@10", 53.7, "percent", 2009, "p", 2017, Interval(51.5, 55.9, 0.95, "wilson"), 3, {"bad jpg": 8}
+        )
         assert set(record.to_dict()) == set(fields.split())
         assert ResultRecord.from_json(record.to_json()) == record
         other = ResultRecord("METEOR", None, "raw", 4, "coco").with_context(seed=1, code_version="0.1.0")
@@ -118,7 +120,9 @@ class TestIntervals:
 class TestLeaks:
     def test_bm25(self, examples):
         case = examples["bm25"]
-        assert leaks.bm25_scores(case["docs"], case["queries"]).tolist() == [pytest.approx(row, abs=1e-6) for row in case["scores"]]
+        assert leaks.bm25_scores(case["docs"], case["queries"]).tolist() == [
+            pytest.approx(row, abs=1e-6) for row in case["scores"]
+        ]
         assert leaks.bm25_scores(["", ""], ["red"]).tolist() == [[0.0, 0.0]]
 
     def test_floor(self):
@@ -142,7 +146,7 @@ class TestLeaks:
 
     def test_audit_of_blind_captions_is_quiet(self):
         generator = np.random.default_rng(0)
-        words = "red blue long short dress coat lace silk plain striped".split()
+        words = ["red", "blue", "long", "short", "dress", "coat", "lace", "silk", "plain", "striped"]
         captions = [" ".join(generator.choice(words, 5)) for _ in range(600)]
         found = leaks.caption_audit(captions, (generator.uniform(size=600) < 0.4).tolist())
         assert (found.verdict, found.control) == ("ok", pytest.approx(0.5, abs=0.04))
@@ -175,7 +179,9 @@ class TestLeaks:
 class TestDistances:
     def test_worked_examples(self, examples):
         for case in examples["fid"]:
-            assert frechet_distance(torch.tensor(case["real"]), torch.tensor(case["fake"])) == pytest.approx(case["FID"], abs=1e-5)
+            assert frechet_distance(torch.tensor(case["real"]), torch.tensor(case["fake"])) == pytest.approx(
+                case["FID"], abs=1e-5
+            )
         for case in examples["kid"]:
             found = kernel_distance(torch.tensor(case["real"]), torch.tensor(case["fake"]))
             assert found == pytest.approx(case["KID"], abs=1e-5)
@@ -198,7 +204,8 @@ class TestDistances:
     def test_kernel_distance_is_unbiased_and_repeatable(self):
         generator = torch.Generator().manual_seed(0)
         values = [
-            kernel_distance(torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator)) for _ in range(300)
+            kernel_distance(torch.randn(30, 4, generator=generator), torch.randn(30, 4, generator=generator))
+            for _ in range(300)
         ]
         assert min(values) < 0 < max(values)
         assert abs(np.mean(values)) < 4 * np.std(values) / math.sqrt(300)
@@ -316,7 +323,13 @@ class TestNetworks:
 
     def test_clip_cosines_of_a_tiny_local_model(self, tmp_path):
         transformers = pytest.importorskip("transformers")
-        part = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 8}
+        part = {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "projection_dim": 8,
+        }
         config = transformers.CLIPConfig(
             text_config={**part, "vocab_size": 40, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1},
             vision_config={**part, "image_size": 32, "patch_size": 16},

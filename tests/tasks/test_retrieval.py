@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
-from conftest import TEXTS, pair_batch, small_backbone, triplet_batch
+from small import TEXTS, pair_batch, small_backbone, triplet_batch
 
 from unifashion_pl.losses import itc_loss
 from unifashion_pl.tasks import RetrievalModule

@@ -14,7 +14,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unifashion_pl.wardrobe import Product, WardrobeSpec, describe, make_product, modifying_texts, render_product, write_wardrobe
+from unifashion_pl.wardrobe import (
+    Product,
+    WardrobeSpec,
+    describe,
+    make_product,
+    modifying_texts,
+    render_product,
+    write_wardrobe,
+)
 from unifashion_pl.wardrobe.catalogue import SIZES, fiq_split
 from unifashion_pl.wardrobe.products import CATEGORIES, COLOURS, differences, is_valid
 from unifashion_pl.wardrobe.tryon import UPPER
@@ -46,7 +54,9 @@ def plain(category: str, **changes: object) -> Product:
     values = {"sleeve": "none", "length": "short", "neckline": "round", "buttons": 0, **changes}
     if category == "jacket":
         values |= {"sleeve": changes.get("sleeve", "long"), "neckline": "collar", "buttons": 3}
-    return Product(category, str(changes.pop("colour", "red")), "plain", "", **{k: v for k, v in values.items() if k != "colour"})  # type: ignore[arg-type]
+    return Product(
+        category, str(changes.pop("colour", "red")), "plain", "", **{k: v for k, v in values.items() if k != "colour"}
+    )  # type: ignore[arg-type]
 
 
 def test_colours_are_far_apart_and_recoverable_from_a_front_view() -> None:
@@ -154,7 +164,9 @@ SMALL = WardrobeSpec(6, 4, 2, 32, 4, 4, 8, 2, 2, (48, 64))
 
 
 def digest(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.fixture(scope="module")

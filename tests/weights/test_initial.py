@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import TEXTS, small_backbone
 from safetensors.torch import save_file
+from small import TEXTS, small_backbone
 from torch import Tensor
 from transformers import BertConfig, BertModel
 

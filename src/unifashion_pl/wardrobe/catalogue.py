@@ -71,7 +71,11 @@ def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int,
         taken: products of earlier splits; none of them occurs again, and this split's are added.
     """
     rng = random.Random(f"{seed}/fashion-iq/{split}/{category}")
-    names = [n for n in ATTRIBUTES if n != "second" and (n in ("colour", "pattern") or len(RULES[FIQ_CATEGORIES[category]].get(n, ())) > 1)]
+    names = [
+        n
+        for n in ATTRIBUTES
+        if n != "second" and (n in ("colour", "pattern") or len(RULES[FIQ_CATEGORIES[category]].get(n, ())) > 1)
+    ]
     products: list[Product] = []
     families: list[list[int]] = []
     while len(products) < max(triplets, gallery):

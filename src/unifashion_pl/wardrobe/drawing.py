@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,17 @@ from unifashion_pl.wardrobe import shapes
 from unifashion_pl.wardrobe.patterns import texture
 from unifashion_pl.wardrobe.products import COLOURS, Product
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 OVERSAMPLE = 3
-BACKDROPS = ((233, 228, 220), (221, 227, 232), (236, 231, 226), (226, 232, 224), (238, 229, 229), (229, 229, 236), (240, 236, 226))
+BACKDROPS = (
+    (233, 228, 220),
+    (221, 227, 232),
+    (236, 231, 226),
+    (226, 232, 224),
+    (238, 229, 229),
+    (229, 229, 236),
+    (240, 236, 226),
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,20 @@ def _buttons(product: Product, frame: Frame, rgb: Array) -> Array:
     colour = np.array((46, 40, 38) if dark else (236, 228, 212), np.float32)
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
-    line = fill(frame, [np.array([(-0.004, places[0][1] - 0.06), (0.004, places[0][1] - 0.06), (0.004, places[-1][1] + 0.08), (-0.004, places[-1][1] + 0.08)])], rounded=False)
+    line = fill(
+        frame,
+        [
+            np.array(
+                [
+                    (-0.004, places[0][1] - 0.06),
+                    (0.004, places[0][1] - 0.06),
+                    (0.004, places[-1][1] + 0.08),
+                    (-0.004, places[-1][1] + 0.08),
+                ]
+            )
+        ],
+        rounded=False,
+    )
     rgb = rgb * (1 - 0.35 * line[..., None])
     disc = fill(frame, [circle * 0.024 + np.array(place) for place in places], rounded=False)
     rim = fill(frame, [circle * 0.030 + np.array(place) + (0.003, 0.005) for place in places], rounded=False)
@@ -165,7 +187,9 @@ def flat_frame(product: Product, width: int, height: int, rng: random.Random) ->
 def hanger(frame: Frame, product: Product) -> Array:
     """Coverage of a wooden hanger behind the garment, zeros for garments that hang by the waist."""
     y = -0.02 if product.category in shapes.SLEEVED else 0.40
-    bar = np.array([(-0.24, y + 0.05), (0.0, y - 0.06), (0.24, y + 0.05), (0.22, y + 0.075), (0.0, y - 0.025), (-0.22, y + 0.075)])
+    bar = np.array(
+        [(-0.24, y + 0.05), (0.0, y - 0.06), (0.24, y + 0.05), (0.22, y + 0.075), (0.0, y - 0.025), (-0.22, y + 0.075)]
+    )
     angle = np.linspace(-0.5 * np.pi, 1.1 * np.pi, 16)
     ring = np.stack([0.030 * np.cos(angle), y - 0.115 + 0.030 * np.sin(angle)], 1)
     inner = np.stack([0.020 * np.cos(angle[::-1]), y - 0.115 + 0.020 * np.sin(angle[::-1])], 1)
@@ -177,7 +201,9 @@ def to_image(rgb: Array) -> Image.Image:
     return Image.fromarray(np.clip(rgb + 0.5, 0, 255).astype(np.uint8))
 
 
-def render_flat(product: Product, width: int, height: int, rng: random.Random, on_hanger: bool = False) -> tuple[Image.Image, Array, Array]:
+def render_flat(
+    product: Product, width: int, height: int, rng: random.Random, on_hanger: bool = False
+) -> tuple[Image.Image, Array, Array]:
     """An in-shop photo: picture, garment mask (H, W) 0..1 and sketch strength (H, W)."""
     frame = flat_frame(product, width, height, rng)
     base = backdrop(width, height, rng)

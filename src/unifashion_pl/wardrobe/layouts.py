@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable
@@ -93,7 +94,7 @@ def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> No
             (root / "labels" / f"{category}_{split}_detect_all.txt").write_text("".join(f"{x}\n" for x in content), "utf-8")
         if split == "test":
             names = [line.split("\t")[0] for content in lines.values() for line in content]
-            (root / "test_queries.txt").write_text("".join(f"{a}\t{b}\n" for a, b in zip(names, names[1:])), "utf-8")
+            (root / "test_queries.txt").write_text("".join(f"{a}\t{b}\n" for a, b in itertools.pairwise(names)), "utf-8")
 
 
 def _write_files(paths: list[Path], contents: Iterable[bytes]) -> None:
@@ -119,7 +120,11 @@ def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict
     shared = {split: [asin(seed, "shared", split, k) for k in range(2)] for split in ("train", "val", "test")}
     for category in FIQ_CATEGORIES:
         taken: set[Product] = set()
-        for split, triplets, gallery in (("train", spec.fiq_train, 0), ("val", spec.fiq_val, spec.fiq_gallery), ("test", 0, min(6, spec.fiq_val) * 2)):
+        for split, triplets, gallery in (
+            ("train", spec.fiq_train, 0),
+            ("val", spec.fiq_val, spec.fiq_gallery),
+            ("test", 0, min(6, spec.fiq_val) * 2),
+        ):
             part = fiq_split(seed, split, category, triplets or min(6, spec.fiq_val), gallery, taken)
             ids = tuple(asin(seed, "fiq", split, category, i) for i in range(len(part.products)))
             _write_fiq_images(root, part, ids, spec, seed, run)
@@ -129,9 +134,14 @@ def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict
             if split == "train":
                 library += [_library_line(i, p, seed) for i, p in zip(ids, part.products)]
     for split, names in shared.items():
-        jobs = [(pair_products(seed, "validation", k + 9)[-1], "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k in range(2)]
+        jobs = [
+            (pair_products(seed, "validation", k + 9)[-1], "front", spec.image_size, f"{seed}/shared/{split}/{k}")
+            for k in range(2)
+        ]
         _write_files([root / "images" / f"{name}.jpg" for name in names], run(_jpeg, jobs))
-    lines = "".join(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in sorted(library, key=lambda x: str(x["image"])))
+    lines = "".join(
+        json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in sorted(library, key=lambda x: str(x["image"]))
+    )
     (root / "captions.train.jsonl").write_text(lines, "utf-8")
     return truth
 

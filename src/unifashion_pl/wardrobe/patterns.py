@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unifashion_pl.wardrobe.products import COLOURS, Product
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 # 5 × 3 bitmaps: no font file is needed to print a word on a chest.
 GLYPHS = {

@@ -60,7 +60,15 @@ def sleeves(product: Product, raised: float = 0.0) -> list[Points]:
     if product.sleeve == "short":
         arm = [(0.20, 0.01), (0.28, 0.03), (0.40 + out / 2, 0.22), (0.29 + out / 2, 0.29), (0.235, 0.20)]
     else:
-        arm = [(0.20, 0.01), (0.28, 0.03), (0.41 + out, 0.33), (0.46 + out, 0.62), (0.355 + out, 0.645), (0.31 + out, 0.36), (0.235, 0.21)]
+        arm = [
+            (0.20, 0.01),
+            (0.28, 0.03),
+            (0.41 + out, 0.33),
+            (0.46 + out, 0.62),
+            (0.355 + out, 0.645),
+            (0.31 + out, 0.36),
+            (0.235, 0.21),
+        ]
     right = np.array(arm)
     return [right, right * (-1, 1)]
 

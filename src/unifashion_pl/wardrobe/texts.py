@@ -30,7 +30,10 @@ COUNT_WORDS = {0: "no", 3: "three", 5: "five"}
 
 
 def _has(product: Product, attribute: str) -> bool:
-    parts = {"sleeve": ("dress", "shirt", "top", "jacket"), "neckline": ("dress", "shirt", "top", "jacket")}
+    parts: dict[str, tuple[str, ...]] = {
+        "sleeve": ("dress", "shirt", "top", "jacket"),
+        "neckline": ("dress", "shirt", "top", "jacket"),
+    }
     parts |= {"length": ("dress", "skirt", "trousers")}
     return product.category in parts[attribute]
 
@@ -54,7 +57,9 @@ def describe(product: Product, style: str, rng: random.Random) -> str:
     """
     if style == "fashion200k":
         length = f"{LENGTH_WORDS[product.length]} " if _has(product, "length") else ""
-        sleeve = {"none": "sleeveless ", "short": "", "long": "long-sleeved "}[product.sleeve] if _has(product, "sleeve") else ""
+        sleeve = (
+            {"none": "sleeveless ", "short": "", "long": "long-sleeved "}[product.sleeve] if _has(product, "sleeve") else ""
+        )
         return f"{product.colour} {PATTERN_ADJECTIVES[product.pattern]} {length}{sleeve}{product.category}"
     if style == "fashiongen":
         return _stylist(product, rng)
@@ -76,9 +81,19 @@ def _stylist(product: Product, rng: random.Random) -> str:
     if _has(product, "sleeve"):
         details.append(SLEEVE_WORDS[product.sleeve].capitalize())
     if _has(product, "neckline"):
-        details.append({"collar": "Shirt collar", "strapless": "Strapless cut"}.get(product.neckline, NECK_WORDS[product.neckline].capitalize()))
-    second = (" and ".join(details[:1] + [d[0].lower() + d[1:] if not d.startswith("V-") else d for d in details[1:]]) + ".") if details else ""
-    third = f"{COUNT_WORDS[product.buttons].capitalize()} buttons at front." if product.buttons else rng.choice(["No buttons.", ""])
+        details.append(
+            {"collar": "Shirt collar", "strapless": "Strapless cut"}.get(
+                product.neckline, NECK_WORDS[product.neckline].capitalize()
+            )
+        )
+    second = (
+        (" and ".join(details[:1] + [d[0].lower() + d[1:] if not d.startswith("V-") else d for d in details[1:]]) + ".")
+        if details
+        else ""
+    )
+    third = (
+        f"{COUNT_WORDS[product.buttons].capitalize()} buttons at front." if product.buttons else rng.choice(["No buttons.", ""])
+    )
     return " ".join(part for part in (first, second, third) if part)
 
 

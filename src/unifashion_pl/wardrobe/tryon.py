@@ -74,7 +74,11 @@ def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed
     for path, content in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(content)
-    phrases = [colour_phrase(product), f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}", SLEEVE_WORDS[product.sleeve]]
+    phrases = [
+        colour_phrase(product),
+        f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}",
+        SLEEVE_WORDS[product.sleeve],
+    ]
     return {**product.attributes(), "phrases": phrases}
 
 
@@ -89,5 +93,7 @@ def repaint_mask(worn: Worn) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def _palette() -> list[int]:
     """Colours for LIP labels 0..19, so that the label map can be looked at."""
-    colours = [(0, 0, 0)] + [tuple(int(127 + 120 * np.sin(k * f + p)) for f, p in ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))) for k in range(1, 20)]
+    colours = [(0, 0, 0)] + [
+        tuple(int(127 + 120 * np.sin(k * f + p)) for f, p in ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))) for k in range(1, 20)
+    ]
     return [int(v) for colour in colours for v in colour]

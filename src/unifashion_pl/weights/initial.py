@@ -25,7 +25,7 @@ def load_vision_weights(model: nn.Module, source: str | Path) -> None:
     """
     state = load_tensors(Path(source))
     if "_conv_stem.weight" in state:
-        state = efficientnet_to_timm(state, [len(stage) for stage in model.blocks])  # type: ignore[union-attr, arg-type]
+        state = efficientnet_to_timm(state, [len(stage) for stage in model.blocks])  # type: ignore[union-attr]
     own = model.state_dict()
     state = {n: t for n, t in state.items() if n in own or not re.match(r"(classifier|head|fc|norm|fc_norm)\.", n)}
     missing = sorted(n for n in own.keys() - state.keys() if not n.endswith("num_batches_tracked"))

@@ -10,6 +10,7 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -41,10 +42,10 @@ def load_pictures(wardrobe: Path, size: int) -> Tensor:
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
 
 
-def train(pictures: Tensor, minutes: float, batch: int, lr: float) -> AutoencoderKL:
+def train(pictures: Tensor, minutes: float, batch: int, lr: float) -> Any:
     """L1 + MSE + 1e-6 KL with a cosine schedule over wall-clock time."""
     torch.manual_seed(0)
-    model = AutoencoderKL(**CONFIG)
+    model: Any = AutoencoderKL(**CONFIG)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-4)
     start, seconds = time.monotonic(), 60 * minutes
     with tqdm(total=round(seconds), unit="s") as bar:
@@ -65,7 +66,7 @@ def train(pictures: Tensor, minutes: float, batch: int, lr: float) -> Autoencode
 
 
 @torch.no_grad()
-def finish(model: AutoencoderKL, pictures: Tensor) -> float:
+def finish(model: Any, pictures: Tensor) -> float:
     """Set the scaling factor to 1 / std of the latents; return the PSNR of the reconstructions in dB."""
     x = pictures[:256].float() / 127.5 - 1
     latents = model.encode(x).latent_dist.mode()
@@ -87,7 +88,9 @@ def main() -> None:
     psnr = finish(model, pictures)
     count = sum(p.numel() for p in model.parameters())
     model.half().save_pretrained(args.out)
-    print(f"{count:,} parameters, scaling factor {model.config.scaling_factor}, PSNR {psnr:.1f} dB on training pictures -> {args.out}")
+    print(
+        f"{count:,} parameters, scaling factor {model.config.scaling_factor}, PSNR {psnr:.1f} dB on training pictures -> {args.out}"
+    )
 
 
 if __name__ == "__main__":
