@@ -53,7 +53,7 @@ class VisionTower(nn.Module):
             self.model.norm = nn.Identity()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
-        self.width: int = int(self.model.num_features)
+        self.width = int(self.model.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) -> tokens (B, P, W).

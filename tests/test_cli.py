@@ -1,0 +1,126 @@
+"""The command line as its user types it: configs by bare name, the whole way on the tiny wardrobe, errors as sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unifashion_pl.cli import config_chain, main, resolve_config, resolve_configs
+from unifashion_pl.report import build_report
+
+QUICK = ["--data.size", "tiny", "--data.batch_size", "8", "--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
+CPU = ["--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNIFASHION_CACHE", str(cache))
+    return tmp_path
+
+
+def test_a_bare_name_is_looked_up_here_first_then_among_the_shipped(empty_folder: Path) -> None:
+    assert Path(resolve_config("phase1.yaml")).parent.name == "configs"
+    (empty_folder / "phase1.yaml").write_text("model: {}\n")
+    assert resolve_config("phase1.yaml") == "phase1.yaml"
+    with pytest.raises(SystemExit, match=r"no config 'phase9.yaml' in .* nor among the shipped ones: .*phase1\.yaml"):
+        resolve_config("phase9.yaml")
+
+
+def test_extends_puts_the_base_config_before_its_overlay(empty_folder: Path) -> None:
+    assert [Path(p).name for p in config_chain("phase2.yaml")] == ["tiny.yaml", "phase2.yaml"]
+    args = resolve_configs(["fit", "--config", "phase2.yaml", "--config=small.yaml", "--x", "1"])
+    assert [Path(a).name for a in args] == [
+        "fit",
+        *("--config", "tiny.yaml", "--config", "phase2.yaml", "--config", "small.yaml"),
+        "--x",
+        "1",
+    ]
+
+
+def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config", "phase1.yaml", *QUICK, *CPU])
+    assert "policy phase1_joint: losses cross, itg, q2i" in capsys.readouterr().out
+    main(["fit", "--config", "phase2.yaml", *QUICK, *CPU, "--model.init_from", "runs/phase1"])
+    evaluator = {
+        "class_path": "unifashion_pl.evaluation.Evaluator",
+        "init_args": {"max_captions": 4, "max_images": 1, "steps": 2},
+    }
+    ckpt = "runs/phase2/checkpoints/last.ckpt"
+    main(
+        [
+            "test",
+            "--config",
+            "phase2.yaml",
+            *QUICK,
+            *CPU,
+            "--ckpt_path",
+            ckpt,
+            "--data.pairs",
+            "true",
+            "--model.evaluator",
+            json.dumps(evaluator),
+        ]
+    )
+    records = json.loads(Path("runs/phase2/test/results.json").read_text("utf-8"))
+    assert all(r["protocol"] and r["n"] > 0 for r in records)
+    assert any(r["protocol"].startswith("fashioniq/original/ref-kept") for r in records)
+    page = build_report([Path("runs/phase1"), Path("runs/phase2")], Path("report.html")).read_text("utf-8")
+    assert "toy" in page.lower()
+    assert "data:image/" in page
+    assert 'src="http' not in page
+
+
+def run(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
+    command = [sys.executable, "-m", "unifashion_pl", *args]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_two_processes_train_and_validate_through_the_command_line(empty_folder: Path, cache: Path) -> None:
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--model.diffusion", "null"]
+    done = run(empty_folder, "fit", "--config", "phase1.yaml", *QUICK, *CPU, *ddp, UNIFASHION_CACHE=str(cache))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert (empty_folder / "runs/phase1/checkpoints/last.ckpt").is_file()
+    assert "val/fashiongen/mean" in (empty_folder / "runs/phase1/metrics.csv").read_text()
+
+
+def test_errors_of_the_user_are_sentences(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["caption", "nowhere.jpg", "--model", "no-such-folder/model"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("unifashion caption:")
+    assert "Traceback" not in said
+    with pytest.raises(SystemExit):
+        main(["dance"])
+
+
+def test_doctor_names_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert "torch" in said
+    assert "cpu" in said
+
+
+def test_wardrobe_check_and_shards(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "wardrobe", "--out", "raw", "--size", "tiny", "--workers", "1"])
+    main(["data", "check", "fashiongen", "--root", "raw/fashiongen", "--json", "check.json"])
+    assert json.loads(Path("check.json").read_text())
+    main(["data", "shards", "fashiongen", "--root", "raw/fashiongen", "--out", "shards"])
+    assert list(Path("shards").rglob("index.json"))
+    next(Path("raw/fashion-iq/images").glob("*.jpg")).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", "fashioniq", "--root", "raw/fashion-iq"])
+    assert stopped.value.code == 1
+    assert "missing" in capsys.readouterr().out

@@ -1,0 +1,99 @@
+"""What is installed: the package list, the wheel's content, and the bare command from the wheel in an empty folder."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_package_list_names_every_folder() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {".".join(p.parent.relative_to(ROOT / "src").parts) for p in (ROOT / "src").rglob("__init__.py")}
+    assert listed == found | {"unifashion_pl.datamodules", "unifashion_pl.checkpoints"}
+
+
+def test_every_dependency_has_a_floor_and_a_reason_and_no_cap() -> None:
+    lines = [line.strip() for line in (ROOT / "setup.cfg").read_text().splitlines()]
+    start, end = lines.index("install_requires ="), lines.index("[options.extras_require]")
+    block = [line for line in lines[start + 1 : end] if line]
+    for number, line in enumerate(block):
+        if not line.startswith("#"):
+            assert ">=" in line
+            assert "<" not in line
+            assert block[number - 1].startswith("#"), f"{line} lacks the line with its reason"
+
+
+def test_import_is_light() -> None:
+    code = "import sys, unifashion_pl; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    start = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["False", "False"]
+    assert time.monotonic() - start < 3
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-q",
+        "-w",
+        str(out),
+        str(ROOT),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=out)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_holds_code_configs_and_the_tiny_model(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in (
+        "cli.py",
+        "datamodules/wardrobe.py",
+        "configs/phase1.yaml",
+        "configs/phase2.yaml",
+        "configs/tiny.yaml",
+        "configs/tiny_vocab.txt",
+        "configs/tiny_llm_tokenizer.json",
+        "configs/tiny_vae/config.json",
+        "configs/tiny_vae/diffusion_pytorch_model.safetensors",
+        "checkpoints/tiny/config.json",
+        "checkpoints/tiny/model.safetensors",
+        "py.typed",
+    ):
+        assert f"unifashion_pl/{name}" in names
+    assert not any(name.startswith(("tests/", "datamodules/")) for name in names)
+    scripts = next(n for n in names if n.endswith("entry_points.txt"))
+    assert "lightning = unifashion_pl.cli:main" in zipfile.ZipFile(wheel).read(scripts).decode()
+
+
+def test_bare_fit_from_the_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    site, folder = tmp_path / "site", tmp_path / "empty"
+    zipfile.ZipFile(wheel).extractall(site)
+    folder.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(site), "UNIFASHION_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    code = "import unifashion_pl, sys; assert unifashion_pl.__file__.startswith(sys.argv.pop(1)); from unifashion_pl.cli import main; main()"
+    quick = ["--data.size", "tiny", "--data.batch_size", "8", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
+    command = [sys.executable, "-c", code, str(site), "fit", "--config", "phase2.yaml", *quick]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    assert "trying 'tiny'" in done.stdout
+    assert (folder / "runs/phase2/checkpoints/last.ckpt").is_file()
