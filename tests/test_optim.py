@@ -44,3 +44,17 @@ def test_published_points_of_the_schedule_and_of_beta1() -> None:
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known are retrieval"):
         OptimSettings(qformer="adamw").preset("qformer")
+
+
+def test_schedule_state_is_plain_and_restores_the_step() -> None:
+    optimizer = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": 2e-5}])
+    scheduler = GroupSchedule(optimizer, [PRESETS["retrieval"]], 100)
+    for _ in range(7):
+        optimizer.step()
+        scheduler.step()
+    state = scheduler.state_dict()
+    assert all(isinstance(v, int | float | list | bool | type(None)) for v in state.values())
+    again = GroupSchedule(torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": 2e-5}]), [PRESETS["retrieval"]], 100)
+    again.load_state_dict(state)
+    assert again.last_epoch == 7
+    assert again.get_last_lr() == scheduler.get_last_lr()

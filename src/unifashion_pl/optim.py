@@ -165,6 +165,10 @@ class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
                 group["betas"] = (self._beta1(step, preset.warmup), group["betas"][1])
         return super().get_lr()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values only, so that checkpoints load with ``weights_only=True``; presets come back from the config."""
+        return {key: value for key, value in super().state_dict().items() if key != "presets"}
+
     def _beta1(self, step: int, warmup: float) -> float:
         top, end = warmup * self.total - 1, self.total - 1
         if step <= top:
