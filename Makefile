@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+UNIFASHION = $(abspath $(BIN))/unifashion
 STAMP := $(VENV)/.installed
 OUT ?= demo
 
@@ -20,10 +21,11 @@ $(STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test -> demo/report.html
-	$(BIN)/unifashion fit --config phase1.yaml --trainer.default_root_dir $(OUT)
-	$(BIN)/unifashion fit --config phase2.yaml --trainer.default_root_dir $(OUT) --model.init_from $(OUT)/runs/phase1
-	$(BIN)/unifashion test --config phase2.yaml --trainer.default_root_dir $(OUT) --ckpt_path $(OUT)/runs/phase2/checkpoints/last.ckpt
-	$(BIN)/unifashion report $(OUT)/runs/phase1 $(OUT)/runs/phase2 --out $(OUT)/report.html
+	mkdir -p $(OUT)
+	cd $(OUT) && $(UNIFASHION) fit --config phase1.yaml
+	cd $(OUT) && $(UNIFASHION) fit --config phase2.yaml
+	cd $(OUT) && $(UNIFASHION) test --config phase2.yaml --data.pairs true --ckpt_path runs/phase2/checkpoints/last.ckpt
+	cd $(OUT) && $(UNIFASHION) report runs --out report.html
 	@echo "Look at it: $(OUT)/report.html"
 
 test: setup  ## quick tests, offline

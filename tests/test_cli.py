@@ -89,7 +89,20 @@ def run(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str
 
 def test_two_processes_train_and_validate_through_the_command_line(empty_folder: Path, cache: Path) -> None:
     ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--model.diffusion", "null"]
-    done = run(empty_folder, "fit", "--config", "phase1.yaml", *QUICK, *CPU, *ddp, "--trainer.max_steps", "-1", "--trainer.max_epochs", "1", UNIFASHION_CACHE=str(cache))
+    done = run(
+        empty_folder,
+        "fit",
+        "--config",
+        "phase1.yaml",
+        *QUICK,
+        *CPU,
+        *ddp,
+        "--trainer.max_steps",
+        "-1",
+        "--trainer.max_epochs",
+        "1",
+        UNIFASHION_CACHE=str(cache),
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert (empty_folder / "runs/phase1/checkpoints/last.ckpt").is_file()
     assert "val/fashiongen/mean" in (empty_folder / "runs/phase1/metrics.csv").read_text()

@@ -54,7 +54,9 @@ def test_schedule_state_is_plain_and_restores_the_step() -> None:
         scheduler.step()
     state = scheduler.state_dict()
     assert all(isinstance(v, int | float | list | bool | type(None)) for v in state.values())
-    again = GroupSchedule(torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": 2e-5}]), [PRESETS["retrieval"]], 100)
+    again = GroupSchedule(
+        torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": 2e-5}]), [PRESETS["retrieval"]], 100
+    )
     again.load_state_dict(state)
     assert again.last_epoch == 7
     assert again.get_last_lr() == scheduler.get_last_lr()
