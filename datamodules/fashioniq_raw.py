@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unifashion_pl.data.plan import Item, MissingDataError, some
+from unifashion_pl.data.texts import EDGES
 
 CATEGORIES = ("dress", "shirt", "toptee")
 SPLITS = ("train", "val", "test")
@@ -49,12 +50,17 @@ class ImageFolder:
         above = [root / name for name in ("images", "image_data", "resized_images", "")]
         self.folders = [f for folder in above for f in (folder, *(folder / c for c in CATEGORIES)) if f != root and f.is_dir()]
         self.found: dict[tuple[str, str], Path] = {}
+        self.twice: set[str] = set()
         for folder in self.folders:
             category = folder.name if folder.name in CATEGORIES else ""
-            for entry in os.scandir(folder):
-                stem, extension = os.path.splitext(entry.name)
-                if extension.lower() in EXTENSIONS:
-                    self.found.setdefault((stem, category), folder / entry.name)
+            for name in sorted(os.listdir(folder)):
+                stem, extension = os.path.splitext(name)
+                if extension.lower() not in EXTENSIONS:
+                    continue
+                if (stem, category) in self.found:
+                    self.twice.add(stem)
+                else:
+                    self.found[stem, category] = folder / name
 
     def path(self, id: str, category: str) -> Path:
         """The file of an id; a path that does not exist if there is none."""
@@ -149,7 +155,7 @@ class RawFashionIQ:
         return out
 
     def notes(self, split: str) -> list[str]:
-        """Counts that differ from the published ones, and references or targets that their own split does not list."""
+        """Counts that differ from the published ones, empty captions, references or targets that their own split does not list."""
         notes = []
         for category in CATEGORIES:
             entries, ids = self.entries(category, split), set(self.ids(category, split))
@@ -159,6 +165,11 @@ class RawFashionIQ:
                 )
             if split == "val" and len(ids) != PUBLISHED_GALLERY[category]:
                 notes.append(f"{category} {split}: {len(ids):,} gallery images, published are {PUBLISHED_GALLERY[category]:,}")
+            empty = [[not text.strip(EDGES) for text in e.captions] for e in entries]
+            if mute := sum(all(texts) for texts in empty):
+                notes.append(f"{category} {split}: {mute:,} entries have no text at all")
+            if partly := sum(any(texts) and not all(texts) for texts in empty):
+                notes.append(f"{category} {split}: {partly:,} entries have an empty caption, which drops out")
             strangers = sorted({i for e in entries for i in (e.reference, e.target) if i and i not in ids})
             if strangers:
                 notes.append(
@@ -176,6 +187,10 @@ class RawFashionIQ:
         ]
         if beyond := sorted(self.images.ids - set(listed)):
             notes.append(f"{len(beyond):,} image files belong to no listed id: {some(beyond)}")
+        if self.images.twice:
+            notes.append(
+                f"{len(self.images.twice):,} ids have several image files, the first is used: {some(sorted(self.images.twice))}"
+            )
         return notes
 
 
@@ -196,11 +211,13 @@ def _is_padding(row: Any) -> bool:
 
 
 def _entry(row: Any, position: int, category: str, split: str, path: Path) -> Entry:
-    try:
-        captions = tuple(str(text) for text in row["captions"])
-        reference, target = str(row["candidate"]), str(row.get("target") or "")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise MissingDataError(f"{path}: entry {position} is not {{candidate, captions, target}}: {str(row)[:80]}") from error
+    captions, reference, target = (
+        (row.get(k) for k in ("captions", "candidate", "target")) if isinstance(row, dict) else (None,) * 3
+    )
+    if not reference or not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+        raise MissingDataError(
+            f"{path}: entry {position} is not {{candidate: id, captions: [texts], target: id}}, but {str(row)[:80]}"
+        )
     if split != "test" and not target:
         raise MissingDataError(f"{path}: entry {position} has no target; only the test split goes without")
-    return Entry(category, split, position, reference, target, captions)
+    return Entry(category, split, position, str(reference), str(target or ""), tuple(captions))

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 
 from unifashion_pl.data.stream import EvalLoader
 
@@ -19,7 +20,7 @@ class MultiTaskDataModule(L.LightningDataModule):
     loaders one after the other.
 
     Args:
-        pairs: image–text pairs, e.g. :class:`~unifashion_pl.datamodules.FashionGenDataModule`.
+        pairs: image–text pairs, e.g. :class:`~unifashion_pl.datamodules.FashionGenDataModule` or several datasets mixed.
         triplets: e.g. :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
         tryon: e.g. :class:`~unifashion_pl.datamodules.VitonHDDataModule`.
 
@@ -36,11 +37,11 @@ class MultiTaskDataModule(L.LightningDataModule):
         tryon: L.LightningDataModule | None = None,
     ) -> None:
         super().__init__()
-        self.parts: dict[str, FashionDataModule] = {}
+        self.parts: dict[str, FashionDataModule | MixedPairsDataModule] = {}
         for name, part in (("pairs", pairs), ("triplets", triplets), ("tryon", tryon)):
             if part is None:
                 continue
-            if not isinstance(part, FashionDataModule) or part.stream != name:
+            if not isinstance(part, FashionDataModule | MixedPairsDataModule) or part.stream != name:
                 yields = getattr(part, "stream", "no stream of this library")
                 raise ValueError(f"{type(part).__name__} was given as {name}, but it yields {yields}")
             self.parts[name] = part

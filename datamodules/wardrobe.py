@@ -1,17 +1,26 @@
-"""The embedded default: the procedural wardrobe, made on first use, through the real converters and DataModules."""
+"""The embedded default: the procedural wardrobe, made on first use, through the real converters and DataModules.
+
+Its pairs mix FashionGen, Fashion200K and Fashion-IQ-Cap, so that a caption head learns all three styles.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
+from unifashion_pl.datamodules.fashion200k import Fashion200KDataModule
 from unifashion_pl.datamodules.fashiongen import FashionGenDataModule
 from unifashion_pl.datamodules.fashioniq import FashionIQDataModule
+from unifashion_pl.datamodules.fashioniq_cap import FashionIQCapDataModule
+from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 from unifashion_pl.datamodules.multitask import MultiTaskDataModule
 from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
+
+from unifashion_pl.data.stream import EvalLoader
 
 
 def default_cache() -> Path:
@@ -30,8 +39,32 @@ def _version(size: str) -> str:
     return hashlib.sha256(f"{FORMAT} {SIZES[size]}".encode()).hexdigest()[:6]
 
 
+def shares(batch_size: int) -> tuple[int, int, int]:
+    """How many pairs of a batch are FashionGen's, Fashion-IQ-Cap's and Fashion200K's: about 3 : 2 : 1.
+
+    Raises:
+        ValueError: fewer than one each.
+    """
+    if batch_size < 3:
+        raise ValueError(f"batch_size is {batch_size}, but a batch of the wardrobe's pairs mixes three datasets: at least 3")
+    short, detailed = max(1, batch_size // 6), max(1, batch_size // 3)
+    return batch_size - detailed - short, detailed, short
+
+
+class ShortCaptionDataModule(Fashion200KDataModule):
+    """Fashion200K to train on; the wardrobe's evaluation is FashionGen's."""
+
+    def folders(self) -> Sequence[str]:
+        """Training shards only."""
+        return ("pairs-train",)
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """None."""
+        return []
+
+
 class WardrobeDataModule(MultiTaskDataModule):
-    """Toy data in the layouts of FashionGen, Fashion-IQ and VITON-HD: drawn garments with texts that are true by construction.
+    """Toy data in the layouts of FashionGen, Fashion200K, Fashion-IQ and VITON-HD: drawn garments with texts that are true by construction.
 
     The captions of training targets come from the drawing's truth (``captions.train.jsonl``); the gallery has none.
 
@@ -39,7 +72,7 @@ class WardrobeDataModule(MultiTaskDataModule):
         root: where wardrobes are kept; default :func:`default_cache`.
         size: ``demo`` or ``tiny``.
         seed: of the drawings and of the order of training.
-        pairs, triplets, tryon: which streams to train and evaluate on.
+        pairs, triplets, tryon: which streams to train and evaluate on; pairs are evaluated on FashionGen.
         batch_size, eval_batch_size, num_workers, image_size, pixel_size: as in
             :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
@@ -80,23 +113,39 @@ class WardrobeDataModule(MultiTaskDataModule):
             "prepare_workers": prepare_workers,
             "start_method": start_method,
         }
-        batches = {"pairs": batch_size, "triplets": triplet_batch_size or batch_size, "tryon": tryon_batch_size or batch_size}
-        fashiongen = FashionGenDataModule(
-            raw / "fashiongen", shards / "fashiongen", batch_size=batches["pairs"], pixel_size=pixel_size, **common
+        paths = {
+            name: {"root": raw / folder, "shards": shards / name}
+            for name, folder in (
+                ("fashiongen", "fashiongen"),
+                ("fashion200k", "fashion200k"),
+                ("fashioniq", "fashion-iq"),
+                ("fashioniq_cap", "fashion-iq"),
+                ("vitonhd", "viton-hd"),
+            )
+        }
+        captions = raw / "fashion-iq" / "captions.train.jsonl"
+        drawn = {"pixel_size": pixel_size, **common}
+        sizes = shares(batch_size)
+        mixed = MixedPairsDataModule(
+            [
+                FashionGenDataModule(**paths["fashiongen"], batch_size=sizes[0], **drawn),
+                FashionIQCapDataModule(
+                    captions, **paths["fashioniq_cap"], batch_size=sizes[1], val_overlap=val_overlap, **drawn
+                ),
+                ShortCaptionDataModule(**paths["fashion200k"], batch_size=sizes[2], **drawn),
+            ]
         )
         fashioniq = FashionIQDataModule(
-            raw / "fashion-iq",
-            shards / "fashioniq",
-            batch_size=batches["triplets"],
-            pixel_size=pixel_size,
-            captions=raw / "fashion-iq" / "captions.train.jsonl",
+            **paths["fashioniq"],
+            batch_size=triplet_batch_size or batch_size,
+            captions=captions,
             val_overlap=val_overlap,
-            **common,
+            **drawn,
         )
         vitonhd = VitonHDDataModule(
-            raw / "viton-hd", shards / "vitonhd", batch_size=batches["tryon"], pixel_size=pixel_size or (64, 48), **common
+            **paths["vitonhd"], batch_size=tryon_batch_size or batch_size, **{**drawn, "pixel_size": pixel_size or (64, 48)}
         )
-        super().__init__(fashiongen if pairs else None, fashioniq if triplets else None, vitonhd if tryon else None)
+        super().__init__(mixed if pairs else None, fashioniq if triplets else None, vitonhd if tryon else None)
 
     def prepare_data(self) -> None:
         """Draw the wardrobe and make its shards, once per cache folder, size and seed; other processes wait."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -62,18 +64,43 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
 
 
 def _train(args: list[str]) -> None:
-    from lightning.pytorch.cli import LightningCLI
+    import lightning.pytorch.cli as lightning_cli
 
     from unifashion_pl.module import UniFashionModule
 
+    class UniFashionCLI(lightning_cli.LightningCLI):
+        """LightningCLI whose evaluations log beside the training run, not over its learning curves."""
+
+        def before_instantiate_classes(self) -> None:
+            logger = self.config[self.subcommand].trainer.logger
+            if self.subcommand != "fit" and getattr(getattr(logger, "init_args", None), "version", None) == "":
+                logger.init_args.version = self.subcommand
+
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    LightningCLI(
+    _quiet()
+    UniFashionCLI(
         UniFashionModule,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         args=resolve_configs(args),
     )
+
+
+def _quiet() -> None:
+    """Hide what no user of this program can act on: deprecations inside libraries, intended settings, advertisements."""
+    for message in (
+        ".*LightningCLI's args parameter is intended.*",  # main() hands its own arguments over
+        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are
+        ".*Experiment logs directory .* exists and is not empty.*",  # a run folder is written anew
+        ".*does not have many workers.*",  # the toy decodes in 30 ms a batch
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*is_gradient_checkpointing.*",
+        ".*__array__ implementation doesn't accept a copy keyword.*",
+        ".*was deprecated in v4.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
 
 
 def main(args: Sequence[str] | None = None) -> None:

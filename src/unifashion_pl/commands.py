@@ -45,6 +45,8 @@ def _model_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
+    from unifashion_pl.data.check import DATASETS
+
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     wardrobe = actions.add_parser("wardrobe", help="write the procedural catalogue in the datasets' raw layouts")
     wardrobe.add_argument("--out", type=Path, required=True)
@@ -56,7 +58,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="what of a dataset is there, missing or broken")
     shards = actions.add_parser("shards", help="raw layout -> WebDataset shards + index.json")
     for sub in (check, shards):
-        sub.add_argument("dataset", choices=("fashiongen", "fashioniq", "vitonhd", "catalogue"))
+        sub.add_argument("dataset", choices=DATASETS)
         sub.add_argument("--root", type=Path, required=True)
     check.add_argument("--json", type=Path, help="also write the findings here")
     check.set_defaults(handler=_check)

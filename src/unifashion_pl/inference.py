@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.data import decode
 from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.tasks import modes
 
 if TYPE_CHECKING:
     from unifashion_pl.gallery import Gallery
@@ -139,14 +140,8 @@ def head_of(model: UniFashionModule, name: str) -> Any:
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Eval mode without gradients; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with modes.evaluating(model), torch.no_grad():
+        yield
 
 
 def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], what: str) -> list[Any]:

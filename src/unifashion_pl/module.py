@@ -166,8 +166,8 @@ class UniFashionModule(L.LightningModule):
         self.evaluator.update(self, batch)
 
     def on_test_epoch_end(self) -> None:
-        out = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "test"
-        metrics = self.evaluator.finish(out)
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        metrics = self.evaluator.finish(folder if folder.name == "test" else folder / "test")
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
 
     @classmethod

@@ -27,6 +27,9 @@ class VisionTower(nn.Module):
         weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file, see
             :func:`unifashion_pl.weights.initial.load_vision_weights`.
         final_norm: keep timm's final norm layer.
+        positions: add a fixed 2-D sine-cosine embedding (as DETR does) to the feature maps of convolutional towers, without which the
+            Q-Former, which sees a set of tokens, hardly learns shapes; None = to feature maps yes, to token sequences, which carry
+            their own, no.
         mean, std: normalisation of pixels scaled to 0..1, applied here so that batches can stay uint8.
     """
 
@@ -41,6 +44,7 @@ class VisionTower(nn.Module):
         timm_kwargs: dict[str, Any] | None = None,
         weights: str = "none",
         final_norm: bool = False,
+        positions: bool | None = None,
         mean: tuple[float, float, float] = CLIP_MEAN,
         std: tuple[float, float, float] = CLIP_STD,
     ) -> None:
@@ -53,6 +57,7 @@ class VisionTower(nn.Module):
             self.model.norm = nn.Identity()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
+        self.positions = positions
         self.width = int(self.model.num_features)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -72,6 +77,29 @@ class VisionTower(nn.Module):
             )
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
         features: Tensor = self.model.forward_features(pixels)
-        if features.ndim == 4:
-            features = features.flatten(2).transpose(1, 2)
-        return features
+        if features.ndim != 4:
+            return features
+        if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            features = features.permute(0, 3, 1, 2)
+        if self.positions is not False:
+            features = features + sincos_positions(*features.shape[-3:], features.device).to(features.dtype)
+        return features.flatten(2).transpose(1, 2)
+
+
+def sincos_positions(width: int, height: int, across: int, device: torch.device | None = None) -> Tensor:
+    """(width, height, across): half of the channels encode the row, half the column, as sines and cosines of falling frequency.
+
+    Places are fractions of the map's side, so that the embedding means the same at any resolution; frequencies fall from two periods
+    across the map to a fiftieth of one.
+    """
+    quarter = width // 4
+    rates = 4 * torch.pi / 100 ** (torch.arange(quarter, device=device) / max(1, quarter))
+
+    def waves(steps: int) -> Tensor:
+        angle = rates[:, None] * (torch.arange(steps, device=device) + 0.5) / steps
+        return torch.cat([angle.sin(), angle.cos()])
+
+    out = torch.zeros(width, height, across, device=device)
+    out[: 2 * quarter] = waves(height)[:, :, None]
+    out[2 * quarter : 4 * quarter] = waves(across)[:, None, :]
+    return out

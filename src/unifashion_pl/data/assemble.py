@@ -100,6 +100,7 @@ class PairAssembler:
         pixels: target of the diffusion head, or None.
         text, caption: rules of the retrieval text and of the captioning target.
         style: instruction style of the captions.
+        captions: descriptions by image id, instead of the shards' own.
     """
 
     encoder: EncoderTransform
@@ -107,6 +108,7 @@ class PairAssembler:
     text: PairText = "name_description"
     caption: PairText = "description"
     style: str = "fashiongen"
+    captions: Mapping[str, str] | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -115,9 +117,11 @@ class PairAssembler:
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
         meta, image = meta_of(raw), to_tensor(image_of(raw, "image"))
-        name, description = meta.get("name", ""), meta.get("description", "")
+        key = meta.get("id", raw.key)
+        name = meta.get("name", "")
+        description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
         return {
-            "key": meta.get("id", raw.key),
+            "key": key,
             "image": self.encoder(image),
             "pixels": self.pixels(image) if self.pixels else None,
             "text": product_text(name, description, self.text),

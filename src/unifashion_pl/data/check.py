@@ -16,7 +16,7 @@ from unifashion_pl.data.plan import BadSample, Input, MissingDataError, Plan
 from unifashion_pl.data.recipes import problem
 from unifashion_pl.data.shards import write_shards
 
-DATASETS = ("fashiongen", "fashioniq", "vitonhd", "catalogue")
+DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "catalogue")
 SHOWN = 20
 
 
@@ -55,8 +55,8 @@ class CheckReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every planned sample can be built."""
-        return self.problem is None and all(split.usable == split.expected for split in self.splits)
+        """Whether there are samples in every split and all of them can be built."""
+        return self.problem is None and bool(self.splits) and all(0 < s.usable == s.expected for s in self.splits)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready content."""

@@ -6,9 +6,14 @@ normalise on the device, so that a batch is four times smaller on its way there 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
+import torch
 from torch import Tensor
+
+from unifashion_pl.data.texts import number_of
 
 
 @dataclass(kw_only=True)
@@ -46,6 +51,22 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @classmethod
+    def joined(cls, parts: Sequence[PairBatch]) -> PairBatch:
+        """Batches of several datasets one behind the other; pixels only if all have them, product numbers apart from each other."""
+        columns: dict[str, Any] = {}
+        for name in (f.name for f in fields(cls)):
+            values = [getattr(part, name) for part in parts]
+            if name == "dataset":
+                columns[name] = "+".join(values)
+            elif name == "products":
+                columns[name] = torch.cat([part.products ^ number_of(part.dataset) for part in parts])
+            elif any(value is None for value in values):
+                columns[name] = None
+            else:
+                columns[name] = torch.cat(values) if isinstance(values[0], Tensor) else [x for v in values for x in v]
+        return cls(**columns)
 
 
 @dataclass(kw_only=True)

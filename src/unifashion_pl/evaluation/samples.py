@@ -130,11 +130,31 @@ class CaptionEvaluation:
         for i, (line, each) in enumerate(zip(lines, scores.per_caption())):
             line["shown"] = i < self.shown
             line["scores"] = {name: each[name] for name in ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")}
+        if full:
+            self._other_styles(team, model, own, lines)
         outcome.lines["captions"] = lines
         outcome.needed = {line["id"] for line in lines if line["shown"]}
         if not full:
             outcome.records = []
         return outcome
+
+    def _other_styles(self, team: Team, model: UniFashionModule | None, own: dict[str, Any], lines: list[Line]) -> None:
+        """The shown products once more in the styles that their dataset does not have."""
+        shown = {line["id"]: line for line in lines if line["shown"]}
+        mine = {key: (image, style) for key, (image, _, style) in own.values() if key in shown}
+        made: dict[str, dict[str, str]] = {key: {} for key in mine}
+        if mine and model is not None:
+            assert model.caption_head is not None
+            images = torch.stack([image for image, _ in mine.values()]).to(model.device)
+            queries = model.backbone.image_pass(model.backbone.image_features(images))
+            for style in model.caption_head.styles:
+                rows = [i for i, (_, own_style) in enumerate(mine.values()) if own_style != style]
+                texts = model.caption_head.generate(queries[rows], [style] * len(rows), **self.generation)
+                for i, text in zip(rows, texts):
+                    made[list(mine)[i]][style] = text
+        for part in team.objects(made):
+            for key, texts_of in part.items():
+                shown[key]["styles"] = texts_of
 
     def _captions(self, model: UniFashionModule, items: list[tuple[str, Tensor, str, str]]) -> list[Line]:
         assert model.caption_head is not None

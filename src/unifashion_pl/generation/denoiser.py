@@ -31,7 +31,8 @@ class Denoiser(nn.Module):
     The first nine are Paint-by-Example's, in its order. The garment branch of the paper's Fig. 3 is not part of this class yet.
 
     Args:
-        source: hub id of a pipeline, or folder of one or of a U-Net; its parameters come frozen.
+        source: hub id of a pipeline, folder of one or of a U-Net, or ``tiny`` (shipped; made by
+            ``python -m unifashion_pl.weights.train_tiny_sd``); its parameters come frozen.
         config: instead of ``source``, fields of ``UNet2DConditionModel`` (see :data:`SD1_UNET`): random, trainable weights.
         in_channels: 4 (generation only) or 13 (editing too); None = as source or config have it. A source with fewer is widened
             with zero columns; nine are taken to be in Paint-by-Example's order, which Stable Diffusion's own inpainting U-Net

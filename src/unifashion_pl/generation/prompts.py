@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
@@ -18,7 +19,8 @@ class PromptEncoder(nn.Module):
     ``config`` is random and left trainable.
 
     Args:
-        source: hub id of a pipeline, or folder of one or of a CLIP text model with its tokenizer.
+        source: hub id of a pipeline, folder of one or of a CLIP text model with its tokenizer, or ``tiny`` (shipped, of the toy
+            Stable Diffusion).
         config: instead of ``source``, fields of ``CLIPTextConfig``.
         tokenizer: of ``config``: ``tiny`` (shipped WordPiece), or folder or hub id of a BERT tokenizer.
 
@@ -37,8 +39,8 @@ class PromptEncoder(nn.Module):
         self.tokenizer: Any
         self.model: Any
         if source is not None:
-            self.tokenizer = load_part(CLIPTokenizerFast, source, "tokenizer")
-            self.model = load_part(CLIPTextModel, source, "text_encoder").requires_grad_(False)
+            self.tokenizer = load_tokenizer("tiny") if source == "tiny" else load_part(CLIPTokenizerFast, source, "tokenizer")
+            self.model = load_part(CLIPTextModel, source, "text_encoder", dtype=torch.float32).requires_grad_(False)
         else:
             self.tokenizer = load_tokenizer(tokenizer)
             self.model = CLIPTextModel(_clip_config(config or {}, self.tokenizer))

@@ -67,6 +67,8 @@ def build_scheduler(sampler: str, steps: int | None = None, device: torch.device
         raise ValueError(f"sampling takes 1 to {TRAIN_STEPS} steps, got {steps}")
     scheduler = getattr(diffusers, preset.scheduler)(**PROCESS, **preset.arguments)
     scheduler.set_timesteps(steps, device=device)
+    if int(scheduler.timesteps.max()) >= TRAIN_STEPS:
+        raise ValueError(f"sampler {sampler!r} takes at most {TRAIN_STEPS - 1} steps, got {steps}")
     return scheduler
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,11 +67,6 @@ class ImageVAE(nn.Module):
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def tiny_folder() -> Path:
-    """Where the shipped VAE lies."""
-    return Path(str(files("unifashion_pl.configs"))) / "tiny_vae"
-
-
 def _build(config: dict[str, Any]) -> Any:
     from diffusers import AutoencoderKL
 
@@ -83,4 +76,4 @@ def _build(config: dict[str, Any]) -> Any:
 def _load(source: str) -> Any:
     from diffusers import AutoencoderKL
 
-    return load_part(AutoencoderKL, tiny_folder() if source == "tiny" else source, "vae", torch_dtype=torch.float32)
+    return load_part(AutoencoderKL, source, "vae", torch_dtype=torch.float32)

@@ -104,11 +104,19 @@ def add_captions(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
         picture = page.picture(evaluation.image(line["dataset"], line["id"]), f"captioned image {line['id']}")
         cards.append(
             f'<article class="card">{picture}<div><p class="said">{sanitized(line["hypothesis"]) or "<i>(empty)</i>"}</p>'
-            f'<p class="truth">{sanitized(line["reference"])}</p><p class="meta">{_words(line)}</p></div></article>'
+            f'<p class="truth">{sanitized(line["reference"])}</p><p class="meta">{_words(line)}</p>{_styles(line)}</div></article>'
         )
     page.add(f'<div class="cards">{"".join(cards)}</div>')
-    text = "Captions. Generated text first, the dataset's text below it, then the first colour and garment each names."
+    text = (
+        "Captions. Generated text first, the dataset's text below it, then the first colour and garment each names; last what the "
+        "model writes of the same picture in its other styles."
+    )
     page.add(page.caption("Figure", text))
+
+
+def _styles(line: Line) -> str:
+    items = "".join(f"<li><b>{escape(style)}</b> {sanitized(text)}</li>" for style, text in line.get("styles", {}).items())
+    return f'<ul class="styles">{items}</ul>' if items else ""
 
 
 def _words(line: Line) -> str:

@@ -40,6 +40,8 @@ class DiffusionModule(TaskModule):
         size: (H, W) of the generated images, multiples of what autoencoder and U-Net halve.
         guidance: default of :meth:`generate`; None = 5.0 with queries and 7.5 from text alone, as is usual with Stable Diffusion
             (the paper gives none).
+        null: start of the learnt null token: ``random`` N(0, 1) (released code), or ``empty_prompt``, the mean state of the empty
+            prompt, which is what a pretrained U-Net knows as no condition.
         max_samples: learn from the first n images of a batch, where contrastive batches are larger than the U-Net can pay for;
             None = all.
 
@@ -65,6 +67,7 @@ class DiffusionModule(TaskModule):
         drop_scope: Literal["sample", "batch"] = "sample",
         size: tuple[int, int] = (512, 384),
         guidance: float | None = None,
+        null: Literal["random", "empty_prompt"] = "random",
         max_samples: int | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
@@ -81,7 +84,7 @@ class DiffusionModule(TaskModule):
         self.vae = vae
         self.text_encoder = _fitting(text_encoder, width) if "text" in context else None
         self.adapter = _build_adapter(adapter, query_width, width) if "tsa" in context else None
-        self.null_context = nn.Parameter(torch.randn(1, 1, width))
+        self.null_context = nn.Parameter(_null_token(null, width, self.text_encoder))
         self.num_queries: Tensor
         self.register_buffer("num_queries", torch.tensor(1))
         self.max_samples = max_samples
@@ -119,7 +122,10 @@ class DiffusionModule(TaskModule):
             pixels: (B, 3, H, W) uint8, the images to be painted.
         """
         self.num_queries.fill_(queries.shape[1])
-        latents = self.vae.encode(pixels, sample=True).float()
+        return self.latent_loss(queries, prompts, self.vae.encode(pixels, sample=True).float())
+
+    def latent_loss(self, queries: Tensor | None, prompts: list[str], latents: Tensor) -> Tensor:
+        """:meth:`diffusion_loss` after the autoencoder: scaled latents (B, 4, H/f, W/f) float32."""
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, TRAIN_STEPS, (latents.shape[0],), device=latents.device)
         noisy = add_noise(latents, noise, timesteps, self.alpha_bar)
@@ -242,6 +248,15 @@ def _build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
             )
         return ResidualMLP(width)
     raise ValueError(f"unknown adapter {kind!r}; known are linear, residual_mlp")
+
+
+@torch.no_grad()
+def _null_token(kind: str, width: int, text_encoder: PromptEncoder | None) -> Tensor:
+    if kind == "random":
+        return torch.randn(1, 1, width)
+    if kind == "empty_prompt" and text_encoder is not None:
+        return text_encoder([""]).float().mean(1, keepdim=True)
+    raise ValueError(f"null is {kind!r}, expected random, or empty_prompt where the context reads text")
 
 
 def _fitting(text_encoder: PromptEncoder | None, width: int) -> PromptEncoder:

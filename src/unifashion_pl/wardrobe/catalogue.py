@@ -18,9 +18,10 @@ class WardrobeSpec:
     """How much is drawn.
 
     Attributes:
-        products_train, products_val, views, image_size: FashionGen and Fashion200K; pixels are square.
+        products_train, products_val, views, image_size: FashionGen; pixels are square.
         fiq_train, fiq_val: Fashion-IQ triplets per category; fiq_gallery: images per category of the validation gallery.
         tryon_train, tryon_test: VITON-HD pairs; tryon_size: (width, height).
+        short_train, short_test: products of Fashion200K, two views each.
     """
 
     products_train: int = 900
@@ -33,10 +34,12 @@ class WardrobeSpec:
     tryon_train: int = 48
     tryon_test: int = 16
     tryon_size: tuple[int, int] = (192, 256)
+    short_train: int = 300
+    short_test: int = 40
 
 
 SIZES = {
-    "tiny": WardrobeSpec(24, 24, 3, 64, 8, 6, 12, 4, 3, (96, 128)),
+    "tiny": WardrobeSpec(24, 24, 3, 64, 8, 6, 12, 4, 3, (96, 128), 12, 6),
     "demo": WardrobeSpec(),
 }
 
@@ -58,10 +61,12 @@ class FiqSplit:
     triplets: tuple[Triplet, ...]
 
 
+FIRST = {"train": 0, "validation": 1_000_000, "short-train": 3_000_000, "short-test": 4_000_000}
+
+
 def pair_products(seed: int, split: str, count: int) -> list[Product]:
-    """FashionGen's products; validation continues the numbering far away, so that the splits share none."""
-    start = 0 if split == "train" else 1_000_000
-    return [make_product(seed, start + i) for i in range(count)]
+    """Products of FashionGen (``train``, ``validation``) or Fashion200K (``short-…``); their numbers are far from each other."""
+    return [make_product(seed, FIRST[split] + i) for i in range(count)]
 
 
 def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int, taken: set[Product]) -> FiqSplit:

@@ -74,11 +74,11 @@ def _fashiongen_columns(file: h5py.File, products: list[Product], rows: list[tup
 
 
 def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> None:
-    """Label files, the image tree and ``test_queries.txt``; at most 40 products per split, whose front and worn views are drawn."""
-    for split, total in (("train", spec.products_train), ("test", spec.products_val)):
+    """Label files, the image tree and ``test_queries.txt``; front and worn views of each product."""
+    for split, total in (("train", spec.short_train), ("test", spec.short_test)):
         lines: dict[str, list[str]] = {c: [] for c in ("dress", "jacket", "pants", "skirt", "top")}
         files, jobs = [], []
-        for i, product in enumerate(pair_products(seed, "train" if split == "train" else "validation", min(total, 40))):
+        for i, product in enumerate(pair_products(seed, f"short-{split}", total)):
             category = {"trousers": "pants", "shirt": "top"}.get(product.category, product.category)
             folder = {"dress": "dresses", "jacket": "jackets", "pants": "pants", "skirt": "skirts", "top": "tops"}[category]
             number = 10_000_000 + i + (0 if split == "train" else 1_000_000)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,10 +27,12 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and was not loaded: {str(error).splitlines()[0]}") from error
-    except (SafetensorError, RuntimeError, EOFError) as error:
+        if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+            raise ValueError(f"{path} holds more than tensors and was not loaded: {found[1]}") from error
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is no weights file, or a damaged one") from error
+    except Exception as error:  # a file cut off raises anything from OSError to struct.error, depending on where
         raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({error})"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({type(error).__name__}: {error})"
         ) from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -38,15 +40,21 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def tiny_sd_folder() -> Path:
+    """The shipped toy Stable Diffusion: ``vae``, ``unet`` and ``text_encoder`` for 64 x 64 pictures of the wardrobe."""
+    return Path(str(files("unifashion_pl.configs"))) / "tiny_sd"
+
+
 def load_part(cls: Any, source: str | Path, subfolder: str, **kwargs: Any) -> Any:
     """A model or tokenizer of diffusers or transformers from a hub id, a pipeline's folder, or the part's own folder.
 
     Args:
         cls: a class with ``from_pretrained``.
+        source: ``tiny`` is the shipped toy Stable Diffusion.
         subfolder: where a pipeline keeps the part, e.g. ``unet``. A hub id is taken to be a pipeline; ``owner/name:`` with a colon
             is a repository of that part alone.
     """
-    name = str(source)
+    name = str(tiny_sd_folder() if source == "tiny" else source)
     path = Path(name)
     if name.endswith(":"):
         return cls.from_pretrained(name.removesuffix(":"), **kwargs)

@@ -1,0 +1,107 @@
+"""Fashion-IQ-Cap: Fashion-IQ's training images with captions written from the image alone (App. C of the paper), as pairs.
+
+The captions are not part of Fashion-IQ: they come from a caption library beside the images (JSON Lines with provenance).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.fashioniq import GalleryRecipe, findings
+from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, RawFashionIQ
+
+from unifashion_pl.data.assemble import PairAssembler
+from unifashion_pl.data.captions import read_captions
+from unifashion_pl.data.plan import Item, Plan
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
+
+__all__ = ["FashionIQCapDataModule", "findings", "plans"]
+
+SHARD_SIZE = 1024
+
+
+def plans(root: Path) -> Iterable[Plan]:
+    """The distinct images of all training splits, each under the first category that lists it.
+
+    The subset ``val_overlap`` names those that also stand in a validation split.
+    """
+    raw = RawFashionIQ(Path(root))
+    held_out = {id for category in CATEGORIES for id in raw.ids(category, "val")}
+    category_of: dict[str, str] = {}
+    for category in CATEGORIES:
+        for id in raw.ids(category, "train"):
+            category_of.setdefault(id, category)
+    items = [Item(id, category, (id, category, False)) for id, category in category_of.items()]
+    plan = Plan(
+        dataset="fashioniq-cap",
+        split="train",
+        kind="pairs",
+        items=raw.mixed(items),
+        recipe=GalleryRecipe(raw.images),
+        fields=("image", "meta"),
+        root=raw.root,
+        sources=raw.files("train"),
+        shard_size=SHARD_SIZE,
+        subsets={"val_overlap": sorted(held_out & category_of.keys())},
+        notes=[
+            f"{len(items):,} distinct training images, {len(held_out & category_of.keys()):,} of them also in a validation split"
+        ],
+    )
+    return [plan]
+
+
+class FashionIQCapDataModule(FashionDataModule):
+    """Image-caption pairs of Fashion-IQ's training images; there is nothing to evaluate on.
+
+    Args:
+        captions: caption library (JSON Lines); images without a caption are left out, and how many is said.
+        val_overlap: ``exclude`` leaves out images that also stand in a validation split.
+        allow_unsafe_captions: accept captions without a record of what their writer saw.
+        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+    """
+
+    stream = "pairs"
+
+    def __init__(
+        self,
+        captions: str | Path,
+        root: str | Path | None = None,
+        shards: str | Path | None = None,
+        *,
+        val_overlap: Literal["exclude", "keep"] = "exclude",
+        allow_unsafe_captions: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(root, shards, **common)
+        self.captions, self.val_overlap, self.allow_unsafe_captions = captions, val_overlap, allow_unsafe_captions
+
+    def folders(self) -> Sequence[str]:
+        """See the base class."""
+        return ("pairs-train",)
+
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """See the base class."""
+        return plans(root)
+
+    def train_loader(self) -> TrainLoader[Any]:
+        """Images that have a caption."""
+        captions = read_captions(self.captions, allow_unsafe=self.allow_unsafe_captions)
+        source = self.source("pairs-train")
+        mute = [key for key in source.keys if not captions.get(key)]
+        if len(mute) == len(source.keys):
+            raise ValueError(
+                f"{self.captions} has a caption for none of the {len(mute):,} training images: is it of another split?"
+            )
+        if mute:
+            warnings.warn(f"fashioniq-cap: {len(mute):,} of {len(source.keys):,} training images have no caption", stacklevel=2)
+        overlap = source.subsets.get("val_overlap", []) if self.val_overlap == "exclude" else []
+        assembler = PairAssembler(self.encoder, self.pixels, "description", "description", "fashioniq", captions)
+        return self.training(source, assembler, [*mute, *overlap])
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """None: captions of the validation split would have to be generated first."""
+        return []
