@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv as csvfile
 import hashlib
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,19 @@ def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str]
 
     Raises:
         FileNotFoundError: no such CSV or folder.
-        ValueError: a column is absent, a row has no image, or an id occurs twice.
+        ValueError: not UTF-8, a column is absent, a row has no image or more cells than the header, or an id occurs twice.
     """
     csv, root = Path(csv), Path(root)
     for path, kind in ((csv, "CSV file"), (root, "folder of images")):
         if not path.exists():
             raise FileNotFoundError(f"no {kind} {path}")
-    with open(csv, encoding="utf-8-sig", newline="") as file:
-        reader = csvfile.DictReader(file)
-        names = _columns(csv, reader.fieldnames or [], columns or {})
-        rows = [_row(line, names, root, f"{csv}:{number}") for number, line in enumerate(reader, 2)]
+    try:
+        with open(csv, encoding="utf-8-sig", newline="") as file:
+            reader = csvfile.DictReader(file)
+            names = _columns(csv, reader.fieldnames or [], columns or {})
+            rows = [_row(line, names, root, f"{csv}:{reader.line_num}") for line in reader]
+    except (UnicodeDecodeError, csvfile.Error) as error:
+        raise ValueError(f"{csv} is not a CSV file in UTF-8 ({error}); save it as UTF-8") from error
     if not rows:
         raise ValueError(f"{csv} has a header but no rows")
     twice = [id for id, n in Counter(row.id for row in rows).items() if n > 1]
@@ -96,6 +100,8 @@ def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str]
 
 def _columns(csv: Path, header: Sequence[str], own: Mapping[str, str]) -> dict[str, str]:
     """What we call it -> the CSV's column."""
+    if not header:
+        raise ValueError(f"{csv} is empty; expected a header with a column image")
     if unknown := set(own) - set(COLUMNS):
         raise ValueError(f"unknown entries in columns: {', '.join(sorted(unknown))}; known are {', '.join(COLUMNS)}")
     if absent := [name for name in own.values() if name not in header]:
@@ -110,7 +116,11 @@ def _columns(csv: Path, header: Sequence[str], own: Mapping[str, str]) -> dict[s
     return {what: name for what, name in found.items() if name is not None}
 
 
-def _row(line: Mapping[str, str | None], names: Mapping[str, str], root: Path, where: str) -> CatalogueRow:
+def _row(line: Mapping[str | None, Any], names: Mapping[str, str], root: Path, where: str) -> CatalogueRow:
+    if beyond := line.get(None):
+        raise ValueError(
+            f"{where}: more cells than the header has: {', '.join(beyond)}; a text with commas has to stand in quotes"
+        )
     values = {what: (line.get(names[what]) or "").strip() if what in names else "" for what in COLUMNS}
     if not values["image"]:
         raise ValueError(f"{where}: no image")
@@ -188,6 +198,24 @@ def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, 
     )
 
 
+def split_plans(
+    rows: Sequence[CatalogueRow], val_fraction: float, root: Path, csv: Path, name: str = "catalogue", notes: Sequence[str] = ()
+) -> dict[str, Plan]:
+    """Plans of train, val and test, as far as there are rows for them; rows of other splits are noted.
+
+    Raises:
+        MissingDataError: there are no rows for any of them.
+    """
+    parts = with_splits(rows, val_fraction)
+    others = {split: len(part) for split, part in parts.items() if split not in SPLITS}
+    listed = some(f"{split} ({count:,} rows)" for split, count in others.items())
+    if others:
+        notes = [*notes, f"{sum(others.values()):,} rows are of other splits, which nothing reads: {listed}"]
+    if len(others) == len(parts):
+        raise MissingDataError(f"{csv} has rows for none of {', '.join(SPLITS)}, only for {listed or 'nothing'}")
+    return {s: replace(plan_split(parts[s], s, root, csv, name), notes=list(notes)) for s in SPLITS if s in parts}
+
+
 def find_csv(root: Path) -> Path:
     """``catalogue.csv`` of a folder, or its only CSV.
 
@@ -207,8 +235,7 @@ def plans(
     """Plans of the splits that the catalogue in a folder has."""
     root = Path(root)
     csv = Path(csv) if csv is not None else find_csv(root)
-    parts = with_splits(read_catalogue(csv, root, columns), val_fraction)
-    return [plan_split(parts[split], split, root, csv) for split in SPLITS if split in parts]
+    return list(split_plans(read_catalogue(csv, root, columns), val_fraction, root, csv).values())
 
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
@@ -274,19 +301,21 @@ class CatalogueDataModule(FashionDataModule):
         """Plans of the splits that the catalogue has.
 
         Raises:
-            MissingDataError: images are absent and ``allow_missing`` is off.
+            MissingDataError: images are absent and ``allow_missing`` is off, or nothing is left.
         """
         if not self._plans:
             rows = read_catalogue(self.csv, self.folder, self.columns)
-            absent = {row.id for row in rows if not row.image.is_file()}
+            absent = [row for row in rows if not row.image.is_file()]
+            listed = some(row.image.relative_to(self.folder).as_posix() for row in absent)
+            missing = f"{len(absent):,} of {len(rows):,} images of {self.csv} are not in {self.folder}: {listed}"
             if absent and not self.allow_missing:
-                raise MissingDataError(
-                    f"{len(absent):,} of {len(rows):,} images of {self.csv} are not in {self.folder}: "
-                    f"{some(str(row.image.relative_to(self.folder)) for row in rows if row.id in absent)}. "
-                    "Mend the CSV or pass allow_missing=True"
-                )
-            parts = with_splits([row for row in rows if row.id not in absent], self.val_fraction)
-            self._plans = {s: plan_split(parts[s], s, self.folder, self.csv, self.name) for s in SPLITS if s in parts}
+                raise MissingDataError(f"{missing}. Mend the CSV or pass allow_missing=True")
+            if absent:
+                warnings.warn(f"{missing}. They are left out", stacklevel=2)
+            gone = {row.id for row in absent}
+            there = [row for row in rows if row.id not in gone]
+            notes = [f"{len(absent):,} of {len(rows):,} rows have no image file and are left out: {listed}"] if absent else []
+            self._plans = split_plans(there, self.val_fraction, self.folder, self.csv, self.name, notes)
         return self._plans
 
     def prepare_data(self) -> None:

@@ -54,7 +54,11 @@ def read_labels(root: Path, split: str) -> list[tuple[dict[str, Any], str]]:
             raise MissingDataError(
                 f"{path} is missing: expected one label file per category and split, as Fashion200K has them"
             )
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
+        for number, line in enumerate(lines, 1):
             if line.strip():
                 rows.append(_row(line, category, f"{path}:{number}"))
     return rows

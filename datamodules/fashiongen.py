@@ -59,14 +59,16 @@ def open_file(path: Path) -> h5py.File:
         raise MissingDataError(
             f"{path} ({path.stat().st_size:,} bytes) is not a complete HDF5 file: {error}. Download it again"
         ) from error
-    if absent := [name for name in NEEDED if name not in file]:
-        raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(file))}")
+    if absent := [name for name in NEEDED if not isinstance(file.get(name), h5py.Dataset)]:
+        raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(set(file) - set(absent)))}")
     images = file["input_image"]
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise MissingDataError(f"{path}: input_image is {images.dtype} {images.shape}, expected uint8 (rows, height, width, 3)")
     for name in NEEDED:
-        if len(file[name]) != len(images):
-            raise MissingDataError(f"{path}: {name} has {len(file[name]):,} rows, input_image {len(images):,}")
+        if file[name].shape[:1] != images.shape[:1]:
+            raise MissingDataError(
+                f"{path}: {name} has the shape {file[name].shape}, input_image {images.shape}; expected are equally many rows"
+            )
     return file
 
 
@@ -85,17 +87,21 @@ def decode_text(value: bytes | str) -> tuple[str, bool]:
 
 
 def _column(file: h5py.File, name: str) -> list[Any]:
-    return list(np.asarray(file[name][()]).reshape(len(file[name]), -1)[:, 0])
+    values = np.asarray(file[name][()])
+    return list(values.reshape(len(values), -1)[:, 0]) if len(values) else []
 
 
 def read_rows(file: h5py.File) -> tuple[list[dict[str, Any]], int]:
     """Texts and product of every row, and how many texts were Latin-1.
 
     Raises:
-        MissingDataError: rows of one product are not consecutive.
+        MissingDataError: a product is not a whole number, or its rows are not consecutive.
     """
     columns = {name: [decode_text(v) for v in _column(file, name)] for name in TEXTS}
-    products = [int(p) for p in _column(file, "input_productID")]
+    try:
+        products = [int(p) for p in _column(file, "input_productID")]
+    except ValueError as error:
+        raise MissingDataError(f"{file.filename}: input_productID: expected whole numbers ({error})") from error
     fallbacks = sum(latin for column in columns.values() for _, latin in column)
     rows: list[dict[str, Any]] = []
     finished: set[int] = set()
@@ -163,6 +169,8 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
     notes = [f"{len(rows):,} rows, {len({r['product'] for r in rows}):,} products"]
     if len(rows) != PUBLISHED[split]:
         notes.append(f"the published {split} split has {PUBLISHED[split]:,} rows")
+    if mute := sum(not row["description"].strip() for row in rows):
+        notes.append(f"{mute:,} rows have no description")
     if fallbacks:
         notes.append(f"{fallbacks:,} texts are Latin-1, the others UTF-8")
     return Plan(

@@ -77,6 +77,8 @@ class FashionIQCapDataModule(FashionDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
+        if val_overlap not in ("exclude", "keep"):
+            raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
         self.captions, self.val_overlap, self.allow_unsafe_captions = captions, val_overlap, allow_unsafe_captions
 
     def folders(self) -> Sequence[str]:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -56,6 +56,7 @@ class TryOnRecipe(FileRecipe):
         phrases: garment -> three phrases.
     """
 
+    fallible: ClassVar[bool] = True
     folder: Path
     patterns: dict[str, str]
     pose: str | None = None
@@ -109,7 +110,7 @@ def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
     """
     try:
         people = json.loads(path.read_text(encoding="utf-8"))["people"]
-        values = people[0]["pose_keypoints_2d"]
+        values = [float(value) for value in people[0]["pose_keypoints_2d"]]
     except FileNotFoundError as error:
         raise BadSample(person, "pose", "missing") from error
     except IndexError as error:
@@ -134,15 +135,22 @@ def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
         raise MissingDataError(
             f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files"
         )
-    pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
+    pairs: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         names = line.split()
         if len(names) != 2:
             raise MissingDataError(f"{path}:{number}: expected `person.jpg garment.jpg`, found {line!r}")
-        pairs.append((Path(names[0]).stem, Path(names[1]).stem))
-    return pairs
+        person, garment = (Path(name).stem for name in names)
+        if person in pairs:
+            raise MissingDataError(f"{path}:{number}: {person} is there a second time; every person is expected once")
+        pairs[person] = garment
+    return list(pairs.items())
 
 
 def _patterns(folder: Path, names: dict[str, list[str]]) -> dict[str, str]:
@@ -180,6 +188,11 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
         random.Random("vitonhd").shuffle(items)
     optional = tuple(role for role in OPTIONAL if role in patterns)
     notes = [f"{len(pairs):,} pairs, published are {PUBLISHED[split]:,}"] if len(pairs) != PUBLISHED[split] else []
+    phrases = read_phrases(root)
+    if phrases is None:
+        notes.append("captions.json is absent: all texts are empty")
+    elif mute := sorted({g for _, g in pairs if not any(p.strip() for p in phrases.get(g.split("_")[0], []))}):
+        notes.append(f"{len(mute):,} garments have no phrases in captions.json: {some(mute)}")
     if "mask" not in patterns:
         notes.append("agnostic-mask is absent: masks are made from the agnostic pictures")
     return Plan(
@@ -187,7 +200,7 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
         split=split if split == "train" else f"{split}-{'paired' if paired else 'unpaired'}",
         kind="tryon",
         items=items,
-        recipe=TryOnRecipe(folder, patterns, pose, read_phrases(root)),
+        recipe=TryOnRecipe(folder, patterns, pose, phrases or {}),
         fields=("person", "garment", "mask", "meta"),
         optional=(*optional, "pose") if pose else optional,
         options={"patterns": patterns, "mask": "file" if "mask" in patterns else "from agnostic"},
@@ -199,20 +212,25 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
     )
 
 
-def read_phrases(root: Path) -> dict[str, list[str]]:
-    """``captions.json`` of multimodal VITON-HD, if it is there.
+def read_phrases(root: Path) -> dict[str, list[str]] | None:
+    """``captions.json`` of multimodal VITON-HD, None if it is not there.
 
     Raises:
         MissingDataError: it has another shape.
     """
     path = root / "captions.json"
     if not path.is_file():
-        return {}
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(garment): [str(phrase) for phrase in phrases] for garment, phrases in content.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+    except ValueError as error:
         raise MissingDataError(f"{path}: expected garment -> list of phrases ({error})") from error
+    if not isinstance(content, dict):
+        raise MissingDataError(f"{path}: expected garment -> list of phrases, found {type(content).__name__}")
+    for garment, phrases in content.items():
+        if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
+            raise MissingDataError(f"{path}: expected garment -> list of phrases, found {garment} -> {str(phrases)[:80]}")
+    return content
 
 
 def plans(root: Path) -> Iterable[Plan]:

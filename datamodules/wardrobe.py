@@ -125,7 +125,7 @@ class WardrobeDataModule(MultiTaskDataModule):
         }
         captions = raw / "fashion-iq" / "captions.train.jsonl"
         drawn = {"pixel_size": pixel_size, **common}
-        sizes = shares(batch_size)
+        sizes = shares(batch_size) if pairs else (1, 1, 1)
         mixed = MixedPairsDataModule(
             [
                 FashionGenDataModule(**paths["fashiongen"], batch_size=sizes[0], **drawn),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
-from small import small_backbone
+from small import save_stable_diffusion, small_backbone
 
 from unifashion_pl.backbone import QFormerBackbone
 
@@ -16,3 +17,9 @@ from unifashion_pl.backbone import QFormerBackbone
 @pytest.fixture
 def backbone() -> QFormerBackbone:
     return small_backbone().eval()
+
+
+@pytest.fixture(scope="session")
+def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved Stable Diffusion pipeline, tiny and random."""
+    return save_stable_diffusion(tmp_path_factory.mktemp("pipeline"))

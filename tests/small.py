@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import string
+from pathlib import Path
+
 import torch
 
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.samples import PairBatch, TripletBatch
 
 TEXTS = ["a long red dress", "a blue shirt with buttons", "plain black skirt", "green top with stripes"]
+
+#: Fields of UNet2DConditionModel and of CLIPTextConfig: two levels, a context 24 wide, prompts of 12 tokens.
+UNET: dict[str, object] = {
+    "sample_size": 8,
+    "layers_per_block": 1,
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 24,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+CLIP_TEXT: dict[str, int] = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 12,
+}
 
 
 def small_backbone(seed: int = 0, **kwargs: object) -> QFormerBackbone:
@@ -63,3 +85,34 @@ def triplet_batch(n: int = 4, **changes: object) -> TripletBatch:
         **changes,
     }
     return TripletBatch(**fields)  # type: ignore[arg-type]
+
+
+def save_stable_diffusion(folder: Path) -> Path:
+    """A Stable Diffusion pipeline of diffusers with random weights, a tokenizer of single letters and the shipped VAE."""
+    from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    from unifashion_pl.generation import ImageVAE
+
+    torch.manual_seed(0)
+    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    vocabulary = {token: i for i, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    ids = {"vocab_size": len(vocabulary), "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    StableDiffusionPipeline(
+        vae=ImageVAE("tiny").model,
+        text_encoder=CLIPTextModel(CLIPTextConfig(**CLIP_TEXT, **ids)),
+        tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CLIP_TEXT["max_position_embeddings"]),
+        unet=UNet2DConditionModel(**UNET),
+        scheduler=PNDMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            skip_prk_steps=True,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder

@@ -58,6 +58,8 @@ class QFormerBackbone(nn.Module):
         tokenizer: folder or hub id of a BERT tokenizer, or ``tiny`` (shipped); ``[DEC]`` is appended as in BLIP-2.
         num_queries, hidden_size, num_layers, num_heads, intermediate_size, cross_attention_frequency, dropout: as in BLIP-2
             (32, 768, 12, 12, 3072, 2, 0.1).
+        initializer_range: standard deviation of random weights. BERT's 0.02 suits a width of 768; a narrow Q-Former needs about
+            1 / sqrt(hidden_size), else its queries hardly see the image at first.
         max_text_tokens: texts are cut on the right at this length, CLS and SEP included.
         tie_target_queries: q_T is q_R, one tensor.
         bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
@@ -75,6 +77,7 @@ class QFormerBackbone(nn.Module):
         intermediate_size: int = 3072,
         cross_attention_frequency: int = 2,
         dropout: float = 0.1,
+        initializer_range: float = 0.02,
         max_text_tokens: int = 64,
         tie_target_queries: bool = False,
         bert: str | None = None,
@@ -95,6 +98,7 @@ class QFormerBackbone(nn.Module):
             encoder_hidden_size=vision.width,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
+            initializer_range=initializer_range,
             use_qformer_text_input=True,
         )
         config._attn_implementation = "sdpa"

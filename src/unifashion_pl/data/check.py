@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unifashion_pl.data.plan import BadSample, Input, MissingDataError, Plan
-from unifashion_pl.data.recipes import problem
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan
+from unifashion_pl.data.recipes import FileRecipe, problem
 from unifashion_pl.data.shards import write_shards
 
 DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "catalogue")
@@ -166,17 +166,16 @@ def _split_report(plan: Plan, reasons: dict[Path, str | None]) -> SplitReport:
     groups = Counter(item.group for item in plan.items)
     lost: Counter[str] = Counter()
     hits: Counter[tuple[str, str, str]] = Counter()
-    inside = not any(plan.recipe.inputs(item) for item in plan.items[:1])
+    whole: list[Item] = []
     for item in plan.items:
         bad = [(n.id, n.role, r) for n in plan.recipe.inputs(item) if (r := reasons[n.path]) is not None]
         lost[item.group] += bool(bad)
         hits.update(bad)
-    if inside:
-        for _, items in plan.shards():
-            for item, made in plan.recipe.make(items):
-                if isinstance(made, BadSample):
-                    lost[item.group] += 1
-                    hits[made.id, made.role, made.reason] += 1
+        if not bad:
+            whole.append(item)
+    for item, flaw in _flaws(plan, whole):
+        lost[item.group] += 1
+        hits[flaw.id, flaw.role, flaw.reason] += 1
     return SplitReport(
         name=f"{plan.dataset}/{plan.split}",
         kind=plan.kind,
@@ -186,3 +185,18 @@ def _split_report(plan: Plan, reasons: dict[Path, str | None]) -> SplitReport:
         unusable=[Unusable(id, role, reason, n) for (id, role, reason), n in sorted(hits.items())],
         notes=list(plan.notes),
     )
+
+
+def _flaws(plan: Plan, whole: Sequence[Item]) -> Iterator[tuple[Item, BadSample]]:
+    """Samples that cannot be made although their files are good: the image is damaged inside one big file, or files disagree."""
+
+    def flaw(item: Item) -> BadSample | None:
+        made = next(plan.recipe.make([item]))[1]
+        return made if isinstance(made, BadSample) else None
+
+    if not isinstance(plan.recipe, FileRecipe):
+        for _, items in plan.shards():
+            yield from ((item, made) for item, made in plan.recipe.make(items) if isinstance(made, BadSample))
+    elif plan.recipe.fallible:
+        with ThreadPoolExecutor() as pool:
+            yield from ((item, bad) for item, bad in zip(whole, pool.map(flaw, whole)) if bad is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import PIL
 from PIL import Image
@@ -62,7 +62,13 @@ def problem(needed: Input) -> str | None:
 
 
 class FileRecipe:
-    """Base of recipes whose images are files: subclasses say which inputs an item has and what its ``meta.json`` holds."""
+    """Base of recipes whose images are files: subclasses say which inputs an item has and what its ``meta.json`` holds.
+
+    Attributes:
+        fallible: whether a sample can fail although its images are good, so that a check has to make it.
+    """
+
+    fallible: ClassVar[bool] = False
 
     def inputs(self, item: Item) -> list[Input]:
         """Image files of one item."""

@@ -1,0 +1,502 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from data.rawdata import CATEGORIES, jpeg, write_fashioniq
+from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
+from unifashion_pl.datamodules import FashionIQDataModule, fashioniq, fashioniq_cap
+from unifashion_pl.datamodules.fashioniq_raw import PUBLISHED_ENTRIES, RawFashionIQ
+
+from unifashion_pl.data.index import ShardIndex
+from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.data.samples import GalleryBatch, QueryBatch, TripletBatch
+from unifashion_pl.data.shards import write_shards
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """24 training triplets, 15 queries, 39 gallery images; the checks find it complete."""
+    return write_fashioniq(tmp_path / "raw")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with shards; not to be changed."""
+    root = write_fashioniq(tmp_path_factory.mktemp("fashioniq"))
+    FashionIQDataModule(root).prepare_data()
+    return root
+
+
+def module(root: Path, **options: Any) -> FashionIQDataModule:
+    return FashionIQDataModule(root, **{"batch_size": 4, "eval_batch_size": 4, "image_size": 16, **options})
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Replace the content of a JSON file by what ``change`` makes of it."""
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def entry(position: int, **values: Any) -> Any:
+    """A change of one entry of a caption file; None as value takes the field out."""
+
+    def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        merged = {**entries[position], **values}
+        entries[position] = {k: v for k, v in merged.items() if v is not None}
+        return entries
+
+    return change
+
+
+# bad files
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bad_image_is_reported_with_what_it_takes_along(root: Path, tmp_path: Path, damage: str) -> None:
+    assert check("fashioniq", root).complete
+    spoil, reason = DAMAGES[damage]
+    spoil(root / "images/DVA00000.jpg")
+    report = check("fashioniq", root)
+    assert not report.complete
+    queries, gallery = (split_of(report, "fashioniq/val", kind) for kind in ("queries", "gallery"))
+    assert (queries.expected, queries.usable, gallery.expected, gallery.usable) == (15, 14, 39, 38)
+    assert lost(queries) == {("DVA00000", "reference", reason, 1)}
+    assert lost(gallery) == {("DVA00000", "image", reason, 1)}
+    assert split_of(report, "fashioniq/train").usable == 24
+    assert queries.groups["dress"] == {"expected": 5, "usable": 4}
+    for line in ("INCOMPLETE", "queries 15 -> 14", "gallery 39 -> 38", "dress: 13 -> 12", f"image DVA00000: {reason}"):
+        assert line in report.text()
+    with pytest.raises(MissingDataError, match=r"DVA00000: .*dress: 4 of 5.*not comparable"):
+        module(root).prepare_data()
+    for plan in fashioniq.plans(root):
+        index = ShardIndex.load(write_shards(plan, tmp_path / "out", allow_missing=True, progress=False))
+        assert index.expected - index.samples == len(index.missing) == (plan.split == "val")
+        assert all((bad["id"], bad["reason"], bad["group"]) == ("DVA00000", reason, "dress") for bad in index.missing)
+
+
+def test_an_image_that_several_triplets_need_is_one_finding(root: Path) -> None:
+    rewrite(root / "captions/cap.dress.train.json", entry(1, candidate="DTR00000"))
+    rewrite(root / "captions/cap.dress.train.json", entry(2, candidate="DTR00000"))
+    (root / "images/DTR00000.jpg").unlink()
+    train = split_of(check("fashioniq", root), "fashioniq/train")
+    assert lost(train) == {("DTR00000", "reference", "missing", 3)}
+    assert train.usable == 21
+    assert "reference DTR00000: missing (takes 3 samples along)" in check("fashioniq", root).text()
+
+
+@pytest.mark.parametrize("folder", ["captions", "image_splits"])
+def test_an_absent_folder_is_named_with_what_is_there(root: Path, folder: str) -> None:
+    shutil.rmtree(root / folder)
+    report = check("fashioniq", root)
+    assert (report.complete, report.splits) == (False, [])
+    assert f"no folder {folder} (found: " in str(report.problem)
+    assert "images" in str(report.problem)
+    assert "Expected captions/, image_splits/ and images/" in report.text()
+    with pytest.raises(MissingDataError, match=f"no folder {folder}"):
+        module(root).prepare_data()
+
+
+def test_an_absent_root_and_absent_images_are_named(root: Path, tmp_path: Path) -> None:
+    assert "the folder does not exist" in str(check("fashioniq", tmp_path / "no").problem)
+    shutil.rmtree(root / "images")
+    report = check("fashioniq", root)
+    assert [(s.expected, s.usable) for s in report.splits] == [(24, 0), (15, 0), (39, 0)]
+    assert any(
+        note.startswith("images in: no folder of images; 117 ids listed, 116 distinct, 0 files") for note in report.notes
+    )
+    with pytest.raises(MissingDataError, match="none of the 24 triplets is usable: .*missing"):
+        module(root).prepare_data()
+
+
+CAPTIONS, SPLIT = "captions/cap.dress.val.json", "image_splits/split.dress.val.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (CAPTIONS, None, "is missing; it is part of"),
+        (SPLIT, None, "is missing; it is part of"),
+        (CAPTIONS, "", "is not JSON"),
+        (CAPTIONS, '[{"candidate": "A",', "is not JSON"),
+        (CAPTIONS, "\ufeff[]", "is not JSON .*BOM"),
+        (CAPTIONS, '{"0": {}}', "expected a JSON list, found dict"),
+        (CAPTIONS, '["A"]', r"entry 0 is not \{candidate: id.* but A"),
+        (CAPTIONS, '[{"candidate": "A", "target": "B"}]', r"entry 0 is not \{candidate: id, captions: \[texts\]"),
+        (CAPTIONS, '[{"captions": ["a", "b"], "target": "B"}]', r"entry 0 is not \{candidate: id, captions: \[texts\]"),
+        (CAPTIONS, '[{"candidate": null, "captions": ["a", "b"], "target": "B"}]', "entry 0 is not"),
+        (CAPTIONS, '[{"candidate": "A", "captions": "is red", "target": "B"}]', "entry 0 is not"),
+        (CAPTIONS, '[{"candidate": "A", "captions": ["a", null], "target": "B"}]', "entry 0 is not"),
+        (CAPTIONS, '[{"candidate": "A", "captions": ["a", "b"]}]', "entry 0 has no target; only the test split"),
+        (SPLIT, "{", "is not JSON"),
+        (SPLIT, '{"ids": []}', "expected a JSON list, found dict"),
+        (SPLIT, '["A", 5]', "expected a list of ids, found 5"),
+        (SPLIT, '["A", "B", "A"]', "1 ids are listed twice: A"),
+        (SPLIT, '[{"image": "A"}, {"image": "A"}]', "1 ids are listed twice: A"),
+    ],
+)
+def test_wrong_annotations_are_refused_by_name(root: Path, file: str, text: str | None, message: str) -> None:
+    if text is None:
+        (root / file).unlink()
+    else:
+        (root / file).write_text(text, encoding="utf-8")
+    with pytest.raises(MissingDataError, match=rf"{file}.*{message}"):
+        list(fashioniq.plans(root))
+    report = check("fashioniq", root)
+    assert file in str(report.problem)
+    assert not report.complete
+
+
+def test_annotations_in_another_encoding_are_refused_by_name(root: Path) -> None:
+    (root / CAPTIONS).write_bytes('[{"candidate": "A", "captions": ["é", "b"], "target": "B"}]'.encode("latin-1"))
+    assert f"{CAPTIONS} is not JSON ('utf-8' codec" in str(check("fashioniq", root).problem)
+
+
+def test_lists_without_entries_are_not_complete(root: Path) -> None:
+    for category in CATEGORIES:
+        (root / f"captions/cap.{category}.val.json").write_text("[]")
+    report = check("fashioniq", root)
+    assert split_of(report, "fashioniq/val", "queries").expected == 0
+    assert not report.complete
+    assert "dress val: 0 entries, published are 2,017" in report.text()
+
+
+def test_an_id_that_fits_no_file_name_is_refused(root: Path) -> None:
+    rewrite(root / SPLIT, lambda ids: [*ids, "../B00"])
+    with pytest.raises(ValueError, match=r"gallery-val: key 'dress-../B00' has characters other than"):
+        list(fashioniq.plans(root))
+
+
+def test_empty_captions_drop_out_with_their_and_and_are_counted(root: Path) -> None:
+    rewrite(root / CAPTIONS, entry(1, captions=["is red.", " . "]))
+    rewrite(root / CAPTIONS, entry(2, captions=["", ""]))
+    report = check("fashioniq", root)
+    for note in ("dress val: 2 entries have an empty caption, which drops out", "dress val: 1 entries have no text at all"):
+        assert note in split_of(report, "fashioniq/val", "queries").notes
+        assert note in report.text()
+    data = module(root)
+    data.prepare_data()
+    texts = [text for batch in data.val_dataloader()[1] for text in batch.texts]
+    assert texts[:5] == ["Is shorter", "Is red", "", "Is red 3 and has sleeves 3", "Is red 4 and has sleeves 4"]
+    assert not any(text.lower().startswith("and ") or text.endswith(" and") for text in texts)
+
+
+def test_images_in_every_mode_become_rgb(root: Path) -> None:
+    pictures = odd_pictures((40, 48))
+    ids = dict(zip(pictures, json.loads((root / SPLIT).read_text())))
+    for mode, (data, _) in pictures.items():
+        (root / f"images/{ids[mode]}.jpg").write_bytes(data)
+    assert check("fashioniq", root).complete
+    data_module = module(root)
+    data_module.prepare_data()
+    gallery = {key: image for batch in data_module.val_dataloader()[0] for key, image in zip(batch.keys, batch.images)}
+    for mode, (_, colour) in pictures.items():
+        middle = gallery[ids[mode]][:, 4:12, 4:12].float().mean((1, 2))
+        assert middle.tolist() == pytest.approx(colour, abs=3), mode
+
+
+# variants of the layout
+
+
+@pytest.mark.parametrize("folder", ["dress", "image_data/dress", "resized_images", "images/dress"])
+def test_other_folders_of_images_are_found(root: Path, folder: str) -> None:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "images/DVA00003.jpg").rename(root / folder / "DVA00003.JPG")
+    report = check("fashioniq", root)
+    assert report.complete
+    assert folder in report.notes[0]
+
+
+def test_objects_in_split_files_and_padding_in_caption_files_are_understood(root: Path) -> None:
+    before = [[item.spec for item in plan.items] for plan in fashioniq.plans(root)]
+    rewrite(root / SPLIT, lambda ids: [{"image": id, "caption": "x"} for id in ids])
+    rewrite(root / CAPTIONS, lambda entries: [*entries, {"fake_data": True}])
+    assert [[item.spec for item in plan.items] for plan in fashioniq.plans(root)] == before
+
+
+def test_what_belongs_together_wrongly_is_noted(root: Path) -> None:
+    (root / "images/STRANGER.jpg").write_bytes(jpeg(1))
+    (root / "images/DVA00003.png").write_bytes(jpeg(2))
+    rewrite(root / SPLIT, lambda ids: ids[:1] + ids[2:])
+    text = check("fashioniq", root).text()
+    assert "2 image files belong to no listed id: DVA00001, STRANGER" in text
+    assert "1 ids have several image files, the first is used: DVA00003" in text
+    assert "dress val: 1 references or targets are not in the image split: DVA00001" in text
+    assert "1 training triplets touch an image that also stands in a validation split" in text
+
+
+# what the DataModule delivers
+
+
+def test_training_batches(made: Path) -> None:
+    data = module(made, pixel_size=(24, 20), val_overlap="keep")
+    combined = data.train_dataloader()
+    loader = combined.iterables["triplets"]
+    batches = [batch for batch, _, _ in combined]
+    assert len(batches) == len(loader) == 6
+    assert all(set(streams) == {"triplets"} for streams in batches)
+    batch = batches[0]["triplets"]
+    assert isinstance(batch, TripletBatch)
+    assert len(batch) == 4
+    for images in (batch.references, batch.targets):
+        assert (images.shape, images.dtype) == ((4, 3, 16, 16), torch.uint8)
+    assert batch.pixels is not None
+    assert (batch.pixels.shape, batch.pixels.dtype) == ((4, 3, 24, 20), torch.uint8)
+    assert (batch.target_ids.shape, batch.target_ids.dtype) == ((4,), torch.int64)
+    assert batch.styles == ["fashioniq"] * 4
+    assert batch.captions == [""] * 4
+    assert batch.dataset == "fashioniq/train"
+    assert set(batch.categories) <= set(CATEGORIES)
+    assert all(text[:1].isupper() for text in batch.texts)
+    assert module(made).train_loader().__iter__().__next__().pixels is None
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_rank_has_samples_by_world_and_batch_many_training_batches(made: Path, world: int) -> None:
+    parts = [on_rank(module(made, batch_size=3), rank, world).train_loader() for rank in range(world)]
+    for _ in range(2):
+        seen = [keys(loader) for loader in parts]
+        assert [len(part) for part in seen] == [23 // (3 * world) * 3] * world
+        assert max(Counter(key for part in seen for key in part).values()) == 1
+    assert {len(loader) for loader in parts} == {23 // (3 * world)}
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_evaluation_delivers_everything_exactly_once(made: Path, world: int) -> None:
+    ranks = [on_rank(module(made, pixel_size=(24, 20)), rank, world) for rank in range(world)]
+    for loaders in ([r.val_dataloader() for r in ranks], [r.test_dataloader() for r in ranks]):
+        galleries, queries = zip(*loaders)
+        assert sorted(k for loader in galleries for k in keys(loader)) == sorted(
+            id for c in CATEGORIES for id in json.loads((made / f"image_splits/split.{c}.val.json").read_text())
+        )
+        assert sorted(k for loader in queries for k in keys(loader)) == [
+            f"{c}-val-{i:05d}" for c in CATEGORIES for i in range(5)
+        ]
+
+
+def test_gallery_and_query_batches(made: Path) -> None:
+    gallery, queries = (next(iter(loader)) for loader in module(made, pixel_size=(24, 20)).val_dataloader())
+    assert isinstance(gallery, GalleryBatch)
+    assert gallery.keys == ["DVA00000", "DVA00001", "DVA00002", "DVA00003"]
+    assert (gallery.images.shape, gallery.images.dtype) == ((4, 3, 16, 16), torch.uint8)
+    assert gallery.categories == ["dress"] * 4
+    assert gallery.captions == [""] * 4
+    assert gallery.in_union == [True] * 4
+    assert isinstance(queries, QueryBatch)
+    assert queries.keys == [f"dress-val-0000{i}" for i in range(4)]
+    assert queries.reference_ids == ["DVA00000", "DVA00002", "DVA00004", "DVA00006"]
+    assert queries.target_ids == ["DVA00001", "DVA00003", "DVA00005", "DVA00007"]
+    assert (queries.references.shape, queries.references.dtype) == ((4, 3, 16, 16), torch.uint8)
+    assert torch.equal(queries.references[0], gallery.images[0])
+    assert queries.pixels is not None
+    assert (queries.pixels.shape, queries.pixels.dtype) == ((4, 3, 24, 20), torch.uint8)
+    assert (gallery.dataset, queries.dataset) == ("fashioniq/val", "fashioniq/val")
+
+
+def test_distractors_are_not_in_the_union(made: Path) -> None:
+    gallery = module(made).val_dataloader()[0]
+    union = Counter((c, u) for batch in gallery for c, u in zip(batch.categories, batch.in_union))
+    assert union == {(c, u): n for c in CATEGORIES for u, n in ((True, 10), (False, 3))}
+
+
+def test_the_joiner_is_the_one_asked_for(made: Path) -> None:
+    texts = [text for batch in module(made, joiner="comma").val_dataloader()[1] for text in batch.texts]
+    assert texts[:2] == ["Is shorter", "Is red 1, has sleeves 1"]
+
+
+def test_triplets_that_touch_a_validation_image_are_left_out_unless_kept(made: Path) -> None:
+    touching = "toptee-train-00001"
+    loaders = {rule: module(made, val_overlap=rule, batch_size=1).train_loader() for rule in ("exclude", "keep")}
+    assert {rule: loader.samples for rule, loader in loaders.items()} == {"exclude": 23, "keep": 24}
+    assert set(keys(loaders["keep"])) - set(keys(loaders["exclude"])) == {touching}
+    with pytest.raises(ValueError, match="val_overlap is 'drop'; expected exclude or keep"):
+        module(made, val_overlap="drop")
+
+
+def test_training_on_validation_is_refused_also_under_another_name(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "shards/queries-val", tmp_path / "triplets-train")
+    with pytest.raises(ValueError, match=r"fashioniq/val \(queries\) is an evaluation split: training on it is refused"):
+        module(made, shards=tmp_path).train_dataloader()
+
+
+def test_shards_without_raw_data_are_enough_and_their_absence_is_named(made: Path, tmp_path: Path) -> None:
+    alone = FashionIQDataModule(shards=made / "shards", batch_size=4)
+    alone.prepare_data()
+    assert len(alone.train_loader()) == 5
+    with pytest.raises(FileNotFoundError, match=r"no shards for triplets-train, queries-val, gallery-val in .*root="):
+        FashionIQDataModule(shards=tmp_path).prepare_data()
+
+
+def library(path: Path, images: list[str], **more: Any) -> Path:
+    lines = [{"image": id, "caption": f"a picture of {id}", "inputs": ["image"], **more} for id in images]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_training_targets_get_their_captions(made: Path, tmp_path: Path) -> None:
+    data = module(made, captions=library(tmp_path / "c.jsonl", ["DTR00001"]), batch_size=1)
+    captions = {batch.keys[0]: batch.captions[0] for batch in data.train_loader()}
+    assert captions.pop("dress-train-00000") == "a picture of DTR00001"
+    assert set(captions.values()) == {""}
+    with pytest.raises(FileNotFoundError, match="no caption library"):
+        module(made, captions=tmp_path / "no.jsonl").train_loader()
+
+
+def test_gallery_captions_have_to_fit_the_gallery_and_be_blind_to_queries(made: Path, tmp_path: Path) -> None:
+    ids = sorted({id for c in CATEGORIES for id in json.loads((made / f"image_splits/split.{c}.val.json").read_text())})
+    good = library(tmp_path / "good.jsonl", ids)
+    gallery = module(made, gallery_captions=good).val_dataloader()[0]
+    assert all(c == f"a picture of {k}" for batch in gallery for k, c in zip(batch.keys, batch.captions))
+    for path, message in (
+        (library(tmp_path / "few.jsonl", ids[1:]), f"1 of {len(ids)} gallery images have no caption: {ids[0]}"),
+        (library(tmp_path / "more.jsonl", [*ids, "X"]), "1 captions belong to no image of the gallery: X"),
+        (library(tmp_path / "leak.jsonl", ids, inputs=["image", "query"]), "the captioner saw query"),
+        (library(tmp_path / "guided.jsonl", ids, text_guidance="is red"), "text_guidance"),
+        (library(tmp_path / "unknown.jsonl", ids, inputs=None), "without provenance are refused"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module(made, gallery_captions=path).val_dataloader()
+    leaked = module(made, gallery_captions=tmp_path / "leak.jsonl", allow_unsafe_captions=True).val_dataloader()[0]
+    assert next(iter(leaked)).captions[0] == "a picture of DVA00000"
+
+
+# the published annotations
+
+
+@pytest.fixture(scope="module")
+def annotations() -> Path:
+    """Fashion-IQ's captions and image splits as published, without images."""
+    named = os.environ.get("UNIFASHION_SHARED_DATA")
+    if not named:
+        pytest.skip("UNIFASHION_SHARED_DATA names no folder with fashion-iq/captions and fashion-iq/image_splits")
+    root = Path(named) / "fashion-iq"
+    if absent := [name for name in ("captions", "image_splits") if not (root / name).is_dir()]:
+        pytest.skip(f"UNIFASHION_SHARED_DATA: no folder {' or '.join(absent)} in {root}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def published(annotations: Path) -> RawFashionIQ:
+    return RawFashionIQ(annotations)
+
+
+@pytest.mark.real_data
+def test_published_counts(published: RawFashionIQ) -> None:
+    entries = {s: [len(published.entries(c, s)) for c in CATEGORIES] for s in ("train", "val", "test")}
+    assert entries == {"train": [5985, 5988, 6027], "val": [2017, 2038, 1961], "test": [2024, 2038, 2056]}
+    assert entries == {split: [counts[c] for c in CATEGORIES] for split, counts in PUBLISHED_ENTRIES.items()}
+    gallery = fashioniq.gallery_plan(published, "val").items
+    assert Counter(item.group for item in gallery) == {"dress": 3817, "shirt": 6346, "toptee": 5373}
+    assert Counter(item.group for item in gallery if item.spec[2]) == {"dress": 2628, "shirt": 3089, "toptee": 2902}
+    queries = fashioniq.triplet_plan(published, "val").items
+    assert len(queries) == 2017 + 2038 + 1961
+    assert all(len({item.spec[3] for item in queries if item.group == c}) == n for c, n in zip(CATEGORIES, entries["val"]))
+
+
+@pytest.mark.real_data
+def test_published_splits_overlap(published: RawFashionIQ) -> None:
+    ids = {(c, s): published.ids(c, s) for c in CATEGORIES for s in ("train", "val", "test")}
+    assert sum(map(len, ids.values())) == 77_683
+    assert len({id for listed in ids.values() for id in listed}) == 74_381
+    train, val = ({id for c in CATEGORIES for id in ids[c, s]} for s in ("train", "val"))
+    assert len(train & val) == 811
+    plan = fashioniq.triplet_plan(published, "train")
+    touching = set(plan.subsets["val_overlap"])
+    assert (len(plan.items), len(touching)) == (18_000, 523)
+    assert all((bool({item.spec[2], item.spec[3]} & val)) is (item.key in touching) for item in plan.items)
+    (images,) = fashioniq_cap.plans(published.root)
+    assert (len(images.items), len(images.subsets["val_overlap"])) == (len(train), 811)
+    assert len(train - val) == 44_618
+
+
+@pytest.mark.real_data
+def test_published_captions_are_complete_and_empty_ones_are_counted(published: RawFashionIQ) -> None:
+    for split, expected in (("train", [0, 0, 12]), ("val", [0, 1, 2]), ("test", [0, 1, 0])):
+        texts = [[e.captions for e in published.entries(c, split)] for c in CATEGORIES]
+        assert all(len(pair) == 2 and any(pair) for part in texts for pair in part)
+        assert [sum("" in pair for pair in part) for part in texts] == expected
+    empty = [note for note in published.notes("val") if "empty caption" in note]
+    assert empty == [
+        "shirt val: 1 entries have an empty caption, which drops out",
+        "toptee val: 2 entries have an empty caption, which drops out",
+    ]
+    assert published.notes("val") == empty
+
+
+@pytest.mark.real_data
+def test_the_check_says_exactly_that_all_images_are_missing(annotations: Path, published: RawFashionIQ) -> None:
+    report = check("fashioniq", annotations)
+    assert not report.complete
+    assert [(s.kind, s.expected, s.usable) for s in report.splits] == [
+        ("triplets", 18_000, 0),
+        ("queries", 6_016, 0),
+        ("gallery", 15_536, 0),
+    ]
+    for split in report.splits:
+        assert {bad.reason for bad in split.unusable} == {"missing"}
+        assert all(counts["usable"] == 0 for counts in split.groups.values())
+    queries, gallery = report.splits[1], report.splits[2]
+    assert {g: c["expected"] for g, c in queries.groups.items()} == {"dress": 2017, "shirt": 2038, "toptee": 1961}
+    assert sum(bad.samples for bad in queries.unusable) == 2 * 6_016
+    assert {bad.id for bad in gallery.unusable} == {id for c in CATEGORIES for id in published.ids(c, "val")}
+    assert (len(gallery.unusable), sum(bad.samples for bad in gallery.unusable)) == (15_415, 15_536)
+    text = report.text()
+    for line in ("INCOMPLETE", "dress: 2,017 -> 0", "shirt: 2,038 -> 0", "toptee: 1,961 -> 0", "dress: 3,817 -> 0"):
+        assert line in text
+    assert "note: images in: no folder of images; 77,683 ids listed, 74,381 distinct, 0 files" in text
+    assert "note: 523 training triplets touch an image" in text
+
+
+@pytest.fixture(scope="module")
+def full_size(annotations: Path, wardrobe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The published annotations over pictures of the wardrobe that stand in for all 74,381 ids."""
+    root = tmp_path_factory.mktemp("full")
+    for folder in ("captions", "image_splits"):
+        (root / folder).symlink_to(annotations / folder)
+    (root / "images").mkdir()
+    drawn = sorted((wardrobe / "fashion-iq/images").glob("*.jpg"))[:48]
+    ids = sorted({id for path in (root / "image_splits").glob("*.json") for id in json.loads(path.read_text())})
+    for number, id in enumerate(ids):
+        os.link(drawn[number % len(drawn)], root / "images" / f"{id}.jpg")
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_the_published_validation_split_is_read_at_full_size(full_size: Path, published: RawFashionIQ) -> None:
+    plans = {plan.folder: plan for plan in fashioniq.plans(full_size)}
+    assert {folder: len(plan.items) for folder, plan in plans.items()} == {
+        "triplets-train": 18_000,
+        "queries-val": 6_016,
+        "gallery-val": 15_536,
+    }
+    for folder in ("queries-val", "gallery-val"):
+        index = ShardIndex.load(write_shards(plans[folder], full_size / "shards", progress=False))
+        assert (index.samples, index.missing) == (len(plans[folder].items), [])
+    gallery, queries = (loader for loader in module(full_size, eval_batch_size=256).val_dataloader())
+    seen: dict[str, set[str]] = {category: set() for category in CATEGORIES}
+    count = 0
+    for batch in gallery:
+        assert batch.images.shape == (len(batch), 3, 16, 16)
+        count += len(batch)
+        for category, key in zip(batch.categories, batch.keys):
+            seen[category].add(key)
+    assert count == 15_536
+    assert {category: len(keys) for category, keys in seen.items()} == {"dress": 3817, "shirt": 6346, "toptee": 5373}
+    entries = {f"{c}-val-{e.position:05d}": e for c in CATEGORIES for e in published.entries(c, "val")}
+    found, alone = {}, {}
+    for batch in queries:
+        assert batch.references.shape == (len(batch), 3, 16, 16)
+        assert all({r, t} <= seen[c] for c, r, t in zip(batch.categories, batch.reference_ids, batch.target_ids))
+        found |= {key: ids for key, *ids in zip(batch.keys, batch.reference_ids, batch.target_ids)}
+        alone |= {key: text.lower() for key, text in zip(batch.keys, batch.texts) if "" in entries[key].captions}
+    assert found == {key: [e.reference, e.target] for key, e in entries.items()}
+    assert alone == {key: max(entries[key].captions).strip(".?, ").lower() for key in alone}
+    assert len(alone) == 3
