@@ -24,7 +24,7 @@ demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test -> demo/report.
 	mkdir -p $(OUT)
 	cd $(OUT) && $(UNIFASHION) fit --config phase1.yaml
 	cd $(OUT) && $(UNIFASHION) fit --config phase2.yaml
-	cd $(OUT) && $(UNIFASHION) test --config phase2.yaml --data.pairs true --ckpt_path runs/phase2/checkpoints/last.ckpt
+	cd $(OUT) && $(UNIFASHION) test --config phase2.yaml --ckpt_path runs/phase2/checkpoints/last.ckpt
 	cd $(OUT) && $(UNIFASHION) report runs --out report.html
 	@echo "Look at it: $(OUT)/report.html"
 

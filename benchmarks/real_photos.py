@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.data.transforms import encoder_transform
+from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.metrics.intervals import wilson_interval
 
 # Basic colour terms as sRGB; the nearest in Lab names the colour.
@@ -42,11 +42,11 @@ COLOURS = {
     "beige": (200, 180, 150),
 }
 WORDS = {
-    "T-Shirt": "t-shirt",
-    "Longsleeve": "long sleeve top",
-    "Pants": "pair of pants",
-    "Shorts": "pair of shorts",
-    "Shoes": "pair of shoes",
+    "longsleeve": "long sleeve top",
+    "outwear": "piece of outerwear",
+    "pants": "pair of pants",
+    "shorts": "pair of shorts",
+    "shoes": "pair of shoes",
 }
 
 
@@ -70,7 +70,7 @@ def measured_colour(image: Image.Image) -> str:
 
 
 def noun(label: str) -> str:
-    return WORDS.get(label, label.lower())
+    return WORDS.get(label, label)
 
 
 def prepare(clothing: Path, out: Path) -> None:
@@ -94,7 +94,7 @@ def prepare(clothing: Path, out: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["image", "text", "id", "category", "product", "split"])
         for number, row in enumerate(rows):
-            label = row["label_small"] or row["label"]
+            label = (row["label_small"] or row["label"]).lower()
             coloured = row["split"] == "validation" or number % 2 == 0
             text = f"a photo of a {colours[row['image']] + ' ' if coloured else ''}{noun(label)}"
             writer.writerow([row["image"], text, Path(row["image"]).stem, label, text, row["split"]])
@@ -108,7 +108,7 @@ def read(out: Path, split: str) -> list[dict[str, str]]:
 @torch.inference_mode()
 def embed(model: UniFashionModule, out: Path, rows: list[dict[str, str]]) -> tuple[Tensor, Tensor]:
     """(N, W) mean-pooled frozen tower features and (N, Q, E) image embeddings."""
-    transform = encoder_transform(model.backbone.vision.image_size)
+    transform = EncoderTransform(model.backbone.vision.image_size)
     pooled, tokens = [], []
     for start in range(0, len(rows), 64):
         batch = torch.stack([transform(Image.open(out / "photos" / r["image"])) for r in rows[start : start + 64]])
@@ -165,18 +165,12 @@ def measure(out: Path, ckpt: str) -> None:
 
 def report_naming(model: UniFashionModule, val: list[dict[str, str]], z: Tensor) -> None:
     assert model.retrieval_head is not None
-    ten = {"Dress", "Hat", "Longsleeve", "Outwear", "Pants", "Shirt", "Shoes", "Shorts", "Skirt", "T-Shirt"}
-    for name, labels in (("17 classes", sorted({r["category"] for r in read_all(val)})), ("ten classes", sorted(ten))):
-        rows = [i for i, r in enumerate(val) if r["category"] in labels]
-        with torch.inference_mode():
-            prompts = model.retrieval_head.text_embeddings(model.backbone, [f"a photo of a {noun(label)}" for label in labels])
-            guess = model.retrieval_head.score(prompts, z[rows]).argmax(0)
-        hits = sum(labels[int(g)] == val[i]["category"] for g, i in zip(guess, rows))
-        line(f"naming by prompt, {name}", hits, len(rows))
-
-
-def read_all(val: list[dict[str, str]]) -> list[dict[str, str]]:
-    return val
+    labels = sorted({r["category"] for r in val})
+    with torch.inference_mode():
+        prompts = model.retrieval_head.text_embeddings(model.backbone, [f"a photo of a {noun(label)}" for label in labels])
+        guess = model.retrieval_head.score(prompts, z).argmax(0)
+    hits = sum(labels[int(g)] == r["category"] for g, r in zip(guess, val))
+    line(f"naming by one prompt per class, {len(labels)} classes", hits, len(val))
 
 
 def report_probe(train: list[dict[str, str]], val: list[dict[str, str]], x: Tensor, x_val: Tensor) -> None:

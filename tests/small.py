@@ -87,8 +87,19 @@ def triplet_batch(n: int = 4, **changes: object) -> TripletBatch:
     return TripletBatch(**fields)  # type: ignore[arg-type]
 
 
+VAE: dict[str, object] = {
+    "latent_channels": 4,
+    "block_out_channels": [8, 8, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.5,
+}
+
+
 def save_stable_diffusion(folder: Path) -> Path:
-    """A Stable Diffusion pipeline of diffusers with random weights, a tokenizer of single letters and the shipped VAE."""
+    """A Stable Diffusion pipeline of diffusers with random weights and a tokenizer of single letters; its VAE shrinks by 4."""
     from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -99,7 +110,7 @@ def save_stable_diffusion(folder: Path) -> Path:
     vocabulary = {token: i for i, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
     ids = {"vocab_size": len(vocabulary), "bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
     StableDiffusionPipeline(
-        vae=ImageVAE("tiny").model,
+        vae=ImageVAE(config=VAE).model,
         text_encoder=CLIPTextModel(CLIPTextConfig(**CLIP_TEXT, **ids)),
         tokenizer=CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CLIP_TEXT["max_position_embeddings"]),
         unet=UNet2DConditionModel(**UNET),

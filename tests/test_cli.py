@@ -14,7 +14,7 @@ from unifashion_pl.cli import config_chain, main, resolve_config, resolve_config
 from unifashion_pl.report import build_report
 
 QUICK = ["--data.size", "tiny", "--data.batch_size", "8", "--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
-CPU = ["--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1"]
+CPU = ["--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0"]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,6 @@ def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest
             *CPU,
             "--ckpt_path",
             ckpt,
-            "--data.pairs",
-            "true",
             "--model.evaluator",
             json.dumps(evaluator),
         ]

@@ -82,7 +82,8 @@ class VisionTower(nn.Module):
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             features = features.permute(0, 3, 1, 2)
         if self.positions is not False:
-            features = features + sincos_positions(*features.shape[-3:], features.device).to(features.dtype)
+            _, width, height, across = features.shape
+            features = features + sincos_positions(width, height, across, features.device).to(features.dtype)
         return features.flatten(2).transpose(1, 2)
 
 

@@ -11,7 +11,7 @@ from unifashion_pl.weights.files import load_part
 
 
 class ImageVAE(nn.Module):
-    """An ``AutoencoderKL`` of diffusers between uint8 pictures and scaled latents. It never trains here and stays in eval mode.
+    """An ``AutoencoderKL`` or ``AutoencoderTiny`` of diffusers between uint8 pictures and scaled latents. It never trains here and stays in eval mode.
 
     Letters: B batch, H x W pixels, f the down-sampling factor (8 in Stable Diffusion, 4 in ``tiny``).
 
@@ -34,7 +34,9 @@ class ImageVAE(nn.Module):
         self.model: Any = _load(source) if config is None else _build(config)
         if self.model.config.latent_channels != 4:
             raise ValueError(f"the VAE has {self.model.config.latent_channels} latent channels, the denoiser reads 4")
-        self.factor: int = 2 ** (len(self.model.config.block_out_channels) - 1)
+        config_ = self.model.config
+        levels = config_.get("block_out_channels") or config_["encoder_block_out_channels"]
+        self.factor: int = 2 ** (len(levels) - 1)
         self.scale: float = self.model.config.scaling_factor
         self.requires_grad_(False).eval()
 
@@ -47,7 +49,7 @@ class ImageVAE(nn.Module):
         """uint8 pictures (B, 3, H, W) -> scaled latents (B, 4, H/f, W/f).
 
         Args:
-            sample: draw from the posterior (training); else its mode, so that equal inputs give equal latents.
+            sample: draw from the posterior (training), if the autoencoder has one; else its mode, so that equal inputs give equal latents.
 
         Raises:
             ValueError: sides that are no multiples of f, or pictures that are not uint8.
@@ -56,8 +58,10 @@ class ImageVAE(nn.Module):
             raise ValueError(f"pictures are {pixels.dtype}, expected torch.uint8 in 0..255")
         if pixels.shape[-2] % self.factor or pixels.shape[-1] % self.factor:
             raise ValueError(f"pictures are {tuple(pixels.shape[-2:])}, expected sides that are multiples of {self.factor}")
-        posterior = self.model.encode(pixels.to(self.model.dtype) / 127.5 - 1).latent_dist
-        latents: Tensor = posterior.sample() if sample else posterior.mode()
+        out = self.model.encode(pixels.to(self.model.dtype) / 127.5 - 1)
+        if not hasattr(out, "latent_dist"):
+            return out.latents * self.scale
+        latents: Tensor = out.latent_dist.sample() if sample else out.latent_dist.mode()
         return latents * self.scale
 
     @torch.no_grad()
@@ -74,6 +78,6 @@ def _build(config: dict[str, Any]) -> Any:
 
 
 def _load(source: str) -> Any:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoModel
 
-    return load_part(AutoencoderKL, source, "vae", torch_dtype=torch.float32)
+    return load_part(AutoModel, source, "vae", torch_dtype=torch.float32)

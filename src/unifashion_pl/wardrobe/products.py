@@ -21,6 +21,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (112, 68, 40),
 }
 PATTERNS = ("plain", "striped", "pinstriped", "checked", "dotted", "floral", "lettered")
+#: Colours of patterns. Few of them, and half of all garments plain: else colours alone would tell products apart, and no model would
+#: have to learn shapes.
+SECONDS = ("black", "white", "red", "yellow")
 SLEEVES = ("none", "short", "long")
 LENGTHS = ("short", "knee", "long")
 NECKLINES = ("round", "v", "collar", "strapless")
@@ -72,10 +75,10 @@ def draw_product(rng: random.Random, category: str | None = None) -> Product:
     """A random valid product."""
     while True:
         chosen = category or rng.choice(CATEGORIES)
-        pattern = rng.choice(("plain", *PATTERNS))
+        pattern = "plain" if rng.random() < 0.5 else rng.choice(PATTERNS[1:])
         fixed = {"sleeve": "none", "length": "short", "neckline": "round", "buttons": 0}
         values = {name: rng.choice(RULES[chosen].get(name, (value,))) for name, value in fixed.items()}
-        second = "" if pattern == "plain" else rng.choice(list(COLOURS))
+        second = "" if pattern == "plain" else rng.choice(SECONDS)
         product = Product(chosen, rng.choice(list(COLOURS)), pattern, second, **values)  # type: ignore[arg-type]
         if is_valid(product):
             return product
@@ -96,7 +99,7 @@ def change(product: Product, names: list[str], rng: random.Random) -> Product | 
             elif name == "pattern":
                 pattern = rng.choice([p for p in PATTERNS if p != product.pattern])
                 values["pattern"] = pattern
-                values["second"] = "" if pattern == "plain" else product.second or rng.choice(list(COLOURS))
+                values["second"] = "" if pattern == "plain" else product.second or rng.choice(SECONDS)
             else:
                 options = [v for v in RULES[product.category].get(name, ()) if v != getattr(product, name)]
                 values[name] = rng.choice(options) if options else getattr(product, name)
