@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--phase1-epochs", type=int, default=10)
-    parser.add_argument("--phase2-epochs", type=int, default=3)
+    parser.add_argument("--phase1-epochs", type=int, default=8)
+    parser.add_argument("--phase2-epochs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("tiny-work"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

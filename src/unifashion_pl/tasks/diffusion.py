@@ -40,7 +40,7 @@ class DiffusionModule(TaskModule):
         size: (H, W) of the generated images, multiples of what autoencoder and U-Net halve.
         guidance: default of :meth:`generate`; None = 5.0 with queries and 7.5 from text alone, as is usual with Stable Diffusion
             (the paper gives none).
-        null: start of the learnt null token: ``random`` N(0, 1) (released code), or ``empty_prompt``, the mean state of the empty
+        null_start: start of the learnt null token: ``random`` N(0, 1) (released code), or ``empty_prompt``, the mean state of the empty
             prompt, which is what a pretrained U-Net knows as no condition.
         max_samples: learn from the first n images of a batch, where contrastive batches are larger than the U-Net can pay for;
             None = all.
@@ -67,7 +67,7 @@ class DiffusionModule(TaskModule):
         drop_scope: Literal["sample", "batch"] = "sample",
         size: tuple[int, int] = (512, 384),
         guidance: float | None = None,
-        null: Literal["random", "empty_prompt"] = "random",
+        null_start: Literal["random", "empty_prompt"] = "random",
         max_samples: int | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
@@ -84,7 +84,7 @@ class DiffusionModule(TaskModule):
         self.vae = vae
         self.text_encoder = _fitting(text_encoder, width) if "text" in context else None
         self.adapter = _build_adapter(adapter, query_width, width) if "tsa" in context else None
-        self.null_context = nn.Parameter(_null_token(null, width, self.text_encoder))
+        self.null_context = nn.Parameter(_null_token(null_start, width, self.text_encoder))
         self.num_queries: Tensor
         self.register_buffer("num_queries", torch.tensor(1))
         self.max_samples = max_samples
@@ -256,7 +256,7 @@ def _null_token(kind: str, width: int, text_encoder: PromptEncoder | None) -> Te
         return torch.randn(1, 1, width)
     if kind == "empty_prompt" and text_encoder is not None:
         return text_encoder([""]).float().mean(1, keepdim=True)
-    raise ValueError(f"null is {kind!r}, expected random, or empty_prompt where the context reads text")
+    raise ValueError(f"null_start is {kind!r}, expected random, or empty_prompt where the context reads text")
 
 
 def _fitting(text_encoder: PromptEncoder | None, width: int) -> PromptEncoder:
