@@ -13,7 +13,18 @@ import pytest
 from unifashion_pl.cli import config_chain, main, resolve_config, resolve_configs
 from unifashion_pl.report import build_report
 
-QUICK = ["--data.size", "tiny", "--data.batch_size", "8", "--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
+QUICK = [
+    "--data.size",
+    "tiny",
+    "--data.batch_size",
+    "8",
+    "--data.triplet_batch_size",
+    "8",
+    "--trainer.max_steps",
+    "2",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 CPU = ["--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0"]
 
 

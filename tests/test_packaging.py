@@ -75,6 +75,8 @@ def test_the_wheel_holds_code_configs_and_the_tiny_model(wheel: Path) -> None:
         "configs/tiny_llm_tokenizer.json",
         "configs/tiny_sd/vae/config.json",
         "configs/tiny_sd/vae/diffusion_pytorch_model.safetensors",
+        "configs/tiny_sd/unet/diffusion_pytorch_model.safetensors",
+        "configs/tiny_sd/text_encoder/model.safetensors",
         "checkpoints/tiny/config.json",
         "checkpoints/tiny/model.safetensors",
         "py.typed",
@@ -91,7 +93,18 @@ def test_bare_fit_from_the_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path)
     folder.mkdir()
     env = {**os.environ, "PYTHONPATH": str(site), "UNIFASHION_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     code = "import unifashion_pl, sys; assert unifashion_pl.__file__.startswith(sys.argv.pop(1)); from unifashion_pl.cli import main; main()"
-    quick = ["--data.size", "tiny", "--data.batch_size", "8", "--trainer.max_steps", "1", "--trainer.accelerator", "cpu"]
+    quick = [
+        "--data.size",
+        "tiny",
+        "--data.batch_size",
+        "8",
+        "--data.triplet_batch_size",
+        "8",
+        "--trainer.max_steps",
+        "1",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     command = [sys.executable, "-c", code, str(site), "fit", "--config", "phase2.yaml", *quick]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]

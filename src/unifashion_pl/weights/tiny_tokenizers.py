@@ -1,7 +1,8 @@
 """Trains the two shipped tokenizers: ``python -m unifashion_pl.weights.tiny_tokenizers``.
 
 ``tiny_vocab.txt`` is the WordPiece vocabulary of the small Q-Former, ``tiny_llm_tokenizer.json`` the byte-level BPE of the small
-language model.
+language model. The shipped weights (``configs/tiny_sd``, ``checkpoints/tiny``) hold the ids of the shipped files, which were made from an
+earlier draw of the wardrobe: after training tokenizers anew, train the weights anew too.
 """
 
 from __future__ import annotations
