@@ -54,18 +54,26 @@ class PairBatch:
 
     @classmethod
     def joined(cls, parts: Sequence[PairBatch]) -> PairBatch:
-        """Batches of several datasets one behind the other; pixels only if all have them, product numbers apart from each other."""
+        """Batches of several datasets as one, evenly interleaved: heads that learn from the first n samples get all of them.
+
+        Pixels only if all parts have them; product numbers are kept apart from each other.
+        """
+        places = [((i + 0.5) / len(part), number) for number, part in enumerate(parts) for i in range(len(part))]
+        order = sorted(range(len(places)), key=lambda row: places[row])
         columns: dict[str, Any] = {}
         for name in (f.name for f in fields(cls)):
             values = [getattr(part, name) for part in parts]
             if name == "dataset":
                 columns[name] = "+".join(values)
-            elif name == "products":
-                columns[name] = torch.cat([part.products ^ number_of(part.dataset) for part in parts])
             elif any(value is None for value in values):
                 columns[name] = None
+            elif name == "products":
+                columns[name] = torch.cat([part.products ^ number_of(part.dataset) for part in parts])[order]
+            elif isinstance(values[0], Tensor):
+                columns[name] = torch.cat(values)[order]
             else:
-                columns[name] = torch.cat(values) if isinstance(values[0], Tensor) else [x for v in values for x in v]
+                rows = [x for value in values for x in value]
+                columns[name] = [rows[i] for i in order]
         return cls(**columns)
 
 
