@@ -36,9 +36,7 @@ def main() -> None:
     )
     ckpt = "runs/phase2/checkpoints/last.ckpt"
     unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", ckpt])
-    UniFashionModule.load_from_checkpoint(ckpt, map_location="cpu", weights_only=True).save_pretrained(
-        HERE / "tiny", torch.float16
-    )
+    UniFashionModule.from_pretrained(ckpt).save_pretrained(HERE / "tiny", torch.float16)
     shutil.copy("runs/phase2/test/results.json", HERE / "tiny" / "results.json")
 
 

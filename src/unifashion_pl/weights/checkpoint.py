@@ -180,8 +180,7 @@ def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: s
     """See :meth:`UniFashionModule.from_pretrained`."""
     path = Path(source)
     if path.suffix == ".ckpt" and path.is_file():
-        model = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        return model.eval()
+        return _from_checkpoint(cls, path)
     folder = tiny_folder() if str(source) == "tiny" else path
     if not folder.exists():
         folder = _from_hub(str(source), revision)
@@ -193,6 +192,17 @@ def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: s
         raise ValueError(f"{folder / CONFIG} has format {content.get('format')!r}, this version reads {FORMAT}")
     model = _build(cls, {**content["model"], "init_from": None})
     _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS))
+    return model.eval()
+
+
+def _from_checkpoint(cls: type[UniFashionModule], path: Path) -> UniFashionModule:
+    """A model from a Lightning checkpoint of the command line, with the config that lies in it, so that it can be saved again."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    section = {key: value for key, value in content.get("hyper_parameters", {}).items() if not key.startswith("_")}
+    if "backbone" not in section:
+        raise ValueError(f"{path} holds no config of a UniFashionModule: it was not written by `unifashion fit`")
+    model = _build(cls, {**section, "init_from": None})
+    _load_exactly(model, content["state_dict"], str(path))
     return model.eval()
 
 
