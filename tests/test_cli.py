@@ -25,7 +25,16 @@ QUICK = [
     "--trainer.enable_progress_bar",
     "false",
 ]
-CPU = ["--trainer.accelerator", "cpu", "--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0"]
+CPU = [
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.check_val_every_n_epoch",
+    "1",
+    "--trainer.val_check_interval",
+    "1.0",
+    "--trainer.log_every_n_steps",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
