@@ -184,7 +184,8 @@ def report_probe(train: list[dict[str, str]], val: list[dict[str, str]], x: Tens
 
 
 def line(name: str, hits: int, n: int, note: str = "") -> None:
-    low, high = wilson_interval(hits, n)
+    interval = wilson_interval(hits, n)
+    low, high = interval.low, interval.high
     print(f"{name:<60} {100 * hits / n:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]  n = {n}  {note}")
 
 
