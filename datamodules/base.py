@@ -132,3 +132,37 @@ class FashionDataModule(L.LightningDataModule):
         """An evaluation loader with this DataModule's settings."""
         place = Place.here(self.trainer)
         return EvalLoader(source, assembler, batch_size=self.eval_batch_size, place=place, workers=self.workers)
+
+
+class JoinedDataModule(L.LightningDataModule):
+    """Base of DataModules that are made of others, their :attr:`members`."""
+
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    @property
+    @abstractmethod
+    def members(self) -> Sequence[FashionDataModule | JoinedDataModule]:
+        """The DataModules it is made of."""
+
+    def prepare_data(self) -> None:
+        """Make shards that do not exist yet."""
+        for member in self.members:
+            member.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        """Hand the trainer on, from which the members know ranks."""
+        for member in self.members:
+            member.trainer = self.trainer
+            member.setup(stage)
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """Loaders of ``validation`` or ``test`` of all members."""
+        return [loader for member in self.members for loader in member.eval_loaders(stage)]
+
+    def val_dataloader(self) -> list[EvalLoader[Any]]:
+        """All validation loaders."""
+        return self.eval_loaders("validation")
+
+    def test_dataloader(self) -> list[EvalLoader[Any]]:
+        """All test loaders."""
+        return self.eval_loaders("test")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
-from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule
 
-from unifashion_pl.data.stream import EvalLoader, MixedPairLoader
+from unifashion_pl.data.stream import MixedPairLoader
 
 
-class MixedPairsDataModule(L.LightningDataModule):
+class MixedPairsDataModule(JoinedDataModule):
     """Image-text pairs of several datasets; a batch is as large as the parts' batches together.
 
     Captions keep the style of their dataset, and samples of different datasets are negatives of each other. An epoch is as long as
@@ -26,7 +25,6 @@ class MixedPairsDataModule(L.LightningDataModule):
     """
 
     stream = "pairs"
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(self, parts: Sequence[L.LightningDataModule]) -> None:
         super().__init__()
@@ -38,33 +36,15 @@ class MixedPairsDataModule(L.LightningDataModule):
         if not self.parts:
             raise ValueError("MixedPairsDataModule needs at least one DataModule of pairs")
 
-    def prepare_data(self) -> None:
-        """Make shards that do not exist yet."""
-        for part in self.parts:
-            part.prepare_data()
-
-    def setup(self, stage: str) -> None:
-        """Hand the trainer on, from which the parts know ranks."""
-        for part in self.parts:
-            part.trainer = self.trainer
-            part.setup(stage)
+    @property
+    def members(self) -> Sequence[FashionDataModule]:
+        """The parts."""
+        return self.parts
 
     def train_loader(self) -> MixedPairLoader:
         """The training stream."""
         return MixedPairLoader([part.train_loader() for part in self.parts])
 
-    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """Loaders of ``validation`` or ``test`` of all parts."""
-        return [loader for part in self.parts for loader in part.eval_loaders(stage)]
-
     def train_dataloader(self) -> CombinedLoader:
         """``{"pairs": batch}``."""
         return CombinedLoader({self.stream: self.train_loader()}, "max_size_cycle")
-
-    def val_dataloader(self) -> list[EvalLoader[Any]]:
-        """All validation loaders."""
-        return self.eval_loaders("validation")
-
-    def test_dataloader(self) -> list[EvalLoader[Any]]:
-        """All test loaders."""
-        return self.eval_loaders("test")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
-from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule
 from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 
-from unifashion_pl.data.stream import EvalLoader
 
-
-class MultiTaskDataModule(L.LightningDataModule):
+class MultiTaskDataModule(JoinedDataModule):
     """Up to three DataModules as one.
 
     A training step receives ``{"pairs": PairBatch, "triplets": TripletBatch, "tryon": TryOnBatch}`` with the streams that there are.
@@ -27,8 +25,6 @@ class MultiTaskDataModule(L.LightningDataModule):
     Raises:
         ValueError: no DataModule, or one whose stream is another.
     """
-
-    allow_zero_length_dataloader_with_multiple_devices = True
 
     def __init__(
         self,
@@ -48,25 +44,11 @@ class MultiTaskDataModule(L.LightningDataModule):
         if not self.parts:
             raise ValueError("MultiTaskDataModule needs at least one of pairs, triplets and tryon")
 
-    def prepare_data(self) -> None:
-        """Make shards that do not exist yet."""
-        for part in self.parts.values():
-            part.prepare_data()
-
-    def setup(self, stage: str) -> None:
-        """Hand the trainer on, from which the parts know ranks."""
-        for part in self.parts.values():
-            part.trainer = self.trainer
-            part.setup(stage)
+    @property
+    def members(self) -> Sequence[FashionDataModule | MixedPairsDataModule]:
+        """The DataModules of the streams."""
+        return list(self.parts.values())
 
     def train_dataloader(self) -> CombinedLoader:
         """``{stream: batch}``, as long as the longest stream."""
         return CombinedLoader({name: part.train_loader() for name, part in self.parts.items()}, "max_size_cycle")
-
-    def val_dataloader(self) -> list[EvalLoader[Any]]:
-        """All validation loaders."""
-        return [loader for part in self.parts.values() for loader in part.eval_loaders("validation")]
-
-    def test_dataloader(self) -> list[EvalLoader[Any]]:
-        """All test loaders."""
-        return [loader for part in self.parts.values() for loader in part.eval_loaders("test")]

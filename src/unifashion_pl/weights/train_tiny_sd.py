@@ -118,9 +118,9 @@ def train(head: DiffusionModule, latents: Tensor, texts: list[list[str]], minute
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="unet/ and text_encoder/ come into it")
-    parser.add_argument("--products", type=int, default=4000)
+    parser.add_argument("--products", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=1000, help="of the wardrobe; the demo's is 0")
-    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
