@@ -74,7 +74,7 @@ def noun(label: str) -> str:
 
 
 def prepare(clothing: Path, out: Path) -> None:
-    """Unpack the photos of train and validation and write ``items.csv``: image, text, id, category, product, split."""
+    """Unpack the photos of train and validation and write ``items.csv``: image, title, text, id, category, split."""
     (out / "photos").mkdir(parents=True, exist_ok=True)
     rows = [
         r for r in csv.DictReader((clothing / "clothing.csv").open(encoding="utf-8")) if r["split"] in ("train", "validation")
@@ -92,12 +92,12 @@ def prepare(clothing: Path, out: Path) -> None:
                     colours[member.name] = measured_colour(Image.open(path))
     with (out / "items.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "text", "id", "category", "product", "split"])
-        for number, row in enumerate(rows):
+        writer.writerow(["image", "title", "text", "id", "category", "split"])
+        for row in rows:
             label = (row["label_small"] or row["label"]).lower()
-            coloured = row["split"] == "validation" or number % 2 == 0
-            text = f"a photo of a {colours[row['image']] + ' ' if coloured else ''}{noun(label)}"
-            writer.writerow([row["image"], text, Path(row["image"]).stem, label, text, row["split"]])
+            title = f"a photo of a {noun(label)}"
+            text = f"a photo of a {colours[row['image']]} {noun(label)}"
+            writer.writerow([row["image"], title, text, Path(row["image"]).stem, label, row["split"]])
     print(f"{len(rows)} photos, texts derived from label and measured colour -> {out / 'items.csv'}")
 
 

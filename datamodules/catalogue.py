@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unifashion_pl.datamodules.base import FashionDataModule
 
@@ -262,6 +262,9 @@ class CatalogueDataModule(FashionDataModule):
         allow_missing: go on without the images that are not there, instead of refusing.
         text, caption: rules of the retrieval text and the captioning target.
         style: instruction style of the captions.
+        same: what makes two samples of a batch each other's positives: the same ``product``, or the same retrieval ``text``, for
+            catalogues in which many products are described alike.
+        flip: chance that a training image is mirrored.
         name: of the dataset in results.
         **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
     """
@@ -280,10 +283,15 @@ class CatalogueDataModule(FashionDataModule):
         text: PairText = "name_description",
         caption: PairText = "description",
         style: str = "fashiongen",
+        same: Literal["product", "text"] = "product",
+        flip: float = 0.0,
         name: str = "catalogue",
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip is {flip}, expected a probability between 0 and 1")
+        self.same, self.flip = same, flip
         self.shards = None if shards is None else Path(shards)
         self.csv, self.folder, self.columns, self.val_fraction = Path(csv), Path(root), columns, val_fraction
         self.allow_missing, self.text, self.caption, self.style, self.name = allow_missing, text, caption, style, name
@@ -332,7 +340,7 @@ class CatalogueDataModule(FashionDataModule):
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`."""
-        return PairAssembler(self.encoder, self.pixels, self.text, self.caption, self.style)
+        return PairAssembler(self.encoder, self.pixels, self.text, self.caption, self.style, same=self.same, flip=self.flip)
 
     def train_loader(self) -> TrainLoader[Any]:
         """See the base class."""

@@ -170,3 +170,23 @@ def test_a_model_assembled_by_hand_says_how_to_make_it_saveable(tmp_path: Path) 
     assert not by_hand.hparams
     with pytest.raises(ValueError, match="from_config"):
         by_hand.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_a_frozen_tower_keeps_its_batch_statistics_in_training(start: bool, tmp_path: Path) -> None:
+    """Lightning trains in the mode it finds: all parts of a model that was just built are in training mode, of a loaded one in eval."""
+    module = tiny(policy="phase2_composed", also_train=[])
+    module.train(start)
+    if start:
+        for part in module.modules():
+            part.training = True
+    before = {k: v.clone() for k, v in module.backbone.vision.state_dict().items() if "running" in k or "batches" in k}
+    assert before
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader([batches(), batches()], batch_size=None))
+    after = module.backbone.vision.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert module.backbone.qformer.training

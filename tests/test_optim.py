@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from unifashion_pl.optim import PRESETS, GroupSchedule, OptimSettings, one_cycle
+from unifashion_pl.optim import PRESETS, GroupSchedule, OptimSettings, one_cycle, parameter_groups
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(2100, 0.1), (100, 0.3), (7, 0.5)])
@@ -44,6 +44,17 @@ def test_published_points_of_the_schedule_and_of_beta1() -> None:
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known are retrieval"):
         OptimSettings(qformer="adamw").preset("qformer")
+
+
+def test_a_vision_tower_follows_the_qformer_unless_it_has_a_rate_of_its_own() -> None:
+    model = nn.ModuleDict({"backbone": nn.ModuleDict({"vision": nn.Linear(2, 2), "qformer": nn.Linear(2, 2)})})
+    for settings, rates in (
+        (OptimSettings(qformer_lr=1e-3), {"vision": 1e-3, "qformer": 1e-3}),
+        (OptimSettings(qformer_lr=1e-3, vision_lr=4e-3), {"vision": 4e-3, "qformer": 1e-3}),
+    ):
+        groups, presets = parameter_groups(model, settings)
+        assert {g["name"]: g["lr"] for g in groups} == rates
+        assert {p.shape for p in presets} == {"one_cycle"}
 
 
 def test_schedule_state_is_plain_and_restores_the_step() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch import nn
 
@@ -132,6 +132,22 @@ def apply_policy(
                 f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them"
             )
     return trainable
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def settle(module: M) -> M:
+    """Put every part whose parameters are all frozen into eval mode: no dropout, no running statistics of batch norms.
+
+    Returns:
+        ``module``.
+    """
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            part.eval()
+    return module
 
 
 def _check_parts(names: dict[str, str | None], also_train: set[str]) -> None:

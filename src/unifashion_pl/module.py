@@ -14,7 +14,7 @@ from torch import Tensor
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.samples import Batch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.evaluation import Evaluator
-from unifashion_pl.freezing import POLICIES, Family, apply_policy, part_of
+from unifashion_pl.freezing import POLICIES, Family, apply_policy, part_of, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
 
@@ -122,17 +122,13 @@ class UniFashionModule(L.LightningModule):
     def train(self, mode: bool = True) -> UniFashionModule:
         """Frozen parts stay in eval mode: no dropout, no running statistics."""
         super().train(mode)
-        if mode:
-            for module in self.modules():
-                parameters = list(module.parameters(recurse=True))
-                if parameters and not any(p.requires_grad for p in parameters):
-                    module.eval()
-        return self
+        return settle(self) if mode else self
 
     def configure_optimizers(self) -> Any:
         return build_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
 
     def on_fit_start(self) -> None:
+        self.train()  # Lightning trains in whatever mode it finds
         if self.trainer.is_global_zero:
             print(self.describe_parameters())
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from unifashion_pl.freezing import part_of
 
 Shape = Literal["one_cycle", "cosine", "constant"]
-Side = Literal["qformer", "llm", "diffusion"]
+Side = Literal["qformer", "vision", "llm", "diffusion"]
 
 #: Part -> side of the model whose preset it follows.
 SIDES: dict[str, Side] = {
+    "vision": "vision",
     "tsa_llm": "llm",
     "lora": "llm",
     "llm": "llm",
@@ -66,8 +67,10 @@ class OptimSettings:
     """Preset per side and what overrides it.
 
     Args:
-        qformer, llm, diffusion: preset names.
+        qformer, llm, diffusion: preset names; a vision tower that trains follows the Q-Former's.
         qformer_lr, llm_lr, diffusion_lr: peak learning rates, None = the preset's.
+        vision_lr: peak learning rate of a vision tower that trains, None = the Q-Former's. A tower from random weights needs a
+            higher one: what reaches it through the Q-Former is small and noisy.
         warmup: warm-up fraction of all one-cycle presets; None = the preset's. The papers' recipe is min(1.5 / epochs, 0.75).
     """
 
@@ -77,11 +80,15 @@ class OptimSettings:
     qformer_lr: float | None = None
     llm_lr: float | None = None
     diffusion_lr: float | None = None
+    vision_lr: float | None = None
     warmup: float | None = None
 
     def preset(self, side: Side) -> Preset:
         """Raises ValueError for an unknown preset name."""
-        name, lr = getattr(self, side), getattr(self, f"{side}_lr")
+        if side == "vision":
+            name, lr = self.qformer, self.qformer_lr if self.vision_lr is None else self.vision_lr
+        else:
+            name, lr = getattr(self, side), getattr(self, f"{side}_lr")
         if name not in PRESETS:
             raise ValueError(f"unknown optimiser preset {name!r} for {side}; known are {', '.join(PRESETS)}")
         preset = PRESETS[name]

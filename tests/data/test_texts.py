@@ -31,6 +31,20 @@ def test_product_text(name: str, description: str, rule: str, expected: str) -> 
     assert product_text(name, description, rule) == expected  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("epoch", "name", "description", "expected"),
+    [
+        (None, "Dress", "Red.", "Red."),
+        (0, "Dress", "Red.", "Red."),
+        (1, "Dress", "Red.", "Dress"),
+        (1, "", "Red.", "Red."),
+        (2, "Dress", "", "Dress"),
+    ],
+)
+def test_alternating_texts(epoch: int | None, name: str, description: str, expected: str) -> None:
+    assert product_text(name, description, "alternate", Draw(0, epoch)) == expected
+
+
 def test_unknown_rule() -> None:
     with pytest.raises(ValueError, match="title"):
         product_text("a", "b", "title")  # type: ignore[arg-type]

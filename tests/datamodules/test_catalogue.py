@@ -287,6 +287,43 @@ def test_training_batches(root: Path, tmp_path: Path, through_shards: bool) -> N
             assert [bool(p == batch.products[i]) for p in batch.products] == [n // 2 == a // 2 for n in numbers]
 
 
+def test_alternating_texts_name_in_odd_epochs_and_equal_texts_are_positives(root: Path) -> None:
+    rewrite(root, "image,title,text,split", *(f"{i}.jpg,dress,a {('red', 'blue')[i % 2]} dress,train" for i in range(8)))
+    loader = module(root, text="alternate", same="text", batch_size=8).train_loader()
+    for epoch, texts in ((0, {"a red dress", "a blue dress"}), (1, {"dress"}), (2, {"a red dress", "a blue dress"})):
+        loader.set_epoch(epoch)
+        (batch,) = loader
+        assert set(batch.texts) == texts
+        assert len({int(p) for p in batch.products}) == len(texts)
+        equal = [[a == b for b in batch.texts] for a in batch.texts]
+        assert (batch.products[:, None] == batch.products[None]).tolist() == equal
+
+
+def test_evaluation_reads_the_description_where_texts_alternate(root: Path) -> None:
+    rewrite(root, "image,title,text,split", "0.jpg,dress,a red dress,train", "1.jpg,dress,a blue dress,val")
+    (loader,) = module(root, text="alternate", flip=1.0).eval_loaders("validate")
+    assert [text for batch in loader for text in batch.texts] == ["a blue dress"]
+
+
+def test_flipped_images_are_mirrored_in_training_alone(root: Path) -> None:
+    as_is, half, always = (
+        {key: image for batch in loader for key, image in zip(batch.keys, batch.images)}
+        for loader in (module(root, flip=flip).train_loader() for flip in (0.0, 0.5, 1.0))
+    )
+    mirrored = {key: image.flip(-1) for key, image in as_is.items()}
+    assert all(torch.equal(always[key], mirrored[key]) for key in as_is)
+    turned = [torch.equal(half[key], mirrored[key]) for key in as_is]
+    assert 0 < sum(turned) < len(turned)
+    assert all(t or torch.equal(half[key], as_is[key]) for t, key in zip(turned, as_is))
+    plain, flipped = (module(root, flip=flip).eval_loaders("validate")[0] for flip in (0.0, 1.0))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(plain, flipped, strict=True))
+
+
+def test_a_flip_that_is_no_probability_is_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match="flip is 2, expected a probability between 0 and 1"):
+        module(root, flip=2)
+
+
 def test_shards_and_folder_give_the_same_batches(root: Path, tmp_path: Path) -> None:
     direct, packed = module(root), module(root, shards=tmp_path / "shards")
     packed.prepare_data()

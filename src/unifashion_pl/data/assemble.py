@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -101,6 +101,8 @@ class PairAssembler:
         text, caption: rules of the retrieval text and of the captioning target.
         style: instruction style of the captions.
         captions: descriptions by image id, instead of the shards' own.
+        same: what makes two samples of a batch each other's positives: the same ``product`` or the same retrieval ``text``.
+        flip: chance that a training image is mirrored.
     """
 
     encoder: EncoderTransform
@@ -109,6 +111,8 @@ class PairAssembler:
     caption: PairText = "description"
     style: str = "fashiongen"
     captions: Mapping[str, str] | None = None
+    same: Literal["product", "text"] = "product"
+    flip: float = 0.0
 
     @property
     def needs(self) -> frozenset[str]:
@@ -118,15 +122,18 @@ class PairAssembler:
         """See :class:`Assembler`."""
         meta, image = meta_of(raw), to_tensor(image_of(raw, "image"))
         key = meta.get("id", raw.key)
+        if self.flip and draw.epoch is not None and draw.rng(f"flip/{key}").random() < self.flip:
+            image = image.flip(-1)
         name = meta.get("name", "")
         description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
+        text = product_text(name, description, self.text, draw)
         return {
             "key": key,
             "image": self.encoder(image),
             "pixels": self.pixels(image) if self.pixels else None,
-            "text": product_text(name, description, self.text),
-            "caption": product_text(name, description, self.caption),
-            "product": number_of(str(meta.get("product", raw.key))),
+            "text": text,
+            "caption": product_text(name, description, self.caption, draw),
+            "product": number_of(text if self.same == "text" else str(meta.get("product", raw.key))),
             "name": name,
             "category": meta.get("category", ""),
             "subcategory": meta.get("subcategory", ""),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-PairText = Literal["description", "name_description", "name"]
+PairText = Literal["description", "name_description", "name", "alternate"]
 Joiner = Literal["and", "comma"]
 EDGES = ".?, \t\r\n\u00a0"
 
@@ -28,11 +28,13 @@ class Draw:
 EVALUATION = Draw(0, None)
 
 
-def product_text(name: str, description: str, rule: PairText) -> str:
+def product_text(name: str, description: str, rule: PairText, draw: Draw = EVALUATION) -> str:
     """Text of a product.
 
     ``description`` is what the authors use for captions, ``name_description`` (name, full stop, description; after FAME-ViL) the
-    default for retrieval, ``name`` the name alone. An empty part drops out.
+    default for retrieval, ``name`` the name alone. An empty part drops out. ``alternate`` is the description in evaluation and in
+    even epochs of training, the name in odd ones, so that a model reads short and long queries, but never both in one batch, where
+    a short one would be true of images that count as its negatives; if one is empty, it is the other.
 
     >>> product_text("Silk dress", "Long sleeves.", "name_description")
     'Silk dress. Long sleeves.'
@@ -44,7 +46,9 @@ def product_text(name: str, description: str, rule: PairText) -> str:
         return description
     if rule == "name":
         return name
-    raise ValueError(f"unknown text rule {rule!r}; expected description, name_description or name")
+    if rule == "alternate":
+        return (name or description) if draw.epoch is not None and draw.epoch % 2 else (description or name)
+    raise ValueError(f"unknown text rule {rule!r}; expected description, name_description, name or alternate")
 
 
 def modifying_text(captions: Sequence[str], draw: Draw, key: str, joiner: Joiner = "and") -> str:

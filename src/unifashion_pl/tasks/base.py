@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.freezing import settle
 
 
 class TaskModule(L.LightningModule):
@@ -33,6 +34,14 @@ class TaskModule(L.LightningModule):
     @abstractmethod
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """Named scalar losses of one batch; empty when this head has nothing to learn from it."""
+
+    def train(self, mode: bool = True) -> TaskModule:
+        """Frozen parts stay in eval mode."""
+        super().train(mode)
+        return settle(self) if mode else self
+
+    def on_fit_start(self) -> None:
+        self.train()  # Lightning trains in whatever mode it finds
 
     def training_step(self, batch: dict[str, TrainBatch], batch_idx: int) -> Tensor:
         if self.backbone is None:

@@ -92,7 +92,9 @@ def draw_garment(product: Product, frame: Frame, rng: random.Random, raised: flo
     edge = np.clip((blur(mask, max(0.8, frame.scale * 0.012)) - 0.45) * 2.2, 0, 1)
     light = light * (0.80 + 0.20 * edge)
     rgb = rgb * light[..., None]
-    lines = _lines(frame, flaps, torso, arms)
+    patches = fill(frame, shapes.pockets(product), rounded=False)
+    rgb = rgb * (1 - 0.16 * patches[..., None])
+    lines = _lines(frame, np.maximum(flaps, patches), torso, arms)
     band = shapes.waistband(product)
     if band is not None:
         lines = np.maximum(lines, fill(frame, [band], rounded=False))

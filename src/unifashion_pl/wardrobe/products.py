@@ -20,10 +20,13 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (124, 62, 168),
     "brown": (112, 68, 40),
 }
+#: How often garments have each colour: as in shops, a few are common. Were all as frequent, colours alone would tell the images of a
+#: batch apart, and no model would have to learn shapes.
+FREQUENCIES = dict(zip(COLOURS, (8, 6, 2, 4, 1, 1, 2, 1, 1, 5, 1, 1)))
 PATTERNS = ("plain", "striped", "pinstriped", "checked", "dotted", "floral", "lettered")
-#: Colours of patterns. Few of them, and half of all garments plain: else colours alone would tell products apart, and no model would
-#: have to learn shapes.
+#: Colours of patterns; few of them, and two thirds of all garments are plain, for the same reason.
 SECONDS = ("black", "white", "red", "yellow")
+PLAIN = 0.65
 SLEEVES = ("none", "short", "long")
 LENGTHS = ("short", "knee", "long")
 NECKLINES = ("round", "v", "collar", "strapless")
@@ -75,11 +78,12 @@ def draw_product(rng: random.Random, category: str | None = None) -> Product:
     """A random valid product."""
     while True:
         chosen = category or rng.choice(CATEGORIES)
-        pattern = "plain" if rng.random() < 0.5 else rng.choice(PATTERNS[1:])
+        pattern = "plain" if rng.random() < PLAIN else rng.choice(PATTERNS[1:])
         fixed = {"sleeve": "none", "length": "short", "neckline": "round", "buttons": 0}
         values = {name: rng.choice(RULES[chosen].get(name, (value,))) for name, value in fixed.items()}
         second = "" if pattern == "plain" else rng.choice(SECONDS)
-        product = Product(chosen, rng.choice(list(COLOURS)), pattern, second, **values)  # type: ignore[arg-type]
+        colour = rng.choices(list(FREQUENCIES), list(FREQUENCIES.values()))[0]
+        product = Product(chosen, colour, pattern, second, **values)  # type: ignore[arg-type]
         if is_valid(product):
             return product
 

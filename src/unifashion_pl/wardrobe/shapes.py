@@ -48,7 +48,7 @@ def body(product: Product) -> list[Points]:
     if product.category == "dress":
         width = {"short": 0.36, "knee": 0.41, "long": 0.48}[product.length]
         return [_mirror([*top, (0.20, 0.42), (0.29, 0.60), (width, hem)])]
-    ease, bottom = {"shirt": (0.245, 0.70), "top": (0.22, 0.58), "jacket": (0.29, 0.74)}[product.category]
+    ease, bottom = {"shirt": (0.245, 0.70), "top": (0.22, 0.52), "jacket": (0.31, 0.80)}[product.category]
     return [_mirror([*top, (ease - 0.01, 0.42), (ease + 0.02, bottom)])]
 
 
@@ -96,10 +96,20 @@ def button_places(product: Product) -> list[tuple[float, float]]:
     """Centres of the buttons on the midline."""
     if not product.buttons:
         return []
-    top, bottom = {"skirt": (0.48, 0.66), "dress": (0.20, 0.52), "top": (0.22, 0.50)}.get(product.category, (0.18, 0.62))
+    top, bottom = {"skirt": (0.48, 0.66), "dress": (0.20, 0.52), "top": (0.22, 0.46)}.get(product.category, (0.18, 0.62))
     if product.neckline == "v" and product.category in SLEEVED:
         top = max(top, 0.30)
     return [(0.0, float(y)) for y in np.linspace(top, bottom, product.buttons)]
+
+
+def pockets(product: Product) -> list[Points]:
+    """Outlines of flaps: two at the hips of a jacket, one on the chest of a shirt with a collar."""
+    if product.category == "jacket":
+        flap = np.array([(0.09, 0.53), (0.26, 0.53), (0.26, 0.61), (0.09, 0.61)])
+        return [flap, flap * (-1, 1)]
+    if product.category == "shirt" and product.neckline == "collar":
+        return [np.array([(0.07, 0.24), (0.17, 0.24), (0.17, 0.33), (0.07, 0.33)])]
+    return []
 
 
 def waistband(product: Product) -> Points | None:

@@ -18,7 +18,7 @@ from unifashion_pl.wardrobe.catalogue import SIZES, WardrobeSpec
 from unifashion_pl.wardrobe.layouts import write_fashion200k, write_fashiongen, write_fashioniq
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 
-FORMAT = 3
+FORMAT = 4
 
 
 def _call(job: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
