@@ -14,7 +14,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, Entry, ImageFolder, RawFashionIQ
 
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
-from unifashion_pl.data.captions import read_captions
+from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.plan import Input, Item, Plan
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
@@ -125,8 +125,8 @@ class FashionIQDataModule(FashionDataModule):
     Args:
         val_overlap: ``exclude`` leaves out training triplets that touch a validation image; ``keep`` is what the literature does.
         captions: caption library (JSON Lines) of training targets, or None.
-        gallery_captions: query-blind caption library of the validation gallery, or None.
-        allow_unsafe_captions: accept captions that may have seen a query; results must then be called leaked.
+        gallery_captions: query-blind caption library of the validation gallery with the full provenance, or None.
+        allow_unsafe_captions: accept captions that may have seen a query; their results are then labelled leaked or suspicious.
         joiner: ``and`` or ``comma``; part of a protocol's name.
         **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
     """
@@ -169,12 +169,12 @@ class FashionIQDataModule(FashionDataModule):
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
         """Gallery first, then queries."""
         gallery = self.source("gallery-val")
-        captions: dict[str, str] = {}
+        library: dict[str, dict[str, Any]] = {}
         if self.gallery_captions is not None:
             ids = {key.partition("-")[2] for key in gallery.keys}
-            captions = read_captions(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
+            library = read_library(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
         queries = QueryAssembler(self.encoder, self.pixels, self.joiner)
         return [
-            self.evaluation(gallery, GalleryAssembler(self.encoder, captions)),
+            self.evaluation(gallery, GalleryAssembler(self.encoder, library, self.allow_unsafe_captions)),
             self.evaluation(self.source("queries-val"), queries),
         ]

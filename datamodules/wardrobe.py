@@ -66,7 +66,7 @@ class ShortCaptionDataModule(Fashion200KDataModule):
 class WardrobeDataModule(MultiTaskDataModule):
     """Toy data in the layouts of FashionGen, Fashion200K, Fashion-IQ and VITON-HD: drawn garments with texts that are true by construction.
 
-    The captions of training targets come from the drawing's truth (``captions.train.jsonl``); the gallery has none.
+    The captions of training targets come from the drawing's truth (``captions.train.jsonl``); the gallery has none of its own.
 
     Args:
         root: where wardrobes are kept; default :func:`default_cache`.
@@ -76,7 +76,8 @@ class WardrobeDataModule(MultiTaskDataModule):
         batch_size, eval_batch_size, num_workers, image_size, pixel_size: as in
             :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
-        val_overlap: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
+        val_overlap, gallery_captions: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`; a library of the caption head's
+            own captions is made by :func:`unifashion_pl.evaluation.gallery_captions.write_gallery_captions`.
         prepare_workers: processes that draw and convert.
         start_method: of worker processes; None = the platform's default.
     """
@@ -98,6 +99,7 @@ class WardrobeDataModule(MultiTaskDataModule):
         image_size: int = 64,
         pixel_size: tuple[int, int] | None = (64, 64),
         val_overlap: Literal["exclude", "keep"] = "exclude",
+        gallery_captions: str | Path | None = None,
         prepare_workers: int = 2,
         start_method: str | None = None,
     ) -> None:
@@ -139,6 +141,7 @@ class WardrobeDataModule(MultiTaskDataModule):
             **paths["fashioniq"],
             batch_size=triplet_batch_size or batch_size,
             captions=captions,
+            gallery_captions=gallery_captions,
             val_overlap=val_overlap,
             **drawn,
         )

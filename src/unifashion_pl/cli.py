@@ -26,7 +26,12 @@ def resolve_config(name: str) -> str:
     candidate = shipped / name
     if candidate.is_file():
         return str(candidate)
-    known = sorted(str(p.name) for p in shipped.iterdir() if str(p.name).endswith(".yaml"))
+    known = [
+        f"{prefix}{name}"
+        for folder, prefix in ((shipped, ""), (shipped / "ablations", "ablations/"))
+        for name in sorted(str(p.name) for p in folder.iterdir())
+        if name.endswith(".yaml")
+    ]
     raise SystemExit(f"no config {name!r} in {Path.cwd()} nor among the shipped ones: {', '.join(known)}")
 
 

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", type=Path, default=Path("generated.png"))
     _model_option(generate).set_defaults(handler=_generate)
     _add_index(commands.add_parser("index", help="search your own catalogue"))
+    _add_ablations(commands.add_parser("ablations", help="the paper's Table 4 or 5 on the toy wardrobe: train, test, print"))
     doctor = commands.add_parser("doctor", help="versions, device, and what can run here")
     doctor.set_defaults(handler=_doctor)
     return parser
@@ -84,6 +85,18 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     search.add_argument("--image", type=Path)
     search.add_argument("-k", type=int, default=10)
     _model_option(search).set_defaults(handler=_index_search)
+
+
+def _add_ablations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("table", choices=("table4", "table5"))
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the runs and the table; what is done in it is not done again"
+    )
+    parser.add_argument("--phase1-epochs", type=int, help="instead of phase1.yaml's")
+    parser.add_argument("--phase2-steps", type=int, help="instead of phase2.yaml's")
+    parser.add_argument("--seed", type=int, default=0, help="of training; the wardrobe stays the same")
+    parser.add_argument("--size", default="demo", choices=("tiny", "demo"), help="of the wardrobe")
+    parser.set_defaults(handler=_ablations)
 
 
 def _wardrobe(args: argparse.Namespace) -> int:
@@ -159,6 +172,13 @@ def _index_search(args: argparse.Namespace) -> int:
     gallery = Gallery.load(args.index, UniFashionModule.from_pretrained(args.model))
     for rank, hit in enumerate(gallery.search(text=args.text, image=args.image, k=args.k), 1):
         print(f"{rank}\t{hit.score:.4f}\t{hit.id}")
+    return 0
+
+
+def _ablations(args: argparse.Namespace) -> int:
+    from unifashion_pl.ablations import Settings, make_table
+
+    print(make_table(args.table, args.out, Settings(args.size, args.phase1_epochs, args.phase2_steps, args.seed)))
     return 0
 
 

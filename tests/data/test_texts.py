@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unifashion_pl.data import texts
-from unifashion_pl.data.captions import read_captions
+from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.texts import EVALUATION, Draw, modifying_text, number_of, phrases_text, product_text
 
 
@@ -110,7 +110,7 @@ GOOD = {"image": "A", "caption": "\na red  dress", "inputs": ["image", "category
 
 def test_captions_are_read_and_cleaned(tmp_path: Path) -> None:
     path = library(
-        tmp_path / "c.jsonl", GOOD, {**GOOD, "image": "B", "inputs": ["image", "keywords"], "keyword_split": "train"}
+        tmp_path / "c.jsonl", GOOD, {**GOOD, "image": "B", "inputs": ["image", "keywords"], "keywords_split": "train"}
     )
     assert read_captions(path) == {"A": "a red dress", "B": "a red dress"}
 
@@ -118,10 +118,10 @@ def test_captions_are_read_and_cleaned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"image": "A", "caption": "x"}, "no record"),
-        ({**GOOD, "inputs": ["image", "query"]}, "saw query"),
+        ({"image": "A", "caption": "x"}, "no inputs"),
+        ({**GOOD, "inputs": ["image", "query"]}, "made from query"),
         ({**GOOD, "text_guidance": "is red"}, "text_guidance"),
-        ({**GOOD, "inputs": ["image", "keywords"], "keyword_split": "val"}, "val"),
+        ({**GOOD, "inputs": ["image", "keywords"], "keywords_split": "val"}, "split 'val'"),
         ({"caption": "x"}, "image and caption"),
     ],
 )
@@ -135,11 +135,11 @@ def test_captions_that_may_have_seen_a_query_are_refused(tmp_path: Path, entry: 
 
 def test_a_gallery_library_has_exactly_the_gallery_s_ids(tmp_path: Path) -> None:
     path = library(tmp_path / "c.jsonl", GOOD, {**GOOD, "image": "B"})
-    assert read_captions(path, expected=["A", "B"])
+    assert read_library(path, expected=["A", "B"], required=["inputs"])
     with pytest.raises(ValueError, match="no caption: C"):
-        read_captions(path, expected=["A", "B", "C"])
+        read_library(path, required=["inputs"], expected=["A", "B", "C"])
     with pytest.raises(ValueError, match="no image of the gallery: B"):
-        read_captions(path, expected=["A"])
+        read_library(path, required=["inputs"], expected=["A"])
     with pytest.raises(ValueError, match="second caption for A"):
         read_captions(library(tmp_path / "d.jsonl", GOOD, GOOD))
     with pytest.raises(FileNotFoundError):

@@ -333,6 +333,9 @@ def test_shards_without_raw_data_are_enough_and_their_absence_is_named(made: Pat
         FashionIQDataModule(shards=tmp_path).prepare_data()
 
 
+PROVENANCE = {"captioner": "head", "weights_hash": "0f", "template": "describe", "decoding": "greedy"}
+
+
 def library(path: Path, images: list[str], **more: Any) -> Path:
     lines = [{"image": id, "caption": f"a picture of {id}", "inputs": ["image"], **more} for id in images]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -350,20 +353,27 @@ def test_training_targets_get_their_captions(made: Path, tmp_path: Path) -> None
 
 def test_gallery_captions_have_to_fit_the_gallery_and_be_blind_to_queries(made: Path, tmp_path: Path) -> None:
     ids = sorted({id for c in CATEGORIES for id in json.loads((made / f"image_splits/split.{c}.val.json").read_text())})
-    good = library(tmp_path / "good.jsonl", ids)
+    good = library(tmp_path / "good.jsonl", ids, **PROVENANCE)
     gallery = module(made, gallery_captions=good).val_dataloader()[0]
     assert all(c == f"a picture of {k}" for batch in gallery for k, c in zip(batch.keys, batch.captions))
+    assert all(
+        p == {"image": k, "inputs": ["image"], **PROVENANCE} for batch in gallery for k, p in zip(batch.keys, batch.provenance)
+    )
     for path, message in (
-        (library(tmp_path / "few.jsonl", ids[1:]), f"1 of {len(ids)} gallery images have no caption: {ids[0]}"),
-        (library(tmp_path / "more.jsonl", [*ids, "X"]), "1 captions belong to no image of the gallery: X"),
-        (library(tmp_path / "leak.jsonl", ids, inputs=["image", "query"]), "the captioner saw query"),
+        (library(tmp_path / "few.jsonl", ids[1:], **PROVENANCE), f"1 of {len(ids)} gallery images have no caption: {ids[0]}"),
+        (library(tmp_path / "more.jsonl", [*ids, "X"], **PROVENANCE), "1 captions belong to no image of the gallery: X"),
+        (library(tmp_path / "leak.jsonl", ids, inputs=["image", "query"]), "made from query"),
         (library(tmp_path / "guided.jsonl", ids, text_guidance="is red"), "text_guidance"),
-        (library(tmp_path / "unknown.jsonl", ids, inputs=None), "without provenance are refused"),
+        (library(tmp_path / "unknown.jsonl", ids, inputs=None), "no inputs"),
+        (library(tmp_path / "half.jsonl", ids), "no captioner; no weights_hash; no template; no decoding"),
     ):
         with pytest.raises(ValueError, match=message):
             module(made, gallery_captions=path).val_dataloader()
     leaked = module(made, gallery_captions=tmp_path / "leak.jsonl", allow_unsafe_captions=True).val_dataloader()[0]
-    assert next(iter(leaked)).captions[0] == "a picture of DVA00000"
+    first = next(iter(leaked))
+    assert first.captions[0] == "a picture of DVA00000"
+    assert first.allow_unsafe_captions
+    assert first.provenance[0]["inputs"] == ["image", "query"]
 
 
 # the published annotations

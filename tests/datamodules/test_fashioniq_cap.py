@@ -84,7 +84,7 @@ def test_captions_are_guarded(root: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no caption library .*captions.jsonl"):
         data.train_loader()
     library(root, train_ids(root), inputs=["image", "query"])
-    with pytest.raises(ValueError, match=r"captions.jsonl:1: the captioner saw query"):
+    with pytest.raises(ValueError, match=r"captions.jsonl:1: .*made from query"):
         data.train_loader()
     assert len(module(root, allow_unsafe_captions=True).train_loader()) == 7
     (root / "captions.jsonl").write_text("{")

@@ -89,6 +89,12 @@ def test_toy_runs_never_fill_a_published_cell(page: str) -> None:
     assert "reproduced</td>" not in page
 
 
+def test_origins_of_the_numbers_stand_in_one_table(page: str) -> None:
+    part = page.partition('id="provenance"')[2]
+    assert '<th scope="row">phase1</th><td>fashiongen_full</td><td>phase1_joint</td><td><code>0.1.0</code></td>' in part
+    assert ">weights<" not in part, "no record has a hash"
+
+
 def test_same_run_same_bytes(fake_run: Path, page: str, tmp_path: Path) -> None:
     assert build_report([fake_run], tmp_path / "again.html").read_text(encoding="utf-8") == page
 

@@ -28,6 +28,15 @@ def test_run_folder_is_read_by_phase(fake_run: Path) -> None:
     assert len(run.evaluations[0].shown("captions")) == 5
 
 
+def test_the_trained_configuration_stands_before_that_of_the_test(tmp_path: Path) -> None:
+    for name, policy in (("config.yaml", "trained"), ("test/config.yaml", "tested"), ("other/test/config.yaml", "alone")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"model: {{policy: {policy}}}\n")
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n1,2.0\n")
+    run = read_run(tmp_path)
+    assert {label: config["model"]["policy"] for label, config in run.configs.items()} == {"": "trained", "other": "alone"}
+
+
 def test_image_names_are_safe_and_distinct() -> None:
     names = [image_name("a/b", key) for key in ("x/../y", "x_.._y", "ü" * 300, "ü" * 301, "plain")]
     assert len(set(names)) == 5

@@ -208,10 +208,16 @@ class TripletAssembler:
 
 @dataclass
 class GalleryAssembler:
-    """Gallery images -> :class:`GalleryBatch`; ``captions`` are query-blind captions by image id."""
+    """Gallery images -> :class:`GalleryBatch`.
+
+    Args:
+        library: lines of a query-blind caption library by image id, see :func:`~unifashion_pl.data.captions.read_library`.
+        allow_unsafe_captions: handed on to the evaluation, which else refuses captions without provenance.
+    """
 
     encoder: EncoderTransform
-    captions: Mapping[str, str] = field(default_factory=dict)
+    library: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    allow_unsafe_captions: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -220,11 +226,13 @@ class GalleryAssembler:
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
         meta = meta_of(raw)
+        line = dict(self.library.get(meta["id"], {}))
         return {
             "key": meta["id"],
             "image": self.encoder(image_of(raw, "image")),
             "category": meta["category"],
-            "caption": self.captions.get(meta["id"], ""),
+            "caption": line.pop("caption", ""),
+            "provenance": line,
             "in_union": bool(meta["in_union"]),
         }
 
@@ -237,6 +245,8 @@ class GalleryAssembler:
             captions=_column(rows, "caption"),
             in_union=_column(rows, "in_union"),
             dataset=dataset,
+            provenance=_column(rows, "provenance"),
+            allow_unsafe_captions=self.allow_unsafe_captions,
         )
 
 

@@ -3,74 +3,98 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unifashion_pl.data.plan import some
 
 BLIND_INPUTS = frozenset({"image", "category", "keywords"})
+PROVENANCE = ("captioner", "weights_hash", "template", "decoding", "inputs")
 
 
-def read_captions(path: str | Path, *, expected: Iterable[str] | None = None, allow_unsafe: bool = False) -> dict[str, str]:
-    """Image id -> caption of a library whose lines hold at least ``image``, ``caption`` and ``inputs``.
+class LeakError(ValueError):
+    """Captions that may know the queries; the message says which and why."""
+
+
+def provenance_faults(record: Mapping[str, Any], required: Sequence[str] = PROVENANCE) -> list[str]:
+    """Why a caption may have been written with a query in sight; empty = it was not.
+
+    Args:
+        record: a line of a caption library.
+        required: fields that must be there and not empty: all of :data:`PROVENANCE` for captions that are evaluated.
+    """
+    faults = [f"no {name}" for name in required if not record.get(name)]
+    inputs = record.get("inputs") or []
+    inputs = [inputs] if isinstance(inputs, str) else inputs
+    if beyond := sorted(set(map(str, inputs)) - BLIND_INPUTS):
+        faults.append(f"made from {', '.join(beyond)}")
+    if "keywords" in inputs and record.get("keywords_split") != "train":
+        faults.append(f"keywords of split {record.get('keywords_split')!r}")
+    if str(record.get("text_guidance") or "").strip():
+        faults.append("text_guidance is not empty")
+    return faults
+
+
+def read_library(
+    path: str | Path,
+    *,
+    expected: Iterable[str] | None = None,
+    required: Sequence[str] = PROVENANCE,
+    allow_unsafe: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Image id -> line of a library, ``caption`` cleaned, the other fields as they are.
 
     Args:
         path: the ``.jsonl`` file.
         expected: ids that a gallery holds; the library has to have exactly these.
+        required: fields of provenance that every line must have.
         allow_unsafe: skip the guard; results must then be called leaked.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that is not such an object, an id that occurs twice, captions whose record is absent or names inputs
-            beyond image, category and keywords of the training split, or other ids than expected.
+        LeakError: captions whose record is incomplete or names inputs beyond image, category and keywords of the training split.
+        ValueError: a line that is not such an object, an id that occurs twice, or other ids than expected.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no caption library {path}: expected a JSON Lines file with image, caption and inputs on every line"
+            f"no caption library {path}: expected a JSON Lines file with image, caption and {', '.join(required)} on every line"
         )
-    captions: dict[str, str] = {}
+    library: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
-        image, caption = _entry(line, f"{path}:{number}", allow_unsafe)
-        if image in captions:
-            raise ValueError(f"{path}:{number}: a second caption for {image}; one caption per image")
-        captions[image] = caption
+        entry = _entry(line, f"{path}:{number}")
+        if not allow_unsafe and (faults := provenance_faults(entry, required)):
+            raise LeakError(
+                f"{path}:{number}: this caption is not known to be query-blind: {'; '.join(faults)}; expected are the fields "
+                f"{', '.join(required)} with inputs out of {', '.join(sorted(BLIND_INPUTS))} (keywords_split: train); write the "
+                "captions anew from those, or allow_unsafe_captions=true and call the results leaked"
+            )
+        if entry["image"] in library:
+            raise ValueError(f"{path}:{number}: a second caption for {entry['image']}; one caption per image")
+        library[entry["image"]] = entry
     if expected is not None and not allow_unsafe:
-        _compare(path, set(captions), set(expected))
-    return captions
+        _compare(path, set(library), set(expected))
+    return library
 
 
-def _entry(line: str, where: str, allow_unsafe: bool) -> tuple[str, str]:
+def read_captions(path: str | Path, *, allow_unsafe: bool = False) -> dict[str, str]:
+    """Image id -> caption of a library for training, whose lines hold at least ``image``, ``caption`` and ``inputs``.
+
+    Arguments and errors as in :func:`read_library`.
+    """
+    library = read_library(path, required=("inputs",), allow_unsafe=allow_unsafe)
+    return {image: entry["caption"] for image, entry in library.items()}
+
+
+def _entry(line: str, where: str) -> dict[str, Any]:
     try:
-        entry: Any = json.loads(line)
-        image, caption = entry["image"], entry["caption"]
+        entry: dict[str, Any] = json.loads(line)
+        return {**entry, "image": str(entry["image"]), "caption": " ".join(str(entry["caption"]).split())}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{where}: expected a JSON object with image and caption, found {line[:60]!r} ({error})") from error
-    if not allow_unsafe:
-        _guard(entry, where)
-    return str(image), " ".join(str(caption).split())
-
-
-def _guard(entry: dict[str, Any], where: str) -> None:
-    """What a caption's writer saw must not include a query."""
-    if entry.get("text_guidance"):
-        raise ValueError(
-            f"{where}: this caption was written with text_guidance, i.e. with a query's text in the prompt; it is refused"
-        )
-    inputs = entry.get("inputs")
-    if not inputs:
-        raise ValueError(f"{where}: no record of what the captioner saw (inputs); captions without provenance are refused")
-    if beyond := set(inputs) - BLIND_INPUTS:
-        raise ValueError(
-            f"{where}: the captioner saw {', '.join(sorted(beyond))}; allowed are {', '.join(sorted(BLIND_INPUTS))}, so that no query leaks"
-        )
-    if "keywords" in inputs and entry.get("keyword_split") != "train":
-        raise ValueError(
-            f"{where}: its keywords come from {entry.get('keyword_split')!r}; only keywords from the train split are allowed"
-        )
 
 
 def _compare(path: Path, found: set[str], expected: set[str]) -> None:

@@ -7,7 +7,7 @@ normalise on the device, so that a batch is four times smaller on its way there 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -114,7 +114,12 @@ class TripletBatch:
 
 @dataclass(kw_only=True)
 class GalleryBatch:
-    """Images to be searched (one per id of a split); ``captions`` are query-blind generated captions, "" = none."""
+    """Images to be searched (one per id of a split).
+
+    ``captions`` are query-blind generated captions, "" = none, and ``provenance`` says of each how it was made: a line of its
+    library, {} where there is no caption, an empty list if there are none. ``allow_unsafe_captions``: evaluate captions that do not
+    prove to be query-blind, and label the results.
+    """
 
     keys: list[str]
     images: Tensor
@@ -122,6 +127,8 @@ class GalleryBatch:
     captions: list[str]
     in_union: list[bool]
     dataset: str
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+    allow_unsafe_captions: bool = False
 
     def __len__(self) -> int:
         return len(self.keys)

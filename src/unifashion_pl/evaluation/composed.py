@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,7 @@ from unifashion_pl.data.samples import GalleryBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Line, Outcome, chance_recall, fingerprint, order, thumbnail
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.fashioniq_results import averages
-from unifashion_pl.metrics.leaks import TextQuery, text_only_floor
+from unifashion_pl.metrics.leaks import Audit, TextQuery, caption_audit, check_audits, check_provenance, text_only_floor
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 HEADLINE = ("original", "ref-kept", "image")
+AUDIT = "fashioniq/original/caption-audit(bag-of-words)"
 GREY = 128
 ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
 
@@ -38,6 +40,10 @@ class ComposedEvaluation:
     * ``image-similarity``: the normalised mean of the reference's own q_T tokens. Without ``ref-removed`` the reference itself
       takes the first rank in the last two.
 
+    Scores that read gallery captions exist only for captions with provenance (:func:`~unifashion_pl.metrics.leaks.check_provenance`)
+    that pass the bag-of-words audit; the floor of word matching and the audit stand beside them. Batches that allow unsafe captions
+    get their numbers labelled ``leaked`` or ``suspicious``: in the logged names, the protocol string and the implementation.
+
     Args:
         dataset: as the batches carry it.
         ks: the K of R@K.
@@ -53,12 +59,19 @@ class ComposedEvaluation:
         self.halves = {name: FashionIQRecall(ks=ks, scores=("image",), score=name, top_k=1) for name in names}
         self.gallery: set[tuple[str, str, bool]] = set()
         self.captions: dict[tuple[str, str], str] = {}
+        self.unsafe: list[dict[str, Any]] = []
+        self.allow_unsafe = False
         self.texts: dict[str, str] = {}
         self.thumbnails: dict[str, bytes] = {}
 
     def update_gallery(self, model: UniFashionModule, batch: GalleryBatch) -> None:
-        """Embed gallery images with q_T, and their captions where they have one."""
+        """Embed gallery images with q_T, and their captions where they have one.
+
+        Raises:
+            LeakError: captions without provenance, or made from more than the image, and the batch does not allow them.
+        """
         assert model.retrieval_head is not None
+        self._check_provenance(batch)
         tokens = model.retrieval_head.image_embeddings(model.backbone, batch.images, "target").float()
         has = [bool(c) for c in batch.captions]
         captions = model.retrieval_head.text_embeddings(model.backbone, batch.captions).float() if any(has) else None
@@ -68,6 +81,13 @@ class ComposedEvaluation:
             if text:
                 self.captions[category, key] = text
         self._keep(batch.keys, batch.images)
+
+    def _check_provenance(self, batch: GalleryBatch) -> None:
+        said = batch.provenance or [{}] * len(batch)
+        records = [{**record, "image": key} for key, text, record in zip(batch.keys, batch.captions, said) if text]
+        self.allow_unsafe |= batch.allow_unsafe_captions
+        if check_provenance(records, allow_unsafe=batch.allow_unsafe_captions):
+            self.unsafe += records
 
     def update_queries(self, model: UniFashionModule, batch: QueryBatch) -> None:
         """Embed composed queries, and their halves."""
@@ -92,15 +112,18 @@ class ComposedEvaluation:
         """Metrics on every rank; with ``full`` also records, chance levels and prediction lines."""
         outcome = Outcome(self.dataset, thumbnails=self.thumbnails)
         computed = self.metric.compute()
-        outcome.values = self._values(computed)
         if not computed:
             return outcome
+        captions = self._gallery_captions(team)
+        audits = self._audits(captions)
+        label, reason = self._label(team, audits)
+        outcome.values = self._values(computed, label=label)
         if full:
             texts = {k: v for part in team.objects(self.texts) for k, v in part.items()}
             outcome.records = [
-                *self.metric.records(data_hash=fingerprint(texts)),
+                *labelled([*self.metric.records(data_hash=fingerprint(texts)), *self._floor(captions, texts)], label, reason),
+                *audit_records(audits, captions),
                 *self._chance(team),
-                *self._floor(team, texts),
             ]
             self._lines(outcome, texts)
         for name, metric in self.halves.items():
@@ -111,11 +134,12 @@ class ComposedEvaluation:
                 outcome.records += metric.records()
         return outcome
 
-    def _values(self, computed: dict[str, float], half: str = "") -> dict[str, float]:
+    def _values(self, computed: dict[str, float], half: str = "", label: str = "") -> dict[str, float]:
         """``fashioniq/mean/R@10`` for the headline variant; further scores and halves under their own names."""
+        mark = f"-{label}" if label else ""
         short = self.dataset.partition("/")[0]
         values = {}
-        for score, tag in (("image", half), ("caption", "caption-score"), ("both", "both-scores")):
+        for score, tag in (("image", half), ("caption", f"caption-score{mark}"), ("both", f"both-scores{mark}")):
             head = "/".join((*HEADLINE[:2], score)) + "/"
             prefix = f"{short}/{tag}/" if tag else f"{short}/"
             values.update(
@@ -139,12 +163,36 @@ class ComposedEvaluation:
                 records.append(ResultRecord(name, value, "percent", n, text, implementation="hypergeometric"))
         return records
 
-    def _floor(self, team: Team, texts: dict[str, str]) -> list[ResultRecord]:
-        """What matching words reaches, without images or a model: stands beside every score that reads gallery captions."""
+    def _gallery_captions(self, team: Team) -> dict[str, dict[str, str]]:
+        """Category -> image id -> caption over all ranks, sorted by id."""
+        every = sorted({pair for part in team.objects(self.captions) for pair in part.items()})
         captions: dict[str, dict[str, str]] = {}
-        for part in team.objects(self.captions):
-            for (category, key), text in sorted(part.items()):
-                captions.setdefault(category, {})[key] = text
+        for (category, key), text in every:
+            captions.setdefault(category, {})[key] = text
+        return captions
+
+    def _audits(self, captions: dict[str, dict[str, str]]) -> dict[str, Audit]:
+        """Bag-of-words audit of every category in which some image is a target and some is not."""
+        targets = {(line["category"], line["target"]) for line in self.metric.per_query()}
+        audits = {}
+        for category, texts in captions.items():
+            is_target = [(category, key) in targets for key in texts]
+            if any(is_target) and not all(is_target):
+                audits[category] = caption_audit(list(texts.values()), is_target)
+        return audits
+
+    def _label(self, team: Team, audits: dict[str, Audit]) -> tuple[str, str]:
+        """What to call numbers of these captions, and why: ``leaked``, ``suspicious`` or nothing."""
+        allowed = any(team.objects(self.allow_unsafe))
+        unsafe = [record for part in team.objects(self.unsafe) for record in part]
+        if reason := check_provenance(unsafe, allow_unsafe=True):
+            return "leaked", reason
+        if reason := check_audits(audits, allow_unsafe=allowed):
+            return "suspicious", reason
+        return "", ""
+
+    def _floor(self, captions: dict[str, dict[str, str]], texts: dict[str, str]) -> list[ResultRecord]:
+        """What matching words reaches, without images or a model: stands beside every score that reads gallery captions."""
         if not captions:
             return []
         queries = [TextQuery(line["category"], line["target"], texts[line["key"]]) for line in self.metric.per_query()]
@@ -179,6 +227,31 @@ class ComposedEvaluation:
             "top": ranked["top"]["image"],
             "tops": ranked["top"],
         }
+
+
+def labelled(records: Sequence[ResultRecord], label: str, reason: str) -> list[ResultRecord]:
+    """Records with ``captions=<label>`` in the protocol and the reason in ``implementation`` where captions were read."""
+    return [_labelled(r, label, reason) if label and _reads_captions(r) else r for r in records]
+
+
+def _reads_captions(record: ResultRecord) -> bool:
+    return "/caption(" in record.protocol or "/both(" in record.protocol
+
+
+def _labelled(record: ResultRecord, label: str, reason: str) -> ResultRecord:
+    said = f"{label}: {reason}" if record.implementation is None else f"{record.implementation}; {label}: {reason}"
+    return replace(record, protocol=record.protocol.replace(")", f",captions={label})", 1), implementation=said)
+
+
+def audit_records(audits: dict[str, Audit], captions: dict[str, dict[str, str]]) -> list[ResultRecord]:
+    """AUC of the audit and of its control with shuffled labels, one pair per category."""
+    records = []
+    for category, audit in audits.items():
+        n = len(captions[category])
+        note = f"held-out bag of words: {audit.finding}; standard error without leak {audit.error:.3f}"
+        for name, value in (("caption-AUC", audit.auc), ("caption-AUC/labels-shuffled", audit.control)):
+            records.append(ResultRecord(f"{category}/{name}", value, "raw", n, AUDIT, implementation=note))
+    return records
 
 
 def half_query(model: UniFashionModule, batch: QueryBatch, name: str) -> Tensor:

@@ -13,6 +13,8 @@ from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatc
 from unifashion_pl.evaluation.collect import Outcome, team_of_all, weights_hash
 from unifashion_pl.evaluation.composed import ComposedEvaluation
 from unifashion_pl.evaluation.pairs import PairEvaluation
+from unifashion_pl.evaluation.robustness import NAME as ROBUSTNESS
+from unifashion_pl.evaluation.robustness import RobustComposedEvaluation, RobustPairEvaluation
 from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, CaptionEvaluation, ImageEvaluation
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.metrics.tables import Team
@@ -37,11 +39,16 @@ class Evaluator:
         pair_ks, composed_ks: the K of R@K.
         n_queries, draws: of the sampled pair protocols.
         ablations: rank the halves of composed queries too (test).
+        robustness: ask composed queries in other and in denied words too, and rank products beside their views (test); see
+            :mod:`unifashion_pl.evaluation.robustness`.
         max_captions: products captioned in test; None = all.
         max_images: samples per dataset for which images are generated in test.
         validation_captions, validation_images: the same in validation.
         image_seeds: one image per sample and seed.
         sampler, guidance, steps: of the diffusion head; None = its default.
+        image_weights: local weights for FID and KID (``inception``), LPIPS (``lpips``) and CLIP-S (``clip``) of reconstructed
+            images in test, arguments of :class:`~unifashion_pl.metrics.ImageScores`; those that are not named are left out, SSIM
+            needs none.
         num_beams, max_new_tokens, batch_size: of caption generation; None = the caption head's default.
         word_checks: name -> words; how often a caption names the reference's first word first. None = colours and garments.
         shown: queries and captions with pictures, per kind. top_k: length of result lists.
@@ -57,6 +64,7 @@ class Evaluator:
         n_queries: int = 1000,
         draws: int = 5,
         ablations: bool = True,
+        robustness: bool = False,
         max_captions: int | None = 256,
         max_images: int = 8,
         validation_captions: int = 0,
@@ -65,6 +73,7 @@ class Evaluator:
         sampler: str = "fast",
         guidance: float | None = None,
         steps: int | None = None,
+        image_weights: dict[str, str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         batch_size: int = 32,
@@ -75,9 +84,11 @@ class Evaluator:
     ) -> None:
         self.pair_protocols, self.pair_ks, self.composed_ks = tuple(pair_protocols), tuple(pair_ks), tuple(composed_ks)
         self.n_queries, self.draws, self.ablations = n_queries, draws, ablations
+        self.robustness = robustness
         self.captions = {"validation": validation_captions, "test": max_captions}
         self.images = {"validation": validation_images, "test": max_images}
         self.image_seeds, self.sampler, self.guidance, self.steps = tuple(image_seeds), sampler, guidance, steps
+        self.image_weights = dict(image_weights or {})
         self.num_beams, self.max_new_tokens, self.batch_size = num_beams, max_new_tokens, batch_size
         self.word_checks = word_checks if word_checks is not None else {"category": list(GARMENTS), "colour": list(COLOURS)}
         self.shown, self.top_k, self.seed = shown, top_k, seed
@@ -130,16 +141,20 @@ class Evaluator:
         if kind == "pairs":
             protocols = self.pair_protocols if test else self.pair_protocols[:1]
             draws = self.draws if test else 1
-            return PairEvaluation(dataset, protocols, self.pair_ks, self.n_queries, draws, self.seed, shown, self.top_k)
+            pairs = RobustPairEvaluation if test and self.robustness else PairEvaluation
+            return pairs(dataset, protocols, self.pair_ks, self.n_queries, draws, self.seed, shown, self.top_k)
         if kind == "composed":
-            return ComposedEvaluation(dataset, self.composed_ks, test and self.ablations, shown, self.top_k, self.seed)
+            composed = RobustComposedEvaluation if test and self.robustness else ComposedEvaluation
+            return composed(dataset, self.composed_ks, test and self.ablations, shown, self.top_k, self.seed)
         if kind == "captions":
             asked = {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
             generation = {name: value for name, value in asked.items() if value is not None}
             most = self.captions[self.stage]
             return CaptionEvaluation(dataset, most, self.word_checks, self.shown, self.seed, self.batch_size, **generation)
         most_images = self.images[self.stage] or 0
-        return ImageEvaluation(dataset, most_images, self.image_seeds, self.seed, self.sampler, self.guidance, self.steps)
+        weights = self.image_weights if test else None
+        settings = (self.sampler, self.guidance, self.steps, weights)
+        return ImageEvaluation(dataset, most_images, self.image_seeds, self.seed, *settings)
 
     @torch.no_grad()
     def finish(self, out_dir: Path | None) -> dict[str, float]:
@@ -183,7 +198,7 @@ class Evaluator:
         if self._model is not None:
             context["weights_hash"] = weights_hash(self._model)
         out_dir.mkdir(parents=True, exist_ok=True)
-        for name in PREDICTIONS:
+        for name in (*PREDICTIONS, ROBUSTNESS):
             lines = [line for outcome in outcomes for line in outcome.lines.get(name, [])]
             if lines:
                 write_lines(out_dir / "predictions" / f"{name}.jsonl", lines)

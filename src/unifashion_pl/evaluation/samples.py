@@ -13,6 +13,7 @@ from torch import Tensor
 from unifashion_pl.data.samples import PairBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Chosen, Line, Outcome, merged, png, thumbnail
 from unifashion_pl.metrics.caption_scores import CaptionScores
+from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.intervals import wilson_interval
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
@@ -183,12 +184,23 @@ class ImageEvaluation:
         seeds: one image per sample and seed.
         seed: of the drawing.
         sampler, guidance, steps: of the diffusion head.
+        weights: local files for :class:`~unifashion_pl.metrics.ImageScores` (arguments of that name); None = no scores.
     """
 
     def __init__(
-        self, dataset: str, most: int, seeds: Sequence[int], seed: int, sampler: str, guidance: float | None, steps: int | None
+        self,
+        dataset: str,
+        most: int,
+        seeds: Sequence[int],
+        seed: int,
+        sampler: str,
+        guidance: float | None,
+        steps: int | None,
+        weights: dict[str, str] | None = None,
     ) -> None:
         self.dataset, self.seeds = dataset, list(seeds)
+        task = f"{dataset}/reconstruction(seed={self.seeds[0] if self.seeds else None},sampler={sampler})"
+        self.scores = None if weights is None else ImageScores(task=task, **weights)  # type: ignore[arg-type]
         self.settings = {"sampler": sampler, "guidance": guidance, "steps": steps}
         self.chosen: Chosen[tuple[Tensor, str, Tensor | None, str]] = Chosen(most, seed)
 
@@ -214,6 +226,11 @@ class ImageEvaluation:
                 lines.append(line)
                 outcome.files.update(files)
         outcome.lines["images"] = merged(team, lines, "id")
+        if self.scores is not None:
+            outcome.records = self.scores.records()
+            outcome.values = {
+                f"{self.dataset.partition('/')[0]}/image/{r.metric}": r.value for r in outcome.records if r.value is not None
+            }
         return outcome
 
     def _generate(
@@ -231,6 +248,8 @@ class ImageEvaluation:
         for seed in self.seeds:
             made = model.diffusion_head.generate(queries, [text], seeds=[seed], **settings)
             files[f"{stem}--{kind}-seed{seed}.png"] = png(made[0])
+            if self.scores is not None and kind == "reconstruction" and truth is not None and seed == self.seeds[0]:
+                self.scores.to(made.device).update([key], made, truth[None].to(made.device), [text])
         line: Line = {"dataset": self.dataset, "id": key, "kind": kind, "prompt": text, "shown": True}
         line |= {"seeds": self.seeds, "files": list(files)}
         if kind == "composed":

@@ -4,11 +4,13 @@ Each class collects rows keyed by id and gives the same result for any number of
 string and a result record. The functions under the classes can be used alone.
 """
 
+from unifashion_pl.data.captions import LeakError
 from unifashion_pl.metrics.candidates import CandidateLists, Catalogue, build_candidates, candidate_list
 from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
 from unifashion_pl.metrics.captions import bleu, cider_d, rouge_l
 from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.fashioniq import FULL_QUERIES, FashionIQRecall
+from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.images import (
     ImageDistances,
     MeanImageScore,
@@ -26,7 +28,7 @@ from unifashion_pl.metrics.intervals import (
     seed_summary,
     wilson_interval,
 )
-from unifashion_pl.metrics.leaks import LeakError, TextQuery, bm25_scores, caption_audit, check_provenance, text_only_floor
+from unifashion_pl.metrics.leaks import TextQuery, bm25_scores, caption_audit, check_audits, check_provenance, text_only_floor
 from unifashion_pl.metrics.recall import Ranks, RecallAtK, exact_ranks, recall_percent, token_scores, two_way_ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, write_records
 
@@ -38,6 +40,7 @@ __all__ = [
     "FashionGenRecall",
     "FashionIQRecall",
     "ImageDistances",
+    "ImageScores",
     "Interval",
     "LeakError",
     "MeanImageScore",
@@ -51,6 +54,7 @@ __all__ = [
     "build_candidates",
     "candidate_list",
     "caption_audit",
+    "check_audits",
     "check_provenance",
     "cider_d",
     "clip_s",

@@ -153,10 +153,10 @@ def recall_percent(ranks: Ranks, ks: Sequence[int], policy: str = "pessimistic")
     return {f"R@{k}": 100.0 * float(ranks.hits(k, policy).mean()) for k in ks}
 
 
-def max_similarity(tokens: Tensor, vectors: Tensor) -> Tensor:
-    """max over tokens of the dot product: tokens (N, Q, E), vectors (M, E) -> (N, M); holds N × Q × M floats."""
+def max_similarity(tokens: Tensor, vectors: Tensor, out: Tensor | None = None) -> Tensor:
+    """max over tokens of the dot product: tokens (N, Q, E), vectors (M, E) -> (N, M); holds N × Q × M floats, in ``out`` if given."""
     n, q, _ = tokens.shape
-    return (tokens.flatten(0, 1) @ vectors.T).view(n, q, -1).amax(1)
+    return torch.mm(tokens.flatten(0, 1), vectors.T, out=out).view(n, q, -1).amax(1)
 
 
 def padded(rows: Tensor, height: int) -> Tensor:
@@ -231,6 +231,8 @@ class _Blocks:
     def walk(self, with_positives: bool) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         """Row slice, column slice, scores and positives of every block, or of those that hold positives only."""
         high, wide = self.heights
+        # one buffer for all blocks: the system would have to clear 34 MB anew for each of thousands
+        every = self.tokens.new_empty(high * self.tokens.shape[1], wide, device=self.device)
         for top in range(0, len(self.tokens), high):
             rows = slice(top, min(top + high, len(self.tokens)))
             groups = self.token_groups[rows]
@@ -242,7 +244,7 @@ class _Blocks:
                     continue
                 if block is None:
                     block = padded(self.tokens[rows].to(self.device), high)
-                scores = max_similarity(block, padded(self.vectors[columns].to(self.device), wide))
+                scores = max_similarity(block, padded(self.vectors[columns].to(self.device), wide), every)
                 yield rows, columns, scores[: positives.shape[0], : positives.shape[1]], positives.to(self.device)
 
     def best(self) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,9 @@ class Rows:
         return self
 
     def take(self, index: Sequence[int]) -> Rows:
-        """The rows at ``index``, in that order."""
+        """The rows at ``index``, in that order; these rows themselves if that is all of them as they are."""
+        if len(index) == len(self) and all(i == place for place, i in enumerate(index)):
+            return self
         where = torch.as_tensor(index, dtype=torch.long)
         facts = {name: [column[i] for i in index] for name, column in self.facts.items()}
         return Rows([self.ids[i] for i in index], facts, {name: column[where] for name, column in self.tensors.items()})
@@ -59,9 +61,10 @@ def merge(chunks: Sequence[Rows]) -> Rows:
     ids = [i for chunk in chunks for i in chunk.ids]
     facts = {name: [v for chunk in chunks for v in chunk.facts[name]] for name in chunks[0].facts}
     keep = first_of_each(ids, facts)
+    if len(chunks) == 1:
+        return chunks[0].take(keep)
     tensors = {name: torch.cat([chunk.tensors[name] for chunk in chunks]) for name in chunks[0].tensors}
-    rows = Rows(ids, facts, tensors)
-    return rows if len(keep) == len(ids) else rows.take(keep)
+    return Rows(ids, facts, tensors).take(keep)
 
 
 def first_of_each(ids: Sequence[Hashable], facts: dict[str, list[Any]]) -> list[int]:
@@ -207,7 +210,10 @@ class KeyedMetric(Metric):
         getattr(self, table).append(Rows(list(ids), {name: list(column) for name, column in facts.items()}, kept))
 
     def _local(self, table: str) -> Rows:
-        return merge(getattr(self, table))
+        """All rows of a table; they take the place of the parts, so that a large gallery is not held twice."""
+        parts: list[Rows] = getattr(self, table)
+        parts[:] = [merge(parts)]
+        return parts[0]
 
     def _team(self) -> Team:
         """The processes of this computation; inside ``forward`` and with ``sync_on_compute=False`` this one alone."""

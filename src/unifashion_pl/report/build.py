@@ -8,12 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from unifashion_pl.report.compare import add_comparison
 from unifashion_pl.report.curves import chart, panels
-from unifashion_pl.report.html import Page, details
+from unifashion_pl.report.guard import add_guard
+from unifashion_pl.report.html import Page, details, table
 from unifashion_pl.report.published import add_published
 from unifashion_pl.report.rows import add_captions, add_composed_rows, add_images, add_retrieval
-from unifashion_pl.report.runfolder import Evaluation, Run, read_run
-from unifashion_pl.report.tables import add_composed, add_numbers
+from unifashion_pl.report.runfolder import Evaluation, Run, name_apart, read_run
+from unifashion_pl.report.tables import AUDIT, CHANCE, add_composed, add_numbers, split_protocol
 
 FACTS = (
     ("policy", ("model", "policy")),
@@ -49,7 +51,7 @@ def build_report(runs: Sequence[Path | str], out: Path | str) -> Path:
     if not runs:
         raise ValueError("no run folder given: unifashion report RUN [RUN …] --out report.html")
     out = Path(out)
-    html = render([read_run(Path(path)) for path in runs])
+    html = render(name_apart([read_run(Path(path)) for path in runs]))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(html, encoding="utf-8")
     return out
@@ -59,7 +61,8 @@ def render(runs: Sequence[Run]) -> str:
     """The page as text; the same runs give the same bytes."""
     page = Page()
     add_curves(page, runs)
-    _each(page, runs, "numbers", "Results", (add_numbers, add_composed))
+    _each(page, runs, "numbers", "Results", (add_numbers, add_composed, add_guard))
+    add_comparison(page, runs)
     page.section("published", "Published numbers")
     add_published(page, runs)
     _each(page, runs, "retrieval", "Retrieval", (add_retrieval,))
@@ -107,7 +110,7 @@ def _name(runs: Sequence[Run], run: Run, label: str) -> str:
 
 def header(page: Page, runs: Sequence[Run]) -> str:
     """Title, what was trained, the toy notice, contents."""
-    facts = "".join(_facts(runs, run) for run in runs)
+    facts = _facts(runs)
     toy = (
         '<p class="notice"><b>Toy data.</b> This run trained a tiny model on the procedural wardrobe, drawn garments with drawn words. '
         "It shows that every part works and learns; its numbers say nothing about photographs and are not comparable with the paper's.</p>"
@@ -122,26 +125,25 @@ def header(page: Page, runs: Sequence[Run]) -> str:
     )
 
 
-def _facts(runs: Sequence[Run], run: Run) -> str:
-    """One column of configuration facts per phase."""
-    if not run.configs:
-        return '<p class="note">No config.yaml in the run folder.</p>'
-    labels = list(run.configs)
+def _facts(runs: Sequence[Run]) -> str:
+    """Configuration facts, one column per run and phase."""
+    missing = "".join(f'<p class="note">No config.yaml in {escape(run.name)}.</p>' for run in runs if not run.configs)
+    columns = [(_name(runs, run, label), config) for run in runs for label, config in run.configs.items()]
+    if not columns:
+        return missing
     rows = []
     for name, path in FACTS:
-        values = [_lookup(config, path) for config in run.configs.values()]
+        values = [_lookup(config, path) for _, config in columns]
         if any(v is not None for v in values):
-            cells = "".join(f"<td>{'–' if v is None else escape(str(v))}</td>" for v in values)
-            rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-    streams = [", ".join(_streams(config)) for config in run.configs.values()]
+            rows.append([name, *("–" if v is None else escape(str(v)) for v in values)])
+    streams = [", ".join(_streams(config)) for _, config in columns]
     if any(streams):
-        rows.append('<tr><th scope="row">data</th>' + "".join(f"<td>{escape(s) or '–'}</td>" for s in streams) + "</tr>")
-    heads = "".join(f'<th scope="col">{escape(_name(runs, run, label))}</th>' for label in labels)
-    return f'<div class="wide"><table class="facts"><thead><tr><th></th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        rows.append(["data", *(escape(s) or "–" for s in streams)])
+    return table(["", *(escape(name) for name, _ in columns)], rows, "facts") + missing
 
 
 def _lookup(config: dict[str, Any], path: Sequence[str]) -> Any:
-    """A value by path; ``init_args`` levels may be absent."""
+    """A value by path; ``init_args`` levels may be absent. None also for -1, Lightning's word for no limit."""
     here: Any = config
     for name in path:
         if isinstance(here, dict) and name in here:
@@ -150,7 +152,7 @@ def _lookup(config: dict[str, Any], path: Sequence[str]) -> Any:
             return None
     if isinstance(here, list):
         return " or ".join(map(str, here))
-    return None if isinstance(here, dict) else here
+    return None if isinstance(here, dict) or here == -1 else here
 
 
 def _streams(config: dict[str, Any]) -> list[str]:
@@ -186,15 +188,36 @@ def add_curves(page: Page, runs: Sequence[Run]) -> None:
         page.add(page.caption("Figure", text))
 
 
+ORIGINS = {"code version": "code_version", "weights": "weights_hash", "data": "data_hash", "measured by": "implementation"}
+
+
+def _origins(runs: Sequence[Run], run: Run) -> str:
+    """Where the numbers come from: one row per evaluation and family of protocols, a column for every fact that any record has."""
+    found: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
+    for evaluation in run.evaluations:
+        for r in evaluation.records:
+            if r.value is None or CHANCE in r.protocol or AUDIT in r.protocol:
+                continue
+            family = split_protocol(r.protocol)[0].split("/")[0]
+            facts = found.setdefault((evaluation.label, family), {name: {} for name in ORIGINS})
+            for name, field in ORIGINS.items():
+                if value := getattr(r, field):
+                    facts[name][str(value).split(";")[0].removeprefix("unifashion_pl.")] = None
+    names = [name for name in ORIGINS if any(facts[name] for facts in found.values())]
+    rows = []
+    for (label, family), facts in found.items():
+        policy = _lookup(run.configs.get(label, {}), ("model", "policy"))
+        cells = [", ".join(f"<code>{escape(value)}</code>" for value in facts[name]) or "–" for name in names]
+        rows.append([escape(_name(runs, run, label) or run.name), escape(family), escape(str(policy or "–")), *cells])
+    return table(["evaluation", "numbers", "policy", *names], rows, "prose origins")
+
+
 def add_provenance(page: Page, runs: Sequence[Run]) -> None:
     """Hashes, versions and the whole configuration."""
     page.section("provenance", "Provenance")
     for run in runs:
-        records = [r for e in run.evaluations for r in e.records]
-        for name in ("code_version", "weights_hash", "data_hash", "implementation"):
-            values = sorted({str(getattr(r, name)) for r in records if getattr(r, name)})
-            if values:
-                page.add(f'<p class="note"><b>{name.replace("_", " ")}</b> <code>{escape(", ".join(values))}</code></p>')
+        if any(e.records for e in run.evaluations):
+            page.add(_origins(runs, run))
         for label, text in run.config_texts.items():
             page.add(details(f"config.yaml {_name(runs, run, label)}", f"<pre>{escape(text)}</pre>"))
     if page.missing:

@@ -66,8 +66,8 @@ def broken_averages(published: dict[str, Any]) -> list[tuple[str, str, str, floa
 
 
 def matches(number: str, method: str, metric: str, record: ResultRecord) -> bool:
-    """Whether a record belongs to the same class of protocol as a published cell."""
-    if record.metric != metric:
+    """Whether a record belongs to the same class of protocol as a published cell; chance levels and parts of a split do not."""
+    if record.metric != metric or not record.protocol.endswith(")"):
         return False
     if number == "1":
         return record.protocol.startswith(("fashiongen_100(", "fashiongen_101_famevil(", "fashiongen_groups100("))

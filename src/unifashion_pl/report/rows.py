@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import shorten
 
+from unifashion_pl.report.explain import choose, explain, gallery_sizes, halves_reached, rank_summary
 from unifashion_pl.report.html import Page, sanitized
 from unifashion_pl.report.runfolder import Evaluation, Line
 
 SHOWN = 7
+CHOICE = (
+    "Best and worst by the target’s rank, random ones by a hash of their names, all from the {shown} queries with pictures, "
+    "themselves drawn by a hash."
+)
 KINDS = {
     "reconstruction": "Generation from an image's own queries and its caption",
     "composed": "Generation from a reference image and a modifying text",
@@ -37,27 +45,53 @@ def strip(page: Page, evaluation: Evaluation, line: Line, targets: set[str]) -> 
     return f'<div class="strip">{"".join(tiles)}</div>'
 
 
-def verdict(line: Line) -> str:
-    """Rank of the target among how many."""
-    among = f" of {line['candidates']:,}" if line.get("candidates") else ""
+def verdict(line: Line, size: int | None = None) -> str:
+    """Rank of the target among how many; ``size`` where the line does not say."""
+    size = line.get("candidates") or size
+    among = f" of {size:,}" if size else ""
     css = "good" if line["rank"] < SHOWN else "dim"
     return f'<span class="{css}">target at rank {line["rank"] + 1:,}{among}</span>'
+
+
+def why(line: Line) -> str:
+    """The explanation of a rank as a small list."""
+    items = "".join(f"<li>{sentence}</li>" for sentence in explain(line))
+    return f'<ul class="why">{items}</ul>' if items else ""
+
+
+def chosen_rows(lines: Sequence[Line], row: Callable[[Line], str]) -> str:
+    """Best, worst and random queries under their titles; drawn ones that stand above are named, not shown twice."""
+    parts = []
+    for group in choose(lines):
+        shown = "".join(row(line) for line in group.lines)
+        again = "; ".join(
+            f"“{escape(shorten(line['text'], 80, placeholder='…'))}” (rank {line['rank'] + 1:,})" for line in group.again
+        )
+        note = f'<p class="meta">Drawn too, shown above: {again}.</p>' if again else ""
+        parts.append(f'<h4 class="choice">{group.title.capitalize()}</h4><div class="rows">{shown}</div>{note}')
+    return "".join(parts)
 
 
 def add_retrieval(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
     """Text → image, then image → text."""
     lines = evaluation.shown("retrieval")
-    texts = [line for line in lines if line["direction"] == "t2i"][:limit]
+    texts = [line for line in lines if line["direction"] == "t2i"]
     if texts:
-        rows = []
-        for line in texts:
-            head = f'<div class="ask"><p class="q">{sanitized(line["text"], 220)}</p><p class="meta">{verdict(line)}</p></div>'
-            rows.append(f'<div class="row">{head}{strip(page, evaluation, line, set(line["targets"]))}</div>')
+
+        def row(line: Line) -> str:
+            head = f'<p class="q">{sanitized(line["text"], 220)}</p><p class="meta">{verdict(line)}</p>{why(line)}'
+            return f'<div class="row"><div class="ask">{head}</div>{strip(page, evaluation, line, set(line["targets"]))}</div>'
+
+        full = [line for line in evaluation.predictions["retrieval"] if line.get("protocol") == "fashiongen_full"]
+        views = Counter(line["product"] for line in full if line["direction"] == "i2t")
+        every = [line for line in full if line["direction"] == "t2i" and views[line["product"]]]
+        sizes = [(line["candidates"], views[line["product"]]) for line in every]
         text = (
-            "Text → image. Left the query; right the best images of the whole gallery with their scores, views of the right "
-            "product framed."
+            "Text → image. Left the query; right the best images of the whole gallery with their scores, views of the right product "
+            f"framed; the best of them counts. {CHOICE.format(shown=len(texts))} "
+            + rank_summary([line["rank"] + line["ties"] for line in every], sizes)
         )
-        page.add(f'<div class="rows">{"".join(rows)}</div>', page.caption("Figure", text))
+        page.add(chosen_rows(texts, row), page.caption("Figure", text))
     images = [line for line in lines if line["direction"] == "i2t"][:limit]
     if images:
         page.add(f'<div class="cards">{"".join(_answers(page, evaluation, line) for line in images)}</div>')
@@ -73,25 +107,30 @@ def _answers(page: Page, evaluation: Evaluation, line: Line) -> str:
     return f'<article class="card">{picture}<div><ol>{items}</ol><p class="meta">{verdict(line)}</p></div></article>'
 
 
-def add_composed_rows(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
+def add_composed_rows(page: Page, evaluation: Evaluation) -> None:
     """Reference + modifying text → results."""
-    lines = evaluation.shown("composed")[:limit]
+    lines = evaluation.shown("composed")
     if not lines:
         return
-    rows = []
-    for line in lines:
+    sizes = gallery_sizes(evaluation.records)
+
+    def row(line: Line) -> str:
         reference = page.picture(evaluation.image(line["dataset"], line["reference"]), f"reference {line['reference']}")
         head = (
             f'<div class="ask with"><figure class="tile">{reference}<figcaption>reference</figcaption></figure>'
             f'<div><p class="q">+ {sanitized(line["text"], 220)}</p>'
-            f'<p class="meta">{escape(line["category"])} · {verdict(line)}</p></div></div>'
+            f'<p class="meta">{escape(line["category"])} · {verdict(line, sizes.get(line["category"]))}</p></div>{why(line)}</div>'
         )
-        rows.append(f'<div class="row">{head}{strip(page, evaluation, line, {line["target"]})}</div>')
+        return f'<div class="row">{head}{strip(page, evaluation, line, {line["target"]})}</div>'
+
+    every = evaluation.predictions["composed"]
     text = (
         "Composed retrieval. Left the reference image and the modifying text; right the best images of the category, the target framed. "
-        "Queries were drawn by a hash of their names, not chosen. The reference stays in the gallery."
+        f"The reference stays in the gallery. {CHOICE.format(shown=len(lines))} "
+        + rank_summary([line["rank"] for line in every], [(sizes[x["category"]], 1) for x in every if x["category"] in sizes])
+        + f" {halves_reached(evaluation.records)}"
     )
-    page.add(f'<div class="rows">{"".join(rows)}</div>', page.caption("Figure", text))
+    page.add(chosen_rows(lines, row), page.caption("Figure", text))
 
 
 def add_captions(page: Page, evaluation: Evaluation, limit: int = 12) -> None:

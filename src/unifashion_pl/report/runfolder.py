@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class Run:
     """A run folder as the report sees it."""
 
     path: Path
+    title: str = ""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     config_texts: dict[str, str] = field(default_factory=dict)
     curves: list[Curves] = field(default_factory=list)
@@ -105,7 +106,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        return self.title or self.path.resolve().name
 
     @property
     def is_toy(self) -> bool:
@@ -124,6 +125,8 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"{path} is no folder: expected a run folder with metrics.csv or test/results.json")
     run = Run(path)
     for file in sorted(path.rglob("config.yaml")):
+        if file.parent.name == "test" and _label(path, file.parent) in run.configs:
+            continue  # what was trained says more than what `test` was called with
         text = file.read_text(encoding="utf-8")
         run.config_texts[_label(path, file.parent)] = text
         run.configs[_label(path, file.parent)] = _load_config(file, text)
@@ -137,6 +140,21 @@ def read_run(path: Path) -> Run:
     if not run.curves and not run.evaluations:
         raise FileNotFoundError(f"{path} holds neither metrics.csv nor results.json: run `fit` or `test` into it first")
     return run
+
+
+def name_apart(runs: Sequence[Run]) -> Sequence[Run]:
+    """Give runs whose folders are called alike longer names, as much of their paths as tells them apart; returns the runs."""
+    paths = [run.path.resolve().parts for run in runs]
+    for i, run in enumerate(runs):
+        others = [parts for j, parts in enumerate(paths) if j != i]
+        for length in range(1, len(paths[i]) + 1):
+            tail = paths[i][-length:]
+            if all(parts[-length:] != tail for parts in others):
+                run.title = "/".join(tail)
+                break
+        else:
+            run.title = f"{paths[i][-1]} ({1 + paths[:i].count(paths[i])})"
+    return runs
 
 
 def _label(root: Path, folder: Path) -> str:

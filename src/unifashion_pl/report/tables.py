@@ -12,6 +12,8 @@ from unifashion_pl.report.runfolder import Evaluation
 
 CHANCE = "/chance"
 SPREAD = "/sd_over_draws"
+AUDIT = "/caption-audit("
+UNSAFE = re.compile(r"captions=(leaked|suspicious)")
 CIR = re.compile(
     r"^(?P<data>[\w-]+)/(?P<gallery>\w+)(\[[\d/]+\])?/(?P<reference>ref-\w+)/(?P<score>\w+)\((?P<details>[^)]*)\)$"
 )
@@ -31,6 +33,7 @@ MEANINGS = {
     "image-similarity": "the mean of the reference's own target-query tokens",
     "bm25": "word matching between query text and gallery captions, without images or a model",
 }
+SCORES = {"image": "image score", "caption": "caption score", "both": "image + caption score"}
 CAPTION_SCALE = {"CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
 
 
@@ -75,7 +78,7 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
     for r in records:
         if r.protocol != last:
             protocol, extra = split_protocol(r.protocol)
-            rows.append([f"<b>{escape(protocol)}</b> <span class='dim'>{escape(extra)}</span>"])
+            rows.append([f"<b>{escape(protocol)}</b> <span class='dim'>{escape(extra)}</span>{flag(r.protocol)}"])
             last = r.protocol
         value, factor = scaled(r)
         level = chance.get((r.protocol, r.metric))
@@ -87,7 +90,7 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
         shown = (
             figure(value)
             if value is not None
-            else f"<span class='dim'>n/a ({escape(r.implementation or 'not available')})</span>"
+            else f"<span class='dim'>n/a: {escape((r.implementation or 'not available').removeprefix('n/a: '))}</span>"
         )
         name = escape(r.metric.removeprefix("caption/").replace("_", " "))
         rows.append([name, f"<b>{shown}</b>", spread, bar, figure(level, 1) if level is not None else "–", n])
@@ -97,6 +100,26 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
 HEAD = ["metric", "value", "95&nbsp;% interval", "0 … 100", "chance", "n"]
 
 
+def half_of(details: str) -> str:
+    """What a composed protocol scores: ``itc`` for the whole query, else a name of :data:`MEANINGS`.
+
+    >>> half_of("score=text-only,text=and"), half_of("text=and")
+    ('text-only', 'itc')
+    """
+    found = re.search(r"score=([\w-]+)", details)
+    return found[1] if found else "itc"
+
+
+def flag(protocol: str) -> str:
+    """A red label where a protocol says that its gallery captions may know the queries.
+
+    >>> flag("fashioniq/original/ref-kept/caption(score=itc,text=and,captions=leaked)")
+    ' <b class="flag">leaked</b>'
+    """
+    found = UNSAFE.search(protocol)
+    return f' <b class="flag">{found[1]}</b>' if found else ""
+
+
 def is_composed(record: ResultRecord) -> bool:
     return CIR.match(record.protocol.removesuffix(CHANCE).removesuffix("/no-overlap")) is not None
 
@@ -104,7 +127,9 @@ def is_composed(record: ResultRecord) -> bool:
 def add_numbers(page: Page, evaluation: Evaluation) -> None:
     """Cross-modal retrieval, captions and whatever else is not composed retrieval."""
     chance = chance_of(evaluation.records)
-    every = [r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r)]
+    every = [
+        r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r) and AUDIT not in r.protocol
+    ]
     records = [r for r in every if not r.metric.endswith(SPREAD)]
     if not records:
         return
@@ -125,7 +150,7 @@ def add_composed(page: Page, evaluation: Evaluation) -> None:
     if not plain:
         return
     chance = chance_of(ours)
-    columns = _columns(plain)
+    columns = column_order(r.metric for r in plain)
     rows: list[list[str]] = []
     for gallery in ("original", "union"):
         part = _matrix(plain, chance, columns, gallery)
@@ -150,8 +175,7 @@ def gain(records: list[ResultRecord], chance: dict[tuple[str, str], float]) -> s
     for r in records:
         match = CIR.match(r.protocol)
         if match and r.metric == smallest and r.value is not None and match.group("gallery", "reference", "score") == ALL_KEPT:
-            half = re.search(r"score=([\w-]+)", match["details"])
-            values[half[1] if half else "itc"] = (r.value, r.protocol)
+            values[half_of(match["details"])] = (r.value, r.protocol)
     halves = {name: value for name, (value, _) in values.items() if name != "itc"}
     if "itc" not in values or not halves:
         return ""
@@ -165,12 +189,23 @@ def gain(records: list[ResultRecord], chance: dict[tuple[str, str], float]) -> s
     )
 
 
-def _columns(records: list[ResultRecord]) -> list[str]:
-    """Means first, then categories, each in the order of K."""
-    names = list(dict.fromkeys(r.metric for r in records))
-    return sorted(
-        names, key=lambda m: (not m.startswith("mean"), m == "Avg", m.split("/")[0], int((re.findall(r"\d+", m) or ["0"])[0]))
-    )
+def column_order(names: Iterable[str]) -> list[str]:
+    """Means first, then categories, each in the order of K.
+
+    >>> column_order(["shirt/R@10", "mean/R@50", "Avg", "mean/R@10"])
+    ['mean/R@10', 'mean/R@50', 'shirt/R@10', 'Avg']
+    """
+
+    def place(name: str) -> tuple[bool, bool, str, int, str]:
+        return (
+            not name.startswith("mean"),
+            name == "Avg",
+            name.split("/")[0],
+            int((re.findall(r"\d+$", name) or ["0"])[0]),
+            name,
+        )
+
+    return sorted(set(names), key=place)
 
 
 def groups(columns: list[str]) -> list[tuple[str, int]]:
@@ -197,14 +232,13 @@ def _matrix(
         match = CIR.match(r.protocol)
         if match is None or match["gallery"] != gallery or match["reference"] != "ref-kept":
             continue
-        variant = re.search(r"score=([\w-]+)", match["details"])
-        key = (variant[1] if variant else "itc", match["score"])
-        cells.setdefault(key, {})[r.metric] = r
+        cells.setdefault((half_of(match["details"]), match["score"]), {})[r.metric] = r
     order = sorted(cells, key=lambda k: (list(VARIANTS).index(k[0]) if k[0] in VARIANTS else 99, k[1] != "image"))
     several = len({score for _, score in cells}) > 1
     rows = []
     for half, score in order:
-        name = VARIANTS.get(half, half) + (f" <span class='dim'>({score} score)</span>" if several else "")
+        name = VARIANTS.get(half, half) + flag(next(iter(cells[half, score].values())).protocol)
+        name += f"<small>{SCORES[score]}</small>" if several else ""
         css = "<b>{}</b>" if half == "itc" else "{}"
         rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])
     base = cells.get(("itc", "image"), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from unifashion_pl.wardrobe.products import ATTRIBUTES, RULES, Product, change, differences, draw_product, make_product
@@ -44,6 +45,19 @@ SIZES = {
 }
 
 
+def spec_of(spec: WardrobeSpec | str) -> WardrobeSpec:
+    """A size of :data:`SIZES` by its name, or the spec itself.
+
+    Raises:
+        ValueError: unknown size.
+    """
+    if isinstance(spec, WardrobeSpec):
+        return spec
+    if spec not in SIZES:
+        raise ValueError(f"unknown wardrobe size {spec!r}; known are {', '.join(SIZES)}")
+    return SIZES[spec]
+
+
 @dataclass(frozen=True)
 class Triplet:
     """Positions of reference and target in the split's product list, and the two modifying texts."""
@@ -59,6 +73,16 @@ class FiqSplit:
 
     products: tuple[Product, ...]
     triplets: tuple[Triplet, ...]
+
+
+@dataclass(frozen=True)
+class FiqPart:
+    """One category of one Fashion-IQ split with the ids of its products, in product order."""
+
+    category: str
+    name: str
+    split: FiqSplit
+    ids: tuple[str, ...]
 
 
 FIRST = {"train": 0, "validation": 1_000_000, "short-train": 3_000_000, "short-test": 4_000_000}
@@ -96,6 +120,25 @@ def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int,
     rng.shuffle(chosen)
     found = tuple(Triplet(r, t, _dirty(modifying_texts(products[r], products[t], rng), rng)) for r, t in chosen[:triplets])
     return FiqSplit(tuple(products), found)
+
+
+def fiq_parts(spec: WardrobeSpec, seed: int) -> Iterator[FiqPart]:
+    """All categories of Fashion-IQ, of each its splits ``train``, ``val``, ``test``; no product stands in two splits."""
+    for category in FIQ_CATEGORIES:
+        taken: set[Product] = set()
+        for name, triplets, gallery in (
+            ("train", spec.fiq_train, 0),
+            ("val", spec.fiq_val, spec.fiq_gallery),
+            ("test", 0, min(6, spec.fiq_val) * 2),
+        ):
+            split = fiq_split(seed, name, category, triplets or min(6, spec.fiq_val), gallery, taken)
+            ids = tuple(asin(seed, "fiq", name, category, i) for i in range(len(split.products)))
+            yield FiqPart(category, name, split, ids)
+
+
+def fiq_distractors(seed: int, split: str) -> dict[str, Product]:
+    """The two images that the galleries of shirt and toptee share in a split."""
+    return {asin(seed, "shared", split, k): make_product(seed, FIRST["validation"] + k + 8) for k in range(2)}
 
 
 def _family(rng: random.Random, category: str, names: list[str], taken: set[Product]) -> list[Product]:

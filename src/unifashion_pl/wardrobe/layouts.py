@@ -6,14 +6,13 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from unifashion_pl.wardrobe.catalogue import FIQ_CATEGORIES, VIEWS, FiqSplit, WardrobeSpec, asin, fiq_split, pair_products
+from unifashion_pl.wardrobe.catalogue import VIEWS, FiqSplit, WardrobeSpec, fiq_distractors, fiq_parts, pair_products
 from unifashion_pl.wardrobe.products import Product
 from unifashion_pl.wardrobe.render import encode_jpeg, render_product
 from unifashion_pl.wardrobe.texts import describe, name_of
@@ -103,42 +102,24 @@ def _write_files(paths: list[Path], contents: Iterable[bytes]) -> None:
         path.write_bytes(content)
 
 
-@dataclass(frozen=True)
-class FiqIds:
-    """Ids of one category and split in product order."""
-
-    split: FiqSplit
-    ids: tuple[str, ...]
-
-
 def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
     """Captions, image splits and pictures by id; a caption library of *train* images; shirt and toptee share two distractors."""
     for folder in ("captions", "image_splits", "images"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     truth: dict[str, Any] = {}
     library: list[dict[str, Any]] = []
-    shared = {split: [asin(seed, "shared", split, k) for k in range(2)] for split in ("train", "val", "test")}
-    for category in FIQ_CATEGORIES:
-        taken: set[Product] = set()
-        for split, triplets, gallery in (
-            ("train", spec.fiq_train, 0),
-            ("val", spec.fiq_val, spec.fiq_gallery),
-            ("test", 0, min(6, spec.fiq_val) * 2),
-        ):
-            part = fiq_split(seed, split, category, triplets or min(6, spec.fiq_val), gallery, taken)
-            ids = tuple(asin(seed, "fiq", split, category, i) for i in range(len(part.products)))
-            _write_fiq_images(root, part, ids, spec, seed, run)
-            extra = shared[split] if category != "dress" else []
-            _write_fiq_json(root, category, split, part, [*ids, *extra])
-            truth |= {i: {**p.attributes(), "split": split, "category_file": category} for i, p in zip(ids, part.products)}
-            if split == "train":
-                library += [_library_line(i, p, seed) for i, p in zip(ids, part.products)]
-    for split, names in shared.items():
-        jobs = [
-            (pair_products(seed, "validation", k + 9)[-1], "front", spec.image_size, f"{seed}/shared/{split}/{k}")
-            for k in range(2)
-        ]
-        _write_files([root / "images" / f"{name}.jpg" for name in names], run(_jpeg, jobs))
+    shared = {split: fiq_distractors(seed, split) for split in ("train", "val", "test")}
+    for part in fiq_parts(spec, seed):
+        _write_fiq_images(root, part.split, part.ids, spec, seed, run)
+        extra = list(shared[part.name]) if part.category != "dress" else []
+        _write_fiq_json(root, part.category, part.name, part.split, [*part.ids, *extra])
+        named = list(zip(part.ids, part.split.products))
+        truth |= {i: {**p.attributes(), "split": part.name, "category_file": part.category} for i, p in named}
+        if part.name == "train":
+            library += [_library_line(i, p, seed) for i, p in named]
+    for split, distractors in shared.items():
+        jobs = [(p, "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k, p in enumerate(distractors.values())]
+        _write_files([root / "images" / f"{name}.jpg" for name in distractors], run(_jpeg, jobs))
     lines = "".join(
         json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in sorted(library, key=lambda x: str(x["image"]))
     )

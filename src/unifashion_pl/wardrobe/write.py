@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from unifashion_pl.wardrobe.catalogue import SIZES, WardrobeSpec
+from unifashion_pl.wardrobe.catalogue import WardrobeSpec, spec_of
 from unifashion_pl.wardrobe.layouts import write_fashion200k, write_fashiongen, write_fashioniq
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 
@@ -56,10 +56,7 @@ def write_wardrobe(
     Raises:
         ValueError: unknown size, or ``out`` holds something else.
     """
-    if isinstance(spec, str):
-        if spec not in SIZES:
-            raise ValueError(f"unknown wardrobe size {spec!r}; known are {', '.join(SIZES)}")
-        spec = SIZES[spec]
+    spec = spec_of(spec)
     out = Path(out)
     identity = {"format": FORMAT, "seed": seed, "spec": json.loads(json.dumps(asdict(spec)))}
     if (out / "wardrobe.json").is_file():

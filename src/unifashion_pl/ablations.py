@@ -1,0 +1,381 @@
+"""Tables 4 and 5 of the paper at tiny size: train what the rows need, test it, and print our rows beside the paper's.
+
+Below the folder of a table, ``runs/RECIPE/`` holds the run folders ``phase1`` and ``phase2`` of ``configs/ablations/RECIPE-*.yaml``,
+``gallery-captions.jsonl`` and ``ablation.json``, the stages that are done. Both tables share the recipes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import combinations, pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unifashion_pl import __version__
+from unifashion_pl.cli import main
+from unifashion_pl.metrics.records import Interval, ResultRecord, read_records
+from unifashion_pl.report.published import SCORE_OF_ROW, load_published, matches
+from unifashion_pl.report.runfolder import read_lines
+
+STATE = "ablation.json"
+METHOD_OF_SCORE = {score: method for method, score in SCORE_OF_ROW.items()}
+#: Column of Table 5 -> the table and metric that it repeats. FIG has no source: FID needs Inception weights.
+SOURCES = {"CMR": ("1", "mean"), "CIR": ("4", "Avg"), "FIC": ("2", "BLEU-4")}
+#: The tiny wardrobe has fewer triplets than one batch of the configs.
+BATCHES = {"tiny": ["--data.batch_size", "8", "--data.triplet_batch_size", "8"]}
+FLOOR = "fashioniq/original/ref-kept/caption(score=bm25"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        method: as the paper prints it.
+        recipe: what is trained, a stem of ``configs/ablations``.
+        score: by which composed retrieval ranks: ``image``, ``caption`` or ``both``.
+    """
+
+    method: str
+    recipe: str
+    score: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper: its number, the metric that orders its rows, and the rows."""
+
+    number: str
+    key: str
+    rows: tuple[Row, ...]
+
+
+TABLES = {
+    "table4": Table("4", "Avg", tuple(Row(method, "full", score) for method, score in SCORE_OF_ROW.items())),
+    "table5": Table(
+        "5",
+        "CIR",
+        (
+            Row("Base", "base", "image"),
+            Row("Base+LLM", "llm", "image"),
+            Row("Base+LLM w/ cap", "llm", "both"),
+            Row("Base+LLM+diff.", "full", "both"),
+        ),
+    ),
+}
+CAPTIONED = {row.recipe for table in TABLES.values() for row in table.rows if row.score != "image"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the recipes of a folder are trained; None = as their configs say.
+
+    Attributes:
+        size: of the wardrobe.
+        phase1_epochs, phase2_steps: length of the phases.
+        seed: of training; the wardrobe stays the same.
+    """
+
+    size: str = "demo"
+    phase1_epochs: int | None = None
+    phase2_steps: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("phase1_epochs", "phase2_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+
+    def text(self) -> str:
+        """For people."""
+        lengths = [
+            f"phase 1 {f'{self.phase1_epochs} epochs' if self.phase1_epochs else 'as configured'}",
+            f"phase 2 {f'{self.phase2_steps} steps' if self.phase2_steps else 'as configured'}",
+        ]
+        return f"wardrobe {self.size}, training seed {self.seed}, {', '.join(lengths)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Our value of one cell beside the paper's; None = not measured, or a dash."""
+
+    metric: str
+    ours: float | None
+    interval: Interval | None
+    n: int | None
+    protocol: str | None
+    paper: float | None
+
+
+def make_table(name: str, out: str | Path, settings: Settings | None = None) -> str:
+    """Do what is not done yet, write ``out/NAME.md`` and ``out/NAME.json``, and return the table as Markdown.
+
+    Args:
+        name: ``table4`` or ``table5``.
+        out: its folder; recipes that it already holds are not trained again, one that was cut off starts its stage anew.
+
+    Raises:
+        ValueError: unknown table, or a folder whose recipes were made with other settings.
+    """
+    if name not in TABLES:
+        raise ValueError(f"unknown table {name!r}; known are {', '.join(TABLES)}")
+    table, out, settings = TABLES[name], Path(out), settings or Settings()
+    out.mkdir(parents=True, exist_ok=True)
+    with working_in(out):
+        for recipe in dict.fromkeys(row.recipe for row in table.rows):
+            run_recipe(recipe, settings, [row.method for row in table.rows if row.recipe == recipe])
+        result = collect(table, settings)
+        text = markdown(result)
+        Path(f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(f"{name}.md").write_text(text, encoding="utf-8")
+    return text
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """The configs name run folders relative to the current folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def run_recipe(recipe: str, settings: Settings, methods: Sequence[str] = ()) -> None:
+    """Train and test a recipe in ``runs/RECIPE`` of the current folder, stage by stage.
+
+    Raises:
+        ValueError: the folder was made with other settings or another version, or not by this function.
+    """
+    folder = Path("runs") / recipe
+    stages = stages_of(recipe, settings)
+    wanted = {**asdict(settings), "version": __version__}
+    state = _state(folder, wanted)
+    done = list(takewhile(lambda stage: stage in state["done"] and stages[stage][0].exists(), stages))
+    rest = [stage for stage in stages if stage not in done]
+    if done:
+        rows = f" ({', '.join(methods)})" if methods else ""
+        print(f"{folder}{rows}: {', '.join(done)} already done, skipped" + ("" if rest else "; nothing left to do"))
+    for stage in rest:
+        made, work = stages[stage]
+        _save(folder, wanted, done)
+        if made.is_dir():
+            shutil.rmtree(made)
+        print(f"{folder}: {stage}", flush=True)
+        work()
+        done.append(stage)
+        _save(folder, wanted, done)
+
+
+def stages_of(recipe: str, settings: Settings) -> dict[str, tuple[Path, Callable[[], None]]]:
+    """Stage -> what it makes, and how; in order."""
+    folder = Path("runs") / recipe
+    captions, checkpoint = folder / "gallery-captions.jsonl", folder / "phase2" / "checkpoints" / "last.ckpt"
+    common = ["--data.size", settings.size, "--seed_everything", str(settings.seed), *BATCHES.get(settings.size, [])]
+
+    def config(phase: str) -> list[str]:
+        return ["--config", f"ablations/{recipe}-{phase}.yaml", *common]
+
+    def phase1() -> None:
+        epochs = [] if settings.phase1_epochs is None else ["--trainer.max_epochs", str(settings.phase1_epochs)]
+        main(["fit", *config("phase1"), *epochs])
+
+    def phase2() -> None:
+        steps = str(settings.phase2_steps)
+        length = [] if settings.phase2_steps is None else ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
+        main(["fit", *config("phase2"), *length])
+
+    def test() -> None:
+        gallery = ["--data.gallery_captions", str(captions)] if recipe in CAPTIONED else []
+        main(["test", *config("phase2"), "--ckpt_path", str(checkpoint), *gallery])
+
+    stages: dict[str, tuple[Path, Callable[[], None]]] = {
+        "phase1": (folder / "phase1", phase1),
+        "phase2": (folder / "phase2", phase2),
+        "captions": (captions, lambda: write_captions(folder / "phase2", captions)),
+        "test": (folder / "phase2" / "test", test),
+    }
+    if recipe not in CAPTIONED:
+        del stages["captions"]
+    return stages
+
+
+def write_captions(run: Path, out: Path) -> None:
+    """Caption the validation gallery of a phase-2 run's DataModule with the run's own caption head."""
+    from unifashion_pl import UniFashionModule
+    from unifashion_pl.datamodules import WardrobeDataModule
+    from unifashion_pl.evaluation.gallery_captions import write_gallery_captions
+
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    data = WardrobeDataModule(**{**config["data"]["init_args"], "pairs": False, "triplets": True})
+    data.prepare_data()
+    data.setup("test")
+    model = UniFashionModule.from_pretrained(run / "checkpoints" / "last.ckpt")
+    write_gallery_captions(model, (batch for loader in data.test_dataloader() for batch in loader), out)
+
+
+def _state(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    path = folder / STATE
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(
+                f"{folder.resolve()} is not empty and has no {STATE}: name another --out, or move that folder away"
+            )
+        return {"settings": wanted, "done": []}
+    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = state["settings"]
+    if found != wanted:
+        other = [f"{key} {found.get(key)!r} (asked for: {wanted[key]!r})" for key in wanted if found.get(key) != wanted[key]]
+        raise ValueError(f"{folder.resolve()} was made with {', '.join(other)}: name another --out, or remove that folder")
+    return state
+
+
+def _save(folder: Path, settings: dict[str, Any], done: Sequence[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{STATE}.part"
+    part.write_text(json.dumps({"settings": settings, "done": list(done)}) + "\n", encoding="utf-8")
+    part.replace(folder / STATE)
+
+
+def collect(table: Table, settings: Settings) -> dict[str, Any]:
+    """The table as plain values, from the result records in the current folder."""
+    published = load_published()
+    block = next(b for b in published["tables"] if b["table"] == table.number)
+    printed = {row["method"]: row["values"] for row in block["rows"] if row.get("this_paper")}
+    rows, floors = [], []
+    for row in table.rows:
+        results = Path("runs") / row.recipe / "phase2" / "test" / "results.json"
+        records = read_records(results)
+        cells = [cell_of(table.number, row.score, metric, records, paper) for metric, paper in printed[row.method].items()]
+        rows.append({**asdict(row), "results": str(results), "cells": [asdict(cell) for cell in cells]})
+        if row.score != "image":
+            values = {r.metric: r.value for r in records if r.protocol.startswith(FLOOR)}
+            floors.append({"recipe": row.recipe, "bm25": values, **_captions_of(row.recipe)})
+    ours, paper = (
+        {row["method"]: next(c[side] for c in row["cells"] if c["metric"] == table.key) for row in rows}
+        for side in ("ours", "paper")
+    )
+    spans = {row["method"]: next(c["interval"] for c in row["cells"] if c["metric"] == table.key) for row in rows}
+    return {
+        "table": table.number,
+        "title": block["title"],
+        "source": published["source"],
+        "settings": {**asdict(settings), "text": settings.text(), "version": __version__},
+        "rows": rows,
+        "captions": list({floor["recipe"]: floor for floor in floors}.values()),
+        "ordering": {"metric": table.key, **ordering(table.key, ours, paper, spans)},
+        "notes": block["notes"],
+    }
+
+
+def _captions_of(recipe: str) -> dict[str, Any]:
+    lines = read_lines(Path("runs") / recipe / "gallery-captions.jsonl")
+    facts = {key: lines[0][key] for key in ("captioner", "weights_hash", "template", "decoding", "inputs")} if lines else {}
+    distinct = len({line["caption"] for line in lines})
+    return {"n": len(lines), "distinct": distinct, "empty": sum(bool(line.get("empty")) for line in lines), **facts}
+
+
+def cell_of(number: str, score: str, metric: str, records: Sequence[ResultRecord], paper: float | None) -> Cell:
+    """Our record of a cell under the protocol that :func:`unifashion_pl.report.published.matches` accepts, in the paper's unit."""
+    number, name = SOURCES.get(metric, (number, metric))
+    found = next((r for r in records if r.value is not None and matches(number, METHOD_OF_SCORE[score], name, r)), None)
+    if found is None or found.value is None:
+        return Cell(metric, None, None, None, None, paper)
+    scale = 100.0 if number == "2" else 1.0
+    interval = found.interval.scaled(scale) if found.interval is not None else None
+    return Cell(metric, found.value * scale, interval, found.n, found.protocol, paper)
+
+
+def ordering(
+    metric: str,
+    ours: dict[str, float | None],
+    paper: dict[str, float | None],
+    intervals: dict[str, dict[str, Any] | None] | None = None,
+) -> dict[str, Any]:
+    """Whether our rows stand in the paper's order, pair by pair (a tie is not an order).
+
+    Returns:
+        ``matches`` (None where a row has no value) and ``sentence``.
+    """
+    absent = [method for method in paper if ours.get(method) is None or paper[method] is None]
+    if absent:
+        return {"matches": None, "sentence": f"The order by {metric} cannot be judged: no value for {', '.join(absent)}."}
+    own = {method: value for method, value in ours.items() if value is not None}
+    theirs = {method: value for method, value in paper.items() if value is not None}
+    same = all(_sign(own[a] - own[b]) == _sign(theirs[a] - theirs[b]) for a, b in combinations(own, 2))
+    if same:
+        text = f"By {metric} our rows stand in the paper's order, {_ranking(own)}"
+    else:
+        text = f"By {metric} our order, {_ranking(own)}, is not the paper's, {_ranking(theirs)}; at tiny size it need not be"
+    spans = [(intervals or {}).get(method) for method in sorted(own, key=lambda m: -own[m])]
+    if all(spans):
+        close = sum(low is not None and up is not None and up["low"] <= low["high"] for up, low in pairwise(spans))
+        text += f" (of {len(spans) - 1} neighbouring pairs of ours, {close} have overlapping intervals)"
+    return {"matches": same, "sentence": text + "."}
+
+
+def _sign(x: float) -> int:
+    return (x > 0) - (x < 0)
+
+
+def _ranking(values: dict[str, float]) -> str:
+    names = sorted(values, key=lambda method: -values[method])
+    text = names[0]
+    for before, after in pairwise(names):
+        text += f" {'=' if values[before] == values[after] else '>'} {after}"
+    return text
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of :func:`collect` for people."""
+    source = result["source"]
+    lines = [
+        f"# Table {result['table']}: {result['title']}",
+        "",
+        f"Ours: the tiny model on the toy wardrobe ({result['settings']['text']}). Paper: {source['id']} ({source['url']}), as printed. "
+        "Data and models differ, so values do not compare; the order of rows does.",
+        "",
+        "| row | metric | ours | 95 % interval | n | paper | protocol of ours |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    for row in result["rows"]:
+        for cell in row["cells"]:
+            if cell["ours"] is None and cell["paper"] is None:
+                continue
+            span = cell["interval"]
+            shown = [
+                row["method"],
+                cell["metric"],
+                _figure(cell["ours"]),
+                f"{span['low']:.2f}–{span['high']:.2f}" if span else "–",
+                f"{cell['n']:,}" if cell["n"] else "–",
+                _figure(cell["paper"]),
+                f"`{cell['protocol']}`" if cell["protocol"] else "not measured",
+            ]
+            lines.append(f"| {' | '.join(shown)} |")
+    lines += ["", result["ordering"]["sentence"], ""]
+    for item in result["captions"]:
+        floor = item["bm25"].get("Avg", math.nan)
+        lines.append(
+            f"* Gallery captions of `{item['recipe']}`: its own caption head, from {' and '.join(item.get('inputs', ['?']))} alone, "
+            f"{item['n']:,} images, {item['distinct']:,} distinct captions, {item['empty']:,} empty. Words alone (BM25 of query text "
+            f"against these captions): Avg {floor:.2f}."
+        )
+    if any(cell["metric"] == "FIG" for row in result["rows"] for cell in row["cells"]):
+        lines.append("* FIG is not measured: FID needs Inception weights.")
+    lines += [f"* Paper: {note}" for note in result["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -1,0 +1,123 @@
+"""All scores of generated images in one metric: FID, KID, CLIP-S, LPIPS, SSIM (Tables 2 and 3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from unifashion_pl.metrics.image_nets import ClipCosines, InceptionFeatures, Lpips
+from unifashion_pl.metrics.images import ImageDistances, MeanImageScore, clip_s, ssim
+from unifashion_pl.metrics.records import ResultRecord
+
+
+class ImageScores(nn.Module):
+    """FID and KID against real images, CLIP-S against texts, LPIPS and SSIM against the truth of each image.
+
+    SSIM needs no weights. The others are computed if their local weights are named and are None else; nothing is downloaded. Right
+    under DDP: an id counts once, whatever ranks and padding.
+
+    Args:
+        inception: weights of :class:`~unifashion_pl.metrics.image_nets.InceptionFeatures`, for FID and KID.
+        lpips: ImageNet weights of the backbone ``lpips_net``, see :class:`~unifashion_pl.metrics.image_nets.Lpips`.
+        clip: folder of a CLIP model, see :class:`~unifashion_pl.metrics.image_nets.ClipCosines`.
+        resize: ``clean``, ``tm-antialias`` or ``legacy``, before the Inception network.
+        task: first part of the protocol's name, e.g. ``vitonhd_paired``.
+        subset_size, subsets, seed: of KID's draws, equal on all ranks.
+
+    Raises:
+        WeightsMissing: a named file is not there.
+    """
+
+    def __init__(
+        self,
+        *,
+        inception: str | Path | None = None,
+        lpips: str | Path | None = None,
+        lpips_net: str = "alex",
+        clip: str | Path | None = None,
+        resize: str = "clean",
+        task: str = "paired",
+        subset_size: int = 1000,
+        subsets: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.protocol = f"{task}/{resize}"
+        self.features = InceptionFeatures(inception, resize) if inception is not None else None
+        self.perceptual = Lpips(lpips, lpips_net) if lpips is not None else None
+        self.cosines = ClipCosines(clip, Path(clip).name) if clip is not None else None
+        self.distances = ImageDistances(subset_size=subset_size, subsets=subsets, seed=seed, protocol=self.protocol)
+        self.means = {"SSIM": MeanImageScore("SSIM")}
+        if self.perceptual is not None:
+            self.means["LPIPS"] = MeanImageScore(self.perceptual.name)
+        if self.cosines is not None:
+            self.means["CLIP-S"] = MeanImageScore("CLIP-S", clip_s)
+
+    def update(
+        self, ids: Sequence[str], generated: Tensor, real: Tensor | None = None, texts: Sequence[str] | None = None
+    ) -> None:
+        """Add B generated images.
+
+        Args:
+            generated: uint8 (B, 3, H, W).
+            real: the truth of each image, uint8 of the same shape; None in unpaired settings, see :meth:`update_real`.
+            texts: what each image was painted from, for CLIP-S.
+
+        Raises:
+            ValueError: other shapes, or not one id, truth and text per image.
+        """
+        ids = list(ids)
+        if generated.ndim != 4 or generated.shape[1] != 3 or len(ids) != len(generated):
+            raise ValueError(f"got {len(ids)} ids for images {tuple(generated.shape)}; expected one id per image (B, 3, H, W)")
+        if real is not None and real.shape != generated.shape:
+            raise ValueError(
+                f"real images are {tuple(real.shape)}, generated ones {tuple(generated.shape)}; expected equal shapes"
+            )
+        if texts is not None and len(texts) != len(ids):
+            raise ValueError(f"got {len(texts)} texts for {len(ids)} images; expected one per image")
+        if self.features is not None:
+            self.distances.update(ids, self.features(generated), real=False)
+        if self.cosines is not None and texts is not None:
+            self.means["CLIP-S"].update(ids, self.cosines(generated, texts))
+        if real is None:
+            return
+        self.update_real(ids, real)
+        pair = generated.float() / 255, real.float() / 255
+        self.means["SSIM"].update(ids, ssim(*pair))
+        if self.perceptual is not None:
+            self.means["LPIPS"].update(ids, self.perceptual(*pair))
+
+    def update_real(self, ids: Sequence[str], real: Tensor) -> None:
+        """Add real images, uint8 (B, 3, H, W), to the set that FID and KID compare with."""
+        if self.features is not None:
+            self.distances.update(list(ids), self.features(real), real=True)
+
+    def compute(self) -> dict[str, float | None]:
+        """``FID, KID`` (raw), ``CLIP-S`` (100 × cosine), ``LPIPS(net), SSIM`` in 0..1; None = not computed. A collective."""
+        values: dict[str, float | None] = dict.fromkeys(("FID", "KID", "CLIP-S", "LPIPS", "SSIM"))
+        found = {**(self.distances.compute() if self.features is not None else {})}
+        for metric in self.means.values():
+            found |= {name: value for name, value in metric.compute().items() if name != "n"}
+        if any(name.startswith("LPIPS(") for name in found):
+            del values["LPIPS"]
+        return {**values, **{name: value for name, value in found.items() if not name.startswith("n_")}}
+
+    def records(self, **context: Any) -> list[ResultRecord]:
+        """One record per number that was computed."""
+        records = self.distances.records(**context) if self.features is not None else []
+        for name, metric in self.means.items():
+            values = metric.compute()
+            if values:
+                protocol = f"{self.protocol}/{self.cosines.name}" if name == "CLIP-S" and self.cosines else self.protocol
+                record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), protocol)
+                records.append(record.with_context(**context))
+        return records
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.distances.reset()
+        for metric in self.means.values():
+            metric.reset()

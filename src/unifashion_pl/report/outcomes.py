@@ -1,0 +1,153 @@
+"""Prediction lines -> what every query scored and under which protocol: all that a comparison of two runs needs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.tables import CIR, MEANINGS, column_order, half_of
+
+GALLERIES = ("original", "union")
+#: Means over captions; BLEU and METEOR are ratios over the whole set, so a caption has no share in them.
+CAPTION_MEANS = ("ROUGE-L", "CIDEr")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One query or caption.
+
+    Attributes:
+        asked: what it was; two runs are paired only where it is equal.
+        stratum: part of the data whose mean counts by itself (a category); "" = one part.
+        cluster: rows that share an image or product.
+        values: metric -> what this row adds to it, in percent (caption metrics × 100).
+    """
+
+    asked: str
+    stratum: str
+    cluster: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """All rows under one protocol.
+
+    Attributes:
+        title: for readers.
+        protocols: full protocol strings of the records behind it.
+        data: data hashes of those records.
+        rows: by id.
+    """
+
+    title: str
+    protocols: frozenset[str]
+    data: frozenset[str]
+    rows: dict[str, Row]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names in the order of tables."""
+        return column_order({name for row in self.rows.values() for name in row.values})
+
+
+def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
+    """Everything in a test folder that has a value per query, by a name that is the same in every run."""
+    made: dict[str, Outcomes] = {}
+    for kind, make in (("composed", _composed), ("retrieval", _retrieval), ("captions", _captions)):
+        lines = evaluation.predictions.get(kind, [])
+        for dataset in sorted({str(line.get("dataset", "")) for line in lines}):
+            for found in make(evaluation.records, [line for line in lines if str(line.get("dataset", "")) == dataset]):
+                if found.rows:
+                    title = f"{dataset}: {found.title}"
+                    made[title] = Outcomes(title, found.protocols, found.data, found.rows)
+    return made
+
+
+def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, Row]) -> Outcomes:
+    data = frozenset(r.data_hash for r in records if r.data_hash)
+    return Outcomes(title, frozenset(r.protocol for r in records), data, rows)
+
+
+def cutoffs(records: Iterable[ResultRecord]) -> list[int]:
+    """The K of R@K among the metrics."""
+    return sorted({int(match[1]) for r in records if (match := re.search(r"R@(\d+)$", r.metric))})
+
+
+def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+    """Every score on either gallery, reference kept."""
+    ranked = [line for line in lines if line.get("ranks")]
+    shared = set.intersection(*(set(line["ranks"]) for line in ranked)) if ranked else set()
+    made = []
+    for variant in sorted(shared, key=lambda v: (v.split("/")[0] != GALLERIES[0], v.split("/")[-1] != "image", v)):
+        gallery, reference, score = variant.split("/")
+        if gallery not in GALLERIES or reference != "ref-kept":
+            continue
+        own = [
+            r
+            for r in records
+            if (match := CIR.match(r.protocol))
+            and "/".join(match.group("gallery", "reference", "score")) == variant
+            and half_of(match["details"]) not in MEANINGS
+        ]
+        rows = {line["key"]: _composed_row(line, line["ranks"][variant], cutoffs(own)) for line in ranked}
+        made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
+    return made
+
+
+def _composed_row(line: Line, rank: Sequence[int], ks: Sequence[int]) -> Row:
+    """``rank`` = (better, ties); a tie counts against the query."""
+    hits = {k: 100.0 * (sum(rank) < k) for k in ks}
+    values = {f"{line['category']}/R@{k}": hit for k, hit in hits.items()} | {f"mean/R@{k}": hit for k, hit in hits.items()}
+    if hits:
+        values["Avg"] = sum(hits.values()) / len(hits)
+    asked = " ".join(str(line.get(name)) for name in ("category", "reference", "target", "text"))
+    return Row(asked, line["category"], line["reference"], values)
+
+
+def _retrieval(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+    """One per protocol; draws of the same candidates stay together, products are the clusters."""
+    made = []
+    for protocol in dict.fromkeys(str(line["protocol"]) for line in lines if line.get("protocol")):
+        own = [r for r in records if r.protocol.startswith(protocol + "(") and r.protocol.endswith(")")]
+        ranked = [line for line in lines if line.get("protocol") == protocol]
+        sizes = Counter(line["direction"] for line in ranked)
+        rows = {}
+        for line in ranked:
+            hits = {k: 100.0 * (line["rank"] + line["ties"] < k) for k in cutoffs(own)}
+            values = {f"{line['direction']}/R@{k}": hit for k, hit in hits.items()}
+            if hits:  # the mean weighs both directions alike, however many queries they have
+                share = len(ranked) / (len(sizes) * sizes[line["direction"]])
+                values["mean"] = share * sum(hits.values()) / len(hits)
+            name = f"{line['direction']}, draw {line['draw']}, {line['query']}"
+            rows[name] = Row(f"{line['product']} among {line['candidates']}", "", line["product"], values)
+        made.append(_outcomes(protocol, own, rows))
+    return made
+
+
+def _captions(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+    """Caption scores, and every plain-word check."""
+
+    def row(line: Line, values: dict[str, float]) -> Row:
+        return Row(f"{line.get('style')} {line['reference']}", "", line["id"], values)
+
+    own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
+    scored = {x["id"]: {m: 100 * x["scores"][m] for m in CAPTION_MEANS if m in x["scores"]} for x in lines if x.get("scores")}
+    made = [
+        _outcomes("caption scores", own, {line["id"]: row(line, scored[line["id"]]) for line in lines if line["id"] in scored})
+    ]
+    for name in sorted({name for line in lines for name in line.get("words", {})}):
+        metric = f"caption/{name}_accuracy"
+        said = [r for r in records if r.metric == metric and not r.protocol.endswith("/chance")]
+        judged = {line["id"]: line["words"][name] for line in lines if line.get("words", {}).get(name, (None, None))[1]}
+        rows = {
+            line["id"]: row(line, {f"{name} named right": 100.0 * (judged[line["id"]][0] == judged[line["id"]][1])})
+            for line in lines
+            if line["id"] in judged
+        }
+        made.append(_outcomes(f"captions, first {name} word", said, rows))
+    return made

@@ -1,0 +1,167 @@
+"""Rewritings of texts, agreement of lists, ranks of products and success by rounds."""
+
+from __future__ import annotations
+
+import doctest
+import random
+
+import pytest
+import torch
+
+from unifashion_pl.metrics import robustness
+from unifashion_pl.metrics.recall import exact_ranks
+from unifashion_pl.metrics.robustness import (
+    PARAPHRASES,
+    REWRITINGS,
+    negate,
+    overlap_at,
+    paraphrase,
+    product_ranks,
+    product_scores,
+    statements,
+    success_by_round,
+)
+
+TEXTS = [
+    "Is red and has long sleeves",
+    "has no sleeves",
+    "Is sleeveless and longer, without a pattern",
+    "has three buttons and more red",
+    "is gray in color",
+    "V-neck and is plain",
+    "Has black and white stripes and fewer buttons",
+    "red instead of blue",
+    "it is darker and it has a collar",
+]
+
+
+def test_examples_in_the_docstrings() -> None:
+    found = doctest.testmod(robustness)
+    assert found.attempted > 5
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "expected"),
+    [
+        ("verb", "Has a collar and is red", "With a collar and is red"),
+        ("verb", "with dots", "has dots"),
+        ("verb", "has no sleeves and without a pattern", "without sleeves and has no pattern"),
+        ("verb", "has no longer sleeves", "has no longer sleeves"),
+        ("verb", "is a dress with dots", "is a dress with dots"),
+        ("pronoun", "Is red and it has dots", "It is red and has dots"),
+        ("pronoun", "it's red", "is red"),
+        ("phrase", "is sleeveless and has long sleeves", "has no sleeves and is long-sleeved"),
+        ("phrase", "is blue in color and longer", "is blue and is longer"),
+        ("spelling", "more colorful, grey", "more colourful, gray"),
+        ("order", "Is red and has black and white stripes, longer", "Longer, has black and white stripes and is red"),
+        ("order", "V-neck and is plain", "Is plain and V-neck"),
+        ("order", "is not longer and more red", "is not longer and more red"),
+    ],
+)
+def test_paraphrases(rule: str, text: str, expected: str) -> None:
+    assert paraphrase(text, rule) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("is red", "is not red"),
+        ("Has stripes", "Has no stripes"),
+        ("has a collar and is longer", "has no collar and is not longer"),
+        ("is red and white", "is not red and not white"),
+        ("has three buttons", "does not have three buttons"),
+        ("has longer sleeves", "does not have longer sleeves"),
+        ("the sleeves are longer", "the sleeves are not longer"),
+        ("has stripes that are red", "has no stripes that are red"),
+        ("it's longer", "it's not longer"),
+        ("without buttons, isn't red", "with buttons, is red"),
+        ("red instead of blue", "not red instead of blue"),
+        ("", ""),
+    ],
+)
+def test_denials(text: str, expected: str) -> None:
+    assert negate(text) == expected
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_paraphrases_deny_nothing_and_denials_change_every_statement(text: str) -> None:
+    for rule in (*PARAPHRASES, "all"):
+        assert (" not " in f" {paraphrase(text, rule)} ".replace("not as many", "")) is False
+    before, after = text.lower().replace(",", " and").split(" and "), negate(text).lower().replace(",", " and").split(" and ")
+    assert len(before) == len(after)
+    assert all(a != b for a, b in zip(before, after))
+
+
+@pytest.mark.parametrize("text", [t for t in TEXTS if "color" not in t and "V-neck" not in t])
+def test_rules_that_swap_are_their_own_inverse(text: str) -> None:
+    for rule in ("spelling", "order"):
+        assert paraphrase(paraphrase(text, rule), rule) == text
+    for statement in statements(text)[0]:
+        assert paraphrase(paraphrase(statement, "phrase"), "phrase") == statement
+
+
+def test_statements_keep_every_letter() -> None:
+    for text in TEXTS:
+        parts, joints = statements(text)
+        assert len(parts) == len(joints) + 1
+        assert "".join(p + j for p, j in zip(parts, [*joints, ""])) == text
+
+
+def test_every_rewriting_is_named_and_unknown_ones_are_refused() -> None:
+    assert set(REWRITINGS) == {*(f"paraphrase-{rule}" for rule in PARAPHRASES), "paraphrase-all", "negation"}
+    assert REWRITINGS["paraphrase-verb"]("has dots") == paraphrase("has dots", "verb") == "with dots"
+    with pytest.raises(ValueError, match="unknown paraphrase rule 'rhyme'; expected one of phrase"):
+        paraphrase("is red", "rhyme")
+
+
+def test_overlap_of_lists() -> None:
+    assert overlap_at("abcde", "edcba", 5) == 1.0
+    assert overlap_at("abcde", "edcba", 2) == 0.0
+    assert overlap_at("abcde", "abxyz", 4) == 0.5
+    assert overlap_at("ab", "ba", 10) == 1.0
+    with pytest.raises(ValueError, match="k is 0"):
+        overlap_at("a", "a", 0)
+    with pytest.raises(ValueError, match="1 and 0 entries"):
+        overlap_at("a", "", 3)
+
+
+def test_product_ranks_by_counting() -> None:
+    rng = random.Random(0)
+    products = [f"p{i // 3}" for i in range(12)]
+    scores = torch.tensor([[rng.randrange(9) / 8 for _ in products] for _ in range(20)])
+    targets = [rng.choice(products) for _ in range(20)]
+    ranks = product_ranks(scores, products, targets)
+    for row, target, better, ties in zip(scores.tolist(), targets, ranks.better.tolist(), ranks.ties.tolist()):
+        best = {p: max(s for s, q in zip(row, products) if q == p) for p in products}
+        assert better == sum(best[p] > best[target] for p in best)
+        assert ties == sum(best[p] == best[target] for p in best) - 1
+
+
+def test_products_of_one_image_rank_as_images_and_views_take_no_places() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
+    image = exact_ranks(scores, [3])
+    assert torch.equal(product_ranks(scores, "abcd", ["d"]).better, image.better)
+    assert product_ranks(scores, "aaad", ["d"]).better.tolist() == [1]
+    assert product_scores(scores, [0, 0, 2, 2], 3).tolist() == [[pytest.approx(0.9), float("-inf"), pytest.approx(0.7)]]
+
+
+def test_product_errors_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="without an image in the gallery of 2: z"):
+        product_ranks(torch.ones(1, 2), ["a", "b"], ["z"])
+    with pytest.raises(ValueError, match="products of 1 images given for 2 columns"):
+        product_scores(torch.ones(1, 2), [0], 1)
+    with pytest.raises(ValueError, match=r"must be 0..0, got \[1\]"):
+        product_scores(torch.ones(1, 2), [0, 1], 1)
+    with pytest.raises(ValueError, match="not finite for queries q7"):
+        product_ranks(torch.tensor([[float("nan"), 1.0]]), ["a", "b"], ["a"], ["q7"])
+
+
+def test_success_stays_and_an_early_end_is_no_success() -> None:
+    assert success_by_round([[3, 0], [3, 11, 2], [12], []], 4, 3) == [
+        [True, True, True],
+        [True, True, True],
+        [False, False, False],
+        [False, False, False],
+    ]
+    assert success_by_round([[3, 11, 0]], 1, 3) == [[False, False, True]]

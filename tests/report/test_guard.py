@@ -1,0 +1,63 @@
+"""Numbers that read gallery captions: the floor beside them, and red labels where the captions may know the queries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.report.guard import add_guard
+from unifashion_pl.report.html import Page
+from unifashion_pl.report.runfolder import Evaluation
+from unifashion_pl.report.tables import add_composed, add_numbers
+
+HEAD = "fashioniq/original/ref-kept"
+REASON = "leaked: gallery captions are not known to be query-blind: no captioner (3, e.g. d1); every caption needs one"
+
+
+def records(mark: str = "", why: str = "", floor: bool = True, verdict: str = "ok") -> list[ResultRecord]:
+    made = [ResultRecord("mean/R@10", 40.0, "percent", 90, f"{HEAD}/image(score=itc,text=and)")]
+    for score, value in (("caption", 55.0), ("both", 61.5)):
+        protocol = f"{HEAD}/{score}(score=itc,text=and{mark})"
+        made.append(ResultRecord("mean/R@10", value, "percent", 90, protocol, implementation=f"x{why}"))
+    if floor:
+        made.append(
+            ResultRecord("mean/R@10", 51.25, "percent", 90, f"{HEAD}/caption(score=bm25,text=and{mark})", implementation="BM25")
+        )
+    said = f"held-out bag of words; verdict {verdict}, standard error without leak 0.012"
+    for name, auc in (("caption-AUC", 0.71), ("caption-AUC/labels-shuffled", 0.5)):
+        audit = "fashioniq/original/caption-audit(bag-of-words)"
+        made.append(ResultRecord(f"dress/{name}", auc, "raw", 300, audit, implementation=said))
+    return made
+
+
+def page_of(found: list[ResultRecord]) -> str:
+    page = Page()
+    for add in (add_numbers, add_composed, add_guard):
+        add(page, Evaluation("", Path("r"), found, {}))
+    return "".join(page.parts)
+
+
+def test_floor_stands_beside_caption_assisted_numbers() -> None:
+    text = page_of(records())
+    assert "<td>51.25</td><td>+3.75</td>" in text
+    assert "<td>51.25</td><td>+10.25</td>" in text
+    assert 'class="flag"' not in text
+    assert "<td>0.710</td><td>0.500</td><td>0.012</td><td>ok</td>" in text
+
+
+def test_unsafe_captions_are_labelled_in_red_with_the_reason() -> None:
+    text = page_of(records(",captions=leaked", f"; {REASON}", verdict="refuse"))
+    assert text.count('<b class="flag">leaked</b>') >= 4
+    assert text.count(f'class="note refused">{REASON}<') == 1
+    assert '<b class="flag">refuse</b>' in text
+    assert '<b class="flag">suspicious</b>' in page_of(records(",captions=suspicious"))
+
+
+def test_a_missing_floor_is_said() -> None:
+    assert '<b class="flag">no floor</b>' in page_of(records(floor=False))
+
+
+def test_without_captions_there_is_no_guard() -> None:
+    page = Page()
+    add_guard(page, Evaluation("", Path("r"), records()[:1], {}))
+    assert page.parts == []
