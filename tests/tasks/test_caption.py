@@ -240,7 +240,7 @@ def test_the_shipped_tokenizers_are_nearly_those_the_command_trains_today() -> N
     today = train_wordpiece(wardrobe_texts())
     assert len(set(vocabulary) & set(today)) > 0.9 * len(today)
     shipped = Tokenizer.from_str((folder / "tiny_llm_tokenizer.json").read_text("utf-8")).get_vocab()
-    assert len(shipped.keys() & train_byte_bpe(wardrobe_texts()).get_vocab().keys()) > 0.9 * len(shipped)
+    assert len(shipped.keys() & train_byte_bpe(wardrobe_texts()).get_vocab().keys()) > 0.85 * len(shipped)
     assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     assert len(set(vocabulary)) == len(vocabulary)
     assert 1000 <= len(vocabulary) <= 1500
