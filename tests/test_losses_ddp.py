@@ -55,6 +55,8 @@ def work(rank: int, store: str, out: str) -> None:
         results.append((value / 2, [p.grad for p in model.parameters()]))
     if rank == 0:
         torch.save(results, out)
+    del model  # DDP's reducer must not outlive the group
+    dist.barrier()
     dist.destroy_process_group()
 
 
