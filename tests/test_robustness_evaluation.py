@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch
 from unifashion_pl.data.texts import EVALUATION, modifying_text
 from unifashion_pl.evaluation import Evaluator
-from unifashion_pl.evaluation.robustness import ComposedQuery, Measured, multi_round, product_recall
+from unifashion_pl.evaluation.searches import ComposedQuery, Measured, multi_round, product_recall
 from unifashion_pl.metrics.records import read_records
 from unifashion_pl.metrics.robustness import REWRITINGS, negate, paraphrase
 from unifashion_pl.module import UniFashionModule
