@@ -22,6 +22,15 @@ from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
 
 from unifashion_pl.data.stream import EvalLoader
 
+#: Dataset -> its folder of raw files in a wardrobe.
+RAW_FOLDERS = {
+    "fashiongen": "fashiongen",
+    "fashion200k": "fashion200k",
+    "fashioniq": "fashion-iq",
+    "fashioniq_cap": "fashion-iq",
+    "vitonhd": "viton-hd",
+}
+
 
 def default_cache() -> Path:
     """``$UNIFASHION_CACHE``, or ``~/.cache/unifashion-pl``."""
@@ -106,8 +115,8 @@ class WardrobeDataModule(MultiTaskDataModule):
         self.folder = Path(root) if root is not None else default_cache()
         self.folder = self.folder / f"wardrobe-{size}-{seed}-{_version(size)}"
         self.size, self.seed, self.prepare_workers = size, seed, prepare_workers
-        raw, shards = self.folder / "raw", self.folder / "shards"
         common: dict[str, Any] = {
+            "pixel_size": pixel_size,
             "seed": seed,
             "eval_batch_size": eval_batch_size,
             "num_workers": num_workers,
@@ -116,26 +125,17 @@ class WardrobeDataModule(MultiTaskDataModule):
             "start_method": start_method,
         }
         paths = {
-            name: {"root": raw / folder, "shards": shards / name}
-            for name, folder in (
-                ("fashiongen", "fashiongen"),
-                ("fashion200k", "fashion200k"),
-                ("fashioniq", "fashion-iq"),
-                ("fashioniq_cap", "fashion-iq"),
-                ("vitonhd", "viton-hd"),
-            )
+            name: {"root": self.folder / "raw" / raw, "shards": self.folder / "shards" / name}
+            for name, raw in RAW_FOLDERS.items()
         }
-        captions = raw / "fashion-iq" / "captions.train.jsonl"
-        drawn = {"pixel_size": pixel_size, **common}
+        captions = self.folder / "raw" / RAW_FOLDERS["fashioniq"] / "captions.train.jsonl"
         sizes = shares(batch_size) if pairs else (1, 1, 1)
+        fashiongen = FashionGenDataModule(**paths["fashiongen"], batch_size=sizes[0], **common)
+        fashioniq_cap = FashionIQCapDataModule(
+            captions, **paths["fashioniq_cap"], batch_size=sizes[1], val_overlap=val_overlap, **common
+        )
         mixed = MixedPairsDataModule(
-            [
-                FashionGenDataModule(**paths["fashiongen"], batch_size=sizes[0], **drawn),
-                FashionIQCapDataModule(
-                    captions, **paths["fashioniq_cap"], batch_size=sizes[1], val_overlap=val_overlap, **drawn
-                ),
-                ShortCaptionDataModule(**paths["fashion200k"], batch_size=sizes[2], **drawn),
-            ]
+            [fashiongen, fashioniq_cap, ShortCaptionDataModule(**paths["fashion200k"], batch_size=sizes[2], **common)]
         )
         fashioniq = FashionIQDataModule(
             **paths["fashioniq"],
@@ -143,10 +143,10 @@ class WardrobeDataModule(MultiTaskDataModule):
             captions=captions,
             gallery_captions=gallery_captions,
             val_overlap=val_overlap,
-            **drawn,
+            **common,
         )
         vitonhd = VitonHDDataModule(
-            **paths["vitonhd"], batch_size=tryon_batch_size or batch_size, **{**drawn, "pixel_size": pixel_size or (64, 48)}
+            **paths["vitonhd"], batch_size=tryon_batch_size or batch_size, **{**common, "pixel_size": pixel_size or (64, 48)}
         )
         super().__init__(mixed if pairs else None, fashioniq if triplets else None, vitonhd if tryon else None)
 
