@@ -9,8 +9,9 @@ from fake_run import make_run
 
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.report.curves import Panel, chart, nice_ticks, panels, smooth
-from unifashion_pl.report.runfolder import image_name, read_lines, read_run, write_lines
-from unifashion_pl.report.tables import number_rows
+from unifashion_pl.report.html import Page
+from unifashion_pl.report.runfolder import Evaluation, image_name, read_lines, read_run, write_lines
+from unifashion_pl.report.tables import add_numbers, number_rows
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,19 @@ def test_caption_metrics_are_scaled_and_absent_ones_explained() -> None:
     assert rows[1][1] == "<b>169.50</b>"
     assert rows[1][2] == "150.0–190.0"
     assert "no Java" in rows[2][1]
+
+
+def test_robustness_is_folded_and_small_raw_numbers_keep_their_digits() -> None:
+    recall = ResultRecord(
+        "t2i/R@1", 50.0, "percent", 10, "fashiongen_full(n=10)", interval=Interval(30.0, 70.0, 0.95, "wilson")
+    )
+    change = ResultRecord(
+        "score_change", -0.0241, "raw", 10, "robustness/negation/x", interval=Interval(-0.031, -0.017, 0.95, "b")
+    )
+    page = Page()
+    add_numbers(page, Evaluation("test", Path("test"), [recall, change], {}))
+    table, robustness = "".join(page.parts).split("<details")
+    assert "R@1" in table
+    assert "score change" not in table
+    assert "-0.024" in robustness
+    assert "-0.031 – -0.017" in robustness

@@ -11,6 +11,7 @@ from unifashion_pl.report.html import Page, details, figure, table
 from unifashion_pl.report.runfolder import Evaluation
 
 CHANCE = "/chance"
+ROBUSTNESS = "robustness/"
 SPREAD = "/sd_over_draws"
 AUDIT = "/caption-audit("
 UNSAFE = re.compile(r"captions=(leaked|suspicious)")
@@ -82,13 +83,15 @@ def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float
             last = r.protocol
         value, factor = scaled(r)
         level = chance.get((r.protocol, r.metric))
-        spread = f"{r.interval.low * factor:.1f}–{r.interval.high * factor:.1f}" if r.interval else "–"
+        small = r.unit != "percent" and value is not None and abs(value) < 1
+        ends = (r.interval.low * factor, r.interval.high * factor) if r.interval else None
+        spread = ("{:.3f} – {:.3f}" if small else "{:.1f}–{:.1f}").format(*ends) if ends else "–"
         bar = ""
         if r.unit == "percent" and value is not None and r.interval:
             bar = interval_bar(value, r.interval.low, r.interval.high, level)
         n = f"{r.n:,}" + (f"<span class='dim'>/{r.n_expected:,}</span>" if r.n_expected not in (None, r.n) else "")
         shown = (
-            figure(value)
+            figure(value, 3 if small else 2)
             if value is not None
             else f"<span class='dim'>n/a: {escape((r.implementation or 'not available').removeprefix('n/a: '))}</span>"
         )
@@ -130,8 +133,9 @@ def add_numbers(page: Page, evaluation: Evaluation) -> None:
     every = [
         r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r) and AUDIT not in r.protocol
     ]
-    records = [r for r in every if not r.metric.endswith(SPREAD)]
-    if not records:
+    folded = [r for r in every if r.protocol.startswith(ROBUSTNESS)]
+    records = [r for r in every if not r.metric.endswith(SPREAD) and r not in folded]
+    if not records and not folded:
         return
     text = (
         "Numbers of this run. Recall in percent (a tie is a miss), caption metrics × 100, intervals at 95&nbsp;%; the tick on the bar is "
@@ -141,6 +145,9 @@ def add_numbers(page: Page, evaluation: Evaluation) -> None:
     spread = [r for r in every if r.metric.endswith(SPREAD)]
     if spread:
         page.add(details("Standard deviation over draws of the candidates", table(HEAD, number_rows(spread, {}), "numbers")))
+    if folded:
+        title = "Robustness: queries in other words and denied, products instead of views"
+        page.add(details(title, table(HEAD, number_rows(folded, {}), "numbers")))
 
 
 def add_composed(page: Page, evaluation: Evaluation) -> None:
