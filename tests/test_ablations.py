@@ -16,7 +16,7 @@ from unifashion_pl.datamodules import WardrobeDataModule
 from unifashion_pl import ablations
 from unifashion_pl.ablations import TABLES, Settings, cell_of, make_table, ordering
 from unifashion_pl.cli import config_chain, main
-from unifashion_pl.commands import _parser
+from unifashion_pl.commands import parser
 from unifashion_pl.data.captions import read_library
 from unifashion_pl.data.samples import GalleryBatch
 from unifashion_pl.evaluation.gallery_captions import write_gallery_captions
@@ -198,9 +198,9 @@ def test_other_scores_halves_and_chance_are_not_our_value() -> None:
 
 def test_the_command_offers_these_tables(capsys: pytest.CaptureFixture[str]) -> None:
     for name in TABLES:
-        assert _parser().parse_args(["ablations", name, "--out", "x"]).table == name
+        assert parser().parse_args(["ablations", name, "--out", "x"]).table == name
     with pytest.raises(SystemExit):
-        _parser().parse_args(["ablations", "table6", "--out", "x"])
+        parser().parse_args(["ablations", "table6", "--out", "x"])
     assert "table6" in capsys.readouterr().err
 
 

@@ -1,0 +1,40 @@
+"""Commands beside training: one module a command, each with ``add(commands)``, which adds its parser and sets its ``handler``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+#: Modules of this package that add a command, in the order of ``--help``.
+MODULES = ("data", "index", "caption", "paint", "report", "ablations", "doctor")
+
+EPILOG = (
+    "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; a parsed command carries its ``handler``."""
+    top = argparse.ArgumentParser(prog="unifashion", description="UniFashion as a Lightning library.", epilog=EPILOG)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in MODULES:
+        import_module(f"{__name__}.{name}").add(commands)
+    return top
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parse, run and exit with the command's status; errors about the user's input are one sentence, not a traceback."""
+    args = parser().parse_args(argv)
+    try:
+        status = args.handler(args)
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
+        print(f"unifashion {args.command}: {error}", file=sys.stderr)
+        status = 2
+    if status:
+        raise SystemExit(status)

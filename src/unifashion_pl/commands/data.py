@@ -1,0 +1,67 @@
+"""``data``: the toy wardrobe, dataset checks, shards."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unifashion_pl.commands import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add ``data``."""
+    from unifashion_pl.data.check import DATASETS
+
+    parser = commands.add_parser("data", help="the toy wardrobe, dataset checks, shards")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    wardrobe = actions.add_parser("wardrobe", help="write the procedural catalogue in the datasets' raw layouts")
+    wardrobe.add_argument("--out", type=Path, required=True)
+    wardrobe.add_argument("--size", default="demo", choices=("tiny", "demo"))
+    wardrobe.add_argument("--products", type=int, help="number of training products instead of the size's")
+    wardrobe.add_argument("--seed", type=int, default=0)
+    wardrobe.add_argument("--workers", type=int)
+    wardrobe.set_defaults(handler=_wardrobe)
+    check = actions.add_parser("check", help="what of a dataset is there, missing or broken")
+    shards = actions.add_parser("shards", help="raw layout -> WebDataset shards + index.json")
+    for sub in (check, shards):
+        sub.add_argument("dataset", choices=DATASETS)
+        sub.add_argument("--root", type=Path, required=True)
+    check.add_argument("--json", type=Path, help="also write the findings here")
+    check.set_defaults(handler=_check)
+    shards.add_argument("--out", type=Path, required=True)
+    shards.add_argument("--workers", type=int, default=1)
+    shards.add_argument("--allow-missing", action="store_true", help="build evaluation splits although samples are lost")
+    shards.set_defaults(handler=_shards)
+
+
+def _wardrobe(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from unifashion_pl.wardrobe import SIZES, write_wardrobe
+
+    spec = SIZES[args.size]
+    if args.products is not None:
+        spec = replace(spec, products_train=args.products)
+    print(write_wardrobe(args.out, spec=spec, seed=args.seed, workers=args.workers))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from unifashion_pl.data.check import check_dataset
+
+    report = check_dataset(args.dataset, args.root)
+    print(report.text())
+    if args.json:
+        args.json.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0 if report.complete else 1
+
+
+def _shards(args: argparse.Namespace) -> int:
+    from unifashion_pl.data.check import build_shards
+
+    for index in build_shards(args.dataset, args.root, args.out, workers=args.workers, allow_missing=args.allow_missing):
+        print(index)
+    return 0

@@ -1,0 +1,22 @@
+"""``doctor``: what can run here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unifashion_pl.commands import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add ``doctor``."""
+    doctor = commands.add_parser("doctor", help="versions, device, and what can run here")
+    doctor.set_defaults(handler=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from unifashion_pl.doctor import examine
+
+    print(examine())
+    return 0
