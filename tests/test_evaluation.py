@@ -172,6 +172,14 @@ def test_prediction_lines_are_complete_and_their_pictures_written(tested: tuple[
     composed = read_lines(out / "predictions/composed.jsonl")
     assert [line["key"] for line in composed if line["category"] == "dress"] == ["q1", "q3"]
     assert sum(line["shown"] for line in composed) == 3
+    for half in ABLATIONS:  # ranks of the halves recompute the recall of the halves
+        ranks = [sum(line["halves"][half]) for line in composed if line["category"] == "dress"]
+        (record,) = [
+            r
+            for r in read_records(out / "results.json")
+            if r.metric == "dress/R@1" and r.protocol == f"fashioniq/original/ref-kept/image(score={half},text=and)"
+        ]
+        assert record.value == pytest.approx(100 * sum(rank < 1 for rank in ranks) / len(ranks))
     for line in composed:
         if line["shown"]:
             for key in (line["reference"], line["target"], *(k for k, _ in line["top"])):

@@ -41,6 +41,10 @@ def test_without_weights_only_ssim_is_computed() -> None:
     assert scores.compute() == {"FID": None, "KID": None, "CLIP-S": None, "LPIPS": None, "SSIM": pytest.approx(expected)}
     (record,) = scores.records(code_version="x")
     assert (record.metric, record.n, record.protocol, record.code_version) == ("SSIM", 3, "vitonhd_paired/clean", "x")
+    told = {r.metric: r.implementation for r in scores.records(absent=True) if r.value is None}
+    assert told.keys() == {"FID", "KID", "LPIPS", "CLIP-S"}
+    assert "Inception" in (told["FID"] or "")
+    assert "image_weights: {clip: …}" in (told["CLIP-S"] or "")
 
 
 def test_batches_and_repeated_ids_do_not_matter() -> None:

@@ -125,13 +125,14 @@ class ComposedEvaluation:
                 *audit_records(audits, captions),
                 *self._chance(team),
             ]
-            self._lines(outcome, texts)
         for name, metric in self.halves.items():
             metric.gallery = self.metric.gallery
             numbers = metric.compute()
             outcome.values.update(self._values(numbers, name))
             if full:
                 outcome.records += metric.records()
+        if full:
+            self._lines(outcome, texts)
         return outcome
 
     def _values(self, computed: dict[str, float], half: str = "", label: str = "") -> dict[str, float]:
@@ -208,10 +209,22 @@ class ComposedEvaluation:
     def _lines(self, outcome: Outcome, texts: dict[str, str]) -> None:
         ranked = self.metric.per_query()
         chosen = set(sorted((line["key"] for line in ranked), key=lambda key: order(self.seed, key))[: self.shown])
-        outcome.lines["composed"] = [self._line(line, texts[line["key"]], line["key"] in chosen) for line in ranked]
+        halves = self._ranks_of_halves()
+        outcome.lines["composed"] = [
+            {**self._line(line, texts[line["key"]], line["key"] in chosen), "halves": halves.get(line["key"], {})}
+            for line in ranked
+        ]
         for line in outcome.lines["composed"]:
             if line["shown"]:
                 outcome.needed |= {line["reference"], line["target"], *(key for key, _ in line["top"])}
+
+    def _ranks_of_halves(self) -> dict[str, dict[str, list[int]]]:
+        """Key of a query -> half -> [candidates that score higher than the target, ties], under the headline protocol."""
+        found: dict[str, dict[str, list[int]]] = {}
+        for name, metric in self.halves.items():
+            for line in metric.per_query():
+                found.setdefault(line["key"], {})[name] = list(line["ranks"]["/".join(HEADLINE)])
+        return found
 
     def _line(self, ranked: Line, text: str, shown: bool) -> dict[str, Any]:
         """A line of the metric with what the report shows: rank and list of the image score, ties counted against the query."""

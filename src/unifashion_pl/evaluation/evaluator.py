@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from unifashion_pl import __version__
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Outcome, team_of_all, weights_hash
 from unifashion_pl.evaluation.composed import ComposedEvaluation
@@ -18,6 +18,7 @@ from unifashion_pl.evaluation.robustness import RobustComposedEvaluation, Robust
 from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, CaptionEvaluation, ImageEvaluation
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.metrics.tables import Team
+from unifashion_pl.provenance import __version__, commit
 from unifashion_pl.report.runfolder import PREDICTIONS, image_name, write_lines
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Evaluator:
     def start(self, stage: Stage) -> None:
         """Forget everything and prepare for an epoch of this stage."""
         self.stage: Stage = stage
+        self._started = time.monotonic()
         self._parts: dict[tuple[str, str], Part] = {}
         self._model: UniFashionModule | None = None
         self._samples: list[Outcome] = []
@@ -194,7 +196,11 @@ class Evaluator:
                 files.update(part)
         if team.rank != 0:
             return
-        context: dict[str, Any] = {"code_version": __version__}
+        context: dict[str, Any] = {
+            "code_version": __version__,
+            "commit": commit(),
+            "wall_seconds": round(time.monotonic() - self._started, 1),
+        }
         if self._model is not None:
             context["weights_hash"] = weights_hash(self._model)
         out_dir.mkdir(parents=True, exist_ok=True)

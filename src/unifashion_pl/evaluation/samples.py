@@ -227,7 +227,7 @@ class ImageEvaluation:
                 outcome.files.update(files)
         outcome.lines["images"] = merged(team, lines, "id")
         if self.scores is not None:
-            outcome.records = self.scores.records()
+            outcome.records = self.scores.records(absent=True)
             outcome.values = {
                 f"{self.dataset.partition('/')[0]}/image/{r.metric}": r.value for r in outcome.records if r.value is not None
             }

@@ -31,6 +31,7 @@ from unifashion_pl.metrics.intervals import (
 from unifashion_pl.metrics.leaks import TextQuery, bm25_scores, caption_audit, check_audits, check_provenance, text_only_floor
 from unifashion_pl.metrics.recall import Ranks, RecallAtK, exact_ranks, recall_percent, token_scores, two_way_ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, write_records
+from unifashion_pl.metrics.robustness import negate, overlap_at, paraphrase, product_ranks, success_by_round
 
 __all__ = [
     "FULL_QUERIES",
@@ -64,6 +65,10 @@ __all__ = [
     "exact_ranks",
     "frechet_distance",
     "kernel_distance",
+    "negate",
+    "overlap_at",
+    "paraphrase",
+    "product_ranks",
     "read_records",
     "recall_percent",
     "resize",
@@ -71,6 +76,7 @@ __all__ = [
     "score_captions",
     "seed_summary",
     "ssim",
+    "success_by_round",
     "text_only_floor",
     "token_scores",
     "tokenize_captions",

@@ -12,6 +12,13 @@ from unifashion_pl.metrics.image_nets import ClipCosines, InceptionFeatures, Lpi
 from unifashion_pl.metrics.images import ImageDistances, MeanImageScore, clip_s, ssim
 from unifashion_pl.metrics.records import ResultRecord
 
+#: Argument of :class:`ImageScores`, the numbers that depend on it, what it is.
+NEEDS = (
+    ("inception", ("FID", "KID"), "needs the weights of the FID Inception network"),
+    ("lpips", ("LPIPS",), "needs ImageNet weights of an AlexNet or VGG"),
+    ("clip", ("CLIP-S",), "needs the folder of a CLIP model"),
+)
+
 
 class ImageScores(nn.Module):
     """FID and KID against real images, CLIP-S against texts, LPIPS and SSIM against the truth of each image.
@@ -105,8 +112,13 @@ class ImageScores(nn.Module):
             del values["LPIPS"]
         return {**values, **{name: value for name, value in found.items() if not name.startswith("n_")}}
 
-    def records(self, **context: Any) -> list[ResultRecord]:
-        """One record per number that was computed."""
+    def records(self, *, absent: bool = False, **context: Any) -> list[ResultRecord]:
+        """One record per number that was computed.
+
+        Args:
+            absent: also a record without value per number whose weights were not named, which says which ones it needs.
+            context: further fields of the records.
+        """
         records = self.distances.records(**context) if self.features is not None else []
         for name, metric in self.means.items():
             values = metric.compute()
@@ -114,7 +126,19 @@ class ImageScores(nn.Module):
                 protocol = f"{self.protocol}/{self.cosines.name}" if name == "CLIP-S" and self.cosines else self.protocol
                 record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), protocol)
                 records.append(record.with_context(**context))
-        return records
+        return [*records, *(r.with_context(**context) for r in self._absent())] if absent and records else records
+
+    def _absent(self) -> list[ResultRecord]:
+        """Numbers whose networks were not built, and what they need."""
+        parts = {"inception": self.features, "lpips": self.perceptual, "clip": self.cosines}
+        return [
+            ResultRecord(
+                name, None, "raw", 0, self.protocol, implementation=f"not measured: {need} (image_weights: {{{part}: …}})"
+            )
+            for part, names, need in NEEDS
+            for name in names
+            if parts[part] is None
+        ]
 
     def reset(self) -> None:
         """Forget all images."""

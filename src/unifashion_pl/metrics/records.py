@@ -50,6 +50,8 @@ class ResultRecord:
         data_hash, weights_hash: of the evaluated data and the weights.
         implementation: code or tokeniser that produced the value.
         code_version: version of this library.
+        commit: git commit of the checkout that it ran from, ``-dirty`` behind it where files were changed; None = installed package.
+        wall_seconds: duration of the whole evaluation that the number is part of.
 
     >>> record = ResultRecord("i2t/R@1", 71.4, "percent", 1000, "fashiongen_100(n=1000)")
     >>> ResultRecord.from_json(record.to_json()) == record
@@ -70,6 +72,8 @@ class ResultRecord:
     weights_hash: str | None = None
     implementation: str | None = None
     code_version: str | None = None
+    commit: str | None = None
+    wall_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -106,7 +110,7 @@ class ResultRecord:
         return cls.from_dict(json.loads(text))
 
     def with_context(self, **context: Any) -> ResultRecord:
-        """The same number with ``seed``, ``data_hash``, ``weights_hash`` or ``code_version`` filled in."""
+        """The same number with ``seed``, ``data_hash``, ``weights_hash``, ``code_version``, ``commit`` or ``wall_seconds`` filled in."""
         return replace(self, **context)
 
 

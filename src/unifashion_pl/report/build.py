@@ -12,7 +12,7 @@ from unifashion_pl.report.compare import add_comparison
 from unifashion_pl.report.curves import chart, panels
 from unifashion_pl.report.guard import add_guard
 from unifashion_pl.report.html import Page, details, table
-from unifashion_pl.report.published import add_published
+from unifashion_pl.report.published import add_published, config_hash, duration
 from unifashion_pl.report.rows import add_captions, add_composed_rows, add_images, add_retrieval
 from unifashion_pl.report.runfolder import Evaluation, Run, name_apart, read_run
 from unifashion_pl.report.tables import AUDIT, CHANCE, add_composed, add_numbers, split_protocol
@@ -188,16 +188,25 @@ def add_curves(page: Page, runs: Sequence[Run]) -> None:
         page.add(page.caption("Figure", text))
 
 
-ORIGINS = {"code version": "code_version", "weights": "weights_hash", "data": "data_hash", "measured by": "implementation"}
+ORIGINS = {
+    "code version": "code_version",
+    "commit": "commit",
+    "weights": "weights_hash",
+    "data": "data_hash",
+    "measured by": "implementation",
+}
 
 
 def _origins(runs: Sequence[Run], run: Run) -> str:
     """Where the numbers come from: one row per evaluation and family of protocols, a column for every fact that any record has."""
     found: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
+    seconds: dict[str, float] = {}
     for evaluation in run.evaluations:
         for r in evaluation.records:
             if r.value is None or CHANCE in r.protocol or AUDIT in r.protocol:
                 continue
+            if r.wall_seconds is not None:
+                seconds[evaluation.label] = r.wall_seconds
             family = split_protocol(r.protocol)[0].split("/")[0]
             facts = found.setdefault((evaluation.label, family), {name: {} for name in ORIGINS})
             for name, field in ORIGINS.items():
@@ -208,8 +217,11 @@ def _origins(runs: Sequence[Run], run: Run) -> str:
     for (label, family), facts in found.items():
         policy = _lookup(run.configs.get(label, {}), ("model", "policy"))
         cells = [", ".join(f"<code>{escape(value)}</code>" for value in facts[name]) or "–" for name in names]
-        rows.append([escape(_name(runs, run, label) or run.name), escape(family), escape(str(policy or "–")), *cells])
-    return table(["evaluation", "numbers", "policy", *names], rows, "prose origins")
+        took = duration(seconds[label]) if label in seconds else "–"
+        rows.append([escape(_name(runs, run, label) or run.name), escape(family), escape(str(policy or "–")), *cells, took])
+    config = config_hash(run)
+    note = f'<p class="note">Configuration of {escape(run.name)}: <code>{config}</code>.</p>' if config else ""
+    return table(["evaluation", "numbers", "policy", *names, "wall time"], rows, "prose origins") + note
 
 
 def add_provenance(page: Page, runs: Sequence[Run]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ class Comparison:
     n: int | None
     protocol: str
     status: str
+    record: ResultRecord | None = None
+    run: Run | None = None
 
 
 def load_published() -> dict[str, Any]:
@@ -108,9 +111,9 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
     if len(values) >= 3:
         half = seed_summary(values).half_new_run
     status = judge(number, method, value, mean, half)
-    record = real[0][1]
+    run, record = real[0]
     spread = f"{mean - half:.2f}–{mean + half:.2f}" if math.isfinite(half) else f"{len(values)} seed{'s'[: len(values) > 1]}"
-    return Comparison(number, method, metric, value, mean, spread, record.n, record.protocol, status)
+    return Comparison(number, method, metric, value, mean, spread, record.n, record.protocol, status, record, run)
 
 
 def one_recipe(found: list[tuple[Run, ResultRecord]]) -> list[tuple[Run, ResultRecord]]:
@@ -164,7 +167,7 @@ def add_published(page: Page, runs: Sequence[Run]) -> None:
 
 
 def _cells(cells: list[Comparison]) -> str:
-    head = ["metric", "published", "ours", "difference", "interval", "n", "status"]
+    head = ["metric", "published", "ours", "difference", "interval", "n", "status", "protocol", "origin"]
     rows: list[list[str]] = []
     last = None
     for c in cells:
@@ -174,8 +177,46 @@ def _cells(cells: list[Comparison]) -> str:
         gap = None if c.ours is None else c.ours - c.published
         n = f"{c.n:,}" if c.n else "–"
         signed = "–" if gap is None else f"{gap:+.2f}"
-        rows.append([escape(c.metric), figure(c.published), figure(c.ours), signed, c.interval or "–", n, escape(c.status)])
+        values = [figure(c.published), figure(c.ours), signed, c.interval or "–", n, escape(c.status)]
+        protocol = f"<code>{escape(c.protocol)}</code>" if c.protocol else "–"
+        rows.append([escape(c.metric), *values, protocol, origin(c.record, c.run)])
     return table(head, rows, "numbers")
+
+
+def origin(record: ResultRecord | None, run: Run | None) -> str:
+    """Config, commit (or version), data and wall time of a number, as far as they are known; HTML."""
+    if record is None:
+        return "–"
+    facts = {
+        "config": config_hash(run) if run is not None else None,
+        "commit": record.commit,
+        "version": None if record.commit else record.code_version,
+        "data": record.data_hash and record.data_hash[:12],
+    }
+    known = [f"{name} <code>{escape(value)}</code>" for name, value in facts.items() if value]
+    if record.wall_seconds is not None:
+        known.append(f"evaluated in {duration(record.wall_seconds)}")
+    return ", ".join(known) or "–"
+
+
+def config_hash(run: Run) -> str | None:
+    """First 12 digits of the SHA-256 of a run's config files; None where it has none."""
+    if not run.config_texts:
+        return None
+    text = "\0".join(f"{label}\n{run.config_texts[label]}" for label in sorted(run.config_texts))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def duration(seconds: float) -> str:
+    """For people.
+
+    >>> duration(61.2), duration(7384), duration(3.14)
+    ('1 min 1 s', '2 h 3 min', '3.1 s')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def _summary(cells: list[Comparison]) -> str:
