@@ -13,7 +13,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from unifashion_pl.datamodules.wardrobe import RAW_FOLDERS, WardrobeDataModule
+from unifashion_pl.datamodules.benchmark import FOLDERS
+from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import GalleryBatch, PairBatch, QueryBatch
@@ -78,7 +79,7 @@ def main() -> None:
     for record in evaluate(model, data, args.out / "test"):
         if record.metric.removesuffix("/original").removesuffix("/difference") in SHOWN:
             print(row(record))
-    root = data.folder / "raw" / RAW_FOLDERS["fashioniq"]
+    root = data.folder / "raw" / FOLDERS["fashioniq"]
     pictures, asked = galleries(root), queries(root)
     feedback = WardrobeFeedback.of("demo")
     for category in CATEGORIES:

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 
 from unifashion_pl.data.assemble import Assembler
+from unifashion_pl.data.features import FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME
 from unifashion_pl.data.plan import Plan
 from unifashion_pl.data.reader import ShardSource, Source
@@ -35,6 +36,8 @@ class FashionDataModule(L.LightningDataModule):
         max_bad: damaged samples that training replaces and reports before it stops.
         prepare_workers: processes that make shards.
         start_method: of worker processes; None = the platform's default.
+        features: train on the vision tower's cached outputs instead of pixels: True takes those beside the shards, a path those in
+            ``path/FOLDER OF THE SHARDS`` (see :mod:`unifashion_pl.data.features`). Evaluation reads pixels, which it also shows.
     """
 
     stream: ClassVar[str]
@@ -54,8 +57,10 @@ class FashionDataModule(L.LightningDataModule):
         max_bad: int = 0,
         prepare_workers: int = 1,
         start_method: str | None = None,
+        features: bool | str | Path = False,
     ) -> None:
         super().__init__()
+        self.features = features
         self.root = None if root is None else Path(root)
         self.shards = Path(shards) if shards is not None else None if self.root is None else self.root / "shards"
         self.batch_size, self.eval_batch_size, self.seed, self.max_bad = batch_size, eval_batch_size, seed, max_bad
@@ -118,7 +123,7 @@ class FashionDataModule(L.LightningDataModule):
     def training(self, source: Source, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:
         """A training loader with this DataModule's settings."""
         return TrainLoader(
-            source,
+            self._with_features(source, assembler) if self.features else source,
             assembler,
             batch_size=self.batch_size,
             seed=self.seed,
@@ -127,6 +132,27 @@ class FashionDataModule(L.LightningDataModule):
             max_bad=self.max_bad,
             exclude=exclude,
         )
+
+    def _with_features(self, source: Source, assembler: Assembler[Any]) -> FeatureSource:
+        """The vision tower's cached outputs beside the samples, compared with the tower of the model that is to be trained.
+
+        Raises:
+            FileNotFoundError, ValueError: there are none, or they are of another tower, transform or data.
+        """
+        if not isinstance(source, ShardSource):
+            raise ValueError(
+                f"{source.dataset} is read from raw files, and features lie beside shards: name a folder (shards=...)"
+            )
+        if getattr(assembler, "flip", 0):
+            raise ValueError(
+                "flip mirrors images at random, which cached features cannot: set flip=0, or train without features=..."
+            )
+        folder = source.folder / FOLDER if self.features is True else Path(str(self.features)) / source.folder.name
+        cached = FeatureSource(source, folder)
+        model = getattr(self.trainer, "lightning_module", None)
+        if (backbone := getattr(model, "backbone", None)) is not None:
+            cached.check(backbone.vision, self.encoder)
+        return cached
 
     def evaluation(self, source: Source, assembler: Assembler[Any]) -> EvalLoader[Any]:
         """An evaluation loader with this DataModule's settings."""

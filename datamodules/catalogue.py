@@ -42,6 +42,8 @@ SPLIT_NAMES = {
     "test": "test",
 }
 SPLITS = ("train", "val", "test")
+LICENCE = "your own"
+PUBLISHED_SAMPLES: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,11 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     mute = sum(not (i.spec[0]["name"] or i.spec[0]["description"]) for plan in made for i in plan.items)
     notes = [f"{len(both):,} products stand in more than one split: {some(both)}"] if both else []
     return [*notes, f"{mute:,} rows have no text"] if mute else notes
+
+
+def variant(root: Path) -> str:
+    """Which CSV is read."""
+    return find_csv(Path(root)).name
 
 
 class CatalogueDataModule(FashionDataModule):

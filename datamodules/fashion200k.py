@@ -22,6 +22,8 @@ CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
 SPLITS = ("train", "test")
 PUBLISHED = {"train": 172_049, "test": 29_789}
 SHARD_SIZE = 1024
+LICENCE = "none stated"
+PUBLISHED_SAMPLES = {"pairs-train": PUBLISHED["train"], "pairs-test": PUBLISHED["test"]}
 
 
 @dataclass
@@ -124,6 +126,12 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     products = [{item.spec[0]["product"] for item in plan.items} for plan in made]
     both = sorted(set.intersection(*products)) if len(products) > 1 else []
     return [f"{len(both):,} products stand in train and test: {some(both)}"] if both else []
+
+
+def variant(root: Path) -> str:
+    """Which copy this is."""
+    queries = "with" if (Path(root) / "test_queries.txt").is_file() else "without"
+    return f"label files and {'images/women' if (Path(root) / 'images').is_dir() else 'women'}/, {queries} test_queries.txt"
 
 
 class Fashion200KDataModule(FashionDataModule):

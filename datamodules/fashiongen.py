@@ -1,4 +1,4 @@
-"""FashionGen: two HDF5 files -> image–text pairs.
+"""FashionGen: two HDF5 files (or other projects' files) -> image–text pairs.
 
 One row is one view of a product; rows of a product are consecutive. The test split was never released, so validation serves as both.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 from PIL import Image
+from unifashion_pl.datamodules import fashiongen_files
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
@@ -29,6 +30,8 @@ TEXTS = ("input_name", "input_description", "input_category", "input_subcategory
 NEEDED = ("input_image", "input_productID", *TEXTS)
 QUALITY = 95
 SHARD_SIZE = 2048
+LICENCE = "the authors' own terms, on registration"
+PUBLISHED_SAMPLES = {"pairs-train": PUBLISHED["train"], "pairs-validation": PUBLISHED["validation"]}
 
 
 def find_file(root: Path, split: str) -> Path:
@@ -42,8 +45,8 @@ def find_file(root: Path, split: str) -> Path:
         return found[0]
     there = ", ".join(sorted(p.name for p in root.glob("*"))[:8]) if root.is_dir() else "the folder does not exist"
     raise MissingDataError(
-        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {len(found)} such files ({there or 'the folder is empty'}). "
-        "FashionGen is handed out by its authors after registration"
+        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {len(found)} such files ({there or 'the folder is empty'}), "
+        f"or FAME-ViL's {fashiongen_files.LISTS[split][0]} with a folder of images. FashionGen is handed out by its authors after registration"
     )
 
 
@@ -153,14 +156,16 @@ class FashionGenRecipe:
 
 
 def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: int = SHARD_SIZE) -> Plan:
-    """Plan of one split.
+    """Plan of one split, from its HDF5 file or from FAME-ViL's files.
 
     Args:
-        lossless: PNG instead of JPEG 95; three times the size.
+        lossless: (HDF5) PNG instead of JPEG 95; three times the size.
 
     Raises:
         MissingDataError: as :func:`find_file`, :func:`open_file` and :func:`read_rows`.
     """
+    if fashiongen_files.find_list(root, split) is not None and not list(root.glob(f"*_{split}.h5")):
+        return fashiongen_files.plan_split(root, split, PUBLISHED[split])
     path = find_file(root, split)
     with open_file(path) as file:
         rows, fallbacks = read_rows(file)
@@ -173,6 +178,7 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
         notes.append(f"{mute:,} rows have no description")
     if fallbacks:
         notes.append(f"{fallbacks:,} texts are Latin-1, the others UTF-8")
+    notes += fashiongen_files.sap_notes(root, split, [row["product"] for row in rows])
     return Plan(
         dataset="fashiongen",
         split=split,
@@ -213,6 +219,16 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     products = [Counter(item.spec[0]["product"] for item in plan.items) for plan in made]
     both = set.intersection(*(set(p) for p in products)) if len(products) > 1 else set()
     return [f"{len(both):,} products stand in train and validation, e.g. {min(both)}"] if both else []
+
+
+def variant(root: Path) -> str:
+    """Which copy this is."""
+    root = Path(root)
+    if not list(root.glob("*_train.h5")) and fashiongen_files.find_list(root, "train"):
+        return "FAME-ViL's PNG files and JSON lists"
+    if (root / "train" / "productid_list.json").is_file():
+        return "HDF5 files, prepared for FashionSAP"
+    return "HDF5 files"
 
 
 class FashionGenDataModule(FashionDataModule):

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unifashion_pl.datamodules.base import FashionDataModule
-from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, Entry, ImageFolder, RawFashionIQ
+from unifashion_pl.datamodules.fashioniq_raw import (
+    CATEGORIES,
+    PUBLISHED_ENTRIES,
+    PUBLISHED_GALLERY,
+    Entry,
+    ImageFolder,
+    RawFashionIQ,
+)
 
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
@@ -22,6 +29,12 @@ from unifashion_pl.data.texts import Joiner
 
 SPLITS = ("train", "val")
 TRIPLET_SHARD, GALLERY_SHARD = 512, 1024
+LICENCE = "annotations: CDLA, variant not named; the pictures are a shop's"
+PUBLISHED_SAMPLES = {
+    "triplets-train": sum(PUBLISHED_ENTRIES["train"].values()),
+    "queries-val": sum(PUBLISHED_ENTRIES["val"].values()),
+    "gallery-val": sum(PUBLISHED_GALLERY.values()),
+}
 
 
 @dataclass
@@ -117,6 +130,11 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     overlap = next((plan.subsets["val_overlap"] for plan in made if "val_overlap" in plan.subsets), [])
     notes = [*raw.findings(), f"{len(overlap):,} training triplets touch an image that also stands in a validation split"]
     return notes
+
+
+def variant(root: Path) -> str:
+    """Which copy this is."""
+    return RawFashionIQ(Path(root)).variant()
 
 
 class FashionIQDataModule(FashionDataModule):

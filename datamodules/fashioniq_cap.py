@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unifashion_pl.datamodules.base import FashionDataModule
-from unifashion_pl.datamodules.fashioniq import GalleryRecipe, findings
+from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, findings, variant
 from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, RawFashionIQ
 
+from unifashion_pl.data.annotate import Target
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.captions import read_captions
 from unifashion_pl.data.plan import Item, Plan
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 
-__all__ = ["FashionIQCapDataModule", "findings", "plans"]
+__all__ = ["LICENCE", "PUBLISHED_SAMPLES", "FashionIQCapDataModule", "findings", "plans", "variant"]
 
 SHARD_SIZE = 1024
+#: Distinct ids of all training splits, counted in the published annotations.
+PUBLISHED_SAMPLES = {"pairs-train": 45_429}
 
 
 def plans(root: Path) -> Iterable[Plan]:
@@ -52,6 +55,30 @@ def plans(root: Path) -> Iterable[Plan]:
         ],
     )
     return [plan]
+
+
+def training_texts(root: Path) -> dict[str, list[str]]:
+    """Category -> modifying texts of its training split, from which the annotation's keywords come; never val or test.
+
+    Raises:
+        MissingDataError: the annotations are absent.
+    """
+    raw = RawFashionIQ(Path(root))
+    return {category: [text for entry in raw.entries(category, "train") for text in entry.captions] for category in CATEGORIES}
+
+
+def caption_targets(root: Path, split: str) -> list[Target]:
+    """Distinct images of a split, each under the first category that lists it.
+
+    Raises:
+        MissingDataError: the annotations are absent.
+    """
+    raw = RawFashionIQ(Path(root))
+    category_of: dict[str, str] = {}
+    for category in CATEGORIES:
+        for id in raw.ids(category, split):
+            category_of.setdefault(id, category)
+    return [Target(id, category, raw.images.path(id, category)) for id, category in category_of.items()]
 
 
 class FashionIQCapDataModule(FashionDataModule):

@@ -177,6 +177,20 @@ class RawFashionIQ:
                 )
         return notes
 
+    def variant(self) -> str:
+        """Names of the image folders and their extensions, and in what the annotation files differ from the published ones."""
+        folders = ", ".join(str(f.relative_to(self.root)) for f in self.images.folders) or "no folder of images"
+        extensions = sorted({path.suffix for path in self.images.found.values()})
+        said = [f"images in {folders}" + (f" ({', '.join(extensions)})" if extensions else "")]
+        rows = [row for c in CATEGORIES for row in _read_list(self.caption_file(c, "val"))]
+        if any(map(_is_padding, rows)):
+            said.append("caption files with padding rows (fake_data)")
+        if any(isinstance(row, dict) and "target_caption" in row for row in rows):
+            said.append("caption files with target_caption")
+        if any(isinstance(row, dict) for c in CATEGORIES for row in _read_list(self.split_file(c, "val"))):
+            said.append("split files of objects")
+        return "; ".join(said)
+
     def findings(self) -> list[str]:
         """Which layout the images have and how many files belong to no listed id."""
         splits = [s for s in SPLITS if self.split_file(CATEGORIES[0], s).is_file()]

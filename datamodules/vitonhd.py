@@ -12,19 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import TryOnAssembler
-from unifashion_pl.data.decode import encode_png, to_rgb
+from unifashion_pl.data.decode import encode_png, upright
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
+from unifashion_pl.data.repaint import mask_from_agnostic
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 
 SHARD_SIZE = 64
-GREY, TOLERANCE = 128, 8
 PUBLISHED = {"train": 11_647, "test": 2_032}
+LICENCE = "CC BY-NC 4.0"
+PUBLISHED_SAMPLES = {
+    "tryon-train": PUBLISHED["train"],
+    "tryon-test-paired": PUBLISHED["test"],
+    "tryon-test-unpaired": PUBLISHED["test"],
+}
 PERSON, GARMENT = "person", "garment"
 
 FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -32,9 +37,18 @@ FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "person": (PERSON, ("image/{}.jpg", "image/{}.png")),
     "garment": (GARMENT, ("cloth/{}.jpg", "cloth/{}.png")),
     "garment_mask": (GARMENT, ("cloth-mask/{}.jpg", "cloth_mask/{}.jpg", "cloth-mask/{}.png", "cloth_mask/{}.png")),
-    "mask": (PERSON, ("agnostic-mask/{}_mask.png", "agnostic-mask/{}.png", "agnostic-mask/{}.jpg")),
+    "mask": (
+        PERSON,
+        (
+            "agnostic-mask/{}_mask.png",
+            "agnostic-mask/{}.png",
+            "agnostic-mask/{}.jpg",
+            "agnostic_mask/{}_mask.png",
+            "agnostic_mask/{}.png",
+        ),
+    ),
     "agnostic": (PERSON, ("agnostic-v3.2/{}.jpg", "agnostic/{}.jpg")),
-    "densepose": (PERSON, ("image-densepose/{}.jpg", "image-densepose/{}.png")),
+    "densepose": (PERSON, ("image-densepose/{}.jpg", "image-densepose/{}.png", "image_densepose/{}.jpg")),
     "parse": (PERSON, ("image-parse-v3/{}.png", "image-parse/{}.png")),
     "warped_mask": (PERSON, ("gt_cloth_warped_mask/{}.jpg", "gt_cloth_warped_mask/{}.png")),
     "sketch": (PERSON, ("im_sketch/{}.png",)),
@@ -81,25 +95,16 @@ class TryOnRecipe(FileRecipe):
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """``pose.json``, and ``mask.png`` where it has to be made."""
         made: dict[str, bytes] = {}
-        person = pictures["person"].image
+        person = upright(pictures["person"].image)
         if "mask" not in pictures:
             made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
         if self.pose is not None:
             made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec[0]), item.spec[0], person)
         for role in ("mask", "agnostic", "densepose", "parse"):
-            if role in pictures and pictures[role].image.size != person.size:
-                found, size = pictures[role].image.size, person.size
+            if role in pictures and (found := upright(pictures[role].image).size) != person.size:
+                size = person.size
                 raise BadSample(item.spec[0], role, f"is {found[0]} × {found[1]}, the person {size[0]} × {size[1]}")
         return made
-
-
-def mask_from_agnostic(person: Image.Image, agnostic: Image.Image) -> Image.Image:
-    """L, 255 = repaint: grey in the agnostic picture, another colour on the person, small gaps closed."""
-    shown, hidden = (np.asarray(to_rgb(image), np.int16) for image in (person, agnostic))
-    grey = (abs(hidden - GREY) <= TOLERANCE).all(-1)
-    changed = (abs(hidden - shown) > TOLERANCE).any(-1)
-    near = Image.fromarray((grey & changed).astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))
-    return Image.fromarray((grey & (np.asarray(near) > 0)).astype(np.uint8) * 255).filter(ImageFilter.MedianFilter(5))
 
 
 def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
@@ -121,6 +126,14 @@ def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
         raise BadSample(person, "pose", f"{len(values) // 3} points, expected the 25 of BODY-25")
     points = [values[i : i + 3] if any(values[i : i + 3]) else None for i in range(0, 75, 3)]
     return compact_json({"format": "body25", "size": [image.height, image.width], "points": points})
+
+
+def find_root(root: Path) -> Path:
+    """The folder with the pairs files: ``root``, or the only folder in it that has them (mirrors unpack into one of their own)."""
+    if (root / "train_pairs.txt").is_file() or not root.is_dir():
+        return root
+    inside = [folder for folder in sorted(root.iterdir()) if (folder / "train_pairs.txt").is_file()]
+    return inside[0] if len(inside) == 1 else root
 
 
 def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
@@ -235,13 +248,26 @@ def read_phrases(root: Path) -> dict[str, list[str]] | None:
 
 def plans(root: Path) -> Iterable[Plan]:
     """Training pairs, test pairs, unpaired test."""
-    root = Path(root)
+    root = find_root(Path(root))
     return [plan_split(root, "train", True), plan_split(root, "test", True), plan_split(root, "test", False)]
 
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """Which optional inputs the copy has."""
     return [f"{plan.split}: optional inputs {', '.join(plan.optional) or 'none'}" for plan in made]
+
+
+def variant(root: Path) -> str:
+    """Which copy this is: folders that have other names than the authors', or are absent."""
+    root, inner = Path(root), find_root(Path(root))
+    names = sorted(p.name for p in (inner / "train").iterdir() if p.is_dir()) if (inner / "train").is_dir() else []
+    older = [n for n in ("cloth_mask", "agnostic", "image-parse", "openpose-json", "agnostic_mask") if n in names]
+    absent = [
+        n for n in ("agnostic-mask", "image-densepose", "cloth-mask") if n not in names and n.replace("-", "_") not in names
+    ]
+    said = [f"in {inner.relative_to(root)}/"] if inner != root else []
+    said += [f"older names {', '.join(older)}"] if older else ["the authors' folders"]
+    return "; ".join([*said, *([f"without {', '.join(absent)}"] if absent else [])])
 
 
 class VitonHDDataModule(FashionDataModule):

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
-from unifashion_pl.data.samples import PairBatch, TripletBatch
+from unifashion_pl.data.samples import PairBatch, TripletBatch, TryOnBatch
 
 TEXTS = ["a long red dress", "a blue shirt with buttons", "plain black skirt", "green top with stripes"]
 
@@ -85,6 +85,29 @@ def triplet_batch(n: int = 4, **changes: object) -> TripletBatch:
         **changes,
     }
     return TripletBatch(**fields)  # type: ignore[arg-type]
+
+
+def tryon_batch(n: int = 4, height: int = 32, width: int = 24, **changes: object) -> TryOnBatch:
+    """Noise for pictures; the mask is the middle of the picture."""
+    pictures = [images(n, height, seed)[..., :width] for seed in range(5)]
+    masks = torch.zeros(n, 1, height, width, dtype=torch.bool)
+    masks[..., height // 4 : height // 2, width // 4 : width // 2] = True
+    fields: dict[str, object] = {
+        "keys": [f"v{i}" for i in range(n)],
+        "garments": images(n),
+        "pixels": pictures[0],
+        "agnostic": pictures[0].masked_fill(masks, 128),
+        "masks": masks,
+        "pose": pictures[1],
+        "garment_pixels": pictures[2],
+        "sketches": pictures[3],
+        "texts": TEXTS[:n],
+        "paired": True,
+        "dataset": "vitonhd/train",
+        "worn": masks,
+        **changes,
+    }
+    return TryOnBatch(**fields)  # type: ignore[arg-type]
 
 
 VAE: dict[str, object] = {

@@ -38,6 +38,8 @@ def trainable_parts(model: UniFashionModule) -> set[str]:
 EXPECTED = {
     "phase1_retrieval": {"encoder", "heads"},
     "phase1_generative": {"tsa_llm", "lora", "tsa_diffusion", "unet"},
+    "phase1_llm": {"tsa_llm", "lora"},
+    "phase1_diffusion": {"tsa_diffusion", "unet"},
     "phase1_adapters": {"tsa_llm", "tsa_diffusion"},
     "phase1_joint": {"encoder", "heads", "tsa_llm", "lora", "tsa_diffusion", "unet"},
     "phase2_composed": {"encoder", "target_queries", "heads"},
@@ -146,13 +148,80 @@ def test_phase2_takes_a_phase1_checkpoint_and_says_what_does_not_fit(
     target = tiny(caption=None, diffusion=None)
     load_weights(target, [str(tmp_path / "nothing"), str(tmp_path / "phase1")])
     said = capsys.readouterr().out
-    assert "nothing at" in said
+    assert "no weights at" in said
     assert "left out: caption_head" in said
     assert torch.equal(source.backbone.query_tokens, target.backbone.query_tokens)
     with pytest.raises(ValueError, match="tensors missing"):
         load_weights(tiny(), str(tmp_path / "phase1"))
     with pytest.raises(FileNotFoundError, match="expected a .ckpt or .safetensors file"):
         load_weights(target, str(tmp_path / "nothing"))
+
+
+LEFT_OUT = ["vae", "clip_text"]
+
+
+def leaving_out(**overrides: object) -> UniFashionModule:
+    return tiny(caption=None, **{"leave_out": LEFT_OUT, "policy": "phase2_composed", **overrides})
+
+
+def test_published_parts_are_left_out_of_checkpoints_and_come_back(tmp_path: Path) -> None:
+    model = leaving_out().eval()
+    trainer = L.Trainer(max_steps=0, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=tmp_path)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    stored = set(torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"])
+    gone = set(model.state_dict()) - stored
+    assert {part_of(name) for name in gone} == set(LEFT_OUT)
+    assert not {part_of(name) for name in stored} & set(LEFT_OUT)
+    folder = model.save_pretrained(tmp_path / "folder")
+    again = [
+        UniFashionModule.load_from_checkpoint(tmp_path / "a.ckpt", map_location="cpu", weights_only=True),
+        UniFashionModule.from_pretrained(tmp_path / "a.ckpt"),
+        UniFashionModule.from_pretrained(folder),
+    ]
+    for other in again:
+        assert all(torch.equal(a, other.state_dict()[name]) for name, a in model.state_dict().items())
+
+
+def test_a_checkpoint_that_lacks_more_than_the_left_out_parts_is_refused(tmp_path: Path) -> None:
+    model = leaving_out()
+    checkpoint = {"state_dict": dict(model.state_dict())}
+    model.on_save_checkpoint(checkpoint)
+    del checkpoint["state_dict"]["backbone.query_tokens"]
+    model.on_load_checkpoint(checkpoint)
+    with pytest.raises(RuntimeError, match="query_tokens"):
+        model.load_state_dict(checkpoint["state_dict"])
+
+
+def test_what_may_be_left_out() -> None:
+    with pytest.raises(ValueError, match="random weights that nothing but a checkpoint"):
+        leaving_out(leave_out=["vision"], also_train=[])
+    with pytest.raises(ValueError, match="which trains"):
+        leaving_out(also_train=["clip_text"])
+    with pytest.raises(ValueError, match="parts that can come from published weights are"):
+        leaving_out(leave_out=["encoder"])
+
+
+def test_a_source_that_trained_a_left_out_part_is_refused(tmp_path: Path) -> None:
+    source = tiny(caption=None)
+    with torch.no_grad():
+        next(source.diffusion_head.text_encoder.parameters()).add_(1)  # type: ignore[union-attr]
+    source.save_pretrained(tmp_path / "trained")
+    with pytest.raises(ValueError, match=r"text_encoder.* not the one of the published weights"):
+        leaving_out(init_from=str(tmp_path / "trained"))
+
+
+def test_stages_of_phase_1_are_one_source(tmp_path: Path) -> None:
+    first, second = tiny(caption=None, diffusion=None), tiny(retrieval=None, diffusion=None)
+    first.save_pretrained(tmp_path / "retrieval")
+    second.save_pretrained(tmp_path / "llm")
+    both = [str(tmp_path / "retrieval"), str(tmp_path / "llm")]
+    joined = tiny(diffusion=None, init_from=[["nowhere", both[0]], both])
+    for name, tensor in joined.state_dict().items():
+        source = first if name.startswith("retrieval_head.") else second
+        assert torch.equal(tensor, source.state_dict()[name])
+    with pytest.raises(ValueError, match="tensors missing"):
+        tiny(diffusion=None, init_from=both)
 
 
 def test_half_downloaded_folders_and_unknown_names_are_explained(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
 Family = Literal["cross", "itg", "q2i"]
 
-#: Part -> patterns. The first part that matches a name owns it, so `lora` stands before `llm`.
+#: Part -> patterns. The first part that matches a name owns it, so `lora` stands before `llm`, `unet_lora` before `unet`.
 PARTS: dict[str, tuple[str, ...]] = {
     "vision": ("backbone.vision.*",),
     "target_queries": ("backbone.target_query_tokens",),
@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "lora": ("caption_head.language_model.*lora_*",),
     "llm": ("caption_head.language_model.*",),
     "tsa_diffusion": ("diffusion_head.adapter.*", "diffusion_head.null_context"),
+    "unet_lora": ("diffusion_head.denoiser.unet.*lora_*",),
     "unet": ("diffusion_head.denoiser.unet.*",),
     "garment": ("diffusion_head.denoiser.garment.*",),
     "vae": ("diffusion_head.vae.*",),
@@ -41,7 +42,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 LEARNERS: dict[Family, tuple[str, ...]] = {
     "cross": ("encoder", "target_queries", "heads", "vision", "lm_head"),
     "itg": ("encoder", "target_queries", "tsa_llm", "lora", "llm", "vision"),
-    "q2i": ("encoder", "target_queries", "tsa_diffusion", "unet", "garment", "clip_text", "vision"),
+    "q2i": ("encoder", "target_queries", "tsa_diffusion", "unet_lora", "unet", "garment", "clip_text", "vision"),
 }
 
 
@@ -54,20 +55,33 @@ class Policy:
         losses: families that are computed: ``cross`` (ITC, ITM, L_cir), ``itg`` (captions), ``q2i`` (diffusion).
         source: where the paper or the released code says so.
         unreached: patterns inside trained parts that no active loss reaches and that plain DDP would complain about; ``{last}`` is
-            the Q-Former's last layer.
+            the Q-Former's last layer, ``{lowest}`` and ``{above}`` are the U-Net's last two levels.
+        within: patterns that train though their part does not.
     """
 
     trains: tuple[str, ...]
     losses: tuple[Family, ...]
     source: str
     unreached: tuple[str, ...] = field(default=())
+    within: tuple[str, ...] = field(default=())
 
 
 _LAST_TEXT_FFN = ("backbone.qformer.encoder.layer.{last}.intermediate.*", "backbone.qformer.encoder.layer.{last}.output.*")
+_UNET = "diffusion_head.denoiser.unet."
+_NULL = "diffusion_head.null_context"
+_DECODER = tuple(f"{_UNET}{part}.*" for part in ("up_blocks", "conv_norm_out", "conv_out"))
+#: What a full copy of the encoder (garment="branch_full") has below the last feature that is read.
+_UNREAD = tuple(
+    f"diffusion_head.denoiser.garment.encoder.{part}.*"
+    for part in ("mid_block", "down_blocks.{lowest}", "down_blocks.{above}.downsamplers")
+)
+_EDITING = ("garment", "tsa_diffusion")
 
 POLICIES: dict[str, Policy] = {
     "phase1_retrieval": Policy(("encoder", "heads", "lm_head"), ("cross",), "§4.1 phase 1, first part"),
     "phase1_generative": Policy(("tsa_llm", "lora", "tsa_diffusion", "unet"), ("itg", "q2i"), "§1, §4.1 phase 1, App. B"),
+    "phase1_llm": Policy(("tsa_llm", "lora"), ("itg",), "§4.1 phase 1, the LLM apart; App. B"),
+    "phase1_diffusion": Policy(("tsa_diffusion", "unet"), ("q2i",), "§4.1 phase 1, the diffusion model apart; App. B"),
     "phase1_adapters": Policy(("tsa_llm", "tsa_diffusion"), ("itg", "q2i"), "§3.1.2"),
     "phase1_joint": Policy(
         ("encoder", "heads", "lm_head", "tsa_llm", "lora", "tsa_diffusion", "unet"), ("cross", "itg", "q2i"), "§3.1, Eq. 8"
@@ -76,7 +90,24 @@ POLICIES: dict[str, Policy] = {
     "phase2_adapters_diffusion": Policy(
         ("encoder", "target_queries", "heads", "tsa_llm", "tsa_diffusion", "unet", "garment"), ("cross", "itg", "q2i"), "§3.2.2"
     ),
+    "editing_control": Policy(
+        _EDITING, ("q2i",), "App. B, Fig. 3 as StableVITON trains it", unreached=_UNREAD, within=(f"{_UNET}conv_in.*",)
+    ),
+    "editing_decoder": Policy(
+        _EDITING, ("q2i",), "App. B, with the decoder", unreached=_UNREAD, within=(f"{_UNET}conv_in.*", *_DECODER)
+    ),
+    "editing_all": Policy((*_EDITING, "unet"), ("q2i",), "App. B read literally", unreached=_UNREAD),
+    "adapters": Policy(("tsa_diffusion",), ("q2i",), "§3.1.2, the diffusion side"),
     "tryon_qformer": Policy(("encoder",), ("q2i",), "§4.4", unreached=_LAST_TEXT_FFN),
+    "released_vton": Policy(
+        ("garment",),
+        ("q2i",),
+        "released editing code (its U-Net's conv_in never gets a gradient)",
+        unreached=_UNREAD,
+        within=(_NULL,),
+    ),
+    "lora": Policy(("tsa_diffusion", "unet_lora"), ("q2i",), "a cheap phase 1; not in the paper"),
+    "panels": Policy((), ("q2i",), "CatVTON (2407.15886)", within=(f"{_UNET}*.attn1.*",)),
     "released_cls": Policy(("encoder", "heads", "lm_head"), ("cross",), "released code, CirCls"),
     "released_rerank": Policy(("encoder", "target_queries", "heads"), ("cross",), "released code, CirRerank"),
 }
@@ -118,11 +149,11 @@ def apply_policy(
     trains = {*chosen.trains, *also_train}
     names = {name: part_of(name) for name, _ in model.named_parameters()}
     _check_parts(names, set(also_train))
-    last = int(model.backbone.qformer.config.num_hidden_layers) - 1  # type: ignore[union-attr, arg-type]
-    unreached = tuple(pattern.format(last=last) for pattern in chosen.unreached)
+    unreached = tuple(pattern.format(**_numbers(model)) for pattern in chosen.unreached)
     trainable = set()
     for name, parameter in model.named_parameters():
-        wanted = names[name] in trains and not any(fnmatchcase(name, u) for u in unreached)
+        wanted = names[name] in trains or any(fnmatchcase(name, w) for w in chosen.within)
+        wanted = wanted and not any(fnmatchcase(name, u) for u in unreached)
         parameter.requires_grad_(wanted)
         if wanted:
             trainable.add(name)
@@ -132,6 +163,50 @@ def apply_policy(
                 f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them"
             )
     return trainable
+
+
+def _numbers(model: Any) -> dict[str, int]:
+    """Layers that patterns name: the Q-Former's last, the U-Net's lowest level and the one above it."""
+    last = int(model.backbone.qformer.config.num_hidden_layers) - 1
+    head = getattr(model, "diffusion_head", None)
+    levels = 0 if head is None else len(head.denoiser.unet.config.block_out_channels)
+    return {"last": last, "lowest": levels - 1, "above": levels - 2}
+
+
+#: Parts that may come from published weights -> where their module hangs in a UniFashionModule.
+PUBLISHED: dict[str, str] = {
+    "vision": "backbone.vision",
+    "llm": "caption_head.language_model",
+    "vae": "diffusion_head.vae",
+    "clip_text": "diffusion_head.text_encoder",
+}
+
+
+def left_out(model: nn.Module) -> set[str]:
+    """Names of a UniFashionModule's state that its checkpoints do not hold."""
+    parts = set(model.leave_out)  # type: ignore[arg-type]
+    return {name for name in model.state_dict() if part_of(name) in parts} if parts else set()
+
+
+def check_left_out(model: nn.Module) -> None:
+    """Only what building the model brings back may be left out of its checkpoints.
+
+    Raises:
+        ValueError: ``leave_out`` names an unknown part, one that trains, or one that was not built from published weights.
+    """
+    for part in model.leave_out:  # type: ignore[union-attr]
+        if part not in PUBLISHED:
+            raise ValueError(f"leave_out names {part!r}; parts that can come from published weights are {', '.join(PUBLISHED)}")
+        if any(p.requires_grad and part_of(name) == part for name, p in model.named_parameters()):
+            raise ValueError(f"leave_out names {part!r}, which trains: checkpoints have to hold it. Take it out of leave_out")
+        module: Any = model
+        for name in PUBLISHED[part].split("."):
+            module = getattr(module, name, None)
+        if module is not None and not module.pretrained:
+            raise ValueError(
+                f"leave_out names {part!r}, which has random weights that nothing but a checkpoint could bring back: name its "
+                "published weights, or take it out of leave_out"
+            )
 
 
 M = TypeVar("M", bound=nn.Module)

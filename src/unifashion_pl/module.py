@@ -12,24 +12,26 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
 
 from unifashion_pl.backbone import QFormerBackbone
-from unifashion_pl.data.samples import Batch, PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.callbacks import StepSeeds, Streams
+from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.evaluation import Evaluator
-from unifashion_pl.freezing import POLICIES, Family, apply_policy, part_of, settle
+from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, left_out, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
+from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unifashion_pl.gallery import Gallery
-    from unifashion_pl.inference import Images
+    from unifashion_pl.inference import Images, OneImage
 
 
 class UniFashionModule(L.LightningModule):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
     A training step receives ``{stream: batch}``. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
-    phase 2, L_cir + L_ITG + L_q2I (Eq. 13). All are summed: one backward, so that plain DDP works.
+    phase 2, L_cir + L_ITG + L_q2I (Eq. 13); try-on samples L_q2I alone. All are summed: one backward, so that plain DDP works.
 
     Args:
         backbone: vision tower, Q-Former and its queries.
@@ -41,7 +43,10 @@ class UniFashionModule(L.LightningModule):
         optim: optimiser presets per side.
         evaluator: what is measured in validation and test.
         init_from: where the weights come from before training (phase 2 starts from phase 1's): a run folder, a ``.ckpt``, a folder
-            of :meth:`save_pretrained` or ``tiny``; of a list, the first that exists.
+            of :meth:`save_pretrained`, one of ``unifashion weights import``, or ``tiny``; of a list, the first that exists. A list inside
+            the list is one source of several parts, e.g. the runs of phase 1's stages, a later one before an earlier one.
+        leave_out: parts that checkpoints do not hold, because building the model loads them from published weights: ``vision``,
+            ``llm``, ``vae``, ``clip_text``. They have to be frozen.
     """
 
     def __init__(
@@ -56,7 +61,8 @@ class UniFashionModule(L.LightningModule):
         loss_weights: dict[str, float] | None = None,
         optim: OptimSettings | None = None,
         evaluator: Evaluator | None = None,
-        init_from: str | list[str] | None = None,
+        init_from: str | list[str | list[str]] | None = None,
+        leave_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:
@@ -76,11 +82,13 @@ class UniFashionModule(L.LightningModule):
             )
         self.optim = optim or OptimSettings()
         self.evaluator = evaluator or Evaluator()
+        self.leave_out = tuple(leave_out)
         if init_from:
             from unifashion_pl.weights.checkpoint import load_weights
 
             load_weights(self, init_from)
         self.trainable_names = apply_policy(self, policy, also_train, self.active_families)
+        check_left_out(self)
 
     @property
     def active_families(self) -> list[Family]:
@@ -90,10 +98,9 @@ class UniFashionModule(L.LightningModule):
 
     def compute_losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Named losses of one stream's batch, each multiplied by its family's weight."""
-        if not isinstance(batch, PairBatch | TripletBatch):
-            raise TypeError(
-                f"cannot train on a {type(batch).__name__}: try-on needs the garment branch, which is not built yet"
-            )
+        batch = batch if self.diffusion_head is None else self.diffusion_head.prepare(batch)
+        if not isinstance(batch, PairBatch | TripletBatch | EditBatch):
+            raise TypeError(f"cannot train on a {type(batch).__name__}: try-on needs a diffusion head (`model.diffusion`)")
         heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
         encoding = self.backbone.encode(batch)
         losses: dict[str, Tensor] = {}
@@ -124,6 +131,14 @@ class UniFashionModule(L.LightningModule):
         super().train(mode)
         return settle(self) if mode else self
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [StepSeeds(), Streams()]
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`)."""
+        if self.device_mesh is not None and not shards_of(self):
+            shard(self, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         return build_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
 
@@ -134,15 +149,26 @@ class UniFashionModule(L.LightningModule):
 
     def describe_parameters(self) -> str:
         """One line per part: trainable and frozen parameters."""
-        counts: dict[str, list[int]] = {}
-        for name, parameter in self.named_parameters():
-            counts.setdefault(part_of(name) or "?", [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+        from unifashion_pl.parameters import counts
+
+        found = counts(self)
         lines = [f"policy {self.policy}: losses {', '.join(self.active_families)}", f"{'part':<16}{'trains':>14}{'frozen':>14}"]
-        lines += [f"{part:<16}{trains:>14,}{frozen:>14,}" for part, (trains, frozen) in counts.items()]
-        trains, frozen = (sum(c[i] for c in counts.values()) for i in (0, 1))
+        lines += [f"{part:<16}{trains:>14,}{frozen:>14,}" for part, (trains, frozen) in found.items()]
+        trains, frozen = (sum(c[i] for c in found.values()) for i in (0, 1))
         return "\n".join([*lines, f"{'all':<16}{trains:>14,}{frozen:>14,}"])
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Drop the parts that building the model restores."""
+        for name in left_out(self) & checkpoint["state_dict"].keys():
+            del checkpoint["state_dict"][name]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lend the dropped parts to a checkpoint, so that everything else is still compared name by name."""
+        own = self.state_dict()
+        checkpoint["state_dict"].update({name: own[name] for name in left_out(self) - checkpoint["state_dict"].keys()})
+
     def on_validation_epoch_start(self) -> None:
+        gather(self)
         self.evaluator.start("validation")
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -150,12 +176,15 @@ class UniFashionModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
+            release(self)
             return
         metrics = self.evaluator.finish(None)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
         self.evaluator.log_samples(self.logger, self.global_step)
+        release(self)
 
     def on_test_epoch_start(self) -> None:
+        gather(self)
         self.evaluator.start("test")
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -165,6 +194,7 @@ class UniFashionModule(L.LightningModule):
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         metrics = self.evaluator.finish(folder if folder.name == "test" else folder / "test")
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
+        release(self)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> UniFashionModule:
@@ -225,6 +255,29 @@ class UniFashionModule(L.LightningModule):
         from unifashion_pl import inference
 
         return inference.generate(self, prompt, image=image, seed=seed, **kwargs)
+
+    def try_on(
+        self, person: OneImage, garment: Images, mask: Any = None, pose: Any = None, seed: int = 0, **kwargs: Any
+    ) -> list[Image]:
+        """The person wearing each garment; see :func:`unifashion_pl.inference_edits.try_on`."""
+        from unifashion_pl import inference_edits
+
+        return inference_edits.try_on(self, person, garment, mask=mask, pose=pose, seed=seed, **kwargs)
+
+    def design(
+        self,
+        person: OneImage,
+        text: str | Sequence[str],
+        sketch: Any = None,
+        pose: Any = None,
+        mask: Any = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> list[Image]:
+        """The person in what text and sketch describe; see :func:`unifashion_pl.inference_edits.design`."""
+        from unifashion_pl import inference_edits
+
+        return inference_edits.design(self, person, text, sketch=sketch, pose=pose, mask=mask, seed=seed, **kwargs)
 
     def gallery(
         self, images: Images, ids: Sequence[str] | None = None, captions: Sequence[str] | None = None, **kwargs: Any

@@ -77,7 +77,7 @@ def test_sizes_and_seeds_have_folders_of_their_own(tmp_path: Path) -> None:
         "wardrobe-tiny-1",
     ]
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="unknown wardrobe size 'huge'; known are tiny, demo"):
+    with pytest.raises(ValueError, match="unknown wardrobe size 'huge'; known are tiny, .*demo"):
         WardrobeDataModule(tmp_path, "huge")
 
 
@@ -208,9 +208,7 @@ def test_validation_pictures_are_not_trained_on(cache: Path) -> None:
 
 
 def test_batches_too_small_to_mix_concern_pairs_only(cache: Path) -> None:
-    with pytest.raises(
-        ValueError, match="batch_size is 2, but a batch of the wardrobe's pairs mixes three datasets: at least 3"
-    ):
+    with pytest.raises(ValueError, match="batch_size is 2, but a batch mixes 3 datasets .*: at least 3"):
         module(cache, batch_size=2)
     data = module(cache, batch_size=2, pairs=False, tryon=True)
     assert len(data.train_dataloader().iterables["tryon"]) == 2

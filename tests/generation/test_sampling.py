@@ -11,7 +11,7 @@ from small import UNET
 from torch import Tensor
 
 from unifashion_pl.generation import SAMPLERS, Denoiser
-from unifashion_pl.generation.sampling import guided, sample, start_noise
+from unifashion_pl.generation.sampling import guided, released_start, sample, start_noise
 from unifashion_pl.generation.schedules import alphas_cumprod, build_scheduler
 
 ALPHA_BAR = alphas_cumprod().double().numpy()
@@ -164,13 +164,36 @@ class Counted:
 def test_guidance_mixes_the_two_predictions_and_at_one_makes_no_second(scale: float) -> None:
     predict, z, t = Counted(), start_noise([0, 1], (4, 2, 2)), torch.tensor([10, 900])
     context, null = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 3, 5)
-    eps = guided(predict, context, null, scale)(z, t)
+    eps = guided(predict, {"context": context}, [(scale, {"context": null})])(z, t)
     assert predict.rows == [2 if scale == 1.0 else 4]
     with_context, without = Counted()(z, t, context).numpy(), Counted()(z, t, null).numpy()
     expected = without + scale * (with_context - without)
     torch.testing.assert_close(eps, torch.from_numpy(expected), atol=1e-5, rtol=0)
     if scale == 0.0:
         torch.testing.assert_close(eps, torch.from_numpy(without), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("first", "second", "calls"), [(2.0, 3.0, 6), (1.0, 3.0, 4), (2.0, 1.0, 4), (1.0, 1.0, 2)])
+def test_each_condition_is_guided_against_its_own_absence(first: float, second: float, calls: int) -> None:
+    rows: list[int] = []
+
+    def predict(z: Tensor, t: Tensor, *, a: Tensor, b: Tensor) -> Tensor:
+        rows.append(len(z))
+        return z * t.view(-1, 1, 1, 1) / 1000 + (a + a * b).view(-1, 1, 1, 1)
+
+    z, t = start_noise([0, 1], (4, 2, 2)), torch.tensor([10, 900])
+    a, b, none = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 4.0]), torch.zeros(2)
+    eps = guided(predict, {"a": a, "b": b}, [(first, {"a": none}), (second, {"b": none})])(z, t)
+    assert rows == [calls]
+    full, no_a, no_b = predict(z, t, a=a, b=b), predict(z, t, a=none, b=b), predict(z, t, a=a, b=none)
+    expected = full + (first - 1) * (full - no_a) + (second - 1) * (full - no_b)
+    torch.testing.assert_close(eps, expected, atol=1e-5, rtol=0)
+
+
+def test_the_released_start_keeps_a_trace_of_the_truth() -> None:
+    noise, truth = start_noise([0, 1], (4, 2, 2)), torch.full((2, 4, 2, 2), 3.0)
+    start = released_start(noise, truth, alphas_cumprod())
+    torch.testing.assert_close(start, 0.068265 * truth + (1 - 0.0046601) ** 0.5 * noise, atol=1e-5, rtol=0)
 
 
 def test_a_picture_does_not_depend_on_its_batch() -> None:
@@ -181,7 +204,8 @@ def test_a_picture_does_not_depend_on_its_batch() -> None:
 
     def paint(rows: list[int]) -> Tensor:
         noise = start_noise([seeds[i] for i in rows], (4, 4, 6))
-        return sample(guided(denoiser, context[rows], null[rows], 5.0), noise, sampler="fast", steps=6)
+        predict = guided(denoiser, {"context": context[rows]}, [(5.0, {"context": null[rows]})])
+        return sample(predict, noise, sampler="fast", steps=6)
 
     with torch.no_grad():
         together = paint([0, 1, 2, 3])

@@ -18,7 +18,7 @@ from unifashion_pl.backbone import Encoding
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.sampling import start_noise
 from unifashion_pl.tasks import DiffusionModule
-from unifashion_pl.tasks.diffusion import ResidualMLP
+from unifashion_pl.tasks.context import ResidualMLP
 
 SIZE = (32, 24)
 
@@ -268,12 +268,12 @@ def test_queries_are_guided_against_as_many_null_tokens(monkeypatch: pytest.Monk
     module = head()
     seen: list[Tensor] = []
     original = module.denoiser.forward
-    monkeypatch.setattr(module.denoiser, "forward", lambda z, t, c: (seen.append(c), original(z, t, c))[1])
+    monkeypatch.setattr(module.denoiser, "forward", lambda z, t, context: (seen.append(context), original(z, t, context))[1])
     module.generate(queries(2), TEXTS[:2], seeds=[0, 1], sampler="fast", steps=3)
     assert [c.shape for c in seen] == [(4, 17, 24)] * 3
     module.eval()
-    assert is_null(module, seen[0][:2]).all()
-    assert torch.equal(seen[0][2:], module.build_context(queries(2), TEXTS[:2]))
+    assert is_null(module, seen[0][2:]).all()
+    assert torch.equal(seen[0][:2], module.build_context(queries(2), TEXTS[:2]))
     seen.clear()
     module.generate(queries(2), TEXTS[:2], seeds=[0, 1], sampler="fast", steps=3, guidance=1.0)
     assert [c.shape for c in seen] == [(2, 17, 24)] * 3
@@ -283,8 +283,8 @@ def test_queries_are_guided_against_as_many_null_tokens(monkeypatch: pytest.Monk
 def test_guidance_is_the_call_s_or_the_head_s_or_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
     scales: list[float] = []
 
-    def spy(_predict: object, _context: Tensor, _null: Tensor, scale: float) -> Any:
-        scales.append(scale)
+    def spy(_predict: object, _conditions: object, absent: list[tuple[float, object]]) -> Any:
+        scales.extend(scale for scale, _ in absent)
         return lambda z, t: z
 
     monkeypatch.setattr("unifashion_pl.tasks.diffusion.guided", spy)

@@ -16,7 +16,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
 from unifashion_pl.backbone.tokenizer import clean_text, load_tokenizer
 from unifashion_pl.backbone.vision import VisionTower
-from unifashion_pl.data.samples import PairBatch, TripletBatch
+from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
 from unifashion_pl.weights.initial import load_bert
 
 QuerySet = Literal["reference", "target"]
@@ -60,6 +60,9 @@ class QFormerBackbone(nn.Module):
             (32, 768, 12, 12, 3072, 2, 0.1).
         initializer_range: standard deviation of random weights. BERT's 0.02 suits a width of 768; a narrow Q-Former needs about
             1 / sqrt(hidden_size), else its queries hardly see the image at first.
+        vocab_size: of the word embeddings; None = the tokenizer's. Larger than it in models with random weights that stand for the
+            published size.
+        gradient_checkpointing: recompute the layers' activations in the backward pass.
         max_text_tokens: texts are cut on the right at this length, CLS and SEP included.
         tie_target_queries: q_T is q_R, one tensor.
         bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
@@ -81,6 +84,8 @@ class QFormerBackbone(nn.Module):
         max_text_tokens: int = 64,
         tie_target_queries: bool = False,
         bert: str | None = None,
+        vocab_size: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.vision = vision
@@ -88,8 +93,12 @@ class QFormerBackbone(nn.Module):
         self.max_text_tokens = max_text_tokens
         self.num_queries = num_queries
         self.hidden_size = hidden_size
+        if vocab_size is not None and vocab_size < len(self.tokenizer):
+            raise ValueError(
+                f"vocab_size is {vocab_size:,}, the tokenizer has {len(self.tokenizer):,} entries: name at least as many"
+            )
         config = Blip2QFormerConfig(
-            vocab_size=len(self.tokenizer),
+            vocab_size=vocab_size or len(self.tokenizer),
             hidden_size=hidden_size,
             num_hidden_layers=num_layers,
             num_attention_heads=num_heads,
@@ -111,6 +120,8 @@ class QFormerBackbone(nn.Module):
         self.tie_target_queries = tie_target_queries
         if not tie_target_queries:
             self.target_query_tokens = nn.Parameter(self.query_tokens.detach().clone())
+        if gradient_checkpointing:
+            self.qformer.gradient_checkpointing_enable({"use_reentrant": False})
         if bert is not None:
             load_bert(self, bert)
 
@@ -131,7 +142,19 @@ class QFormerBackbone(nn.Module):
         return TextTokens(out["input_ids"].to(device), out["attention_mask"].bool().to(device))
 
     def image_features(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) -> (B, P, W). A frozen tower runs without gradient; ``ln_vision`` always has one."""
+        """uint8 images (B, 3, S, S) -> (B, P, W). A frozen tower runs without gradient; ``ln_vision`` always has one.
+
+        Outputs of the tower that were made before, (B, P, W) floats as :mod:`unifashion_pl.data.features` keeps them, pass for images.
+
+        Raises:
+            ValueError: images that the tower was not built for, or features of another width.
+        """
+        if images.ndim == 3:
+            if images.shape[-1] != self.vision.width:
+                raise ValueError(
+                    f"cached vision features are {images.shape[-1]} wide, the vision tower gives {self.vision.width}"
+                )
+            return self.ln_vision(images.to(self.ln_vision.weight.dtype))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_frozen):
             features = self.vision(images)
         return self.ln_vision(features.to(self.ln_vision.weight.dtype))
@@ -176,8 +199,8 @@ class QFormerBackbone(nn.Module):
         ids[:, 0] = self.tokenizer.convert_tokens_to_ids("[DEC]")
         return self.joint_pass(features, TextTokens(ids, tokens.mask), mode="causal")[1]
 
-    def encode(self, batch: PairBatch | TripletBatch) -> Encoding:
-        """One shared encoding per step: phase 1 for pairs, phase 2 for triplets.
+    def encode(self, batch: PairBatch | TripletBatch | EditBatch) -> Encoding:
+        """One shared encoding per step: phase 1 for pairs, phase 2 for triplets and for edits (garment or sketch with its text).
 
         Raises:
             TypeError: a batch that carries neither.
@@ -185,8 +208,9 @@ class QFormerBackbone(nn.Module):
         if isinstance(batch, PairBatch):
             features = self.image_features(batch.images)
             return Encoding(features, self.tokenize(batch.texts), self.image_pass(features), None)
-        if isinstance(batch, TripletBatch):
-            features, tokens = self.image_features(batch.references), self.tokenize(batch.texts)
+        if isinstance(batch, TripletBatch | EditBatch):
+            seen = batch.references if isinstance(batch, TripletBatch) else batch.images
+            features, tokens = self.image_features(seen), self.tokenize(batch.texts)
             queries, cls = self.fused_pass(features, tokens)
             return Encoding(features, tokens, queries, cls)
-        raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1) or a TripletBatch (phase 2)")
+        raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1), TripletBatch or EditBatch")

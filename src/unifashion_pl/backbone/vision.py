@@ -8,6 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.weights.files import floating
 from unifashion_pl.weights.initial import load_vision_weights
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -24,8 +25,10 @@ class VisionTower(nn.Module):
         name: timm model name.
         image_size: side S of the square input in pixels.
         timm_kwargs: further arguments of ``timm.create_model``.
-        weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file, see
-            :func:`unifashion_pl.weights.initial.load_vision_weights`.
+        weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file or of a folder
+            of ``unifashion weights import``, see :func:`unifashion_pl.weights.initial.load_vision_weights`.
+        dtype: of the tower's parameters, e.g. ``bfloat16`` for a frozen one on a GPU.
+        gradient_checkpointing: recompute activations in the backward pass; for a tower that trains.
         final_norm: keep timm's final norm layer.
         positions: add a fixed 2-D sine-cosine embedding (as DETR does) to the feature maps of convolutional towers, without which the
             Q-Former, which sees a set of tokens, hardly learns shapes; None = to feature maps yes, to token sequences, which carry
@@ -47,6 +50,8 @@ class VisionTower(nn.Module):
         positions: bool | None = None,
         mean: tuple[float, float, float] = CLIP_MEAN,
         std: tuple[float, float, float] = CLIP_STD,
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -55,10 +60,20 @@ class VisionTower(nn.Module):
             load_vision_weights(self.model, weights)
         if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
             self.model.norm = nn.Identity()
+        self.pretrained = weights != "none"
+        self.model.to(floating(dtype))
+        if gradient_checkpointing:
+            self.model.set_grad_checkpointing()  # type: ignore[operator]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.positions = positions
         self.width = int(self.model.num_features)  # type: ignore[arg-type]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tower's parameters."""
+        parameter: Tensor = next(self.model.parameters())
+        return parameter.dtype
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) -> tokens (B, P, W).
@@ -76,7 +91,7 @@ class VisionTower(nn.Module):
                 f"images are {images.dtype}, expected torch.uint8 in 0..255: normalisation happens inside the tower"
             )
         pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        features: Tensor = self.model.forward_features(pixels)
+        features: Tensor = self.model.forward_features(pixels.to(self.dtype))
         if features.ndim != 4:
             return features
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 #: Modules of this package that add a command, in the order of ``--help``.
-MODULES = ("data", "index", "caption", "paint", "report", "ablations", "doctor")
+MODULES = ("data", "index", "caption", "paint", "report", "weights", "ablations", "parameters", "doctor")
 
 EPILOG = (
     "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."

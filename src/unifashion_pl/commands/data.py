@@ -1,11 +1,11 @@
-"""``data``: the toy wardrobe, dataset checks, shards."""
+"""``data``: the toy wardrobe, dataset checks, shards, captions."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Add ``data``."""
+    from unifashion_pl.commands import annotate, features
     from unifashion_pl.data.check import DATASETS
+    from unifashion_pl.wardrobe.dirt import KINDS
+    from unifashion_pl.wardrobe.write import LAYOUTS
 
     parser = commands.add_parser("data", help="the toy wardrobe, dataset checks, shards")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -23,6 +26,15 @@ def add(commands: Commands) -> None:
     wardrobe.add_argument("--products", type=int, help="number of training products instead of the size's")
     wardrobe.add_argument("--seed", type=int, default=0)
     wardrobe.add_argument("--workers", type=int)
+    names: dict[str, Any] = {
+        "type": lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        "default": [],
+        "metavar": "NAME,…",
+    }
+    wardrobe.add_argument("--layouts", **names, help=f"also write {', '.join(LAYOUTS)}, or all")
+    wardrobe.add_argument(
+        "--dirt", **names, help=f"break some files on purpose: {', '.join(KINDS)}, or all; dirt.json says which"
+    )
     wardrobe.set_defaults(handler=_wardrobe)
     check = actions.add_parser("check", help="what of a dataset is there, missing or broken")
     shards = actions.add_parser("shards", help="raw layout -> WebDataset shards + index.json")
@@ -35,6 +47,8 @@ def add(commands: Commands) -> None:
     shards.add_argument("--workers", type=int, default=1)
     shards.add_argument("--allow-missing", action="store_true", help="build evaluation splits although samples are lost")
     shards.set_defaults(handler=_shards)
+    annotate.add(actions)
+    features.add(actions)
 
 
 def _wardrobe(args: argparse.Namespace) -> int:
@@ -45,7 +59,7 @@ def _wardrobe(args: argparse.Namespace) -> int:
     spec = SIZES[args.size]
     if args.products is not None:
         spec = replace(spec, products_train=args.products)
-    print(write_wardrobe(args.out, spec=spec, seed=args.seed, workers=args.workers))
+    print(write_wardrobe(args.out, spec=spec, seed=args.seed, workers=args.workers, layouts=args.layouts, dirt=args.dirt))
     return 0
 
 

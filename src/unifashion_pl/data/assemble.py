@@ -60,6 +60,29 @@ def image_of(raw: RawSample, name: str) -> Image.Image:
         raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
 
 
+def seen(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | None = None) -> Tensor:
+    """What the model gets of an image field for its vision tower: pixels (3, S, S) uint8, or the tower's cached output (P, W).
+
+    Args:
+        image: the decoded field, if it is at hand.
+
+    Raises:
+        DamagedSample: absent or broken.
+    """
+    if name in raw.features:
+        return raw.features[name]
+    return encoder(to_tensor(image_of(raw, name)) if image is None else image)
+
+
+def painted(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tensor | None:
+    """The decoded image field (3, h, w), None where nobody looks at its pixels, because its features are cached.
+
+    Raises:
+        DamagedSample: absent or broken.
+    """
+    return None if name in raw.features and pixels is None else to_tensor(image_of(raw, name))
+
+
 def has_image(raw: RawSample, name: str) -> bool:
     return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
 
@@ -120,17 +143,17 @@ class PairAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, image = meta_of(raw), to_tensor(image_of(raw, "image"))
+        meta, image = meta_of(raw), painted(raw, "image", self.pixels)
         key = meta.get("id", raw.key)
-        if self.flip and draw.epoch is not None and draw.rng(f"flip/{key}").random() < self.flip:
+        if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{key}").random() < self.flip:
             image = image.flip(-1)
         name = meta.get("name", "")
         description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
         text = product_text(name, description, self.text, draw)
         return {
             "key": key,
-            "image": self.encoder(image),
-            "pixels": self.pixels(image) if self.pixels else None,
+            "image": seen(raw, "image", self.encoder, image),
+            "pixels": self.pixels(image) if self.pixels and image is not None else None,
             "text": text,
             "caption": product_text(name, description, self.caption, draw),
             "product": number_of(text if self.same == "text" else str(meta.get("product", raw.key))),
@@ -178,12 +201,12 @@ class TripletAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, target = meta_of(raw), to_tensor(image_of(raw, "target"))
+        meta, target = meta_of(raw), painted(raw, "target", self.pixels)
         return {
             "key": raw.key,
-            "reference": self.encoder(image_of(raw, "reference")),
-            "target": self.encoder(target),
-            "pixels": self.pixels(target) if self.pixels else None,
+            "reference": seen(raw, "reference", self.encoder),
+            "target": seen(raw, "target", self.encoder, target),
+            "pixels": self.pixels(target) if self.pixels and target is not None else None,
             "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
             "caption": self.captions.get(meta["target"], ""),
             "target_id": number_of(meta["target"]),
@@ -316,13 +339,14 @@ class TryOnAssembler:
         agnostic = self.picture(image_of(raw, "agnostic")) if has_image(raw, "agnostic") else person.masked_fill(mask, GREY)
         return {
             "key": raw.key,
-            "garment": self.encoder(garment),
+            "garment": seen(raw, "garment", self.encoder, garment),
             "garment_pixels": self.picture(garment),
             "pixels": person,
             "agnostic": agnostic,
             "mask": mask,
             "pose": self.dark(image_of(raw, "densepose")) if has_image(raw, "densepose") else None,
             "sketch": self.dark(image_of(raw, "sketch")) if has_image(raw, "sketch") else None,
+            "worn": self.mask(image_of(raw, "warped_mask")) if has_image(raw, "warped_mask") else None,
             "text": phrases_text(meta.get("phrases", []), draw, raw.key),
         }
 
@@ -340,4 +364,5 @@ class TryOnAssembler:
             texts=_column(rows, "text"),
             paired=self.paired,
             dataset=dataset,
+            worn=_stack_optional(rows, "worn"),
         )

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan
-from unifashion_pl.data.recipes import FileRecipe, problem
+from unifashion_pl.data.inspection import Photo, flaws, inspect_files, photos
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, some
+from unifashion_pl.data.recipes import Finding
 from unifashion_pl.data.shards import write_shards
 
-DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "catalogue")
+DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "mgd", "catalogue")
 SHOWN = 20
+#: Share of the published samples from which on a folder is taken for the full dataset.
+LIKE_FULL = 0.5
+#: Kind of an evaluation split -> what is measured on it.
+METRICS = {
+    "queries": "composed retrieval: queries",
+    "gallery": "composed retrieval: gallery images",
+    "pairs": "retrieval and captions: images",
+    "tryon": "FID, KID, SSIM, LPIPS: pairs",
+}
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,25 @@ class Unusable:
 
 
 @dataclass(frozen=True)
+class Duplicates:
+    """Different ids whose photos have equal pixels, and the splits they stand in."""
+
+    ids: list[str]
+    splits: list[str]
+
+    @property
+    def across(self) -> bool:
+        """Whether a training picture is also one to evaluate on."""
+        trained = [split for split in self.splits if split.endswith("/train")]
+        return 0 < len(trained) < len(self.splits)
+
+
+@dataclass(frozen=True)
 class SplitReport:
-    """A split: ``groups`` is group -> ``{expected, usable}``."""
+    """A split: ``groups`` is group -> ``{expected, usable}``; ``published`` samples of the full dataset, None if nobody says.
+
+    ``oddities`` are usable photos that are not plain RGB: in what they differ -> ids.
+    """
 
     name: str
     kind: str
@@ -41,17 +65,52 @@ class SplitReport:
     groups: dict[str, dict[str, int]]
     unusable: list[Unusable]
     notes: list[str] = field(default_factory=list)
+    published: int | None = None
+    oddities: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """How the number of samples relates to the published one, in words; "" if nothing is published."""
+        if self.published is None:
+            return ""
+        if self.expected == self.published:
+            return "as many as published"
+        if self.expected < LIKE_FULL * self.published:
+            return f"a part: {self.expected:,} of {self.published:,} published ({100 * self.expected / self.published:.2g} %)"
+        return f"published are {self.published:,}"
+
+    @property
+    def effects(self) -> list[str]:
+        """What losses do to the n of metrics, by group; empty in training and without losses."""
+        if self.name.endswith("/train") or self.usable == self.expected:
+            return []
+        what = METRICS.get(self.kind, self.kind)
+        lost = {group: c for group, c in self.groups.items() if c["usable"] < c["expected"]}
+        return [f"{what} of {group}: n {c['usable']:,} of {c['expected']:,}" for group, c in lost.items()]
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Result of :func:`check_dataset`."""
+    """Result of :func:`check_dataset`.
+
+    Attributes:
+        dataset, root: what was looked at.
+        splits: one report per split.
+        notes: findings about the whole.
+        problem: why nothing could be planned, or None.
+        variant: which of the copies in circulation this is.
+        licence: of the dataset, as its authors state it.
+        duplicates: different ids with equal pixels.
+    """
 
     dataset: str
     root: str
     splits: list[SplitReport]
     notes: list[str]
     problem: str | None = None
+    variant: str = ""
+    licence: str = ""
+    duplicates: list[Duplicates] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
@@ -60,20 +119,28 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready content."""
-        return {**asdict(self), "complete": self.complete}
+        splits = [{**asdict(split), "size": split.size, "effects": split.effects} for split in self.splits]
+        duplicates = [{**asdict(group), "across": group.across} for group in self.duplicates]
+        return {**asdict(self), "splits": splits, "duplicates": duplicates, "complete": self.complete}
 
     def text(self) -> str:
         """The report for a terminal."""
         lines = [f"{self.dataset} in {self.root}: {'complete' if self.complete else 'INCOMPLETE'}"]
+        lines += [f"  variant: {self.variant}"] if self.variant else []
+        lines += [f"  licence: {self.licence}"] if self.licence else []
         if self.problem:
             lines.append(f"  {self.problem}")
+        said: set[str] = set()
         for split in self.splits:
             lines += _split_lines(split)
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+            lines += [f"    note: {note}" for note in split.notes if note not in said]
+            said |= set(split.notes)
+        return "\n".join([*lines, *_duplicate_lines(self.duplicates), *(f"  note: {note}" for note in self.notes)])
 
 
 def _split_lines(split: SplitReport) -> list[str]:
-    lines = [f"  {split.name}: {split.kind} {_change(split.expected, split.usable)}"]
+    size = f" ({split.size})" if split.size else ""
+    lines = [f"  {split.name}: {split.kind} {_change(split.expected, split.usable)}{size}"]
     lines += [
         f"    {group}: {_change(c['expected'], c['usable'])}"
         for group, c in split.groups.items()
@@ -84,7 +151,19 @@ def _split_lines(split: SplitReport) -> list[str]:
         lines.append(f"    {bad.role} {bad.id}: {bad.reason}{takes}")
     if len(split.unusable) > SHOWN:
         lines.append(f"    … and {len(split.unusable) - SHOWN:,} more files")
-    return [*lines, *(f"    note: {note}" for note in split.notes)]
+    lines += [f"    effect: {effect}" for effect in split.effects]
+    return [*lines, *(f"    converted to RGB: {len(ids):,} {oddity} ({some(ids)})" for oddity, ids in split.oddities.items())]
+
+
+def _duplicate_lines(groups: Sequence[Duplicates]) -> list[str]:
+    if not groups:
+        return []
+    across = [group for group in groups if group.across]
+    inside = [group for group in groups if not group.across]
+    lines = [f"  equal pixels: {len(groups):,} groups of ids, {len(across):,} of them in training and evaluation"]
+    shown = [*across, *inside][:SHOWN]
+    lines += [f"    {' = '.join(group.ids[:6])} (in {', '.join(group.splits)})" for group in shown]
+    return [*lines, *([f"    … and {len(groups) - SHOWN:,} more groups"] if len(groups) > SHOWN else [])]
 
 
 def _change(expected: int, usable: int) -> str:
@@ -106,10 +185,17 @@ def check_dataset(dataset: str, root: str | Path, *, progress: bool = True, **op
     try:
         plans = list(module.plans(root, **options))
         notes = module.findings(root, plans)
+        variant = module.variant(root)
     except MissingDataError as error:
-        return CheckReport(dataset, str(root), [], [], str(error))
-    reasons = _inspect(plans, progress)
-    return CheckReport(dataset, str(root), [_split_report(plan, reasons) for plan in plans], notes)
+        return CheckReport(dataset, str(root), [], [], str(error), licence=module.LICENCE)
+    found = inspect_files(plans, progress)
+    splits: list[SplitReport] = []
+    seen: list[Photo] = []
+    for plan in plans:
+        report, inside = _split_report(plan, found, module.PUBLISHED_SAMPLES.get(plan.folder), progress)
+        splits.append(report)
+        seen += [*photos(plan, found), *inside]
+    return CheckReport(dataset, str(root), splits, notes, None, variant, module.LICENCE, _duplicates(seen))
 
 
 def build_shards(
@@ -144,39 +230,37 @@ def _module(dataset: str) -> Any:
     return importlib.import_module(f"unifashion_pl.datamodules.{dataset}")
 
 
-def _inspect(plans: Sequence[Plan], progress: bool) -> dict[Path, str | None]:
-    """Reason per unusable file, None for good ones; every file once, whatever the number of samples that need it."""
-    files: dict[Path, Input] = {}
-    for plan in plans:
-        for item in plan.items:
-            for needed in plan.recipe.inputs(item):
-                files.setdefault(needed.path, needed)
-    with (
-        ThreadPoolExecutor() as pool,
-        tqdm(total=len(files), desc="checking", unit="file", disable=not (progress and files)) as bar,
-    ):
-        reasons: dict[Path, str | None] = {}
-        for path, reason in zip(files, pool.map(problem, files.values())):
-            reasons[path] = reason
-            bar.update()
-    return reasons
+def _duplicates(seen: Sequence[Photo]) -> list[Duplicates]:
+    """Groups of different ids with equal pixels, the splits they stand in beside them."""
+    groups: dict[str, dict[str, set[str]]] = {}
+    for photo in seen:
+        groups.setdefault(photo.pixels, {}).setdefault(photo.id, set()).add(photo.split)
+    found = [Duplicates(sorted(ids), sorted(set().union(*ids.values()))) for ids in groups.values() if len(ids) > 1]
+    return sorted(found, key=lambda group: group.ids)
 
 
-def _split_report(plan: Plan, reasons: dict[Path, str | None]) -> SplitReport:
+def _split_report(
+    plan: Plan, found: Mapping[Path, Finding], published: int | None, progress: bool
+) -> tuple[SplitReport, list[Photo]]:
+    """The report, and photos that lie inside one big file."""
     groups = Counter(item.group for item in plan.items)
     lost: Counter[str] = Counter()
     hits: Counter[tuple[str, str, str]] = Counter()
     whole: list[Item] = []
+    inside: list[Photo] = []
     for item in plan.items:
-        bad = [(n.id, n.role, r) for n in plan.recipe.inputs(item) if (r := reasons[n.path]) is not None]
+        bad = [(n.id, n.role, r) for n in plan.recipe.inputs(item) if (r := found[n.path].reason) is not None]
         lost[item.group] += bool(bad)
         hits.update(bad)
         if not bad:
             whole.append(item)
-    for item, flaw in _flaws(plan, whole):
-        lost[item.group] += 1
-        hits[flaw.id, flaw.role, flaw.reason] += 1
-    return SplitReport(
+    for item, result in flaws(plan, whole, progress):
+        if isinstance(result, BadSample):
+            lost[item.group] += 1
+            hits[result.id, result.role, result.reason] += 1
+        else:
+            inside.append(result)
+    report = SplitReport(
         name=f"{plan.dataset}/{plan.split}",
         kind=plan.kind,
         expected=len(plan.items),
@@ -184,19 +268,15 @@ def _split_report(plan: Plan, reasons: dict[Path, str | None]) -> SplitReport:
         groups={group: {"expected": n, "usable": n - lost[group]} for group, n in sorted(groups.items())},
         unusable=[Unusable(id, role, reason, n) for (id, role, reason), n in sorted(hits.items())],
         notes=list(plan.notes),
+        published=published,
+        oddities=_oddities(plan, found),
     )
+    return report, inside
 
 
-def _flaws(plan: Plan, whole: Sequence[Item]) -> Iterator[tuple[Item, BadSample]]:
-    """Samples that cannot be made although their files are good: the image is damaged inside one big file, or files disagree."""
-
-    def flaw(item: Item) -> BadSample | None:
-        made = next(plan.recipe.make([item]))[1]
-        return made if isinstance(made, BadSample) else None
-
-    if not isinstance(plan.recipe, FileRecipe):
-        for _, items in plan.shards():
-            yield from ((item, made) for item, made in plan.recipe.make(items) if isinstance(made, BadSample))
-    elif plan.recipe.fallible:
-        with ThreadPoolExecutor() as pool:
-            yield from ((item, bad) for item, bad in zip(whole, pool.map(flaw, whole)) if bad is not None)
+def _oddities(plan: Plan, found: Mapping[Path, Finding]) -> dict[str, list[str]]:
+    odd: dict[str, set[str]] = {}
+    for photo in photos(plan, found):
+        if photo.oddity:
+            odd.setdefault(photo.oddity, set()).add(photo.id)
+    return {oddity: sorted(ids) for oddity, ids in sorted(odd.items())}

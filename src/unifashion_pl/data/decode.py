@@ -79,6 +79,11 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """EXIF orientation applied, the mode kept: palettes of label maps stay what they are."""
+    return ImageOps.exif_transpose(image) if image.info.get("exif") else image
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image -> RGB: EXIF orientation applied, alpha laid over white, palettes and CMYK converted, 16 bits scaled to 8."""
     if image.mode == "RGB" and not image.info.get("exif") and "transparency" not in image.info:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from unifashion_pl.data.files import replacing
 from unifashion_pl.data.plan import compact_json
 
 FORMAT = 1
@@ -80,9 +81,8 @@ class ShardIndex:
     def save(self, folder: Path) -> Path:
         """Write ``index.json`` atomically and return its path."""
         path = folder / NAME
-        part = folder / f"{NAME}.part"
-        part.write_bytes(compact_json({**asdict(self), "hash": self.hash}) + b"\n")
-        part.replace(path)
+        with replacing(path) as file:
+            file.write(compact_json({**asdict(self), "hash": self.hash}) + b"\n")
         return path
 
     @classmethod

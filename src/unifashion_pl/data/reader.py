@@ -7,12 +7,13 @@ import os
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from unifashion_pl.data.index import ShardIndex, preflight
@@ -23,10 +24,14 @@ OPEN_FILES = 64
 
 @dataclass(frozen=True)
 class RawSample:
-    """A sample's key and its fields' bytes, e.g. ``image.jpg`` and ``meta.json``."""
+    """A sample's key and its fields' bytes, e.g. ``image.jpg`` and ``meta.json``.
+
+    ``features`` are outputs of a frozen vision tower that were made before, (P, W) by image field, e.g. ``image``.
+    """
 
     key: str
     fields: dict[str, bytes]
+    features: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class DamagedSample(RuntimeError):
@@ -55,6 +60,7 @@ class Source(Protocol):
         blocks: how many samples lie together (per shard), for an order that reads neighbouring files.
         hash: equal iff the data is.
         subsets: named lists of keys.
+        features: hash of the vision features that samples carry instead of pixels for the tower, "" = none.
     """
 
     @property
@@ -81,6 +87,9 @@ class Source(Protocol):
     @property
     def subsets(self) -> dict[str, list[str]]: ...
 
+    @property
+    def features(self) -> str: ...
+
     def read(self, number: int) -> RawSample:
         """One sample.
 
@@ -102,6 +111,8 @@ class ShardSource:
     Raises:
         FileNotFoundError, ValueError: as :meth:`ShardIndex.load` and :func:`preflight`.
     """
+
+    features = ""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -163,6 +174,8 @@ class PlanSource:
     Args:
         plan: its recipe is run for every sample that is read.
     """
+
+    features = ""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

@@ -52,13 +52,37 @@ def read_picture(needed: Input) -> Picture:
     return Picture(f"{needed.role}.{kind}", data, image)
 
 
-def problem(needed: Input) -> str | None:
-    """Why an input is unusable, or None."""
+@dataclass(frozen=True)
+class Finding:
+    """What is to be said of an image file.
+
+    Attributes:
+        reason: why it is unusable, or None.
+        pixels: hash of the upright RGB pixels of a usable photo, None of label maps and the like.
+        oddity: in what a usable photo differs from plain RGB, e.g. ``CMYK``; "" if it does not.
+    """
+
+    reason: str | None = None
+    pixels: str | None = None
+    oddity: str = ""
+
+
+#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
+PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
+ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
+
+
+def look(needed: Input) -> Finding:
+    """Read and fully decode an input."""
     try:
-        read_picture(needed)
+        image = read_picture(needed).image
     except BadSample as error:
-        return error.reason
-    return None
+        return Finding(error.reason)
+    if needed.role not in PHOTOS:
+        return Finding()
+    turned = image.getexif().get(0x0112, 1) not in (0, 1) if image.info.get("exif") else False
+    mode = "" if image.mode == "RGB" else ODDITIES.get(image.mode, image.mode)
+    return Finding(None, pixel_hash(image), ", ".join(filter(None, (mode, "turned by EXIF" if turned else ""))))
 
 
 class FileRecipe:
@@ -81,6 +105,10 @@ class FileRecipe:
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """Further fields, e.g. made from the pictures."""
         return {}
+
+    def quick(self) -> FileRecipe:
+        """The recipe without steps that take long and cannot fail, for checking."""
+        return self
 
     def make(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | BadSample]]:
         """One result per item, in order."""

@@ -2,6 +2,9 @@
 
 Letters: B batch, S encoder image side, H × W generation size (pixels). Every image tensor is **uint8 RGB**; towers and heads
 normalise on the device, so that a batch is four times smaller on its way there and the data side needs no model's constants.
+
+In training, what is meant for a frozen vision tower (``images``, ``references``, ``targets``, ``garments``) may instead be the tower's own
+outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.features`: P tokens of width W.
 """
 
 from __future__ import annotations
@@ -169,6 +172,7 @@ class TryOnBatch:
         sketches: (B, 3, H, W) uint8, light strokes on black, or None.
         texts: joined phrases of the garment, "" = none.
         paired: whether person and garment belong together.
+        worn: (B, 1, H, W) bool, where the person wears the garment, or None.
     """
 
     keys: list[str]
@@ -182,10 +186,45 @@ class TryOnBatch:
     texts: list[str]
     paired: bool
     dataset: str
+    worn: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-TrainBatch = PairBatch | TripletBatch | TryOnBatch
-Batch = TrainBatch | GalleryBatch | QueryBatch
+@dataclass(kw_only=True)
+class EditBatch:
+    """What is to be painted on persons: rows of try-on and of design, made from a :class:`TryOnBatch` or from a user's inputs.
+
+    A row that lacks something has False in the matching ``has_…``, and what stands in its place is not looked at.
+
+    Attributes:
+        images: (B, 3, S, S) uint8, what the vision tower sees: the garment's photo (try-on) or sketch (design).
+        has_image: (B,) bool.
+        texts: modifying texts, "" in try-on.
+        pixels: (B, 3, H, W) uint8, the person; in training the target.
+        masks: (B, 1, H, W) bool, True = repaint.
+        pose: (B, 3, H, W) uint8. has_pose: (B,) bool.
+        garments: (B, 3, H, W) uint8, what the garment branch sees: photo or sketch. has_garment, has_photo: (B,) bool.
+        worn: (B, 1, H, W) bool, where the person wears the garment, or None: training's optional losses read it.
+    """
+
+    images: Tensor
+    has_image: Tensor
+    texts: list[str]
+    pixels: Tensor
+    masks: Tensor
+    pose: Tensor
+    has_pose: Tensor
+    garments: Tensor
+    has_garment: Tensor
+    has_photo: Tensor
+    worn: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+TrainBatch = PairBatch | TripletBatch | TryOnBatch | EditBatch
+#: What DataModules yield; edits are made of try-on samples by the diffusion head.
+Batch = PairBatch | TripletBatch | TryOnBatch | GalleryBatch | QueryBatch

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
+import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,10 +24,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from unifashion_pl.data.files import replacing, writing
 from unifashion_pl.data.index import NAME, Shard, ShardIndex, preflight
 from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
 
 BLOCK = 512
+FIELD = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
 
 
 def tar_member(name: str, data: bytes) -> bytes:
@@ -80,11 +83,13 @@ def write_shards(
 
     Raises:
         MissingDataError: an evaluation split loses samples and ``allow_missing`` is off, or nothing usable is left.
-        RuntimeError: another process is building the same split.
+        WriteError: the disk is full, or the folder cannot be written; no half files are left, and finished shards are kept.
+        RuntimeError: another process is building the same split, or a worker was killed.
     """
     folder = Path(out) / plan.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, wait):
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait):
         jobs = [_Job(folder / name, items, plan.recipe, plan.shard_hash(items)) for name, items in plan.shards()]
         if finished := _finished(folder, jobs):
             return finished
@@ -99,10 +104,20 @@ def write_shards(
 
 
 @contextmanager
-def _locked(folder: Path, wait: bool) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of a folder that is being built.
+
+    Args:
+        wait: wait for the other one, instead of refusing.
+
+    Raises:
+        RuntimeError: another process is at it.
+        WriteError: the folder cannot be written.
+    """
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        with writing(folder):
+            lock.acquire(timeout=-1 if wait else 0)
     except Timeout as error:
         raise RuntimeError(f"another process is building {folder}; wait for it, or stop it and run this again") from error
     try:
@@ -171,18 +186,22 @@ def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done:
         try:
             for future in as_completed(futures):
                 done(futures[future], future.result())
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"a process that wrote shards into {jobs[0].path.parent} was killed, perhaps for want of memory. What is finished is "
+                "kept: run the same command again, with fewer workers if it happens again"
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _write_shard(job: _Job) -> _Result:
-    part = job.path.with_name(f"{job.path.name}.{os.getpid()}.part")
     digest = hashlib.sha256()
     offsets, crcs, keys = [0], [], []
     missing: list[dict[str, str]] = []
     pixels: list[tuple[str, str]] = []
-    with open(part, "wb") as file:
+    with replacing(job.path) as file:
 
         def write(data: bytes) -> None:
             file.write(data)
@@ -192,7 +211,7 @@ def _write_shard(job: _Job) -> _Result:
             if isinstance(made, BadSample):
                 missing.append({"id": made.id, "role": made.role, "reason": made.reason, "key": item.key, "group": item.group})
                 continue
-            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in sorted(made.fields))
+            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in _checked(made.fields))
             write(data)
             offsets.append(offsets[-1] + len(data))
             crcs.append(zlib.crc32(data))
@@ -200,17 +219,25 @@ def _write_shard(job: _Job) -> _Result:
             if made.pixels is not None:
                 pixels.append((made.id, made.pixels))
         write(bytes(2 * BLOCK))
-        file.flush()
-        os.fsync(file.fileno())
-    size = part.stat().st_size
-    os.replace(part, job.path)
+    size = offsets[-1] + 2 * BLOCK
     result = _Result(
         job.plan_hash, Shard(job.path.name, size, digest.hexdigest(), len(keys), offsets, crcs, keys), missing, pixels
     )
-    side = _side(job.path).with_name(f"{job.path.name}.json.{os.getpid()}.part")
-    side.write_bytes(compact_json(asdict(result)))
-    os.replace(side, _side(job.path))
+    with replacing(_side(job.path)) as file:
+        file.write(compact_json(asdict(result)))
     return result
+
+
+def _checked(names: Iterable[str]) -> list[str]:
+    """Field names in their order in the shard.
+
+    Raises:
+        ValueError: a name that tar readers would lose or change: only ``name.extension`` in lower case comes back as it was.
+    """
+    for name in names:
+        if not FIELD.fullmatch(name):
+            raise ValueError(f"field {name!r} cannot go into a shard: expected a lower-case name and extension, e.g. image.jpg")
+    return sorted(names)
 
 
 def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:

@@ -10,7 +10,7 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ from unifashion_pl.data.texts import EVALUATION, Draw
 B = TypeVar("B", bound=Batch)
 Order = NDArray[np.int64]
 WINDOW = 4
+#: Neighbours of a batch that may stand in for it if all of its own samples are damaged, as a single one of a batch of one is.
+SPARE = 16
 
 
 def training_order(blocks: Sequence[int], seed: int, epoch: int, window: int = WINDOW) -> Order:
@@ -95,42 +97,45 @@ def _unchanged(answer: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Request:
-    """A batch to be made: its samples' numbers and the source of their random choices."""
+    """A batch to be made: its samples' numbers, the source of their random choices, and samples for a batch that is damaged as a whole."""
 
     numbers: list[int]
     draw: Draw
+    spare: Sequence[int] = ()
 
 
 class _Batches(Dataset[Any]):
-    """Requests -> (batch, damaged samples); lives in the workers."""
+    """Requests -> (batch, damaged samples as (key, what is wrong)); lives in the workers."""
 
     def __init__(self, source: Source, assembler: Assembler[Any], strict: bool) -> None:
         self.source, self.assembler, self.strict = source, assembler, strict
 
     def __getitem__(self, request: _Request) -> tuple[Batch, list[tuple[str, str]]]:
-        rows: list[Row | None] = []
-        bad: list[tuple[str, str]] = []
-        for number in request.numbers:
-            try:
-                rows.append(self.assembler.sample(self.source.read(number), request.draw))
-            except DamagedSample as error:
-                if self.strict:
-                    raise
-                rows.append(None)
-                bad.append((error.name, error.reason))
-        return self.assembler.batch(_replaced(rows, bad), self.source.dataset), bad
+        bad: dict[str, str] = {}
+        rows = [self._row(number, request.draw, bad) for number in request.numbers]
+        good = [row for row in rows if row is not None]
+        for number in request.spare if not good else ():
+            if (row := self._row(number, request.draw, bad)) is not None:
+                good.append(row)
+                break
+        if not good:
+            first, message = next(iter(bad.items()))
+            raise DamagedSample(first, f"{message}; so are all other samples of its batch and {len(request.spare)} more")
+        copies = cycle(good)
+        return self.assembler.batch([row or next(copies) for row in rows], self.source.dataset), list(bad.items())
 
+    def _row(self, number: int, draw: Draw, bad: dict[str, str]) -> Row | None:
+        """A sample, or None if it is damaged and may be replaced by a copy of another, so that every rank keeps its batch size.
 
-def _replaced(rows: list[Row | None], bad: list[tuple[str, str]]) -> list[Row]:
-    """Damaged rows give way to copies of the batch's good ones, so that every rank keeps its batch size.
-
-    A copy has the id of its original, and equal ids are never negatives of each other.
-    """
-    good = [row for row in rows if row is not None]
-    if not good:
-        raise DamagedSample(bad[0][0], f"{bad[0][1]}; so are all other samples of its batch")
-    copies = iter(good * len(rows))
-    return [row if row is not None else next(copies) for row in rows]
+        A copy has the id of its original, and equal ids are never negatives of each other.
+        """
+        try:
+            return self.assembler.sample(self.source.read(number), draw)
+        except DamagedSample as error:
+            if self.strict:
+                raise
+            bad[self.source.keys[number]] = str(error)
+            return None
 
 
 class TrainLoader(Generic[B]):
@@ -146,9 +151,13 @@ class TrainLoader(Generic[B]):
         seed: of order and texts.
         place: this rank.
         workers: reading processes.
-        max_bad: different damaged samples that are replaced and reported before training stops.
+        max_bad: different damaged samples that this rank replaces and reports before training stops, over all workers, epochs and
+            resumed runs.
         exclude: keys that are left out.
         window: shards that are shuffled together.
+
+    Attributes:
+        bad: key -> what is wrong, of the damaged samples that were met.
 
     Raises:
         ValueError: not a training split, fields are absent, or there are fewer samples than one batch on every rank.
@@ -190,7 +199,9 @@ class TrainLoader(Generic[B]):
             )
         self.position = 0
         self.bad: dict[str, str] = {}
-        self._loader = workers.loader(_Batches(source, assembler, strict=False), _Requests(self), persistent=True)
+        self.workers = workers
+        self._batches = _Batches(source, assembler, strict=False)
+        self._loader = workers.loader(self._batches, _Requests(self), persistent=True)
 
     def __len__(self) -> int:
         return self.samples // (self.place.world * self.batch_size)
@@ -218,18 +229,39 @@ class TrainLoader(Generic[B]):
             self.position += 1
             yield batch
 
+    def peek(self, most: int = 2) -> B:
+        """The first samples of the next batch, read in this process; nothing moves on.
+
+        Raises:
+            DamagedSample: all of them are damaged.
+        """
+        epoch, done = divmod(self.position, len(self))
+        numbers = next(islice(self.batches(epoch), done, None))[:most]
+        batch: B = self._batches[_Request(numbers, Draw(self.seed, epoch))][0]  # type: ignore[assignment]
+        return batch
+
+    def idle_workers(self) -> str:
+        """A sentence about workers that can never get a batch, "" if all can."""
+        if self.workers.num <= len(self):
+            return ""
+        return (
+            f"{self.source.dataset}: an epoch has {len(self)} batches on each rank ({self.samples} samples, {self.place.world} × "
+            f"{self.batch_size} a step), so {self.workers.num - len(self)} of {self.workers.num} workers have nothing to do: "
+            f"num_workers={len(self)} is enough"
+        )
+
     def _report(self, bad: list[tuple[str, str]]) -> None:
-        for name, reason in bad:
-            if name in self.bad:
+        for key, message in bad:
+            if key in self.bad:
                 continue
-            self.bad[name] = reason
+            self.bad[key] = message
             if len(self.bad) > self.max_bad:
-                listed = "; ".join(f"{n}: {r}" for n, r in self.bad.items())
                 raise RuntimeError(
-                    f"{self.source.dataset}: {len(self.bad)} damaged samples, allowed are max_bad={self.max_bad}: {listed}. "
+                    f"{self.source.dataset}: {len(self.bad)} damaged samples, allowed are max_bad={self.max_bad}: "
+                    f"{'; '.join(self.bad.values())}. "
                     "Build the shards again, or raise max_bad to train without these samples"
                 )
-            warnings.warn(f"damaged sample {len(self.bad)} of at most {self.max_bad}: {name}: {reason}", stacklevel=2)
+            warnings.warn(f"damaged sample {len(self.bad)} of at most {self.max_bad}: {message}", stacklevel=2)
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -242,8 +274,8 @@ class TrainLoader(Generic[B]):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and number of its batches that the trainer has taken (not those made ahead), and what they depend on."""
-        return {**self._identity(), "epoch": self.epoch, "batches": self.position % len(self)}
+        """Epoch and number of its batches that the trainer has taken (not those made ahead), what they depend on, and damage met."""
+        return {**self._identity(), "epoch": self.epoch, "batches": self.position % len(self), "bad": dict(self.bad)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position.
@@ -258,6 +290,7 @@ class TrainLoader(Generic[B]):
                     "Use the old value, or start from the checkpoint's weights (init_from) instead of resuming"
                 )
         self.position = state["epoch"] * len(self) + state["batches"]
+        self.bad = dict(state.get("bad", {}))
 
 
 class MixedPairLoader:
@@ -267,10 +300,19 @@ class MixedPairLoader:
 
     Args:
         loaders: the parts.
+
+    Raises:
+        ValueError: some parts carry cached vision features and others pixels, or features of different towers.
     """
 
     def __init__(self, loaders: Sequence[TrainLoader[PairBatch]]) -> None:
         self.loaders = list(loaders)
+        if len({loader.source.features for loader in self.loaders}) > 1:
+            found = "; ".join(f"{x.source.dataset}: {x.source.features[:12] or 'pixels'}" for x in self.loaders)
+            raise ValueError(
+                f"one batch cannot mix pixels and cached vision features, or features of two towers: {found}. "
+                "Make the same features for all parts (`unifashion data features`), or train all of them on pixels"
+            )
         self._longest = max(self.loaders, key=len)
 
     def __len__(self) -> int:
@@ -280,6 +322,19 @@ class MixedPairLoader:
     def batch_size(self) -> int:
         """Pairs of a batch, per rank."""
         return sum(loader.batch_size for loader in self.loaders)
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """Damaged samples of all parts; keys of different datasets are kept apart."""
+        return {f"{x.source.dataset}/{key}": message for x in self.loaders for key, message in x.bad.items()}
+
+    def peek(self, most: int = 2) -> PairBatch:
+        """As :meth:`TrainLoader.peek`, ``most`` samples of every part."""
+        return PairBatch.joined([loader.peek(most) for loader in self.loaders])
+
+    def idle_workers(self) -> str:
+        """As :meth:`TrainLoader.idle_workers`."""
+        return "; ".join(filter(None, (loader.idle_workers() for loader in self.loaders)))
 
     def __iter__(self) -> Iterator[PairBatch]:
         others = {id(loader): _endless(loader) for loader in self.loaders if loader is not self._longest}
@@ -316,9 +371,15 @@ class _Requests(Sampler[_Request]):
     def __iter__(self) -> Iterator[_Request]:
         epoch, done = divmod(self.loader.position, len(self.loader))
         draw = Draw(self.loader.seed, epoch)
-        for number, numbers in enumerate(self.loader.batches(epoch)):
-            if number >= done:
-                yield _Request(numbers, draw)
+        batches = list(self.loader.batches(epoch))
+        order = [number for numbers in batches for number in numbers]
+        for batch in range(done, len(batches)):
+            start = batch * self.loader.batch_size
+            before, after = (
+                order[max(0, start - SPARE) : start],
+                order[start + self.loader.batch_size : start + self.loader.batch_size + SPARE],
+            )
+            yield _Request(batches[batch], draw, (*reversed(before), *after)[:SPARE])
 
 
 class EvalLoader(Generic[B]):

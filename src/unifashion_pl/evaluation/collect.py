@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
@@ -157,5 +158,11 @@ def weights_hash(model: torch.nn.Module) -> str:
     for name, value in sorted(model.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(whole(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP2 has sharded, gathered from all ranks (a collective); any other as it is."""
+    gathered: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return gathered

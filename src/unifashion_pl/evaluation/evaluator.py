@@ -194,15 +194,15 @@ class Evaluator:
             own = {image_name(outcome.dataset, k): v for k, v in outcome.thumbnails.items() if k in outcome.needed}
             for part in team.objects({**own, **outcome.files}):
                 files.update(part)
+        weights = weights_hash(self._model) if self._model is not None else None
         if team.rank != 0:
             return
         context: dict[str, Any] = {
             "code_version": __version__,
             "commit": commit(),
             "wall_seconds": round(time.monotonic() - self._started, 1),
+            "weights_hash": weights,
         }
-        if self._model is not None:
-            context["weights_hash"] = weights_hash(self._model)
         out_dir.mkdir(parents=True, exist_ok=True)
         for name in (*PREDICTIONS, ROBUSTNESS):
             lines = [line for outcome in outcomes for line in outcome.lines.get(name, [])]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.generation.garment import GarmentBranch, denoise
 from unifashion_pl.weights.files import load_part
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
@@ -14,6 +16,19 @@ SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 
 LATENT_CHANNELS = 4
 CHANNELS = (4, 13)
+GARMENT_WAYS = ("branch", "branch_full", "panels")
+
+
+@dataclass
+class UNetLora:
+    """LoRA on the U-Net's attentions, for a phase 1 that leaves the U-Net itself alone.
+
+    Attributes:
+        rank: inner width r. alpha: the update is scaled by alpha / rank.
+    """
+
+    rank: int = 32
+    alpha: int = 32
 
 
 class Denoiser(nn.Module):
@@ -28,7 +43,11 @@ class Denoiser(nn.Module):
     9-12     latents of the pose image                                     zeros
     ======== ============================================================ ============
 
-    The first nine are Paint-by-Example's, in its order. The garment branch of the paper's Fig. 3 is not part of this class yet.
+    The first nine are Paint-by-Example's, in its order.
+
+    A garment (photo or sketch) is read in one of two ways: by the paper's garment branch (:class:`GarmentBranch`), or, as in CatVTON
+    (arXiv 2407.15886), from a second panel beside the person that the U-Net's own self-attention sees. Our panel differs from CatVTON's in
+    holding clean latents: it is all kept, so that there is nothing to predict in it.
 
     Args:
         source: hub id of a pipeline, folder of one or of a U-Net, or ``tiny`` (shipped; made by
@@ -38,13 +57,18 @@ class Denoiser(nn.Module):
             with zero columns; nine are taken to be in Paint-by-Example's order, which Stable Diffusion's own inpainting U-Net
             does not follow.
         gradient_checkpointing: recompute activations in the backward pass.
+        garment: how garments are read: None, ``branch``, ``branch_full`` (which also holds the unread end of a released checkpoint's copy), or
+            ``panels``.
+        lora: adapters on the U-Net's attentions, or None.
 
     Attributes:
         unet: the diffusers model.
+        garment: the garment branch, or None.
+        panels: whether garments are read from a second panel.
         context_width: C, width of the context tokens.
 
     Raises:
-        ValueError: not exactly one of source and config, or neither 4 nor 13 channels.
+        ValueError: not exactly one of source and config, neither 4 nor 13 channels, or an unknown way to read garments.
     """
 
     def __init__(
@@ -54,8 +78,12 @@ class Denoiser(nn.Module):
         config: dict[str, Any] | None = None,
         in_channels: int | None = None,
         gradient_checkpointing: bool = False,
+        garment: Literal["branch", "branch_full", "panels"] | None = None,
+        lora: UNetLora | None = None,
     ) -> None:
         super().__init__()
+        if garment not in (None, *GARMENT_WAYS):
+            raise ValueError(f"unknown way to read garments {garment!r}; known are {', '.join(GARMENT_WAYS)}, or None")
         if (source is None) == (config is None):
             raise ValueError("give a Denoiser either source (folder or hub id) or config (arguments of UNet2DConditionModel)")
         self.unet: Any = _load_unet(source) if source is not None else _new_unet(config or {}, in_channels)
@@ -67,6 +95,16 @@ class Denoiser(nn.Module):
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.context_width: int = self.unet.config.cross_attention_dim
+        self.panels = garment == "panels"
+        extent: Literal["truncated", "full"] = "full" if garment == "branch_full" else "truncated"
+        self.garment = GarmentBranch(self.unet, extent=extent) if garment in ("branch", "branch_full") else None
+        if lora is not None:  # after the copy was made, which trains as a whole
+            _add_lora(self.unet, lora)
+
+    @property
+    def reads_garments(self) -> bool:
+        """Whether :meth:`forward` takes a garment."""
+        return self.panels or self.garment is not None
 
     @property
     def multiple(self) -> int:
@@ -82,21 +120,88 @@ class Denoiser(nn.Module):
         person: Tensor | None = None,
         keep: Tensor | None = None,
         pose: Tensor | None = None,
+        garment: Tensor | None = None,
+        gate: Tensor | None = None,
     ) -> Tensor:
         """Noisy latents (B, 4, h, w), timesteps (B,), context (B, N, C) -> eps (B, 4, h, w) in the latents' dtype.
+
+        While a garment branch trains it runs for every batch, so that in DDP each of its parameters has a gradient on every rank;
+        rows without a garment are the plain U-Net's all the same.
 
         Args:
             person: (B, 4, h, w) latents of the person, the repaint region greyed.
             keep: (B, 1, h, w) in 0..1, 1 = keep, 0 = repaint.
             pose: (B, 4, h, w) latents of the pose image.
+            garment: (B, 4, h, w) latents of the garment's photo or sketch.
+            gate: (B,), 1 = the row has a garment, 0 = none; None = all have one.
 
         Raises:
-            ValueError: a condition for a U-Net with 4 channels, or one of a wrong shape.
+            ValueError: a condition that this U-Net cannot read, or one of a wrong shape.
         """
         given = self.assemble(latents, person, keep, pose)
+        if garment is not None:
+            self._check_garment(garment, latents)
         dtype = self.unet.dtype
-        out = self.unet(given.to(dtype), timesteps, encoder_hidden_states=context.to(dtype), return_dict=False)[0]
-        return out.to(latents.dtype)
+        given, context = given.to(dtype), context.to(dtype)
+        runs = self.garment is not None and self.training and self.garment.trains
+        if garment is None and not runs:
+            return self._plain(given, timesteps, context).to(latents.dtype)
+        if garment is None:
+            garment, gate = torch.zeros_like(latents), latents.new_zeros(latents.shape[0])
+        gate = latents.new_ones(latents.shape[0]) if gate is None else gate
+        if self.garment is None:
+            return self._two_panels(given, timesteps, context, garment.to(dtype), gate > 0).to(latents.dtype)
+        gates = gate.to(dtype).view(-1, 1, 1, 1)
+        return denoise(self.unet, self.garment, given, timesteps, context, garment.to(dtype), gates).to(latents.dtype)
+
+    def _plain(self, given: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+        eps: Tensor = self.unet(given, timesteps, encoder_hidden_states=context, return_dict=False)[0]
+        return eps
+
+    def _two_panels(self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor, has: Tensor) -> Tensor:
+        """Rows with a garment beside it, the others alone."""
+        eps = torch.empty_like(given[:, :LATENT_CHANNELS])
+        if bool(has.any()):
+            kept = torch.ones_like(garment[has, :1])
+            extra = {} if self.in_channels == LATENT_CHANNELS else {"person": garment[has], "keep": kept}
+            panel = self.assemble(garment[has], extra.get("person"), extra.get("keep"), None)
+            both = torch.cat([given[has], panel], -1)
+            eps[has] = self._plain(both, timesteps[has], context[has])[..., : given.shape[-1]]
+        if not bool(has.all()):
+            eps[~has] = self._plain(given[~has], timesteps[~has], context[~has])
+        return eps
+
+    def _check_garment(self, garment: Tensor, latents: Tensor) -> None:
+        if not self.reads_garments:
+            raise ValueError("this U-Net reads no garment: build the Denoiser with garment='branch' (the paper's) or 'panels'")
+        if garment.shape != latents.shape:
+            raise ValueError(f"garment has shape {tuple(garment.shape)}, expected {tuple(latents.shape)} like the latents")
+        if any(side % self.multiple for side in latents.shape[-2:]):
+            raise ValueError(f"latents are {tuple(latents.shape[-2:])}, expected multiples of {self.multiple} beside a garment")
+
+    def completed(self, state: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """A state dict of a simpler denoiser (4 or 9 channels, no garment branch, no LoRA), with what this one has beyond it.
+
+        The first convolution gets zero columns, the branch's encoder is a copy of the state's own U-Net, and the rest is as it was
+        initialised. What does not fit otherwise is left as it is, to be refused by whoever loads it.
+
+        Args:
+            prefix: of this denoiser's names in ``state``.
+        """
+        state, own = dict(state), self.state_dict()
+        plain = {name.replace(".base_layer.", "."): name for name in own if name.startswith("unet.")}
+        unet = {n: state.pop(prefix + n) for n in plain if prefix + n in state}
+        first = unet.get("unet.conv_in.weight")
+        if first is not None and first.shape[1] in (4, 9) and self.in_channels == 13:
+            unet["unet.conv_in.weight"] = torch.cat(
+                [first, first.new_zeros(len(first), 13 - first.shape[1], *first.shape[2:])], 1
+            )
+        state |= {prefix + plain[n]: tensor for n, tensor in unet.items()}
+        state |= {prefix + n: own[n] for n in own if ".lora_" in n and prefix + n not in state}
+        if unet and not any(name.startswith(f"{prefix}garment.") for name in state):
+            for name in (n for n in own if n.startswith("garment.")):
+                state[prefix + name] = unet.get(name.replace("garment.encoder.", "unet."), own[name])
+        return state
 
     def assemble(self, latents: Tensor, person: Tensor | None, keep: Tensor | None, pose: Tensor | None) -> Tensor:
         """Conditions behind the noisy latents, zeros for what is absent -> (B, in_channels, h, w)."""
@@ -132,6 +237,13 @@ def widen_input(unet: Any, channels: int) -> None:
         new.bias.copy_(old.bias)  # type: ignore[union-attr]
     unet.conv_in = new.requires_grad_(old.weight.requires_grad)
     unet.register_to_config(in_channels=channels)
+
+
+def _add_lora(unet: Any, settings: UNetLora) -> None:
+    from peft import LoraConfig
+
+    layers = ["to_q", "to_k", "to_v", "to_out.0"]
+    unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=layers))
 
 
 def _load_unet(source: str) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
 from unifashion_pl.backbone.tokenizer import load_tokenizer
-from unifashion_pl.weights.files import load_part
+from unifashion_pl.weights.files import floating, load_part
 
 
 class PromptEncoder(nn.Module):
@@ -23,6 +22,7 @@ class PromptEncoder(nn.Module):
             Stable Diffusion).
         config: instead of ``source``, fields of ``CLIPTextConfig``.
         tokenizer: of ``config``: ``tiny`` (shipped WordPiece), or folder or hub id of a BERT tokenizer.
+        dtype: of the parameters, e.g. ``bfloat16`` for a frozen encoder on a GPU.
 
     Attributes:
         width: C.
@@ -32,18 +32,27 @@ class PromptEncoder(nn.Module):
         ValueError: not exactly one of source and config.
     """
 
-    def __init__(self, *, source: str | None = None, config: dict[str, Any] | None = None, tokenizer: str = "tiny") -> None:
+    def __init__(
+        self,
+        *,
+        source: str | None = None,
+        config: dict[str, Any] | None = None,
+        tokenizer: str = "tiny",
+        dtype: str = "float32",
+    ) -> None:
         super().__init__()
         if (source is None) == (config is None):
             raise ValueError("give a PromptEncoder either source (folder or hub id) or config (fields of CLIPTextConfig)")
+        self.pretrained = source is not None
         self.tokenizer: Any
         self.model: Any
         if source is not None:
             self.tokenizer = load_tokenizer("tiny") if source == "tiny" else load_part(CLIPTokenizerFast, source, "tokenizer")
-            self.model = load_part(CLIPTextModel, source, "text_encoder", dtype=torch.float32).requires_grad_(False)
+            self.model = load_part(CLIPTextModel, source, "text_encoder", dtype=floating(dtype)).requires_grad_(False)
         else:
             self.tokenizer = load_tokenizer(tokenizer)
             self.model = CLIPTextModel(_clip_config(config or {}, self.tokenizer))
+            nn.Module.to(self.model, floating(dtype))
         self.width: int = self.model.config.hidden_size
         self.length: int = self.model.config.max_position_embeddings
 

@@ -12,6 +12,8 @@ from unifashion_pl.generation.schedules import build_scheduler
 
 #: (latents (B, C, h, w), timesteps (B,)) -> eps of the same shape as the latents.
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
+#: What the noise predictor reads beside latents and timesteps, by its name there.
+Conditions = dict[str, Tensor]
 
 
 def start_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -23,28 +25,50 @@ def start_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.devi
     return torch.stack(noise).to(device)
 
 
-def guided(predict: Callable[[Tensor, Tensor, Tensor], Tensor], context: Tensor, null: Tensor, scale: float) -> NoisePredictor:
-    """Classifier-free guidance, eps_u + scale (eps_c - eps_u), as one batched call; at scale 1 the null context is not computed.
+def guided(
+    predict: Callable[..., Tensor], conditions: Conditions, absent: Sequence[tuple[float, Conditions]]
+) -> NoisePredictor:
+    """Classifier-free guidance by any number of conditions, as one batched call.
+
+    Every condition i is guided against its own absence, all others kept: eps + sum_i (s_i - 1) (eps - eps_i), which for one
+    condition is the usual eps_u + s (eps_c - eps_u). A condition with scale 1 costs nothing.
 
     Args:
-        predict: (latents, timesteps, context) -> eps. It is called with 2B rows when ``scale`` is not 1.
-        context, null: (B, N, C) with and without the condition.
+        predict: (latents, timesteps, **conditions) -> eps.
+        conditions: of all rows, each (B, ...).
+        absent: scale s_i and what takes the place of condition i where it is absent, e.g. ``(5.0, {"context": null})``.
     """
-    if scale == 1.0:
-        return lambda latents, timesteps: predict(latents, timesteps, context)
-    both = torch.cat([null, context])
+    away = [(scale, {**conditions, **without}) for scale, without in absent if scale != 1.0]
+    if not away:
+        return lambda latents, timesteps: predict(latents, timesteps, **conditions)
+    rows = {name: torch.cat([value, *(other[name] for _, other in away)]) for name, value in conditions.items()}
+    weights = [sum(scale - 1 for scale, _ in away) + 1, *(1 - scale for scale, _ in away)]
 
     def predictor(latents: Tensor, timesteps: Tensor) -> Tensor:
-        without, with_context = predict(latents.repeat(2, 1, 1, 1), timesteps.repeat(2), both).chunk(2)
-        return without + scale * (with_context - without)
+        n = len(weights)
+        parts = predict(latents.repeat(n, 1, 1, 1), timesteps.repeat(n), **rows).chunk(n)
+        return torch.stack([weight * part for weight, part in zip(weights, parts)]).sum(0)
 
     return predictor
+
+
+def released_start(noise: Tensor, truth: Tensor, alpha_bar: Tensor) -> Tensor:
+    """Start of the released code: the true picture's latents, noised to the last timestep.
+
+    0.068 of the truth remain in it, and in a paired test the truth is the answer: results that start so have to say so.
+
+    Args:
+        noise, truth: (B, C, h, w).
+        alpha_bar: (1000,).
+    """
+    level = alpha_bar[-1]
+    return level.sqrt() * truth + (1 - level).sqrt() * noise
 
 
 def sample(
     predict: NoisePredictor, noise: Tensor, *, sampler: str = "paper", steps: int | None = None, progress: bool = False
 ) -> Tensor:
-    """Run a sampling preset from pure noise (B, C, h, w) to latents of the same shape, in float32.
+    """Run a sampling preset from noise (B, C, h, w) to latents of the same shape, in float32.
 
     Raises:
         ValueError: unknown sampler, or a number of steps outside 1 to 1000.

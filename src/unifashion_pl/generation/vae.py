@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unifashion_pl.weights.files import load_part
+from unifashion_pl.weights.files import floating, load_part
 
 
 class ImageVAE(nn.Module):
@@ -19,6 +19,7 @@ class ImageVAE(nn.Module):
         source: hub id of a pipeline, folder of one or of a VAE, or ``tiny`` (shipped; made for 64 x 64 pictures of the wardrobe by
             ``python -m unifashion_pl.weights.train_tiny_vae``).
         config: instead of ``source``, arguments of ``AutoencoderKL`` for random weights.
+        dtype: of the parameters, e.g. ``bfloat16`` on a GPU.
 
     Attributes:
         model: the diffusers model.
@@ -29,9 +30,10 @@ class ImageVAE(nn.Module):
         ValueError: not four latent channels.
     """
 
-    def __init__(self, source: str = "tiny", *, config: dict[str, Any] | None = None) -> None:
+    def __init__(self, source: str = "tiny", *, config: dict[str, Any] | None = None, dtype: str = "float32") -> None:
         super().__init__()
-        self.model: Any = _load(source) if config is None else _build(config)
+        self.model: Any = _load(source, floating(dtype)) if config is None else _build(config, floating(dtype))
+        self.pretrained = config is None
         if self.model.config.latent_channels != 4:
             raise ValueError(f"the VAE has {self.model.config.latent_channels} latent channels, the denoiser reads 4")
         config_ = self.model.config
@@ -71,13 +73,15 @@ class ImageVAE(nn.Module):
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def _build(config: dict[str, Any]) -> Any:
+def _build(config: dict[str, Any], dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(**config)
+    model: Any = AutoencoderKL(**config)
+    nn.Module.to(model, dtype)
+    return model
 
 
-def _load(source: str) -> Any:
+def _load(source: str, dtype: torch.dtype) -> Any:
     from diffusers import AutoModel
 
-    return load_part(AutoModel, source, "vae", torch_dtype=torch.float32)
+    return load_part(AutoModel, source, "vae", torch_dtype=dtype)

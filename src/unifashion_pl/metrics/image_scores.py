@@ -126,14 +126,14 @@ class ImageScores(nn.Module):
                 protocol = f"{self.protocol}/{self.cosines.name}" if name == "CLIP-S" and self.cosines else self.protocol
                 record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), protocol)
                 records.append(record.with_context(**context))
-        return [*records, *(r.with_context(**context) for r in self._absent())] if absent and records else records
+        return [*records, *(r.with_context(**context) for r in self._absent(records[-1].n))] if absent and records else records
 
-    def _absent(self) -> list[ResultRecord]:
+    def _absent(self, n: int) -> list[ResultRecord]:
         """Numbers whose networks were not built, and what they need."""
         parts = {"inception": self.features, "lpips": self.perceptual, "clip": self.cosines}
         return [
             ResultRecord(
-                name, None, "raw", 0, self.protocol, implementation=f"not measured: {need} (image_weights: {{{part}: …}})"
+                name, None, "raw", n, self.protocol, implementation=f"not measured: {need} (image_weights: {{{part}: …}})"
             )
             for part, names, need in NEEDS
             for name in names

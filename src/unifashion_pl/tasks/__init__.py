@@ -2,7 +2,8 @@
 
 from unifashion_pl.tasks.caption import CaptionModule
 from unifashion_pl.tasks.diffusion import DiffusionModule
+from unifashion_pl.tasks.editing import EditSettings
 from unifashion_pl.tasks.language_model import LanguageModel, LoraSettings
 from unifashion_pl.tasks.retrieval import RetrievalModule
 
-__all__ = ["CaptionModule", "DiffusionModule", "LanguageModel", "LoraSettings", "RetrievalModule"]
+__all__ = ["CaptionModule", "DiffusionModule", "EditSettings", "LanguageModel", "LoraSettings", "RetrievalModule"]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
-from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.callbacks import StepSeeds, Streams
+from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.freezing import settle
 
 
@@ -31,6 +32,10 @@ class TaskModule(L.LightningModule):
         self.backbone = backbone
         self.learning_rate = learning_rate
 
+    def prepare(self, batch: TrainBatch) -> TrainBatch:
+        """What :meth:`losses` and the backbone are given for a batch of the data; a head that draws tasks does it here."""
+        return batch
+
     @abstractmethod
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """Named scalar losses of one batch; empty when this head has nothing to learn from it."""
@@ -47,8 +52,9 @@ class TaskModule(L.LightningModule):
         if self.backbone is None:
             raise RuntimeError(f"{type(self).__name__} was built without a backbone: pass backbone=… to train it alone")
         terms: list[Tensor] = []
-        for part in batch.values():
-            if isinstance(part, PairBatch | TripletBatch):
+        for given in batch.values():
+            part = self.prepare(given)
+            if isinstance(part, PairBatch | TripletBatch | EditBatch):
                 losses = self.losses(self.backbone, part, self.backbone.encode(part))
                 self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(part))
                 terms += losses.values()
@@ -57,6 +63,9 @@ class TaskModule(L.LightningModule):
         total = torch.stack(terms).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [StepSeeds(), Streams()]
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)

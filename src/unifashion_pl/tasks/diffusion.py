@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
-from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.generation.sampling import guided, sample, start_noise
+from unifashion_pl.generation.attention import recorded
+from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, start_noise
 from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod
+from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
+from unifashion_pl.tasks.context import build_adapter, fitting, null_token
+from unifashion_pl.tasks.editing import EditSettings
 from unifashion_pl.tasks.modes import evaluating
 
 
@@ -28,8 +32,11 @@ class DiffusionModule(TaskModule):
     by the learnt null token (classifier-free guidance), ``drop_queries`` its query part alone (generation from text). A head that
     is frozen as a whole (phase 2) is in eval mode and always sees the full context.
 
+    One model paints four things: reconstruction or text -> image (pairs), composed generation (triplets), try-on and design
+    (persons). What a row lacks is absent in the way of :class:`~unifashion_pl.generation.Denoiser`: zeros, or a closed gate.
+
     Args:
-        denoiser: U-Net with 4 or 13 input channels; pairs and triplets leave the nine channels of editing empty.
+        denoiser: U-Net with 4 or 13 input channels; pairs and triplets leave the nine channels of editing and the garment empty.
         vae: frozen autoencoder.
         text_encoder: None or unused when ``context`` is ``tsa``.
         query_width, context_width: D and C; None = as wide as the U-Net's context, and anything else is refused.
@@ -43,7 +50,8 @@ class DiffusionModule(TaskModule):
         null_start: start of the learnt null token: ``random`` N(0, 1) (released code), or ``empty_prompt``, the mean state of the empty
             prompt, which is what a pretrained U-Net knows as no condition.
         max_samples: learn from the first n images of a batch, where contrastive batches are larger than the U-Net can pay for;
-            None = all.
+            None = all. Of try-on batches always all.
+        editing: how try-on and design are learned.
 
     Attributes:
         num_queries: Q of the last training step, kept in checkpoints: so many null tokens stand for absent queries.
@@ -69,6 +77,7 @@ class DiffusionModule(TaskModule):
         guidance: float | None = None,
         null_start: Literal["random", "empty_prompt"] = "random",
         max_samples: int | None = None,
+        editing: EditSettings | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
     ) -> None:
@@ -82,12 +91,13 @@ class DiffusionModule(TaskModule):
             raise ValueError(f"context_width is {context_width}, the U-Net's cross_attention_dim is {width}")
         self.denoiser = denoiser
         self.vae = vae
-        self.text_encoder = _fitting(text_encoder, width) if "text" in context else None
-        self.adapter = _build_adapter(adapter, query_width, width) if "tsa" in context else None
-        self.null_context = nn.Parameter(_null_token(null_start, width, self.text_encoder))
+        self.text_encoder = fitting(text_encoder, width) if "text" in context else None
+        self.adapter = build_adapter(adapter, query_width, width) if "tsa" in context else None
+        self.null_context = nn.Parameter(null_token(null_start, width, self.text_encoder))
         self.num_queries: Tensor
         self.register_buffer("num_queries", torch.tensor(1))
         self.max_samples = max_samples
+        self.editing = editing or EditSettings()
         self.drop_context = drop_context
         self.drop_queries = drop_queries
         self.drop_scope = drop_scope
@@ -98,19 +108,25 @@ class DiffusionModule(TaskModule):
         if any(side % (vae.factor * denoiser.multiple) for side in self.size):
             raise ValueError(f"size is {self.size}, expected multiples of {vae.factor * denoiser.multiple} for this model")
 
+    def prepare(self, batch: TrainBatch) -> TrainBatch:
+        """Try-on samples as rows to be painted, each with a task drawn from :attr:`editing`; other batches as they are."""
+        return editing.edits(batch, self.editing.draw(len(batch))) if isinstance(batch, TryOnBatch) else batch
+
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
-        """``q2i`` of the batch's images given ``encoding.queries`` (B, Q, D) and its prompts.
+        """``q2i`` of the batch's images given ``encoding.queries`` (B, Q, D) and its prompts; of edits also ``tv`` and ``flow`` if weighted.
 
         Raises:
             ValueError: the batch carries no images at generation size, or of another size.
         """
-        if not isinstance(batch, PairBatch | TripletBatch):
+        if not isinstance(batch, PairBatch | TripletBatch | EditBatch):
             return {}
         if batch.pixels is None or tuple(batch.pixels.shape[-2:]) != self.size:
             found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
             raise ValueError(
                 f"the diffusion head paints {self.size} and the batch's pixels are {found}: set pixel_size of the data"
             )
+        if isinstance(batch, EditBatch):
+            return self.edit_losses(encoding.queries, batch)
         n = self.max_samples
         return {"q2i": self.diffusion_loss(encoding.queries[:n], batch.prompts[:n], batch.pixels[:n])}
 
@@ -126,22 +142,49 @@ class DiffusionModule(TaskModule):
 
     def latent_loss(self, queries: Tensor | None, prompts: list[str], latents: Tensor) -> Tensor:
         """:meth:`diffusion_loss` after the autoencoder: scaled latents (B, 4, H/f, W/f) float32."""
-        noise = torch.randn_like(latents)
-        timesteps = torch.randint(0, TRAIN_STEPS, (latents.shape[0],), device=latents.device)
-        noisy = add_noise(latents, noise, timesteps, self.alpha_bar)
+        noise, timesteps, noisy = self._noised(latents)
         context = self.build_context(queries, prompts, drop=self.training)
         return F.mse_loss(self.denoiser(noisy, timesteps, context).float(), noise)
 
-    def build_context(self, queries: Tensor | None, prompts: list[str], *, drop: bool = False) -> Tensor:
+    def edit_losses(self, queries: Tensor, batch: EditBatch) -> dict[str, Tensor]:
+        """``q2i`` of persons to be repainted, their own picture being the target; optionally ``tv`` and ``flow``.
+
+        Args:
+            queries: (B, Q, D), of garment or sketch with the text.
+        """
+        self.num_queries.fill_(queries.shape[1])
+        noise, timesteps, noisy = self._noised(self.vae.encode(batch.pixels, sample=True).float())
+        conditions = editing.encoded(self.vae, self.denoiser, batch, sample=True)
+        if self.training:
+            conditions = editing.dropped(conditions, self.editing)
+        conditions["context"] = self.build_context(queries, batch.texts, drop=self.training, has_queries=batch.has_image)
+        places = editing.looked_at(self.denoiser, self.editing)
+        with recorded(self.denoiser.garment, sorted({*places[0], *places[1]})) as looks:
+            eps = self.denoiser(noisy, timesteps, **conditions).float()
+        extra = editing.attention_losses(looks, places, batch, conditions, timesteps, self.editing)
+        return {"q2i": F.mse_loss(eps, noise), **extra}
+
+    def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise, uniform timesteps (B,), and the latents at them."""
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(0, TRAIN_STEPS, (latents.shape[0],), device=latents.device)
+        return noise, timesteps, add_noise(latents, noise, timesteps, self.alpha_bar)
+
+    def build_context(
+        self, queries: Tensor | None, prompts: list[str], *, drop: bool = False, has_queries: Tensor | None = None
+    ) -> Tensor:
         """Queries (B, Q, D) and B prompts -> context (B, N, C), N = Q + L, Q or L. Absent queries are as many null tokens.
 
         Args:
             drop: replace what the draws of training say by the null token.
+            has_queries: (B,) bool, rows whose queries are not absent; None = all.
         """
         parts: list[Tensor] = []
         if self.adapter is not None:
             tokens = self._null(len(prompts), int(self.num_queries)) if queries is None else self.adapter(queries)
             keep = self._keep(len(prompts), self.drop_queries if drop and self.text_encoder is not None else 0.0)
+            if has_queries is not None:
+                keep = keep & has_queries.view(-1, 1, 1)
             parts.append(torch.where(keep, tokens, self.null_context.to(tokens.dtype)))
         if self.text_encoder is not None:
             states = self.text_encoder(prompts)
@@ -209,10 +252,80 @@ class DiffusionModule(TaskModule):
         if guidance is None:
             guidance = self.guidance if self.guidance is not None else (7.5 if queries is None else 5.0)
         context = self.build_context(queries, prompts)
-        null = self._null(*context.shape[:2]).to(context.dtype)
+        absent = [(guidance, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
+        noise = self._noise(seeds)
+        return sample(
+            guided(self.denoiser, {"context": context}, absent), noise, sampler=sampler, steps=steps, progress=progress
+        )
+
+    @torch.no_grad()
+    def paint(
+        self,
+        queries: Tensor,
+        batch: EditBatch,
+        *,
+        seeds: Sequence[int],
+        sampler: str = "paper",
+        steps: int | None = None,
+        guidance: float | None = None,
+        garment_guidance: float = 1.0,
+        garment_until: float = 1.0,
+        start: Literal["noise", "released"] = "noise",
+        progress: bool = False,
+    ) -> Tensor:
+        """Repaint persons: try-on and design; the same seed gives the same picture whatever the batch.
+
+        Args:
+            queries: (B, Q, D), of garment or sketch with the text.
+            batch: B rows, all at :attr:`size`.
+            seeds, sampler, steps, progress: as in :meth:`generate`.
+            guidance: by the context, garment kept. None = 1.0 without texts (try-on), else the head's own or 5.0.
+            garment_guidance: by what the garment branch sees, context kept.
+            garment_until: the garment branch is read in this first part of the steps (0.2 for sketches in arXiv 2304.02051).
+            start: ``noise``, or ``released``: the released code starts from the true picture, noised (see
+                :func:`~unifashion_pl.generation.sampling.released_start`).
+
+        Returns:
+            (B, 3, H, W) uint8, the whole picture as painted (nothing pasted back).
+
+        Raises:
+            ValueError: unequal numbers, another size, or unknown sampler or start.
+        """
+        self._check_request(queries, batch.texts, seeds)
+        if tuple(batch.pixels.shape[-2:]) != self.size:
+            raise ValueError(f"persons are {tuple(batch.pixels.shape[-2:])}, this head paints {self.size}")
+        if start not in ("noise", "released"):
+            raise ValueError(f"unknown start {start!r}; known are noise, released")
+        if guidance is None:
+            guidance = 1.0 if not any(batch.texts) else 5.0 if self.guidance is None else self.guidance
+        with evaluating(self):
+            conditions = editing.encoded(self.vae, self.denoiser, batch, sample=False)
+            context = self.build_context(queries, batch.texts, has_queries=batch.has_image)
+            conditions["context"] = context
+            absent: list[tuple[float, Conditions]] = [(guidance, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
+            if "gate" in conditions:
+                absent.append((garment_guidance, {"gate": torch.zeros_like(conditions["gate"])}))
+            noise = self._noise(seeds)
+            if start == "released":
+                noise = released_start(noise, self.vae.encode(batch.pixels).float(), self.alpha_bar)
+            predict = guided(self._until(garment_until), conditions, absent)
+            return self.vae.decode(sample(predict, noise, sampler=sampler, steps=steps, progress=progress))
+
+    def _until(self, part: float) -> Any:
+        """The denoiser, whose garment gate closes after the first ``part`` of the way from the last timestep."""
+        if part >= 1.0 or not self.denoiser.reads_garments:
+            return self.denoiser
+
+        def predict(latents: Tensor, timesteps: Tensor, *, gate: Tensor, **rest: Tensor) -> Tensor:
+            open_still = timesteps >= TRAIN_STEPS * (1 - part)
+            out: Tensor = self.denoiser(latents, timesteps, gate=gate * open_still, **rest)
+            return out
+
+        return predict
+
+    def _noise(self, seeds: Sequence[int]) -> Tensor:
         h, w = self.size[0] // self.vae.factor, self.size[1] // self.vae.factor
-        noise = start_noise(seeds, (4, h, w), context.device)
-        return sample(guided(self.denoiser, context, null, guidance), noise, sampler=sampler, steps=steps, progress=progress)
+        return start_noise(seeds, (4, h, w), self.null_context.device)
 
     def _check_request(self, queries: Tensor | None, prompts: list[str], seeds: Sequence[int]) -> None:
         rows = len(prompts) if queries is None else len(queries)
@@ -220,50 +333,3 @@ class DiffusionModule(TaskModule):
             raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds, {rows} rows of queries: expected equally many")
         if queries is None and self.text_encoder is None:
             raise ValueError("this head reads no text (context='tsa'): it cannot paint without queries")
-
-
-class ResidualMLP(nn.Module):
-    """x + Dropout(W2 QuickGELU(W1 LayerNorm(x))), inner width 4 D: the released phase-1 adapter, from BLIP-Diffusion."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-12)
-        self.dense1 = nn.Linear(width, 4 * width)
-        self.dense2 = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, D) -> (B, Q, D)."""
-        hidden = self.dense1(self.norm(x))
-        return x + self.dropout(self.dense2(hidden * torch.sigmoid(1.702 * hidden)))
-
-
-def _build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(query_width, width)
-    if kind == "residual_mlp":
-        if query_width != width:
-            raise ValueError(
-                f"adapter residual_mlp needs equal widths, got queries {query_width} and context {width}: use linear"
-            )
-        return ResidualMLP(width)
-    raise ValueError(f"unknown adapter {kind!r}; known are linear, residual_mlp")
-
-
-@torch.no_grad()
-def _null_token(kind: str, width: int, text_encoder: PromptEncoder | None) -> Tensor:
-    if kind == "random":
-        return torch.randn(1, 1, width)
-    if kind == "empty_prompt" and text_encoder is not None:
-        return text_encoder([""]).float().mean(1, keepdim=True)
-    raise ValueError(f"null_start is {kind!r}, expected random, or empty_prompt where the context reads text")
-
-
-def _fitting(text_encoder: PromptEncoder | None, width: int) -> PromptEncoder:
-    if text_encoder is None:
-        raise ValueError("the context reads text: pass text_encoder=…, or choose context='tsa'")
-    if text_encoder.width != width:
-        raise ValueError(
-            f"the text encoder is {text_encoder.width} wide, the U-Net's cross_attention_dim is {width}: make them equal"
-        )
-    return text_encoder

@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from unifashion_pl.weights.files import floating
 
 
 @dataclass
@@ -37,7 +45,8 @@ class LanguageModel(nn.Module):
 
     Args:
         source: hub id or folder, or ``tiny`` for the shipped tokenizer, which needs a ``config``.
-        config: fields of a ``LlamaConfig``: a randomly initialised Llama with the tokenizer of ``source``.
+        config: fields of a ``LlamaConfig``, or of the config class of another ``model_type`` (e.g. ``qwen2``): a randomly initialised
+            model with the tokenizer of ``source``.
         lora: adapter settings, None = no adapters.
         dtype: of the base weights, e.g. ``bfloat16``.
         gradient_checkpointing: recompute activations in the backward pass.
@@ -58,20 +67,19 @@ class LanguageModel(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        torch_dtype = getattr(torch, dtype, None)
-        if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
-            raise ValueError(f"dtype must name a floating point type of torch such as float32 or bfloat16, got {dtype!r}")
+        torch_dtype = floating(dtype)
         if source == "tiny" and config is None:
             raise ValueError(
                 "'tiny' is a tokenizer without a model: pass config={…} (fields of LlamaConfig), or a hub id or folder"
             )
+        self.pretrained = config is None
         self.tokenizer = load_llm_tokenizer(source)
         model: Any
         if config is None:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype)
             model.requires_grad_(False)
         else:
-            model = AutoModelForCausalLM.from_config(_llama_config(config, self.tokenizer), dtype=torch_dtype)
+            model = AutoModelForCausalLM.from_config(_new_config(config, self.tokenizer), dtype=torch_dtype)
         self.width: int = model.get_input_embeddings().embedding_dim
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -106,9 +114,9 @@ def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _llama_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+def _new_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    return LlamaConfig(**{"vocab_size": len(tokenizer), **ids, **fields})
+    return AutoConfig.for_model(**{"model_type": "llama", "vocab_size": len(tokenizer), **ids, **fields})
 
 
 def _with_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:

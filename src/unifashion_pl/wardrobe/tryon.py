@@ -14,7 +14,7 @@ from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.layouts import Map
 from unifashion_pl.wardrobe.person import LIP, Worn, draw_figure, draw_skeleton, render_worn
-from unifashion_pl.wardrobe.products import make_product
+from unifashion_pl.wardrobe.products import Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
 from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, SLEEVE_WORDS, colour_phrase
 
@@ -42,8 +42,7 @@ def write_vitonhd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[s
 
 
 def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed: int, number: int) -> dict[str, Any]:
-    rng = random.Random(f"{seed}/viton/{number}")
-    product = make_product(seed, 2_000_000 + number, UPPER[number % len(UPPER)])
+    rng, product = person_of(seed, number), product_of(seed, number)
     width, height = size
     worn = render_worn(product, width, height, draw_figure(rng), rng, upper=True)
     cloth, cloth_mask, _ = render_flat(product, width, height, rng)
@@ -80,6 +79,16 @@ def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed
         SLEEVE_WORDS[product.sleeve],
     ]
     return {**product.attributes(), "phrases": phrases}
+
+
+def person_of(seed: int, number: int) -> random.Random:
+    """What a person is drawn from: figure, frame and backdrop come first, before anything that depends on the garment."""
+    return random.Random(f"{seed}/viton/{number}")
+
+
+def product_of(seed: int, number: int) -> Product:
+    """The garment of a pair."""
+    return make_product(seed, 2_000_000 + number, UPPER[number % len(UPPER)])
 
 
 def repaint_mask(worn: Worn) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
@@ -15,10 +15,15 @@ from typing import Any
 from tqdm import tqdm
 
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec, spec_of
+from unifashion_pl.wardrobe.design import write_mgd
+from unifashion_pl.wardrobe.dirt import kinds_of, soil
 from unifashion_pl.wardrobe.layouts import write_fashion200k, write_fashiongen, write_fashioniq
 from unifashion_pl.wardrobe.tryon import write_vitonhd
+from unifashion_pl.wardrobe.variants import VARIANTS
 
 FORMAT = 4
+#: Layouts that are written only on request: MGD's two parts, and other people's copies of the datasets.
+LAYOUTS = ("mgd", *VARIANTS)
 
 
 def _call(job: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
@@ -42,7 +47,14 @@ class _Runner:
 
 
 def write_wardrobe(
-    out: Path | str, *, spec: WardrobeSpec | str = "demo", seed: int = 0, workers: int | None = None, progress: bool = True
+    out: Path | str,
+    *,
+    spec: WardrobeSpec | str = "demo",
+    seed: int = 0,
+    workers: int | None = None,
+    progress: bool = True,
+    layouts: Sequence[str] = (),
+    dirt: Sequence[str] = (),
 ) -> Path:
     """Write the procedural catalogue in the raw layouts of FashionGen, Fashion200K, Fashion-IQ and VITON-HD.
 
@@ -52,18 +64,24 @@ def write_wardrobe(
         out: folder to be made; ``fashiongen/ fashion200k/ fashion-iq/ viton-hd/ wardrobe.json`` come into it.
         spec: a size of :data:`SIZES` or a spec of your own.
         workers: processes, default one per core; the bytes do not depend on it.
+        layouts: further folders out of :data:`LAYOUTS`, or ``all``.
+        dirt: what is to be broken, out of :data:`~unifashion_pl.wardrobe.dirt.KINDS`, or ``all``; ``dirt.json`` then says where.
 
     Raises:
-        ValueError: unknown size, or ``out`` holds something else.
+        ValueError: unknown size, layout or dirt, or ``out`` holds something else.
     """
     spec = spec_of(spec)
     out = Path(out)
-    identity = {"format": FORMAT, "seed": seed, "spec": json.loads(json.dumps(asdict(spec)))}
+    layouts, dirt = _layouts_of(layouts), kinds_of(dirt)
+    identity: dict[str, Any] = {"format": FORMAT, "seed": seed, "spec": json.loads(json.dumps(asdict(spec)))}
+    identity |= {name: list(value) for name, value in (("layouts", layouts), ("dirt", dirt)) if value}
     if (out / "wardrobe.json").is_file():
         found = json.loads((out / "wardrobe.json").read_text("utf-8"))
-        if {k: found.get(k) for k in identity} == identity:
+        if {k: v for k, v in found.items() if k != "truth"} == identity:
             return out
-        raise ValueError(f"{out} holds a wardrobe of another size, seed or version: choose another folder, or remove it first")
+        raise ValueError(
+            f"{out} holds a wardrobe of another size, seed or version, or with other layouts or dirt: choose another folder, or remove it first"
+        )
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no wardrobe.json: choose another folder")
     part = out.with_name(f"{out.name}.{os.getpid()}.part")
@@ -72,6 +90,8 @@ def write_wardrobe(
     count = workers if workers is not None else os.cpu_count() or 1
     try:
         _write(part, spec, seed, count, progress, identity)
+        if dirt:
+            soil(part, dirt, seed)
         if out.exists():
             out.rmdir()
         os.replace(part, out)
@@ -90,8 +110,27 @@ def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bo
             "viton-hd": write_vitonhd(part / "viton-hd", spec, seed, run),
         }
         write_fashion200k(part / "fashion200k", spec, seed, run)
+        layouts = identity.get("layouts", ())
+        if "mgd" in layouts:
+            truth["mgd"] = write_mgd(part / "mgd", spec, seed, run)
+        for name in layouts:
+            if name in VARIANTS:
+                source, make = VARIANTS[name]
+                make(part / source, part / name)
     finally:
         if pool is not None:
             pool.shutdown()
     content = json.dumps({**identity, "truth": truth}, sort_keys=True, ensure_ascii=False)
     (part / "wardrobe.json").write_text(content + "\n", "utf-8")
+
+
+def _layouts_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Layouts by name in their own order.
+
+    Raises:
+        ValueError: unknown ones.
+    """
+    wanted = set(LAYOUTS) if "all" in names else set(names)
+    if unknown := sorted(wanted - set(LAYOUTS)):
+        raise ValueError(f"unknown layouts {', '.join(unknown)}; known are {', '.join(LAYOUTS)}, or all")
+    return tuple(name for name in LAYOUTS if name in wanted)

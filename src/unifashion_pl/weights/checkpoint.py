@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from unifashion_pl.freezing import left_out
+from unifashion_pl.weights.loading import is_imported, load_imported
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -58,46 +61,85 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 
 
-def load_weights(model: nn.Module, source: str | list[str]) -> str:
+def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
     """Load a model's weights before training; of several sources the first that exists.
 
-    A source may lack target queries (they start as a copy of the reference queries) and may hold heads that this model was built
-    without; any other difference is an error.
+    A source may lack parts that the model leaves out of its checkpoints and what a denoiser has beyond a simpler one (see
+    :meth:`~unifashion_pl.generation.Denoiser.completed`), and may hold heads that this model was built without; any
+    other difference is an error. A folder of ``unifashion weights import`` fills the parts that it holds, see
+    :func:`~unifashion_pl.weights.loading.load_imported`; the others keep what they were built with.
+
+    Args:
+        source: a place of :func:`find_weights`, or several; a list among them is one source of several places, whose tensors are
+            laid over each other.
 
     Returns:
         What was loaded.
     """
-    sources = [source] if isinstance(source, str) else source
-    for number, name in enumerate(sources):
+    sources = [source] if isinstance(source, str) else list(source)
+    for number, places in enumerate(sources):
+        places = [places] if isinstance(places, str) else list(places)
         try:
-            path = find_weights(name)
+            paths = [find_weights(place) for place in places]
             break
-        except FileNotFoundError:
+        except FileNotFoundError as error:
             if number == len(sources) - 1:
                 raise
-            print(f"init_from: nothing at {name!r} yet, trying {sources[number + 1]!r}")
-    state = read_state(path)
+            print(f"init_from: {error}; trying {sources[number + 1]!r}")
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        if is_imported(path.parent):
+            report = load_imported(model, path.parent)
+            print(f"weights: {path.parent} ({report.kind}); not in it: {', '.join(report.absent) or 'nothing'}")
+        else:
+            state |= read_state(path)
+    name = " + ".join(map(str, paths))
+    if not state:
+        return name
     heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
-    _load_exactly(model, state, str(path))
-    print(f"weights: {path}" + (f" (not built here, left out: {', '.join(sorted(heads))})" if heads else ""))
-    return str(path)
+    if (diffusion := getattr(model, "diffusion_head", None)) is not None:
+        state = diffusion.denoiser.completed(state, "diffusion_head.denoiser.")
+    _check_unchanged(model, state, name)
+    _load_exactly(model, state, name, optional=left_out(model))
+    print(f"weights: {name}" + (f" (not built here, left out: {', '.join(sorted(heads))})" if heads else ""))
+    return name
 
 
-def _load_exactly(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
+def _check_unchanged(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    """Parts that checkpoints leave out have to be the published ones in the source too.
+
+    Raises:
+        ValueError: the source has trained one of them.
+    """
+    own = model.state_dict()
+    for name in sorted(left_out(model) & state.keys()):
+        if own[name].shape == state[name].shape and not torch.equal(own[name], state[name].to(own[name])):
+            raise ValueError(
+                f"{path} holds a {name} that is not the one of the published weights, which the model's leave_out would forget: take "
+                "its part out of leave_out"
+            )
+
+
+def _load_exactly(model: nn.Module, state: dict[str, Tensor], path: str, optional: Iterable[str] = ()) -> None:
+    """Load a state that has to have every tensor of the model but the optional ones, and nothing else.
+
+    Raises:
+        ValueError: with the differences.
+    """
     own = model.state_dict()
     shapes = [
         f"{n}: file {tuple(t.shape)}, model {tuple(own[n].shape)}"
         for n, t in state.items()
         if n in own and own[n].shape != t.shape
     ]
-    missing, unused = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    missing, unused = sorted(own.keys() - state.keys() - set(optional)), sorted(state.keys() - own.keys())
     if shapes or missing or unused:
         raise ValueError(
             f"{path} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
             f"{len(shapes)} of another shape {shapes[:3]}. Was it made with another config?"
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
 
 
 def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
@@ -158,7 +200,8 @@ def save_pretrained(model: UniFashionModule, folder: str | Path, dtype: torch.dt
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
     text = json.dumps({"format": FORMAT, "model": section}, indent=2, sort_keys=True, default=_plain)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}
+    absent = left_out(model)
+    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items() if name not in absent}
     save_file(state, folder / TENSORS, metadata={"format": "pt"})
     return folder
 
@@ -191,7 +234,7 @@ def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: s
     if content.get("format") != FORMAT:
         raise ValueError(f"{folder / CONFIG} has format {content.get('format')!r}, this version reads {FORMAT}")
     model = _build(cls, {**content["model"], "init_from": None})
-    _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS))
+    _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS), left_out(model))
     return model.eval()
 
 
@@ -202,7 +245,7 @@ def _from_checkpoint(cls: type[UniFashionModule], path: Path) -> UniFashionModul
     if "backbone" not in section:
         raise ValueError(f"{path} holds no config of a UniFashionModule: it was not written by `unifashion fit`")
     model = _build(cls, {**section, "init_from": None})
-    _load_exactly(model, content["state_dict"], str(path))
+    _load_exactly(model, content["state_dict"], str(path), left_out(model))
     return model.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 
-def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """A flat state dict from ``.safetensors`` or a PyTorch file, never unpickling anything but tensors.
+class Inert:
+    """Stands for a class that a file names beside its tensors; it takes anything and does nothing."""
+
+    def __init__(self, *args: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+#: What Lightning wrote into published checkpoints beside tensors (Stable Diffusion v1's pickles name exactly these). They are replaced
+#: by :class:`Inert`, never imported.
+BESIDE_TENSORS = (
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+)
+
+
+def read_content(path: str | Path) -> Any:
+    """What lies in a ``.safetensors`` or PyTorch file, never unpickling anything but tensors. Large files are mapped, not read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -26,15 +44,26 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(Inert, name) for name in BESIDE_TENSORS]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if found := re.search(r"Unsupported global: GLOBAL (\S+)", str(error)):
+        if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
             raise ValueError(f"{path} holds more than tensors and was not loaded: {found[1]}") from error
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is no weights file, or a damaged one") from error
     except Exception as error:  # a file cut off raises anything from OSError to struct.error, depending on where
         raise ValueError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({type(error).__name__}: {error})"
         ) from error
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """A flat state dict from ``.safetensors`` or a PyTorch file, see :func:`read_content`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, cut off, a pickle that holds more than tensors, or no state dict in it.
+    """
+    content = read_content(path)
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict'")
@@ -61,3 +90,15 @@ def load_part(cls: Any, source: str | Path, subfolder: str, **kwargs: Any) -> An
         return cls.from_pretrained(name.removesuffix(":"), **kwargs)
     inside = (path / subfolder).is_dir() or not path.exists()
     return cls.from_pretrained(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
+
+
+def floating(name: str) -> torch.dtype:
+    """A floating-point type of torch by its name.
+
+    Raises:
+        ValueError: no such type.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype must name a floating point type of torch such as float32 or bfloat16, got {name!r}")
+    return dtype

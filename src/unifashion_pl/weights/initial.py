@@ -14,16 +14,24 @@ from unifashion_pl.weights.files import load_tensors
 if TYPE_CHECKING:
     from unifashion_pl.backbone import QFormerBackbone
 
+#: Where our own format keeps the timm model.
+TOWER = "backbone.vision.model."
+
 
 def load_vision_weights(model: nn.Module, source: str | Path) -> None:
     """Fill a timm model from a local file, in timm's names or (EfficientNets) in those of efficientnet-pytorch.
+
+    Of a folder of ``unifashion weights import`` the vision tower is taken, of a folder of a download its ``model.safetensors``.
 
     A classifier in the file is left out; everything else has to fit exactly.
 
     Raises:
         ValueError: missing or left-over tensors, or other shapes, with examples.
     """
-    state = load_tensors(Path(source))
+    path = Path(source)
+    state = load_tensors(path / "model.safetensors" if path.is_dir() else path)
+    if own := {n.removeprefix(TOWER): t for n, t in state.items() if n.startswith(TOWER)}:
+        state = own
     if "_conv_stem.weight" in state:
         state = efficientnet_to_timm(state, [len(stage) for stage in model.blocks])  # type: ignore[union-attr]
     own = model.state_dict()

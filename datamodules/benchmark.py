@@ -1,0 +1,161 @@
+"""The paper's datasets (Table 6) in one DataModule: pairs of several datasets mixed, triplets, try-on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.fashion200k import Fashion200KDataModule
+from unifashion_pl.datamodules.fashiongen import FashionGenDataModule
+from unifashion_pl.datamodules.fashioniq import FashionIQDataModule
+from unifashion_pl.datamodules.fashioniq_cap import FashionIQCapDataModule
+from unifashion_pl.datamodules.mixed import MixedPairsDataModule
+from unifashion_pl.datamodules.multitask import MultiTaskDataModule
+from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
+
+#: Dataset -> its folder below a common root.
+FOLDERS = {
+    "fashiongen": "fashiongen",
+    "fashion200k": "fashion200k",
+    "fashioniq": "fashion-iq",
+    "fashioniq_cap": "fashion-iq",
+    "vitonhd": "viton-hd",
+}
+#: Where Fashion-IQ-Cap's captions of training images are expected (``unifashion data annotate`` writes such files).
+CAPTIONS = "captions.train.jsonl"
+PAIRS: dict[str, int] = {"fashiongen": 3, "fashioniq_cap": 2, "fashion200k": 1}
+
+
+def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:
+    """How many samples of a batch come from each dataset; what does not divide goes to the first.
+
+    Raises:
+        ValueError: no datasets, shares below 1, or a batch with less than one sample for each.
+
+    >>> portions(48, {"fashiongen": 3, "fashioniq_cap": 2, "fashion200k": 1})
+    {'fashiongen': 24, 'fashioniq_cap': 16, 'fashion200k': 8}
+    """
+    if not shares or min(shares.values()) < 1:
+        raise ValueError(f"shares of datasets are {dict(shares)}; expected at least one dataset and whole numbers from 1 on")
+    if batch_size < len(shares):
+        raise ValueError(
+            f"batch_size is {batch_size}, but a batch mixes {len(shares)} datasets ({', '.join(shares)}): at least {len(shares)}"
+        )
+    first, *others = shares
+    total = sum(shares.values())
+    sizes = {name: max(1, batch_size * shares[name] // total) for name in others}
+    return {first: batch_size - sum(sizes.values()), **sizes}
+
+
+class BenchmarkDataModule(MultiTaskDataModule):
+    """FashionGen, Fashion200K, Fashion-IQ(-Cap) and VITON-HD below one folder, each in its authors' layout.
+
+    Pairs train on a mix of datasets and are evaluated on FashionGen; triplets are Fashion-IQ's, try-on VITON-HD's.
+
+    Args:
+        root: folder with ``fashiongen/ fashion200k/ fashion-iq/ viton-hd/``; only those that a stream reads have to be there.
+        shards: folder of the shards, one folder per dataset; default ``root/shards``.
+        pairs, triplets, tryon: which streams to train and evaluate on.
+        pair_shares: dataset of pairs -> its share of a batch; None = :data:`PAIRS`. Leave out what you do not have.
+        batch_size, eval_batch_size, num_workers, seed, image_size, pixel_size, max_bad, prepare_workers, start_method, features: as in
+            :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
+        triplet_batch_size, tryon_batch_size: None = ``batch_size``.
+        tryon_pixel_size: None = ``pixel_size``, or 512 x 384 without one.
+        captions: library of captions of Fashion-IQ's training images; None = ``captions.train.jsonl`` in its folder, if it is there.
+        val_overlap, gallery_captions: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
+
+    Raises:
+        ValueError: an unknown dataset of pairs, or a batch too small for the mix.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        shards: str | Path | None = None,
+        pairs: bool = True,
+        triplets: bool = False,
+        tryon: bool = False,
+        *,
+        pair_shares: dict[str, int] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 64,
+        triplet_batch_size: int | None = None,
+        tryon_batch_size: int | None = None,
+        num_workers: int = 8,
+        seed: int = 0,
+        image_size: int = 224,
+        pixel_size: tuple[int, int] | None = (512, 384),
+        tryon_pixel_size: tuple[int, int] | None = None,
+        captions: str | Path | None = None,
+        val_overlap: Literal["exclude", "keep"] = "exclude",
+        gallery_captions: str | Path | None = None,
+        max_bad: int = 0,
+        prepare_workers: int = 4,
+        start_method: str | None = None,
+        features: bool | str | Path = False,
+    ) -> None:
+        root = Path(root)
+        shards = Path(shards) if shards is not None else root / "shards"
+        common: dict[str, Any] = {
+            "eval_batch_size": eval_batch_size,
+            "num_workers": num_workers,
+            "seed": seed,
+            "image_size": image_size,
+            "pixel_size": pixel_size,
+            "max_bad": max_bad,
+            "prepare_workers": prepare_workers,
+            "start_method": start_method,
+            "features": features,
+        }
+
+        def place(name: str) -> dict[str, Any]:
+            return {"root": root / FOLDERS[name], "shards": shards / name, **common}
+
+        library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
+        known = library if captions is not None or library.is_file() else None
+        mixed = None
+        if pairs:
+            parts: list[FashionDataModule] = []
+            for name, size in portions(batch_size, PAIRS if pair_shares is None else pair_shares).items():
+                settings = {**place(name), "batch_size": size} if name in FOLDERS else {}
+                if name == "fashiongen":
+                    parts.append(FashionGenDataModule(**settings))
+                elif name == "fashion200k":
+                    parts.append(ShortCaptionDataModule(**settings))
+                elif name == "fashioniq_cap":
+                    parts.append(FashionIQCapDataModule(library, val_overlap=val_overlap, **settings))
+                else:
+                    raise ValueError(f"pair_shares names {name!r}; datasets of pairs are {', '.join(PAIRS)}")
+            mixed = MixedPairsDataModule(parts)
+        super().__init__(
+            mixed,
+            FashionIQDataModule(
+                **place("fashioniq"),
+                batch_size=triplet_batch_size or batch_size,
+                captions=known,
+                gallery_captions=gallery_captions,
+                val_overlap=val_overlap,
+            )
+            if triplets
+            else None,
+            VitonHDDataModule(
+                **{**place("vitonhd"), "pixel_size": tryon_pixel_size or pixel_size or (512, 384)},
+                batch_size=tryon_batch_size or batch_size,
+            )
+            if tryon
+            else None,
+        )
+
+
+class ShortCaptionDataModule(Fashion200KDataModule):
+    """Fashion200K to train on, beside datasets whose evaluation stands for all pairs."""
+
+    def folders(self) -> Sequence[str]:
+        """Training shards only."""
+        return ("pairs-train",)
+
+    def eval_loaders(self, stage: str) -> list[Any]:
+        """None."""
+        return []

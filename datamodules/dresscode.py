@@ -1,0 +1,248 @@
+"""Dress Code Multimodal: three category folders, captions and sketches -> try-on and design samples.
+
+Paired: person and garment of the same product. Unpaired: both columns of ``test_pairs_unpaired.txt``. Heads are cut off, joints are given
+in 384 × 512 whatever the pictures' size, label maps use ATR's labels; there are no masks: they are made from labels and joints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from unifashion_pl.data.cloth import garment_sketch
+from unifashion_pl.data.decode import encode_png, upright
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, compact_json, some
+from unifashion_pl.data.pose import Pose, body_part_colours, read_pose
+from unifashion_pl.data.problems import InputError
+from unifashion_pl.data.recipes import FileRecipe, Picture
+from unifashion_pl.data.repaint import Part, label_map, mask_from_parse
+
+CATEGORIES: tuple[Part, ...] = ("dresses", "upper_body", "lower_body")
+PUBLISHED = {
+    "train": {"dresses": 27_678, "upper_body": 13_563, "lower_body": 7_151},
+    "test": {"dresses": 1_800, "upper_body": 1_800, "lower_body": 1_800},
+}
+#: Size (h, w) that the joints' coordinates refer to.
+JOINTS_SIZE = (512, 384)
+#: role -> pattern below the category's folder; P is the person's number, G the garment's.
+FILES = {
+    "person": "images/{P}_0.jpg",
+    "garment": "images/{G}_1.jpg",
+    "parse": "label_maps/{P}_4.png",
+    "densepose": "dense/{P}_5.png",
+    "sketch": "cloth_sketch/{G}_1.png",
+}
+WORN_SKETCH = {True: "im_sketch/{G}_1.png", False: "im_sketch_unpaired/{P}_0_{G}_1.png"}
+POSE = "keypoints/{P}_2.json"
+STITCH = "test_stitchmap/{P}_0.png"
+
+
+def number_of_file(name: str) -> str:
+    """``052012_0.jpg`` -> ``052012``."""
+    return Path(name).stem.rpartition("_")[0] or Path(name).stem
+
+
+def read_pairs(root: Path, category: str, split: str, paired: bool) -> list[tuple[str, str]]:
+    """Numbers of (person, garment), in file order.
+
+    Raises:
+        MissingDataError: the list is absent, has a line of another form, or a person twice.
+    """
+    name = f"{split}_pairs.txt" if split == "train" else f"{split}_pairs_{'paired' if paired else 'unpaired'}.txt"
+    path = root / category / name
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise MissingDataError(
+            f"{path} is missing; expected are the pairs files of Dress Code in every category's folder"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
+    pairs: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        names = line.split()
+        if not names:
+            continue
+        if len(names) != 2:
+            raise MissingDataError(f"{path}:{number}: expected `person_0.jpg garment_1.jpg`, found {line!r}")
+        person, garment = map(number_of_file, names)
+        if person in pairs:
+            raise MissingDataError(f"{path}:{number}: {person} is there a second time; every person is expected once")
+        pairs[person] = garment
+    return list(pairs.items())
+
+
+def read_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Garment's number -> phrases from ``fine_captions.json`` and ``coarse_captions.json``, and notes.
+
+    The released loader drops fine entries with fewer than three phrases, and pairs without any; here both stay, counted.
+
+    Raises:
+        MissingDataError: a file has another shape.
+    """
+    phrases: dict[str, list[str]] = {}
+    notes = []
+    for name in ("fine_captions.json", "coarse_captions.json"):
+        path = root / name
+        if not path.is_file():
+            notes.append(f"{name} is absent: its garments have no text")
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise MissingDataError(f"{path}: expected garment -> list of phrases ({error})") from error
+        if not isinstance(content, dict):
+            raise MissingDataError(f"{path}: expected garment -> list of phrases, found {type(content).__name__}")
+        for garment, values in content.items():
+            if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+                raise MissingDataError(f"{path}: expected garment -> list of phrases, found {garment} -> {str(values)[:80]}")
+        phrases |= content
+    return phrases, notes
+
+
+@dataclass
+class DressCodeRecipe(FileRecipe):
+    """Pairs -> pictures of :data:`FILES` that the copy has, the worn sketch, ``mask.png``, ``sketch.png``, ``pose.json``, ``meta.json``.
+
+    Attributes:
+        root: of Dress Code.
+        roles: roles of :data:`FILES` that this copy has, and ``warped_sketch``, ``stitch``, ``pose``.
+        phrases: garment -> phrases.
+        draw: draw the in-shop sketch where none is delivered.
+    """
+
+    fallible: ClassVar[bool] = True
+    root: Path
+    roles: frozenset[str]
+    phrases: dict[str, list[str]] = field(default_factory=dict)
+    draw: bool = True
+
+    def quick(self) -> DressCodeRecipe:
+        """Without drawn sketches."""
+        return replace(self, draw=False)
+
+    def place(self, item: Item, role: str) -> Path:
+        """Where the picture of a role is."""
+        category, person, garment, paired = item.spec
+        if role == "stitch":
+            return self.root / STITCH.format(P=person)
+        pattern = WORN_SKETCH[paired] if role == "warped_sketch" else FILES[role]
+        return self.root / category / pattern.format(P=person, G=garment)
+
+    def inputs(self, item: Item) -> list[Input]:
+        """All pictures of a pair."""
+        _, person, garment, _ = item.spec
+        roles = [role for role in (*FILES, "warped_sketch", "stitch") if role in self.roles]
+        return [Input(garment if role in ("garment", "sketch") else person, role, self.place(item, role)) for role in roles]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """See the base class."""
+        category, person, garment, paired = item.spec
+        phrases = self.phrases.get(garment, [])
+        return {"person": person, "garment": garment, "paired": paired, "category": category, "phrases": phrases}
+
+    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
+        """What is made: mask, joints, colours of body parts, in-shop sketch."""
+        category, person, _, _ = item.spec
+        size = upright(pictures["person"].image).size
+        made: dict[str, bytes] = {}
+        pose = self._pose(item, size) if "pose" in self.roles else None
+        if pose is not None:
+            made["pose.json"] = compact_json(pose.as_dict())
+        made["mask.png"] = encode_png(
+            _mask(pictures["parse"].image.resize(size, Image.Resampling.NEAREST), pose, category, person)
+        )
+        if "densepose" in pictures and (coloured := body_part_colours(pictures["densepose"].image)) is not None:
+            made[pictures["densepose"].field] = encode_png(coloured)
+        if "sketch" not in pictures and self.draw:
+            made["sketch.png"] = encode_png(garment_sketch(pictures["garment"].image))
+        return made
+
+    def _pose(self, item: Item, size: tuple[int, int]) -> Pose:
+        category, person, _, _ = item.spec
+        try:
+            return read_pose(self.root / category / POSE.format(P=person), (size[1], size[0]), pose_size=JOINTS_SIZE)
+        except FileNotFoundError as error:
+            raise BadSample(person, "pose", "missing") from error
+        except InputError as error:
+            raise BadSample(person, "pose", error.found) from error
+
+
+def _mask(parse: Image.Image, pose: Pose | None, part: Part, person: str) -> Image.Image:
+    """From labels and joints; from labels alone where the joints do not show the part (heads and shoulders may be cut off)."""
+    try:
+        labels = label_map(parse, "atr")
+        try:
+            area = mask_from_parse(labels, pose, labels="atr", part=part)
+        except InputError as error:
+            if error.subject != "pose":
+                raise
+            area = mask_from_parse(labels, None, labels="atr", part=part)
+    except InputError as error:
+        raise BadSample(person, "parse", error.found) from error
+    return Image.fromarray(area.astype(np.uint8) * 255)
+
+
+def roles_of(root: Path, items: Sequence[Item]) -> frozenset[str]:
+    """Roles for which at least one of the samples has a file."""
+    recipe = DressCodeRecipe(root, frozenset())
+    roles = [*FILES, "warped_sketch", "stitch"]
+    found = {role for role in roles if any(recipe.place(item, role).is_file() for item in items)}
+    if any((root / item.spec[0] / POSE.format(P=item.spec[1])).is_file() for item in items):
+        found.add("pose")
+    if "stitch" in found and not all(recipe.place(item, "stitch").is_file() for item in items):
+        found.discard("stitch")
+    return frozenset(found)
+
+
+def split_items(root: Path, split: str, paired: bool) -> list[Item]:
+    """Samples of all categories that the copy has.
+
+    Raises:
+        MissingDataError: no category's folder is there, or as :func:`read_pairs`.
+    """
+    there = [category for category in CATEGORIES if (root / category).is_dir()]
+    if not there:
+        raise MissingDataError(
+            f"{root}: none of the folders {', '.join(CATEGORIES)}; expected is the root of Dress Code Multimodal"
+        )
+    items = []
+    for category in there:
+        for person, garment in read_pairs(root, category, split, paired):
+            worn = person if paired else garment
+            key = f"{category}-{person}_0" if paired else f"{category}-{person}_0__{worn}_1"
+            items.append(Item(key, category, (category, person, worn, paired)))
+    return items
+
+
+def notes_of(items: Sequence[Item], split: str, roles: frozenset[str], phrases: dict[str, list[str]]) -> list[str]:
+    """Counts that differ from the published ones, garments without a text, what is made because it is absent."""
+    notes = []
+    for category in CATEGORIES:
+        count = sum(item.group == category for item in items)
+        if count != PUBLISHED[split][category]:
+            notes.append(f"{category}: {count:,} pairs, published are {PUBLISHED[split][category]:,}")
+    mute = sorted({item.spec[2] for item in items if not any(p.strip() for p in phrases.get(item.spec[2], []))})
+    if mute:
+        notes.append(f"{len(mute):,} garments have no phrases: {some(mute)}")
+    if "sketch" not in roles:
+        notes.append("cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos")
+    return notes
+
+
+def needed(root: Path, roles: frozenset[str]) -> None:
+    """Raise if pictures without which no sample can be made are absent altogether.
+
+    Raises:
+        MissingDataError: with the patterns of the files.
+    """
+    if absent := [FILES[role] for role in ("person", "garment", "parse") if role not in roles]:
+        raise MissingDataError(
+            f"{root}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of Dress Code?"
+        )

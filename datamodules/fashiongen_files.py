@@ -1,0 +1,132 @@
+"""FashionGen as other projects keep it: PNG files with one JSON a split (FAME-ViL), or JSON beside the HDF5 files (FashionSAP)."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
+from unifashion_pl.data.recipes import FileRecipe
+
+#: Split -> names of FAME-ViL's list, and of its folder of images.
+LISTS = {"train": ("train_info.json",), "validation": ("val_info.json", "validation_info.json")}
+FOLDERS = {"train": ("train", ""), "validation": ("val", "validation", "")}
+SHARD_SIZE = 2048
+
+
+@dataclass
+class FashionGenFilesRecipe(FileRecipe):
+    """Images of products -> ``image`` (the PNG file as it is) and ``meta.json``."""
+
+    folder: Path
+
+    def inputs(self, item: Item) -> list[Input]:
+        """The image."""
+        return [Input(item.key, "image", self.folder / item.spec[1])]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """See the base class."""
+        return {**item.spec[0], "id": item.key}
+
+
+def find_list(root: Path, split: str) -> Path | None:
+    """FAME-ViL's list of a split, if it is there."""
+    return next((root / name for name in LISTS[split] if (root / name).is_file()), None)
+
+
+def read_list(path: Path) -> list[dict[str, Any]]:
+    """Products of a list.
+
+    Raises:
+        MissingDataError: not a list of objects with id, title, description and images.
+    """
+    expected = "a list of {id, title, description, images: [files], category_id, subcategory_id}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingDataError(f"{path} is not JSON ({error}); expected is {expected}") from error
+    if not isinstance(content, list) or not content:
+        raise MissingDataError(f"{path} holds {type(content).__name__} of {len(content):,}; expected is {expected}")
+    for number, entry in enumerate(content):
+        texts = isinstance(entry, dict) and all(isinstance(entry.get(k), str) for k in ("title", "description"))
+        images = entry.get("images") if isinstance(entry, dict) else None
+        if not texts or "id" not in entry or not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+            raise MissingDataError(f"{path}: entry {number} is {str(entry)[:80]}; expected is {expected}")
+    return content
+
+
+def plan_split(root: Path, split: str, published: int) -> Plan:
+    """Plan of one split of FAME-ViL's files; a row is an image, as in the HDF5 files.
+
+    Raises:
+        MissingDataError: as :func:`read_list`, or an id twice.
+    """
+    path = find_list(root, split)
+    assert path is not None
+    entries = read_list(path)
+    ids = [str(entry["id"]) for entry in entries]
+    if len(set(ids)) < len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(ids) < 20_000 else []
+        raise MissingDataError(f"{path}: {len(ids) - len(set(ids)):,} ids are there twice: {some(twice)}")
+    places = [root / name for name in FOLDERS[split]]
+    first = next((image for entry in entries for image in entry["images"]), "")
+    folder = next((place for place in places if (place / first).is_file()), places[0])
+    items = [_item(n, view, entry, split) for n, entry, view in _rows(entries)]
+    if split == "train":
+        random.Random("fashiongen").shuffle(items)
+    notes = [f"{len(items):,} images, {len(entries):,} products"]
+    if len(items) != published:
+        notes.append(f"the published {split} split has {published:,} rows")
+    if mute := sum(not entry["description"].strip() for entry in entries):
+        notes.append(f"{mute:,} products have no description")
+    return Plan(
+        dataset="fashiongen",
+        split=split,
+        kind="pairs",
+        items=items,
+        recipe=FashionGenFilesRecipe(folder),
+        fields=("image", "meta"),
+        root=root,
+        sources=[path],
+        shard_size=SHARD_SIZE,
+        notes=notes,
+    )
+
+
+def _rows(entries: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any], int]]:
+    views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
+    return [(number, entry, view) for number, (entry, view) in enumerate(views)]
+
+
+def _item(number: int, view: int, entry: dict[str, Any], split: str) -> Item:
+    """A row; ids of the lists count from the start in each split, so that a product's name has the split in front."""
+    category, subcategory = (str(entry.get(name, "")) for name in ("category_id", "subcategory_id"))
+    meta = {
+        "product": f"{split}/{entry['id']}",
+        "name": entry["title"],
+        "description": entry["description"],
+        "category": category,
+        "subcategory": subcategory,
+        "row": number,
+        "view": view,
+    }
+    return Item(f"r{number:07d}", category or "all", (meta, entry["images"][view]))
+
+
+def sap_notes(root: Path, split: str, products: list[int]) -> list[str]:
+    """What FashionSAP's lists beside an HDF5 file say otherwise; empty if they are absent or agree.
+
+    Args:
+        products: product of every row of the file.
+    """
+    path = root / split / "productid_list.json"
+    if not path.is_file():
+        return []
+    try:
+        listed = [int(product) for product, rows in json.loads(path.read_text(encoding="utf-8")) for _ in rows]
+    except (ValueError, TypeError) as error:
+        return [f"{path.relative_to(root)} is no list of [product, [rows]] ({error}); it is not used"]
+    return [] if listed == products else [f"{path.relative_to(root)} disagrees with the HDF5 file, which is used"]

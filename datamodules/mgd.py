@@ -1,0 +1,330 @@
+"""MGD: multimodal VITON-HD and Dress Code Multimodal (arXiv 2304.02051) -> try-on and design samples with phrases and sketches.
+
+Both parts are trained on as one split and evaluated apart, as their papers report them. A part that is absent is left out, and said.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from PIL import Image
+from unifashion_pl.datamodules import dresscode, vitonhd
+from unifashion_pl.datamodules.base import FashionDataModule
+
+from unifashion_pl.data.assemble import Row, TryOnAssembler, has_image, image_of
+from unifashion_pl.data.cloth import garment_sketch
+from unifashion_pl.data.decode import encode_png
+from unifashion_pl.data.index import NAME
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
+from unifashion_pl.data.pose import draw_skeleton, read_pose
+from unifashion_pl.data.reader import RawSample
+from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.data.texts import Draw
+
+PARTS = ("vitonhd", "dresscode")
+#: Names under which the parts' folders are found.
+NAMES = {
+    "vitonhd": ("vitonhd", "viton-hd", "VITON-HD", "viton_hd", "zalando-hd-resized"),
+    "dresscode": ("dresscode", "DressCode", "dress-code", "dress_code", "Dress_Code"),
+}
+WORN_SKETCH = {True: "im_sketch/{person}.png", False: "im_sketch_unpaired/{person}_{garment}.png"}
+IN_SHOP = ("cloth_sketch/{}.png", "../cloth_sketch/{split}/{}.png")
+OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "warped_sketch", "stitch", "pose")
+SHARD_SIZE = 64
+LICENCE = "captions CC BY-NC 4.0; VITON-HD CC BY-NC 4.0; Dress Code by signed agreement, institutions only"
+PUBLISHED_SAMPLES = {
+    "tryon-train": vitonhd.PUBLISHED["train"] + sum(dresscode.PUBLISHED["train"].values()),
+    **{f"tryon-test-{kind}-vitonhd": vitonhd.PUBLISHED["test"] for kind in ("paired", "unpaired")},
+    **{f"tryon-test-{kind}-dresscode": sum(dresscode.PUBLISHED["test"].values()) for kind in ("paired", "unpaired")},
+}
+
+
+def places(root: Path) -> dict[str, Path]:
+    """Part -> its folder: one of :data:`NAMES` below the root, or the root itself.
+
+    Raises:
+        MissingDataError: neither part is there, with what was found.
+    """
+    found = {}
+    for part in PARTS:
+        folder = next((root / name for name in NAMES[part] if (root / name).is_dir()), root)
+        if part == "vitonhd" and (folder := vitonhd.find_root(folder)).joinpath("train_pairs.txt").is_file():
+            found[part] = folder
+        if part == "dresscode" and any((folder / category).is_dir() for category in dresscode.CATEGORIES):
+            found[part] = folder
+    if not found:
+        there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
+        raise MissingDataError(
+            f"{root}: neither multimodal VITON-HD (train_pairs.txt) nor Dress Code (dresses/, upper_body/, lower_body/) is there "
+            f"(found: {there or 'nothing'}); expected are folders vitonhd/ and dresscode/, or one of them as the root"
+        )
+    return found
+
+
+@dataclass
+class MultimodalRecipe(vitonhd.TryOnRecipe):
+    """VITON-HD's pairs with MGD's sketches: ``warped_sketch`` on the person, ``sketch`` in the shop, drawn where it is absent.
+
+    Attributes:
+        draw: whether to draw it.
+        in_shop: pattern of delivered in-shop sketches, or None.
+        warped: whether there are sketches of the unpaired garments (``im_sketch_unpaired``).
+    """
+
+    draw: bool = True
+    in_shop: str | None = None
+    warped: bool = False
+
+    def quick(self) -> MultimodalRecipe:
+        """Without drawn sketches."""
+        return replace(self, draw=False)
+
+    def inputs(self, item: Item) -> list[Input]:
+        """See the base class; the sketches by MGD's names."""
+        person, garment, paired = item.spec
+        pictures = [needed for needed in super().inputs(item) if needed.role != "sketch"]
+        if "sketch" in self.patterns and (paired or self.warped):
+            path = self.folder / WORN_SKETCH[paired].format(person=person, garment=garment)
+            pictures.append(Input(person, "warped_sketch", path))
+        if self.in_shop is not None:
+            path = self.folder / self.in_shop.format(garment, split=self.folder.name)
+            pictures.append(Input(garment, "sketch", path))
+        return pictures
+
+    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
+        """See the base class; and the drawn sketch."""
+        made = super().extra(item, pictures)
+        if "sketch" not in pictures and self.draw:
+            made["sketch.png"] = encode_png(garment_sketch(pictures["garment"].image))
+        return made
+
+
+@dataclass
+class MGDRecipe(FileRecipe):
+    """Samples of both parts; ``spec[0]`` names the part."""
+
+    fallible: ClassVar[bool] = True
+    parts: dict[str, FileRecipe]
+
+    def quick(self) -> MGDRecipe:
+        """Of both parts."""
+        return MGDRecipe({name: part.quick() for name, part in self.parts.items()})
+
+    def _inner(self, item: Item) -> tuple[FileRecipe, Item]:
+        return self.parts[item.spec[0]], replace(item, spec=item.spec[1:])
+
+    def inputs(self, item: Item) -> list[Input]:
+        """Of the part."""
+        recipe, inner = self._inner(item)
+        return recipe.inputs(inner)
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        """Of the part."""
+        recipe, inner = self._inner(item)
+        return {**recipe.meta(inner), "part": item.spec[0]}
+
+    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
+        """Of the part."""
+        recipe, inner = self._inner(item)
+        return recipe.extra(inner, pictures)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a split before it is planned."""
+
+    items: list[Item]
+    recipe: FileRecipe
+    optional: tuple[str, ...]
+    sources: list[Path]
+    notes: list[str]
+
+
+def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
+    plan = vitonhd.plan_split(root, split, paired)
+    base = plan.recipe
+    assert isinstance(base, vitonhd.TryOnRecipe)
+    garments = [item.spec[1] for item in plan.items]
+    patterns = [p for p in IN_SHOP if any((base.folder / p.format(g, split=split)).is_file() for g in garments)]
+    warped = (base.folder / WORN_SKETCH[False]).parent.is_dir()
+    recipe = MultimodalRecipe(
+        base.folder, base.patterns, base.pose, base.phrases, draw, patterns[0] if patterns else None, warped
+    )
+    notes = [f"VITON-HD: {note}" for note in plan.notes]
+    if not patterns:
+        notes.append(
+            "VITON-HD: cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos"
+        )
+    optional = tuple(
+        "warped_sketch" if role == "sketch" else role for role in plan.optional if role != "sketch" or paired or warped
+    )
+    return _Part([replace(item, group="vitonhd") for item in plan.items], recipe, optional, list(plan.sources), notes)
+
+
+def _dresscode_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
+    items = dresscode.split_items(root, split, paired)
+    roles = dresscode.roles_of(root, items)
+    dresscode.needed(root, roles)
+    phrases, notes = dresscode.read_phrases(root)
+    notes = [*notes, *dresscode.notes_of(items, split, roles, phrases)]
+    recipe = dresscode.DressCodeRecipe(root, roles, phrases, draw)
+    lists = [*root.glob("*_captions.json"), *root.glob(f"*/{split}_pairs*.txt")]
+    optional = tuple(role for role in OPTIONAL if role in roles)
+    return _Part(items, recipe, optional, sorted(lists), [f"Dress Code: {note}" for note in notes])
+
+
+def plan_split(root: Path, split: str, parts: dict[str, _Part], draw: bool) -> Plan:
+    """A split of one or both parts; training is a fixed permutation that mixes them."""
+    items = [replace(item, spec=(name, *item.spec)) for name, part in parts.items() for item in part.items]
+    if split == "train":
+        random.Random("mgd").shuffle(items)
+    has = {role for part in parts.values() for role in part.optional}
+    return Plan(
+        dataset="mgd",
+        split=split,
+        kind="tryon",
+        items=items,
+        recipe=MGDRecipe({name: part.recipe for name, part in parts.items()}),
+        fields=("person", "garment", "mask", "meta", *(("sketch",) if draw else ())),
+        optional=tuple(role for role in OPTIONAL if role in has),
+        options={"parts": sorted(parts), "sketch": "in-shop, drawn where absent" if draw else "as delivered"},
+        encoders=encoder_versions(),
+        root=root,
+        sources=[path for part in parts.values() for path in part.sources],
+        shard_size=SHARD_SIZE,
+        notes=[note for part in parts.values() for note in part.notes],
+    )
+
+
+def plans(root: Path, draw: bool = True) -> Iterable[Plan]:
+    """Training of both parts; paired and unpaired test of each part that is there.
+
+    Args:
+        draw: draw in-shop sketches, which were not published, from the garments' photos.
+    """
+    root = Path(root)
+    makers = {"vitonhd": _viton_part, "dresscode": _dresscode_part}
+    found = places(root)
+    made = [
+        plan_split(root, "train", {name: makers[name](folder, "train", True, draw) for name, folder in found.items()}, draw)
+    ]
+    for name, folder in found.items():
+        for paired in (True, False):
+            split = f"test-{'paired' if paired else 'unpaired'}-{name}"
+            made.append(plan_split(root, split, {name: makers[name](folder, "test", paired, draw)}, draw))
+    return made
+
+
+def findings(root: Path, made: Sequence[Plan]) -> list[str]:
+    """Which parts and optional inputs the copy has."""
+    found = places(Path(root))
+    absent = [name for name in PARTS if name not in found]
+    notes = [f"parts: {', '.join(f'{name} in {folder}' for name, folder in found.items())}"]
+    notes += [f"{name} is absent: Table 6's MGD is both" for name in absent]
+    return [*notes, *(f"{plan.split}: optional inputs {', '.join(plan.optional) or 'none'}" for plan in made)]
+
+
+def variant(root: Path) -> str:
+    """Which parts this copy has."""
+    return " and ".join(
+        f"{name} in {folder.relative_to(root)}/" if folder != Path(root) else name
+        for name, folder in places(Path(root)).items()
+    )
+
+
+class MGDAssembler(TryOnAssembler):
+    """Try-on samples with the sketch and the rendering of the body that were asked for.
+
+    Args:
+        sketch: ``in_shop`` (as UniFashion designs) or ``worn`` (on the person, as MGD does; it tells the pose).
+        pose: ``densepose``, or ``skeleton``: drawn from the joints, as for users' own photos.
+        **common: as for :class:`~unifashion_pl.data.assemble.TryOnAssembler`.
+    """
+
+    def __init__(self, *common: Any, sketch: str = "in_shop", pose: str = "densepose", **more: Any) -> None:
+        super().__init__(*common, **more)
+        self.worn, self.skeleton = sketch == "worn", pose == "skeleton"
+
+    def sample(self, raw: RawSample, draw: Draw) -> Row:
+        """See the base class."""
+        row = super().sample(raw, draw)
+        if self.worn:
+            row["sketch"] = self.dark(image_of(raw, "warped_sketch")) if has_image(raw, "warped_sketch") else None
+        if self.skeleton:
+            row["pose"] = self.dark(_skeleton(raw)) if "pose.json" in raw.fields else None
+        return row
+
+
+def _skeleton(raw: RawSample) -> Image.Image:
+    content = json.loads(raw.fields["pose.json"])
+    height, width = content["size"]
+    return draw_skeleton(read_pose(content, (height, width)))
+
+
+class MGDDataModule(FashionDataModule):
+    """Multimodal VITON-HD and Dress Code for design: phrases, sketches, poses.
+
+    Validation on the paired test samples of each part; test on paired and unpaired ones.
+
+    Args:
+        pixel_size: (H, W) of all pictures but the garment that the vision tower sees; pixels.
+        sketch: ``in_shop`` (UniFashion's design) or ``worn`` (MGD's: drawn on the person, warped when unpaired).
+        pose: ``densepose``, or ``skeleton``: drawn from the joints.
+        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+    """
+
+    stream = "tryon"
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        shards: str | Path | None = None,
+        *,
+        pixel_size: tuple[int, int] = (512, 384),
+        sketch: Literal["in_shop", "worn"] = "in_shop",
+        pose: Literal["densepose", "skeleton"] = "densepose",
+        **common: Any,
+    ) -> None:
+        super().__init__(root, shards, pixel_size=pixel_size, **common)
+        for name, value, known in (("sketch", sketch, ("in_shop", "worn")), ("pose", pose, ("densepose", "skeleton"))):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}; expected {' or '.join(known)}")
+        self.size, self.sketch, self.pose = pixel_size, sketch, pose
+
+    def parts(self) -> list[str]:
+        """Parts that the raw dataset has, or that shards were made of."""
+        if self.root is not None and self.root.is_dir():
+            return list(places(self.root))
+        there = [name for name in PARTS if self.shards and (self.shards / f"tryon-test-paired-{name}" / NAME).is_file()]
+        return there or list(PARTS)
+
+    def folders(self) -> Sequence[str]:
+        """See the base class."""
+        return ("tryon-train", *(f"tryon-test-{kind}-{name}" for name in self.parts() for kind in ("paired", "unpaired")))
+
+    def plans(self, root: Path) -> Iterable[Plan]:
+        """See the base class."""
+        return plans(root)
+
+    def assembler(self, paired: bool) -> MGDAssembler:
+        """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""
+        return MGDAssembler(self.encoder, self.size, paired, sketch=self.sketch, pose=self.pose)
+
+    def train_loader(self) -> TrainLoader[Any]:
+        """See the base class."""
+        return self.training(self.source("tryon-train"), self.assembler(paired=True))
+
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """Each part's paired samples, in test followed by its unpaired ones."""
+        kinds = (True,) if stage == "validation" else (True, False)
+        splits = [(name, paired) for name in self.parts() for paired in kinds]
+        return [
+            self.evaluation(self.source(f"tryon-test-{'paired' if paired else 'unpaired'}-{name}"), self.assembler(paired))
+            for name, paired in splits
+        ]

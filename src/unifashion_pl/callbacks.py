@@ -1,0 +1,201 @@
+"""What every training run of this library carries along: random numbers that a resume repeats, a check of the data before the first
+step, and an account of damaged samples at the end. :meth:`UniFashionModule.configure_callbacks` adds them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from unifashion_pl.data.reader import DamagedSample
+from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
+from unifashion_pl.data.stream import MixedPairLoader, TrainLoader
+
+SEED_VARIABLE = "PL_GLOBAL_SEED"  # where Lightning's seed_everything leaves the seed
+STATES = "unifashion_streams"
+PEEKED = 4
+
+Stream = TrainLoader[Any] | MixedPairLoader
+
+
+class StepSeeds(L.Callback):
+    """The random numbers of a training step (dropout, noise, timesteps, hard negatives) depend on (seed, rank, epoch, batch) only.
+
+    So they need not be stored with a checkpoint, which only rank 0 writes, and a validation in between, the number of workers or a
+    resume change nothing about the steps that follow. The seed is that of ``seed_everything``; without it, one is drawn and kept in
+    the checkpoint.
+
+    Raises:
+        ValueError: a run is resumed under another ``seed_everything`` than it began with.
+    """
+
+    def __init__(self) -> None:
+        self.seed: int | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the seed, or that of the run that is resumed."""
+        given = os.environ.get(SEED_VARIABLE)
+        if self.seed is None:
+            self.seed = int(trainer.strategy.broadcast(torch.initial_seed() if given is None else int(given)))
+        elif given is not None and int(given) != self.seed:
+            raise ValueError(
+                f"cannot resume: the run was seeded with {self.seed}, now seed_everything is {given}. Use the old value, or start from "
+                "the checkpoint's weights (init_from) instead of resuming"
+            )
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed Python, numpy and torch on all devices."""
+        seed_all(f"{self.seed}/{trainer.global_rank}/{trainer.current_epoch}/{batch_idx}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the seed of the run that is resumed."""
+        self.seed = state_dict["seed"]
+
+
+def seed_all(name: str) -> None:
+    """Seed the global generators of Python, numpy and torch with a hash of a name; neighbouring names give unrelated streams."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+class Streams(L.Callback):
+    """Looks at the training streams before the first step, counts damaged samples while training and names them at the end.
+
+    It also puts the streams of a resumed run where they were. Lightning saves the states of loaders, but makes the loaders before it
+    reads the checkpoint if a module asks for ``estimated_stepping_batches`` to build its schedule, and then never hands the states over
+    (lightning 2.6).
+    """
+
+    def __init__(self) -> None:
+        self.resumed: dict[str, dict[str, Any]] | None = None
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the states of the streams by name."""
+        checkpoint[STATES] = {name: loader.state_dict() for name, loader in streams(trainer).items()}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take the states, for when there are loaders."""
+        self.resumed = checkpoint.get(STATES)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Resume, then refuse what would fail or mislead later, on every rank alike.
+
+        Raises:
+            ValueError: a run is resumed with other data, or a stream does not fit the model.
+            FileNotFoundError: shards of the validation are missing.
+        """
+        self._resume(streams(trainer))
+        for name, loader in streams(trainer).items():
+            with suppress(DamagedSample):  # the stream itself counts and reports damage
+                for note in check_batch(pl_module, name, loader.peek(PEEKED)):
+                    _say(trainer, f"note: {note}")
+            if idle := loader.idle_workers():
+                _say(trainer, f"note: {idle}")
+        data = getattr(trainer, "datamodule", None)
+        if data is not None and trainer.enable_validation and trainer.val_dataloaders is None:
+            data.val_dataloader()  # a validation that cannot begin is known now, not after some epochs
+
+    def _resume(self, loaders: dict[str, Stream]) -> None:
+        states, self.resumed = self.resumed, None
+        if states is None:
+            return
+        if set(states) != set(loaders):
+            raise ValueError(
+                f"cannot resume: the run trained on the streams {', '.join(sorted(states))}, now there are {', '.join(sorted(loaders))}. Use "
+                "the old ones, or start from the checkpoint's weights (init_from) instead of resuming"
+            )
+        for name, loader in loaders.items():
+            loader.load_state_dict(states[name])
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log how many different damaged samples this rank has replaced so far; nothing while there are none."""
+        if count := len(damaged(trainer)):
+            pl_module.log("train/damaged_samples", float(count), batch_size=1)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Name the damaged samples."""
+        found = damaged(trainer)
+        if found:
+            lines = [f"rank {trainer.global_rank} replaced {len(found)} damaged samples by others of their batches:"]
+            print("\n".join([*lines, *(f"  {message}" for message in found.values())]))
+
+
+def streams(trainer: L.Trainer) -> dict[str, Stream]:
+    """The training streams of this library by name; others are not ours to look at."""
+    loaders = trainer.train_dataloader
+    named: Mapping[str, Any] = loaders if isinstance(loaders, Mapping) else {"": loaders}
+    return {name: loader for name, loader in named.items() if isinstance(loader, TrainLoader | MixedPairLoader)}
+
+
+def damaged(trainer: L.Trainer) -> dict[str, str]:
+    """``stream/key`` -> what is wrong, of the damaged samples that this rank met."""
+    return {f"{name}/{key}": message for name, loader in streams(trainer).items() for key, message in loader.bad.items()}
+
+
+def check_batch(model: L.LightningModule, stream: str, batch: TrainBatch) -> list[str]:
+    """Whether a stream's batches have what the model's heads read.
+
+    Args:
+        model: :class:`unifashion_pl.UniFashionModule`; of other modules only the backbone is looked at.
+
+    Returns:
+        What is allowed but perhaps not meant.
+
+    Raises:
+        ValueError: pictures of another size than vision tower or diffusion head take, none at all, or features of another width; with
+            the setting that mends it.
+    """
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        _check_seen(stream, _seen(batch), backbone.vision.image_size, backbone.vision.width)
+    active = getattr(model, "active_families", [])
+    head = getattr(model, "diffusion_head", None)
+    if "q2i" in active and head is not None and isinstance(batch, PairBatch | TripletBatch):
+        found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
+        if found != tuple(head.size):
+            raise ValueError(
+                f"stream {stream}: the diffusion head paints {tuple(head.size)} (height, width) and the batches' pixels are {found}: set "
+                f"pixel_size of the data to {list(head.size)}"
+            )
+    if "itg" in active and isinstance(batch, PairBatch | TripletBatch) and not any(c.strip() for c in batch.captions):
+        return [
+            f"stream {stream}: none of the first {len(batch)} samples has a caption, from which the caption head would learn"
+        ]
+    return []
+
+
+def _seen(batch: TrainBatch) -> Tensor:
+    if isinstance(batch, TryOnBatch):
+        return batch.garments
+    return batch.references if isinstance(batch, TripletBatch) else batch.images
+
+
+def _check_seen(stream: str, images: Tensor, size: int, width: int) -> None:
+    if images.ndim == 3 and images.shape[-1] != width:
+        raise ValueError(f"stream {stream}: cached vision features are {images.shape[-1]} wide, the vision tower gives {width}")
+    if images.ndim == 4 and tuple(images.shape[-2:]) != (size, size):
+        raise ValueError(
+            f"stream {stream}: images are {images.shape[-2]} × {images.shape[-1]}, the vision tower takes {size} × {size}: set "
+            f"image_size of the data to {size}"
+        )
+
+
+def _say(trainer: L.Trainer, sentence: str) -> None:
+    if trainer.is_global_zero:
+        print(sentence)

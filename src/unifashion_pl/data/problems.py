@@ -1,0 +1,76 @@
+"""Errors about the inputs of try-on and design: what was found, what was expected, how to mend it, and a picture that shows it."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+TINT = (230, 30, 60)
+LINE = (20, 220, 60)
+
+
+def default_pictures() -> Path:
+    """Where pictures of problems go if no folder is named: a folder of the system's temporary one."""
+    return Path(tempfile.gettempdir()) / "unifashion-problems"
+
+
+class InputError(ValueError):
+    """An input of try-on or design that cannot be meant as it is.
+
+    Attributes:
+        subject: which input, e.g. ``mask``.
+        found, expected, cure: the three parts of the message.
+        picture: what shows the problem, or None.
+        path: where the picture was saved, or None.
+    """
+
+    def __init__(self, subject: str, found: str, expected: str, cure: str, picture: Image.Image | None = None) -> None:
+        self.subject, self.found, self.expected, self.cure, self.picture = subject, found, expected, cure, picture
+        self.path: Path | None = None
+        super().__init__(found)
+
+    def __str__(self) -> str:
+        shown = f" Picture: {self.path}" if self.path else ""
+        return f"{self.subject} {self.found}. Expected: {self.expected}. {self.cure}{'' if self.cure.endswith('?') else '.'}{shown}"
+
+    def save(self, folder: Path) -> None:
+        """Save the picture under a name that depends on its content, so that repeated errors do not pile up files."""
+        if self.picture is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{self.subject.replace(' ', '-')}-{hashlib.sha256(self.picture.tobytes()).hexdigest()[:8]}.png"
+        self.picture.save(folder / name)
+        self.path = folder / name
+
+
+def overlay(person: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """The person with a mask (h, w) tinted red; the mask is stretched over it, whatever its size."""
+    picture = np.asarray(person.convert("RGB"), np.float32)
+    fitted = Image.fromarray(mask.astype(np.uint8) * 255).resize(person.size, Image.Resampling.NEAREST)
+    where = (np.asarray(fitted) > 0)[..., None]
+    tinted = 0.45 * picture + 0.55 * np.array(TINT, np.float32)
+    return Image.fromarray(np.where(where, tinted, picture).astype(np.uint8))
+
+
+def side_by_side(*pictures: Image.Image) -> Image.Image:
+    """Pictures in one row, as high as the first."""
+    height = pictures[0].height
+    fitted = [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in pictures]
+    canvas = Image.new("RGB", (sum(p.width for p in fitted), height), (255, 255, 255))
+    left = 0
+    for picture in fitted:
+        canvas.paste(picture, (left, 0))
+        left += picture.width
+    return canvas
+
+
+def percent(share: float | np.floating[Any]) -> str:
+    """``0.834`` as ``83 %``; small shares with a decimal."""
+    value = 100 * float(share)
+    return f"{value:.1f} %" if 0 < value < 9.95 else f"{value:.0f} %"

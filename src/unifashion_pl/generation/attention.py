@@ -1,0 +1,94 @@
+"""Optional losses on where the decoder looks in the garment: total variation (StableVITON) and flow (Leffa). Both are off by default.
+
+Letters: B samples, N = h w cells of a place's grid in row-major order, H x W pixels, A attention from the person's cells to the garment's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unifashion_pl.generation.garment import GarmentBranch
+
+#: place -> (the attention layer, its queries' input (B, N, C), its keys' input (B, N, C_ref)).
+Looks = dict[int, tuple[Any, Tensor, Tensor]]
+
+
+@contextmanager
+def recorded(branch: GarmentBranch | None, ks: Sequence[int]) -> Iterator[Looks]:
+    """What the cross-attentions of places ``ks`` read in a forward pass inside; fused kernels keep no probabilities."""
+    looks: Looks = {}
+    handles = []
+    for k in ks if branch is not None else ():
+        layer: Any = branch.blocks[k].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
+
+        def keep(attention: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], k: int = k) -> None:
+            looks[k] = (attention, args[0], kwargs["encoder_hidden_states"])
+
+        handles.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
+    try:
+        yield looks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def probabilities(look: tuple[Any, Tensor, Tensor], temperature: float = 1.0) -> Tensor:
+    """A (B, N, N), the heads' mean of softmax(Q K^T / (sqrt(d) temperature))."""
+    layer, hidden, tokens = look
+    q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(tokens)))
+    scores = q @ k.transpose(-1, -2) / (math.sqrt(q.shape[-1]) * temperature)
+    return scores.float().softmax(-1).mean(1)
+
+
+def grid_of(cells: int, latents: tuple[int, int]) -> tuple[int, int]:
+    """(h, w) of a place with ``cells`` cells, a level's halvings below the latents."""
+    factor = round(math.sqrt(latents[0] * latents[1] / cells))
+    return latents[0] // factor, latents[1] // factor
+
+
+def total_variation(attention: Tensor, grid: tuple[int, int], mask: Tensor) -> Tensor:
+    """How much the centre of attention jumps between neighbouring cells of the worn garment, per pair of neighbours.
+
+    E_i = sum_j A_ij (row_j, col_j); |E_i - E_i'|_1, averaged over the vertical and over the horizontal pairs of the batch, added. The
+    denominator is at least 1 (StableVITON's own code divides by zero without a mask). A constant map is its minimum.
+
+    Args:
+        attention: A (B, N, N).
+        mask: (B, 1, H, W) bool, where the garment is worn; False everywhere leaves a sample out.
+    """
+    h, w = grid
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    places = torch.stack([rows, columns], -1).view(-1, 2).to(attention)
+    centres = (attention @ places).unflatten(1, grid)
+    inside = F.interpolate(mask.float(), grid, mode="nearest")[:, 0] > 0.5
+    down = (centres[:, 1:] - centres[:, :-1]).abs().sum(-1), inside[:, 1:] & inside[:, :-1]
+    right = (centres[:, :, 1:] - centres[:, :, :-1]).abs().sum(-1), inside[:, :, 1:] & inside[:, :, :-1]
+    total = attention.new_zeros(())
+    for jump, both in (down, right):
+        total = total + (jump * both).sum() / both.sum().clamp(min=1)
+    return total
+
+
+def flow_error(attention: Tensor, grid: tuple[int, int], garment: Tensor, person: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference between the person and the garment's photo, carried where the attention looks (arXiv 2412.08486).
+
+    Args:
+        attention: A (B, N, N), usually with temperature 2.
+        garment, person: (B, 3, H, W) uint8, compared in [-1, 1].
+        mask: (B, 1, H, W) bool, where the garment is worn; False everywhere leaves a sample out.
+    """
+    h, w = grid
+    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    centres = torch.stack([x, y], -1).view(-1, 2).to(attention) * 2 - 1
+    flow = (attention @ centres).unflatten(1, grid).movedim(-1, 1)
+    flow = F.interpolate(flow, person.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
+    carried = F.grid_sample(garment.float() / 127.5 - 1, flow, align_corners=False, padding_mode="border")
+    error = (carried - (person.float() / 127.5 - 1)).square().mean(1, keepdim=True)
+    return (error * mask).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,81 @@
+"""Counting parameters without memory: models built on the meta device, where tensors have shapes and nothing else."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from unifashion_pl.freezing import part_of
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+#: Overlay -> the one that replaces what it loads by random weights of the same shapes.
+RANDOM = {"paper.yaml": "paper-random.yaml", "commercial.yaml": "commercial-random.yaml"}
+
+#: Stages of training at the paper's size, as the README's table lists them.
+STAGES: dict[str, tuple[str, ...]] = {
+    "1 representation": ("phase1.yaml", "paper.yaml", "paper-representation.yaml"),
+    "1 LLM": ("phase1.yaml", "paper.yaml", "paper-llm.yaml"),
+    "1 diffusion": ("phase1.yaml", "paper.yaml", "paper-diffusion.yaml"),
+    "2 composed": ("phase2.yaml", "paper.yaml"),
+}
+
+
+def shapes_only(configs: Sequence[str]) -> UniFashionModule:
+    """The model of one or more configs on the meta device; published weights are neither needed nor looked for.
+
+    Overlays that name published weights are followed by their counterpart of :data:`RANDOM`; a stage's own overlay stays last, so that
+    heads it removes stay away.
+
+    Raises:
+        ValueError, FileNotFoundError: as :meth:`~unifashion_pl.UniFashionModule.from_config`.
+    """
+    from unifashion_pl import UniFashionModule
+
+    chain: list[str] = []
+    for name in configs:
+        chain.append(name)
+        if name in RANDOM and RANDOM[name] not in configs:
+            chain.append(RANDOM[name])
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return UniFashionModule.from_config(chain, {"init_from": None, "leave_out": []})
+
+
+def counts(model: UniFashionModule) -> dict[str, tuple[int, int]]:
+    """Part -> (trainable, frozen) parameters, in the order of the model; a tensor that has several names counts once."""
+    found: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        found.setdefault(part_of(name) or "?", [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+    return {part: (trains, frozen) for part, (trains, frozen) in found.items()}
+
+
+def stage_table(stages: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Markdown: per part its size, and in which stages it trains (T), is frozen (.) or is not built (-)."""
+    stages = STAGES if stages is None else stages
+    found = {stage: counts(shapes_only(configs)) for stage, configs in stages.items()}
+    parts = list(dict.fromkeys(part for stage in reversed(found.values()) for part in stage))
+    lines = [f"| part | parameters | {' | '.join(stages)} |", f"|---|---:|{'---|' * len(stages)}"]
+    for part in parts:
+        size = max(sum(stage[part]) for stage in found.values() if part in stage)
+        marks = [mark(*stage[part]) if part in stage else "-" for stage in found.values()]
+        lines.append(f"| {part} | {size:,} | {' | '.join(marks)} |")
+    for title, which in (("trainable", 0), ("frozen", 1)):
+        sums = [f"{sum(pair[which] for pair in stage.values()):,}" for stage in found.values()]
+        lines.append(f"| {title} | | {' | '.join(sums)} |")
+    return "\n".join(lines)
+
+
+def mark(trains: int, frozen: int) -> str:
+    """``T``, ``.`` or, where only some of a part trains, its share.
+
+    >>> mark(5, 0), mark(0, 5), mark(1, 3)
+    ('T', '.', '25 %')
+    """
+    if not frozen or not trains:
+        return "T" if trains else "."
+    return f"{100 * trains / (trains + frozen):.0f} %"

@@ -1,0 +1,116 @@
+"""FSDP2: parameters, gradients and optimiser states sharded over ranks, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+#: Methods through which Lightning enters the module.
+ENTRIES = ("training_step", "validation_step", "test_step", "predict_step")
+#: Class names of the blocks that are gathered and freed one at a time.
+BLOCKS = frozenset(
+    {
+        "Block",  # timm's ViTs
+        "EvaBlock",
+        "Blip2QFormerLayer",
+        "LlamaDecoderLayer",
+        "Qwen2DecoderLayer",
+        "CLIPEncoderLayer",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+        "UNetMidBlock2DCrossAttn",
+        "CrossAttnUpBlock2D",
+        "UpBlock2D",
+    }
+)
+
+
+def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules whose class is one of :data:`BLOCKS`."""
+    for child in model.children():
+        if type(child).__name__ in BLOCKS:
+            yield child
+        else:
+            yield from blocks_of(child)
+
+
+def shard(model: UniFashionModule, mesh: DeviceMesh, precision: torch.dtype | None = None) -> None:
+    """Shard every block and then what is left; in place, before the optimiser is built.
+
+    FSDP2 keeps each parameter for itself, so that frozen and trainable ones, and several types, may share a block. It refuses scalars
+    (the temperature): those stay whole on every rank and their gradients are averaged here. The steps of Lightning count as the
+    forward of the whole.
+
+    Args:
+        mesh: of one dimension, the ranks that share a copy of the model.
+        precision: of computing; None = as the parameters are.
+    """
+    settings: dict[str, Any] = {"mesh": mesh}
+    if precision is not None:
+        settings["mp_policy"] = MixedPrecisionPolicy(param_dtype=precision, cast_forward_inputs=False)
+    scalars = {p for p in model.parameters() if p.ndim == 0}
+    for block in blocks_of(model):
+        fully_shard(block, **settings)
+    fully_shard(model, reshard_after_forward=False, ignored_params=scalars, **settings)
+    for scalar in scalars:
+        if scalar.requires_grad:
+            scalar.register_post_accumulate_grad_hook(partial(_average, mesh=mesh))
+    for name in ENTRIES:
+        register_fsdp_forward_method(model, name)
+
+
+def gather(model: nn.Module) -> None:
+    """Give every rank the whole model until :func:`release`, so that ranks with unequal numbers of samples do not wait for each other.
+
+    Evaluation and generation need it: every rank then works alone. The whole model has to fit on a GPU, without gradients and
+    optimiser states.
+    """
+    for part in shards_of(model):
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+
+
+def release(model: nn.Module) -> None:
+    """Back to shards."""
+    for part in shards_of(model):
+        part.set_reshard_after_forward(id(part) != id(model), recurse=False)
+        part.reshard()
+
+
+def shards_of(model: nn.Module) -> list[FSDPModule]:
+    """Modules that :func:`shard` made; none without FSDP2."""
+    return [part for part in model.modules() if isinstance(part, FSDPModule)]
+
+
+def _average(scalar: Tensor, mesh: DeviceMesh) -> None:
+    assert scalar.grad is not None
+    dist.all_reduce(scalar.grad, group=mesh.get_group())
+    scalar.grad /= mesh.size()
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's FSDP2 strategy over all ranks, without tensor parallelism: ``--config fsdp.yaml``.
+
+    Args:
+        save_distributed_checkpoint: True = a folder with one file per rank; False = one file, put together on rank 0.
+    """
+
+    def __init__(self, save_distributed_checkpoint: bool = False) -> None:
+        super().__init__(save_distributed_checkpoint=save_distributed_checkpoint)
+
+    def setup_environment(self) -> None:
+        """The mesh is as large as the world; Lightning's own ``auto`` would make it as large as the number of nodes."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()

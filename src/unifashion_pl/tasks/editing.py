@@ -1,0 +1,177 @@
+"""Try-on and design as the diffusion head learns them: what each row shows, what is left out at random, what is encoded.
+
+Letters: B batch, H x W pixels, f the autoencoder's factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unifashion_pl.data.samples import EditBatch, TryOnBatch
+from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.generation import Denoiser, ImageVAE
+from unifashion_pl.generation.attention import Looks, flow_error, grid_of, probabilities, total_variation
+
+GREY = 128
+Task = Literal["tryon", "design", "text"]
+TASKS: tuple[Task, ...] = get_args(Task)
+#: Leffa's: attention is softened for the loss, which sees the less noisy half of the steps.
+FLOW_TEMPERATURE, FLOW_STEPS = 2.0, 500
+
+
+@dataclass
+class EditSettings:
+    """How try-on and design are learned.
+
+    Attributes:
+        tasks: shares of ``tryon`` (the garment's photo, no text), ``design`` (its sketch and phrases) and ``text`` (phrases alone).
+        drop_pose, drop_garment: chance per sample that the pose, or what the garment branch sees, is left out.
+        drops: ``each`` as above; ``released`` leaves out nothing but the context.
+        tv_weight: of the attention's total variation at the middle place (StableVITON: 0.001, in a second run).
+        flow_weight: of the attention's flow error (Leffa: 0.001, in the last stage). It has to see photos: try-on rows alone.
+        flow_places: places whose attention carries the garment; None = those between the finest and the lowest level, if
+            there is one between, else all.
+    """
+
+    tasks: dict[str, float] = field(default_factory=lambda: {"tryon": 1.0})
+    drop_pose: float = 0.1
+    drop_garment: float = 0.1
+    drops: Literal["each", "released"] = "each"
+    tv_weight: float = 0.0
+    flow_weight: float = 0.0
+    flow_places: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.tasks) - set(TASKS):
+            raise ValueError(f"unknown tasks {sorted(unknown)}; known are {', '.join(TASKS)}")
+        if any(share < 0 for share in self.tasks.values()) or not sum(self.tasks.values()) > 0:
+            raise ValueError(f"shares of tasks are {self.tasks}, expected numbers from 0 on, not all 0")
+        if self.drops not in ("each", "released"):
+            raise ValueError(f"unknown drops {self.drops!r}; known are each, released")
+
+    def draw(self, rows: int) -> list[Task]:
+        """A task per row."""
+        shares = torch.tensor([float(self.tasks.get(task, 0.0)) for task in TASKS])
+        return [TASKS[i] for i in torch.multinomial(shares, rows, replacement=True).tolist()]
+
+    def chance(self, probability: float) -> float:
+        """``probability``, or 0 where only the context is dropped."""
+        return 0.0 if self.drops == "released" else probability
+
+
+def edits(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
+    """Try-on samples as rows of the given tasks.
+
+    Raises:
+        ValueError: a sketch is needed and the batch has none, or the garments are cached features where a sketch has to be encoded.
+    """
+    photo, sketch = (torch.tensor([t == name for t in tasks], device=batch.pixels.device) for name in ("tryon", "design"))
+    images, shown = batch.garments, batch.garment_pixels
+    if bool(sketch.any()):
+        if batch.sketches is None:
+            raise ValueError(f"{batch.dataset} has no sketches to learn design from: set its share in editing.tasks to 0")
+        if images.ndim == 3:
+            raise ValueError("cached vision features are of photos, and design encodes sketches: train without features=...")
+        seen = EncoderTransform(images.shape[-1])
+        drawn = torch.stack([seen(picture) for picture in batch.sketches])
+        images = torch.where(sketch.view(-1, 1, 1, 1), drawn, images)
+        shown = torch.where(sketch.view(-1, 1, 1, 1), batch.sketches, shown)
+    pose = batch.pose
+    return EditBatch(
+        images=images,
+        has_image=photo | sketch,
+        texts=["" if task == "tryon" else text for task, text in zip(tasks, batch.texts)],
+        pixels=batch.pixels,
+        masks=batch.masks,
+        pose=torch.zeros_like(batch.pixels) if pose is None else pose,
+        has_pose=torch.full_like(photo, pose is not None),
+        garments=shown,
+        has_garment=photo | sketch,
+        has_photo=photo,
+        worn=batch.worn,
+    )
+
+
+def encoded(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sample: bool) -> dict[str, Tensor]:
+    """What the denoiser reads beside latents and context: ``person, keep, pose`` and, if it reads garments, ``garment, gate``.
+
+    The person is greyed here from picture and mask, so that training sees what users' masks give. Pose latents of rows without a pose are
+    zeros in latent space, not the latents of a black picture.
+
+    Args:
+        sample: draw from the autoencoder's posterior (training).
+    """
+    person = batch.pixels.masked_fill(batch.masks, GREY)
+    grid = [side // vae.factor for side in person.shape[-2:]]
+    # The released code resizes without antialiasing (the default of its torchvision) and keeps the soft edge.
+    keep = F.interpolate((~batch.masks).float(), grid, mode="bilinear", antialias=False)
+    pose = vae.encode(batch.pose, sample=sample) * batch.has_pose.view(-1, 1, 1, 1)
+    out = {"person": vae.encode(person, sample=sample), "keep": keep, "pose": pose}
+    if denoiser.reads_garments:
+        out |= {"garment": vae.encode(batch.garments, sample=sample), "gate": batch.has_garment.float()}
+    return {name: value.float() for name, value in out.items()}
+
+
+def dropped(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, Tensor]:
+    """Pose and garment left out at random, each sample with draws of its own."""
+    rows, device = conditions["pose"].shape[0], conditions["pose"].device
+    has_pose = torch.rand(rows, device=device) >= settings.chance(settings.drop_pose)
+    has_garment = torch.rand(rows, device=device) >= settings.chance(settings.drop_garment)
+    out = {**conditions, "pose": conditions["pose"] * has_pose.view(-1, 1, 1, 1)}
+    if "gate" in out:
+        out["gate"] = out["gate"] * has_garment
+    return out
+
+
+def looked_at(denoiser: Denoiser, settings: EditSettings) -> tuple[list[int], list[int]]:
+    """Places whose attention the two optional losses read: total variation, flow."""
+    branch = denoiser.garment
+    if branch is None or settings.tv_weight == settings.flow_weight == 0:
+        return [], []
+    levels = [place.block for place in branch.places]
+    inner = [k for k, level in enumerate(levels) if level != max(levels)] or list(range(len(levels)))
+    flow = inner if settings.flow_places is None else settings.flow_places
+    return [len(levels) // 2] if settings.tv_weight else [], flow if settings.flow_weight else []
+
+
+def attention_losses(
+    looks: Looks,
+    places: tuple[list[int], list[int]],
+    batch: EditBatch,
+    conditions: dict[str, Tensor],
+    timesteps: Tensor,
+    settings: EditSettings,
+) -> dict[str, Tensor]:
+    """``tv`` and ``flow``, weighted; over rows that were shown a garment, for the flow photos at early timesteps alone.
+
+    Raises:
+        ValueError: the batch does not say where the garment is worn.
+    """
+    if not looks:
+        return {}
+    if batch.worn is None:
+        raise ValueError(
+            "tv_weight and flow_weight need to know where the garment is worn: the data has no warped garment masks"
+        )
+    latents = (conditions["keep"].shape[-2], conditions["keep"].shape[-1])
+    shown = conditions["gate"] > 0
+    out: dict[str, Tensor] = {}
+    for name, weight, ks in (("tv", settings.tv_weight, places[0]), ("flow", settings.flow_weight, places[1])):
+        terms = []
+        for k in ks:
+            attention = probabilities(looks[k], 1.0 if name == "tv" else FLOW_TEMPERATURE)
+            grid = grid_of(attention.shape[1], latents)
+            rows = shown if name == "tv" else shown & batch.has_photo & (timesteps < FLOW_STEPS)
+            mask = batch.worn & rows.view(-1, 1, 1, 1)
+            if name == "tv":
+                terms.append(total_variation(attention, grid, mask))
+            else:
+                terms.append(flow_error(attention, grid, batch.garments, batch.pixels, mask))
+        if terms:
+            out[name] = weight * torch.stack(terms).mean()
+    return out

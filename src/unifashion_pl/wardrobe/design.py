@@ -1,0 +1,192 @@
+"""MGD's two parts filled with the wardrobe: multimodal VITON-HD (worn and warped sketches) and Dress Code Multimodal."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unifashion_pl.wardrobe.catalogue import WardrobeSpec
+from unifashion_pl.wardrobe.drawing import render_flat
+from unifashion_pl.wardrobe.layouts import Map
+from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, Worn, draw_figure, draw_skeleton, render_worn
+from unifashion_pl.wardrobe.products import Product, make_product
+from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
+from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, colour_phrase
+from unifashion_pl.wardrobe.tryon import UPPER, person_of, product_of, write_vitonhd
+
+#: Dress Code's category -> the wardrobe's.
+CATEGORIES = {"dresses": ("dress",), "upper_body": UPPER, "lower_body": ("skirt", "trousers")}
+FIRST = {"dresses": 5_000_000, "upper_body": 5_100_000, "lower_body": 5_200_000}
+#: LIP labels of the drawn persons -> ATR's, as Dress Code has them (the neck is skin like the face).
+ATR = {
+    "hair": 2,
+    "upper": 4,
+    "coat": 4,
+    "dress": 7,
+    "skirt": 5,
+    "trousers": 6,
+    "face": 11,
+    "neck": 11,
+    "left_leg": 12,
+    "right_leg": 13,
+}
+ATR |= {"left_arm": 14, "right_arm": 15, "left_shoe": 9, "right_shoe": 10}
+#: Frame (w, h) of the joints' coordinates, whatever the pictures' size.
+JOINTS = (384, 512)
+#: Share of the height that is cut off above, where the head is.
+HEADLESS = 0.14
+
+
+def write_mgd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
+    """``vitonhd/`` (with ``im_sketch_unpaired``) and ``dresscode/`` with three categories.
+
+    Returns:
+        Dress Code's garment number -> attributes.
+    """
+    write_vitonhd(root / "vitonhd", spec, seed, run)
+    pairs = [line.split() for line in (root / "vitonhd/test_pairs.txt").read_text("utf-8").splitlines()]
+    jobs = [(root / "vitonhd/test", Path(p).stem, Path(g).stem, spec.tryon_size, seed) for p, g in pairs]
+    list(run(_write_warped, jobs))
+    return _write_dresscode(root / "dresscode", spec, seed, run)
+
+
+def _write_warped(root: Path, person: str, garment: str, size: tuple[int, int], seed: int) -> None:
+    """The garment's strokes on another person: the same figure and frame, another product."""
+    rng = person_of(seed, int(person.split("_")[0]))
+    worn = render_worn(product_of(seed, int(garment.split("_")[0])), *size, draw_figure(rng), rng, upper=True)
+    path = root / f"im_sketch_unpaired/{person}_{garment}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(_strokes(worn.sketch)))
+
+
+def _strokes(sketch: NDArray[np.floating[Any]]) -> Image.Image:
+    return Image.fromarray((sketch * 255).astype(np.uint8))
+
+
+def _write_dresscode(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
+    truth: dict[str, Any] = {}
+    fine: dict[str, list[str]] = {}
+    coarse: dict[str, list[str]] = {}
+    for category, kinds in CATEGORIES.items():
+        for split, total, start in (("train", spec.tryon_train, 0), ("test", spec.tryon_test, 50_000)):
+            count = max(2, -(-total // len(CATEGORIES)))
+            numbers = [f"{start + i + FIRST[category] % 1_000_000:06d}" for i in range(count)]
+            jobs = [(root, category, kinds[i % len(kinds)], split, n, spec.tryon_size, seed) for i, n in enumerate(numbers)]
+            truth |= dict(zip(numbers, run(_write_sample, jobs)))
+            others = numbers[1:] + numbers[:1]
+            if split == "train":
+                _write_pairs(root / category / "train_pairs.txt", numbers, numbers)
+            else:
+                _write_pairs(root / category / "test_pairs_paired.txt", numbers, numbers)
+                _write_pairs(root / category / "test_pairs_unpaired.txt", numbers, others)
+                warped = [(root, category, kinds, p, g, numbers, spec.tryon_size, seed) for p, g in zip(numbers, others)]
+                list(run(_write_warped_dresscode, warped))
+            for i, number in enumerate(numbers):
+                (coarse if i % 2 else fine)[number] = truth[number]["phrases"]
+    for name, captions in (("fine_captions.json", fine), ("coarse_captions.json", coarse)):
+        (root / name).write_text(json.dumps(captions, indent=1, sort_keys=True), "utf-8")
+    return truth
+
+
+def _write_pairs(path: Path, persons: list[str], garments: list[str]) -> None:
+    path.write_text("".join(f"{p}_0.jpg\t{g}_1.jpg\n" for p, g in zip(persons, garments)), "utf-8")
+
+
+def _product(seed: int, category: str, kind: str, number: str) -> Product:
+    return make_product(seed, FIRST[category] + int(number), kind)
+
+
+def _worn(seed: int, category: str, product: Product, number: str, size: tuple[int, int]) -> Worn:
+    """A person whose head is cut off: drawn taller, then cut."""
+    rng = random.Random(f"{seed}/dresscode/{category}/{number}")
+    width, height = size
+    cut = round(HEADLESS * height)
+    worn = render_worn(product, width, height + cut, draw_figure(rng), rng)
+    joints = [(x, y - cut, c) if c else (x, y, c) for x, y, c in worn.joints]
+    return Worn(
+        worn.image.crop((0, cut, width, height + cut)),
+        worn.parse[cut:],
+        worn.garment[cut:],
+        worn.dense[cut:],
+        worn.arms[cut:],
+        worn.sketch[cut:],
+        joints,
+    )
+
+
+def _write_warped_dresscode(
+    root: Path,
+    category: str,
+    kinds: tuple[str, ...],
+    person: str,
+    garment: str,
+    numbers: list[str],
+    size: tuple[int, int],
+    seed: int,
+) -> None:
+    product = _product(seed, category, kinds[numbers.index(garment) % len(kinds)], garment)
+    worn = _worn(seed, category, product, person, size)
+    path = root / category / f"im_sketch_unpaired/{person}_0_{garment}_1.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(_strokes(worn.sketch)))
+
+
+def _write_sample(
+    root: Path, category: str, kind: str, split: str, number: str, size: tuple[int, int], seed: int
+) -> dict[str, Any]:
+    product = _product(seed, category, kind, number)
+    worn = _worn(seed, category, product, number, size)
+    shop, _, _ = render_flat(product, *size, random.Random(f"{seed}/dresscode/shop/{number}"))
+    visible = [(x, y, c) if y > 0 else (0.0, 0.0, 0.0) for x, y, c in worn.joints]
+    files = {
+        f"{category}/images/{number}_0.jpg": encode_jpeg(worn.image),
+        f"{category}/images/{number}_1.jpg": encode_jpeg(shop),
+        f"{category}/label_maps/{number}_4.png": encode_png(_label_map(worn.parse)),
+        f"{category}/keypoints/{number}_2.json": json.dumps({"keypoints": _keypoints(worn, size)}).encode(),
+        f"{category}/skeletons/{number}_5.jpg": encode_jpeg(draw_skeleton(visible, *size)),
+        f"{category}/dense/{number}_5.png": encode_png(_dense_labels(worn.dense)),
+        f"{category}/im_sketch/{number}_1.png": encode_png(_strokes(worn.sketch)),
+    }
+    if split == "test":
+        stitch = Image.fromarray((np.isin(worn.parse, [LIP["face"], LIP["hair"]]) * 13).astype(np.uint8))
+        files[f"test_stitchmap/{number}_0.png"] = encode_png(stitch.resize(JOINTS, Image.Resampling.NEAREST))
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    phrases = [colour_phrase(product), f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}", product.category]
+    return {**product.attributes(), "phrases": phrases}
+
+
+def _label_map(parse: NDArray[np.uint8]) -> Image.Image:
+    table = np.zeros(256, np.uint8)
+    for name, label in ATR.items():
+        table[LIP[name]] = label
+    picture = Image.fromarray(table[parse])
+    picture.putpalette([(37 * k * (c + 3)) % 256 if k else 0 for k in range(18) for c in range(3)])
+    return picture
+
+
+def _dense_labels(dense: NDArray[np.uint8]) -> Image.Image:
+    """Colours of body parts -> labels 1…24, of which the drawing has nine."""
+    labels = np.zeros(dense.shape[:2], np.uint8)
+    for number, colour in enumerate(PART_COLOURS.values(), 1):
+        labels[(dense == colour).all(-1)] = 2 * number
+    return Image.fromarray(labels)
+
+
+def _keypoints(worn: Worn, size: tuple[int, int]) -> list[list[float]]:
+    """COCO-18 as [x, y, confidence, index] in 384 × 512: cut-off joints at y = 0, those that are not in the picture at -1."""
+    points = []
+    for number, (x, y, c) in enumerate([*worn.joints[:8], *worn.joints[9:19]]):
+        if not c or y > size[1]:
+            points.append([-1.0, -1.0, 0.0, -1.0])
+        else:
+            sx, sy = JOINTS[0] / size[0], JOINTS[1] / size[1]
+            points.append([round(x * sx, 2), round(max(0.0, y * sy), 2), c if y > 0 else 0.5, float(number)])
+    return points

@@ -1,0 +1,186 @@
+"""``unifashion weights import``: published checkpoints -> safetensors in our names with a report of every tensor, or nothing at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unifashion_pl.weights import blip2, ldm, llm, released
+from unifashion_pl.weights.kinds import KINDS, recognise
+from unifashion_pl.weights.manifest import digest, licence_of, refuse_non_commercial
+from unifashion_pl.weights.plan import Entry, Plan, Report, compare
+from unifashion_pl.weights.source import Source, open_source
+
+TENSORS = "model.safetensors"
+OURS = ("backbone.", "retrieval_head.", "caption_head.", "diffusion_head.")
+QFORMER_KINDS = ("blip2-lavis", "blip2-hf", "unifashion", "sprc")
+
+
+def import_weights(
+    path: str | Path,
+    out: str | Path,
+    *,
+    kind: str | None = None,
+    part: str | None = None,
+    tower: str | Path | None = None,
+    base: str | Path | None = None,
+    commercial_only: bool = False,
+    progress: bool = False,
+) -> Report:
+    """Convert a published checkpoint; the folder appears only when everything in it is accounted for.
+
+    Args:
+        path: file or folder as it was downloaded.
+        out: folder to be made.
+        kind: of :data:`~unifashion_pl.weights.kinds.KINDS`, None = recognise it.
+        part: name of the manifest's part that it is, where its hash does not tell; its licence counts.
+        tower: file of the vision tower, for BLIP-2 files that were saved without it.
+        base: language model to which a LoRA is added; without it the LoRA is kept apart.
+        commercial_only: refuse parts that the manifest does not know to be free for commercial use.
+        progress: show bars.
+
+    Returns:
+        What was done, as in ``report.json``.
+
+    Raises:
+        FileNotFoundError: nothing there, or half a download.
+        ValueError: ``out`` exists and is not empty, unknown kind, damaged or wrong file, anything unexplained, a licence that was refused.
+    """
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already: name a new folder, nothing is overwritten")
+    source = open_source(path)
+    chosen = choose_kind(source, kind)
+    hashes = {file.name: digest(file, progress) for file in source.files}
+    report = Report(chosen, str(path), hashes, licence_of(chosen, hashes, part))
+    if commercial_only:
+        refuse_non_commercial(chosen, hashes, part)
+        for beside, its_kind in ((tower, "tower"), (base, "llm")):
+            if beside is not None:
+                refuse_non_commercial(its_kind, {f.name: digest(f, progress) for f in open_source(beside).files})
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _convert(source, work, report, tower, base)
+        report.write(work)
+        work.chmod(0o755)
+        os.replace(work, out) if not out.exists() else _fill(work, out)
+    except KeyError as error:
+        raise ValueError(
+            f"{path} was read as {chosen}, but {error} is missing: half a file or another architecture?"
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return report
+
+
+def _fill(work: Path, out: Path) -> None:
+    out.rmdir()
+    os.replace(work, out)
+
+
+def choose_kind(source: Source, kind: str | None) -> str:
+    """
+    Raises:
+        ValueError: an unknown kind, nothing that was recognised, or a part that is not imported yet.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
+    found = kind or recognise(source)
+    if found is None:
+        example = ", ".join(list(source.tensors)[:3])
+        raise ValueError(
+            f"{source.path} is none of the known checkpoints ({example}, ...): see `unifashion weights list`, or name it with --as"
+        )
+    return found
+
+
+def _convert(source: Source, folder: Path, report: Report, tower: str | Path | None, base: str | Path | None) -> None:
+    kind = report.kind
+    if tower is not None and kind not in QFORMER_KINDS:
+        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {kind}")
+    if base is not None and kind != "lora":
+        raise ValueError(f"--base belongs to a LoRA, not to {kind}")
+    if base is not None:
+        llm.merge_lora(source, Path(base), folder, report)
+        return
+    tensors = convert(source, report, folder, tower)
+    ours = {name: t.contiguous() for name, t in tensors.items() if name.startswith(OURS)}
+    if ours:
+        save_file(ours, folder / TENSORS, metadata={"format": "pt"})
+
+
+def convert(
+    source: Source, report: Report, folder: Path | None = None, tower: str | Path | None = None
+) -> Mapping[str, Tensor]:
+    """Account for every tensor of a source in ``report``.
+
+    Args:
+        folder: gets the parts that diffusers and transformers load; None = only check.
+
+    Returns:
+        The tensors under their new names.
+
+    Raises:
+        ValueError: anything unexplained, missing or misshapen.
+    """
+    if report.kind in QFORMER_KINDS:
+        return _qformer(source, report, tower)
+    if report.kind == "tower":
+        return _tower(source, report)
+    if report.kind == "llm":
+        return llm.convert_llm(source, folder, report)
+    if report.kind == "lora":
+        return llm.map_lora(source, report)
+    if report.kind == "vae":
+        return ldm.convert_vae(source, folder, report)
+    return (ldm.convert_pipeline if source.parts else ldm.convert_ldm)(source, folder, report)
+
+
+def _qformer(source: Source, report: Report, tower: str | Path | None) -> Mapping[str, Tensor]:
+    path = str(source.path)
+    plan = Plan(source.tensors)
+    if report.kind == "blip2-hf":
+        blip2.map_hf(plan)
+    elif report.kind == "blip2-lavis":
+        blip2.map_lavis(plan)
+    else:
+        report.notes += released.map_unifashion(plan) if report.kind == "unifashion" else released.map_sprc(plan)
+    plan.require_complete(path, report.kind)
+    tensors = dict(plan.tensors)
+    entries = plan.entries
+    if tower is not None:
+        entries = entries + _add_tower(tensors, tower, report)
+    report.entries = entries
+    report.absent = blip2.check_blip2(tensors, path, released.BESIDE_BLIP2)
+    released.check_residual(tensors, path)
+    llm.check_llama(tensors, path)
+    report.use = "Use: init_from: FOLDER (the model has to be built with the file's sizes)"
+    return tensors
+
+
+def _add_tower(tensors: dict[str, Tensor], tower: str | Path, report: Report) -> list[Entry]:
+    if any(name.startswith(blip2.TOWER) for name in tensors):
+        raise ValueError(f"{report.source} holds a vision tower of its own: leave --tower away")
+    source = open_source(tower)
+    plan = Plan(source.tensors)
+    blip2.map_tower(plan)
+    tensors.update(plan.tensors)
+    report.sha256 |= {file.name: digest(file) for file in source.files}
+    report.notes.append(f"the vision tower is from {tower}")
+    return plan.entries
+
+
+def _tower(source: Source, report: Report) -> Mapping[str, Tensor]:
+    plan = Plan(source.tensors)
+    blip2.map_tower(plan)
+    compare(plan.tensors, blip2.expected_tower(plan.tensors), str(source.path))
+    report.entries = plan.entries
+    report.use = "Use: init_from: FOLDER, or --tower when BLIP-2 is imported"
+    return plan.tensors

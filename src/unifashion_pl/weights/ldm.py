@@ -1,0 +1,348 @@
+"""Stable Diffusion 1.x, Paint-by-Example and their VAEs -> folders that ``Denoiser``, ``ImageVAE`` and ``PromptEncoder`` load.
+
+The names of the latent-diffusion code are translated by diffusers' own converters; sizes are read from the tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.weights.llm import copy_tokenizer
+from unifashion_pl.weights.plan import Plan, Report, compare
+from unifashion_pl.weights.source import Source
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+NULL, GARMENT = "diffusion_head.null_context", "diffusion_head.denoiser.garment."
+EDITING_CHANNELS = 13
+
+#: Buffers of the training process that published LDM checkpoints carry along.
+PROCESS = r"betas|alphas_.+|sqrt_.+|log_.+|posterior_.+|logvar|scale_factor|lvlb_weights|model_ema\..+"
+#: Conditioning on one CLIP image token (Paint-by-Example, StableVITON): mapper, norm and projection behind CLIP's vision tower.
+IMAGE_CONDITION = r"(cond_stage_model|proj_out)\..+"
+IMAGE_ENCODER = r"image_encoder/.+"
+CLIP_TOKEN = "conditioning on one CLIP image token: our context is queries and text"
+#: VAE attention in diffusers before 0.15 -> today's names.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def garment_groups(name: str) -> tuple[str, str] | None:
+    """(prefix, kind) of StableVITON's garment branch, None for all other names.
+
+    Kinds: ``copy`` (trainable copy of the U-Net's encoder), ``hint`` (its zero convolution), ``block`` (nine cross-attention blocks) and
+    ``zero`` (their zero convolutions).
+    """
+    for prefix, kind in (
+        ("control_model.cond_first_block.0.", "hint"),
+        ("control_model.", "copy"),
+        (f"{UNET}warp_flow_blks.", "block"),
+        (f"{UNET}warp_zero_convs.", "zero"),
+    ):
+        if name.startswith(prefix):
+            return prefix, kind
+    return None
+
+
+def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of ``UNet2DConditionModel`` from an LDM U-Net without its prefix. Eight heads and 32 groups do not show in shapes: they are
+    Stable Diffusion 1's."""
+    blocks = sorted({int(n.split(".")[1]) for n in tensors if n.startswith("input_blocks.")})
+    levels: list[list[int]] = [[]]
+    for i in blocks[1:]:
+        levels.append([]) if f"input_blocks.{i}.0.op.weight" in tensors else levels[-1].append(i)
+    channels = [tensors[f"input_blocks.{level[0]}.0.out_layers.3.weight"].shape[0] for level in levels]
+    crossed = [f"input_blocks.{level[0]}.1.transformer_blocks.0.attn2.to_k.weight" for level in levels]
+    attention = [name in tensors for name in crossed]
+    context = next((tensors[n].shape[1] for n in crossed if n in tensors), 768)
+    return {
+        "sample_size": 64,
+        "in_channels": tensors["input_blocks.0.0.weight"].shape[1],
+        "out_channels": tensors["out.2.weight"].shape[0],
+        "block_out_channels": channels,
+        "layers_per_block": len(levels[0]),
+        "down_block_types": ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention],
+        "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)],
+        "cross_attention_dim": context,
+        "attention_head_dim": 8,
+    }
+
+
+def vae_config(tensors: Mapping[str, Tensor], scale: float = 0.18215) -> dict[str, Any]:
+    """Fields of ``AutoencoderKL`` from an LDM autoencoder without its prefix."""
+    levels = sorted({int(n.split(".")[2]) for n in tensors if n.startswith("encoder.down.")})
+    layers = {int(n.split(".")[4]) for n in tensors if n.startswith("encoder.down.0.block.")}
+    return {
+        "sample_size": 512,
+        "block_out_channels": [tensors[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in levels],
+        "down_block_types": ["DownEncoderBlock2D"] * len(levels),
+        "up_block_types": ["UpDecoderBlock2D"] * len(levels),
+        "layers_per_block": len(layers),
+        "latent_channels": tensors["post_quant_conv.weight"].shape[1],
+        "scaling_factor": scale,
+    }
+
+
+def clip_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of ``CLIPTextConfig``; the heads are 64 wide, as in all of OpenAI's CLIPs."""
+    vocab, width = tensors["embeddings.token_embedding.weight"].shape
+    end = {"bos_token_id": vocab - 2, "eos_token_id": vocab - 1, "pad_token_id": vocab - 1}
+    return {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "intermediate_size": tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": 1 + max(int(n.split(".")[2]) for n in tensors if n.startswith("encoder.layers.")),
+        "num_attention_heads": max(1, width // 64),
+        "max_position_embeddings": tensors["embeddings.position_embedding.weight"].shape[0],
+        "projection_dim": width,
+        **end,
+    }
+
+
+@cache
+def clip_text_prefix() -> str:
+    """What the installed transformers puts before the names of ``CLIPTextModel``: ``text_model.`` or, since version 5, nothing."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        names = CLIPTextModel(CLIPTextConfig(num_hidden_layers=1)).state_dict()
+    return "text_model." if any(name.startswith("text_model.") for name in names) else ""
+
+
+def clip_text_target(name: str) -> str:
+    """A name of CLIP's text model without prefix -> that of the installed class."""
+    return f"{clip_text_prefix()}{name}"
+
+
+def converted_names(convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], names: Mapping[str, Tensor]) -> dict[str, str]:
+    """Source -> target of one of diffusers' converters, learnt by sending numbered dwarfs of the tensors through it."""
+    order = list(names)
+    probes = {name: torch.full((1,) * names[name].ndim, float(i)) for i, name in enumerate(order)}
+    return {order[int(probe.flatten()[0])]: target for target, probe in convert(probes).items()}
+
+
+def move_unet(plan: Plan) -> tuple[dict[str, Any], dict[str, str]]:
+    """LDM U-Net -> ``unet/*``; nine input channels become thirteen. Returns the config and the names that were found."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    own = {n.removeprefix(UNET): n for n in plan.left if n.startswith(UNET) and garment_groups(n) is None}
+    stripped = {short: plan.source[name] for short, name in own.items()}
+    config = unet_config(stripped)
+
+    def convert(probes: dict[str, Tensor]) -> dict[str, Tensor]:
+        return convert_ldm_unet_checkpoint({UNET + n: t for n, t in probes.items()}, config)
+
+    names = converted_names(convert, stripped)
+    for short, target in names.items():
+        _move_widened(plan, own[short], f"unet/{target}", config)
+    return config, names
+
+
+def move_garment(plan: Plan, config: Mapping[str, Any], unet_names: Mapping[str, str]) -> None:
+    """StableVITON's garment branch -> ``diffusion_head.denoiser.garment.*``; what lies below the last feature that is read is dropped.
+
+    Args:
+        config: of the U-Net.
+        unet_names: names of the U-Net's tensors, LDM -> diffusers; the copy's are the same.
+
+    Raises:
+        ValueError: the branch is incomplete.
+    """
+    from unifashion_pl.generation.garment import GarmentBranch
+
+    with torch.device("meta"):
+        expected = {f"{GARMENT}{n}": t for n, t in GarmentBranch(build_part("unet", config)).state_dict().items()}
+    ours = {"hint": "hint.", "block": "blocks.", "zero": "zero_convs."}
+    for name in plan.left:
+        if (group := garment_groups(name)) is None:
+            continue
+        prefix, kind = group
+        rest = name.removeprefix(prefix)
+        if kind != "copy":
+            plan.move(name, f"{GARMENT}{ours[kind]}{rest}")
+        elif (target := f"{GARMENT}encoder.{unet_names.get(rest)}") in expected:
+            plan.move(name, target)
+        elif rest in unet_names:
+            plan.drop([name], "below the last feature of the garment copy that anything reads")
+    compare({n: t for n, t in plan.tensors.items() if n.startswith(GARMENT)}, expected, "the garment branch")
+
+
+def _move_widened(plan: Plan, name: str, target: str, config: dict[str, Any]) -> None:
+    tensor = plan.source[name]
+    if target != "unet/conv_in.weight" or tensor.shape[1] != 9:
+        plan.move(name, target)
+        return
+    wide = tensor.new_zeros(tensor.shape[0], EDITING_CHANNELS, *tensor.shape[2:])
+    wide[:, :9] = tensor
+    config["in_channels"] = EDITING_CHANNELS
+    plan.move(
+        name,
+        target,
+        wide,
+        "widened from 9 to 13 input channels: Paint-by-Example's are 0-8 in its order, pose columns start at zero",
+    )
+
+
+def move_vae(plan: Plan, prefix: str) -> dict[str, Any]:
+    """LDM autoencoder -> ``vae/*``. Returns the config."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    plan.drop_matching(re.escape(prefix) + r"loss\..+", "losses of the autoencoder's training")
+    own = {
+        n.removeprefix(prefix): n
+        for n in plan.left
+        if n.startswith((f"{prefix}encoder.", f"{prefix}decoder.")) or "quant_conv" in n
+    }
+    stripped = {short: plan.source[name] for short, name in own.items()}
+    scale = plan.source.get("scale_factor")
+    config = vae_config(stripped, 0.18215 if scale is None else round(float(scale), 5))
+    names = converted_names(lambda probes: convert_ldm_vae_checkpoint(probes, config), stripped)
+    for short, target in names.items():
+        tensor = stripped[short]
+        flat = tensor[:, :, 0, 0] if tensor.ndim == 4 and ".attentions." in target else None
+        plan.move(own[short], f"vae/{target}", flat, "" if flat is None else "1 x 1 convolution -> linear layer")
+    return config
+
+
+def move_text(plan: Plan, prefix: str) -> dict[str, Any]:
+    """CLIP text encoder -> ``text_encoder/*``. Returns the config."""
+    plan.drop_matching(re.escape(prefix) + r".*position_ids", "0, 1, 2, ...")
+    names = {n: n.removeprefix(prefix).removeprefix("text_model.") for n in plan.left if n.startswith(prefix)}
+    for name, short in names.items():
+        plan.move(name, f"text_encoder/{clip_text_target(short)}")
+    return clip_config({short: plan.source[name] for name, short in names.items()})
+
+
+def convert_ldm(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+    """A Stable Diffusion, Paint-by-Example or StableVITON checkpoint in LDM's names. Returns all tensors: ``PART/name`` of the folders, and
+    ours (null token, garment branch) under their own names.
+
+    Raises:
+        ValueError: unexplained or missing tensors, or Stable Diffusion's inpainting U-Net, whose channels stand in another order.
+    """
+    plan = Plan(source.tensors)
+    refuse_inpainting(plan.source[f"{UNET}input_blocks.0.0.weight"].shape[1], report.kind, str(source.path))
+    unet, names = move_unet(plan)
+    configs = {"unet": unet}
+    if any(name.startswith(VAE) for name in plan.left):
+        configs["vae"] = move_vae(plan, VAE)
+    if report.kind == "sd":
+        configs["text_encoder"] = move_text(plan, TEXT)
+    elif any(n.startswith("cond_text_model.transformer.") for n in plan.left):
+        configs["text_encoder"] = move_text(plan, "cond_text_model.transformer.")
+    if "learnable_vector" in plan.left:
+        plan.move("learnable_vector", NULL)
+    plan.drop_matching(
+        r"(control_model\.|model\.diffusion_model\.)?lastzc\..+", "a module that the released forward pass never uses"
+    )
+    if report.kind == "stableviton":
+        move_garment(plan, unet, names)
+    plan.drop_matching(PROCESS, "buffers of the training process")
+    if report.kind != "sd":
+        plan.drop_matching(IMAGE_CONDITION, CLIP_TOKEN)
+    plan.require_complete(str(source.path), report.kind)
+    return write_parts(plan, configs, source.path, folder, report)
+
+
+def refuse_inpainting(channels: int, kind: str, path: str) -> None:
+    """
+    Raises:
+        ValueError: nine channels that are not Paint-by-Example's.
+    """
+    if channels == 9 and kind == "sd":
+        raise ValueError(
+            f"{path} is Stable Diffusion's inpainting U-Net: its nine channels are [noisy, mask, masked latents] with 1 = repaint, ours "
+            "[noisy, person, mask] with 1 = keep. Import Paint-by-Example, or Stable Diffusion with four channels"
+        )
+
+
+def convert_vae(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+    """An autoencoder alone, in LDM's names with or without prefix (StableVITON's fine-tuned one), or in diffusers'."""
+    plan = Plan(source.tensors)
+    if any(name.startswith("encoder.down_blocks.") for name in plan.left):
+        return write_parts(plan, {"vae": move_diffusers(plan, "vae", source)}, source.path, folder, report)
+    prefix = VAE if any(name.startswith(VAE) for name in plan.left) else ""
+    config = move_vae(plan, prefix)
+    plan.drop_matching(PROCESS, "buffers of the training process")
+    plan.require_complete(str(source.path), report.kind)
+    return write_parts(plan, {"vae": config}, source.path, folder, report)
+
+
+def convert_pipeline(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+    """A pipeline folder of diffusers: old names mended, safetensors written, what we do not use left out."""
+    joined = {f"{part}/{name}": tensor for part, inner in source.parts.items() for name, tensor in inner.tensors.items()}
+    plan = Plan(joined)
+    if "unet" in source.parts:
+        refuse_inpainting(int(source.parts["unet"].config.get("in_channels", 4)), report.kind, str(source.path))
+    if "image_encoder/uncond_vector" in joined:
+        plan.move("image_encoder/uncond_vector", NULL)
+    plan.drop_matching(IMAGE_ENCODER, CLIP_TOKEN)
+    configs = {
+        part: move_diffusers(plan, part, inner, f"{part}/") for part, inner in source.parts.items() if part != "image_encoder"
+    }
+    plan.require_complete(str(source.path), report.kind)
+    return write_parts(plan, configs, source.path, folder, report)
+
+
+def move_diffusers(plan: Plan, part: str, source: Source, prefix: str = "") -> dict[str, Any]:
+    """One part in the names of diffusers or transformers of any age. Returns its config."""
+    config = dict(source.config)
+    if not config:
+        raise ValueError(f"{source.path} has no config.json: half downloaded?")
+    plan.drop([n for n in plan.left if n.startswith(prefix) and n.endswith("position_ids")], "0, 1, 2, ...")
+    for name in [n for n in plan.left if n.startswith(prefix)]:
+        short = name.removeprefix(prefix)
+        if part == "text_encoder":
+            plan.move(name, f"{part}/{clip_text_target(short.removeprefix('text_model.'))}")
+        elif part == "vae" and (old := re.fullmatch(r"(.+\.attentions\.0\.)(query|key|value|proj_attn)\.(\w+)", short)):
+            plan.move(name, f"{part}/{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}")
+        elif part == "unet":
+            _move_widened(plan, name, f"unet/{short}", config)
+        else:
+            plan.move(name, f"{part}/{short}")
+    return config
+
+
+def build_part(part: str, config: Mapping[str, Any]) -> Any:
+    """An empty model of a part on the meta device."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.device("meta"):
+        if part == "text_encoder":
+            return CLIPTextModel(
+                CLIPTextConfig(**{k: v for k, v in config.items() if k not in ("architectures", "model_type")})
+            )
+        cls = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+        return cls.from_config(dict(config)) if "_class_name" in config else cls(**config)
+
+
+def write_parts(
+    plan: Plan, configs: Mapping[str, Mapping[str, Any]], origin: Path, folder: Path | None, report: Report
+) -> dict[str, Tensor]:
+    """Compare each part with its class, save it into ``folder`` if there is one, and report. Returns all tensors of the plan."""
+    loads = {"unet": "Denoiser", "vae": "ImageVAE", "text_encoder": "PromptEncoder"}
+    for part, config in configs.items():
+        own = {n.removeprefix(f"{part}/"): t.contiguous() for n, t in plan.tensors.items() if n.startswith(f"{part}/")}
+        model = build_part(part, config)
+        compare(own, model.state_dict(), f"{origin} ({part})")
+        report.folders[part] = f"{loads[part]}(source=FOLDER)"
+        if folder is not None:
+            model.load_state_dict(own, assign=True)
+            model.save_pretrained(folder / part)
+    if "text_encoder" in configs:
+        target = None if folder is None else folder / "tokenizer"
+        if not copy_tokenizer(origin / "tokenizer" if origin.is_dir() else origin, target):
+            report.notes.append(
+                "no tokenizer in the source: copy the tokenizer/ of openai/clip-vit-large-patch14 into the imported folder"
+            )
+    report.entries = plan.entries
+    report.use = "Use: source: FOLDER for " + ", ".join(loads[part] for part in configs)
+    if any("/" not in name for name in plan.tensors):
+        report.use += "; init_from: FOLDER for what lies in model.safetensors"
+    return plan.tensors

@@ -1,0 +1,223 @@
+"""Language models: Vicuna and LLaVA-1.5 folders -> a folder for ``LanguageModel(source=...)``; LoRA folders -> our caption head's names."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.weights.plan import Plan, Report, compare, patterns
+from unifashion_pl.weights.source import Source
+
+#: Prefix of the language model in ours.
+LLM = "caption_head.language_model.model."
+SHARD_SIZE = "4GB"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+)
+
+#: LLaVA-1.5 in its own names, in those of transformers 4 and of transformers 5 -> LlamaForCausalLM.
+LLM_RULES = (
+    (r"language_model\.(model\..+|lm_head\..+)", r"\1"),
+    (r"model\.language_model\.(.+)", r"model.\1"),
+    (r"(model\.(?:layers|embed_tokens|norm)\..+|lm_head\..+)", r"\1"),
+)
+VISION = r"(model\.)?(vision_tower|mm_projector|multi_modal_projector)\..+|model\.image_newline"
+
+
+def convert_llm(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+    """Write ``config.json``, sharded safetensors and the tokenizer's files, or, without a folder, only check them. Returns the tensors.
+
+    Raises:
+        ValueError: no config, missing or superfluous tensors.
+    """
+    from huggingface_hub import save_torch_state_dict
+    from transformers import AutoModelForCausalLM
+
+    plan = Plan(source.tensors)
+    plan.drop_matching(VISION, "LLaVA's own image side: here images reach the language model through Q-Former and adapter")
+    plan.drop_matching(r".*rotary_emb\.inv_freq", "a constant, computed anew")
+    plan.rename(patterns(LLM_RULES))
+    plan.require_complete(str(source.path), report.kind)
+    config = text_config(source)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    expected = model.state_dict()
+    if config.tie_word_embeddings and "lm_head.weight" not in plan.tensors:
+        expected.pop("lm_head.weight", None)
+    compare(plan.tensors, expected, str(source.path))
+    report.entries = plan.entries
+    report.folders = {".": f"language model of type {config.model_type}: LanguageModel(source=FOLDER)"}
+    report.use = "Use: caption.language_model: {source: FOLDER}"
+    if folder is not None:
+        config.save_pretrained(folder)
+        save_torch_state_dict(plan.tensors, folder, max_shard_size=SHARD_SIZE)
+    if not copy_tokenizer(source.path, folder):
+        report.notes.append(
+            "no tokenizer lies beside the weights: copy tokenizer.model or tokenizer.json into the imported folder"
+        )
+    return plan.tensors
+
+
+def text_config(source: Source) -> Any:
+    """The decoder's config; LLaVA's own says ``llava`` and holds Llama's fields, transformers' nests them.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers import AutoConfig
+
+    fields = dict(source.config.get("text_config") or source.config)
+    if not fields:
+        raise ValueError(f"{source.path} has no config.json: sizes and kind of a language model stand there. Name its folder")
+    kind = str(fields.pop("model_type", "llama"))
+    kind = "llama" if kind.startswith("llava") else kind
+    if source.config.get("text_config"):
+        words = next((t for n, t in source.tensors.items() if n.endswith("embed_tokens.weight")), None)
+        fields["vocab_size"] = fields.get("vocab_size", 32000) if words is None else words.shape[0]
+    for name in ("architectures", "auto_map", "quantization_config", "transformers_version"):
+        fields.pop(name, None)
+    fields = {
+        name: value for name, value in fields.items() if not name.startswith(("mm_", "image_", "vision_", "tune_mm", "use_mm"))
+    }
+    try:
+        return AutoConfig.for_model(kind, **fields)
+    except ValueError as error:
+        raise ValueError(
+            f"{source.path}/config.json names the model type {kind!r}, which transformers does not know"
+        ) from error
+
+
+def copy_tokenizer(source: Path, folder: Path | None) -> list[str]:
+    """Copy a tokenizer's files into ``folder``, if there is one; returns their names."""
+    here = source if source.is_dir() else source.parent
+    found = [name for name in TOKENIZER_FILES if (here / name).is_file()]
+    if folder is not None and found:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in found:
+            shutil.copyfile(here / name, folder / name)
+    return found
+
+
+def peft_base_names(names: Iterable[str]) -> dict[str, str]:
+    """Base weights of layers with LoRA in the names of peft before 0.6 -> today's, with ``base_layer``."""
+    names = list(names)
+    adapted = {match[1] for name in names if (match := re.fullmatch(r"(.+)\.lora_A\..+", name))}
+    split = ((name, *name.rpartition(".")) for name in names)
+    return {name: f"{module}.base_layer.{leaf}" for name, module, _, leaf in split if module in adapted}
+
+
+def map_lora(source: Source, report: Report) -> dict[str, Tensor]:
+    """An adapter folder of peft -> ``caption_head.language_model.model.*lora_[AB].default.weight``.
+
+    Raises:
+        ValueError: no LoRA, or half of its pairs.
+    """
+    if source.config.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{source.path} has peft_type {source.config.get('peft_type')!r} in adapter_config.json, expected LORA"
+        )
+    plan = Plan(source.tensors)
+    plan.rename(patterns(((r"(base_model\.model\..+\.lora_[AB])(?:\.default)?\.weight", rf"{LLM}\1.default.weight"),)))
+    plan.require_complete(str(source.path), report.kind)
+    layers = {name.rsplit(".lora_", 1)[0] for name in plan.tensors}
+    halves = [f"{layer}.lora_{side}" for layer in sorted(layers) for side in "AB"
+              if f"{layer}.lora_{side}.default.weight" not in plan.tensors]  # fmt: skip
+    rank = source.config.get("r")
+    wrong = [n for n, t in plan.tensors.items() if t.shape[0 if ".lora_A." in n else 1] != rank]
+    if halves or wrong:
+        raise ValueError(
+            f"{source.path}: {len(halves)} halves of LoRA pairs missing {halves[:2]}, {len(wrong)} of another rank than {rank}"
+        )
+    report.entries = plan.entries
+    targets = source.config.get("target_modules")
+    report.notes.append(
+        f"build the language model with lora: {{rank: {rank}, alpha: {source.config.get('lora_alpha')}, target_modules: {targets}}}"
+    )
+    if (source.path / "non_lora_trainables.bin").is_file():
+        report.notes.append(
+            "non_lora_trainables.bin (LLaVA's projector of its own image side) was not read: it has no place here"
+        )
+    return dict(plan.tensors)
+
+
+def merge_lora(source: Source, base: Path, folder: Path, report: Report) -> None:
+    """Add a LoRA to its base model, W + alpha / r * B A, and write the sum as a plain language model.
+
+    Raises:
+        ValueError: the LoRA does not fit the base.
+    """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    map_lora(source, report)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    adapted: Any
+    outcome: Any
+    known = {k: v for k, v in source.config.items() if k in LoraConfig.__dataclass_fields__}
+    try:
+        adapted = get_peft_model(model, LoraConfig(**{**known, "inference_mode": True}))
+        outcome = set_peft_model_state_dict(adapted, dict(source.tensors))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{source.path} does not fit the base {base}: {str(error)[:300]}") from error
+    gone = [name for name in outcome.missing_keys if "lora_" in name]
+    if gone or outcome.unexpected_keys:
+        raise ValueError(
+            f"{source.path} does not fit the base {base}: {len(gone)} adapters missing {gone[:2]}, {len(outcome.unexpected_keys)} left over"
+        )
+    adapted.merge_and_unload().save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    copy_tokenizer(base, folder)
+    report.notes = [f"merged into {base} (alpha {source.config.get('lora_alpha')} / rank {source.config.get('r')})"]
+    report.folders = {".": "language model with the LoRA added in: LanguageModel(source=FOLDER)"}
+    report.use = "Use: caption.language_model: {source: FOLDER}"
+
+
+def check_llama(tensors: Mapping[str, Tensor], path: str) -> None:
+    """The language model inside a UniFashion checkpoint against transformers' Llama at the sizes that it shows.
+
+    Raises:
+        ValueError: missing, superfluous or misshapen tensors.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    own = {name.removeprefix(LLM): t for name, t in tensors.items() if name.startswith(LLM)}
+    if not own:
+        return
+    plain = {n.removeprefix("base_model.model.").replace(".base_layer.", "."): t for n, t in own.items()}
+    try:
+        words, ffn = plain["model.embed_tokens.weight"], plain["model.layers.0.mlp.gate_proj.weight"]
+        keys = plain["model.layers.0.self_attn.k_proj.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"{path} holds half a language model: {error.args[0]} is missing. Nothing was written") from error
+    head = math.gcd(words.shape[1], keys)
+    layers = 1 + max(int(n.split(".")[2]) for n in plain if n.startswith("model.layers."))
+    config = LlamaConfig(
+        vocab_size=words.shape[0],
+        hidden_size=words.shape[1],
+        intermediate_size=ffn.shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=words.shape[1] // head,
+        num_key_value_heads=keys // head,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    lora = {n.split(".lora_")[0].rsplit(".", 1)[1]: t.shape[0] for n, t in own.items() if ".lora_A." in n}
+    with torch.device("meta"):
+        model: Any = LlamaForCausalLM(config)
+        if lora:
+            model = get_peft_model(model, LoraConfig(r=max(lora.values()), target_modules=sorted(lora)))
+    compare(own, model.state_dict(), path)

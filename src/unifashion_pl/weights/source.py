@@ -1,0 +1,155 @@
+"""Opening what people download: single files, sharded folders, pipelines, checkpoints that wrap their state dict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unifashion_pl.weights.files import read_content
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+#: Names that Hugging Face libraries give to weights; the first that exists is read.
+STANDARD = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+    "adapter_model.bin",
+)
+
+
+@dataclass
+class Source:
+    """An opened checkpoint.
+
+    Attributes:
+        path: file or folder.
+        tensors: names as they stand in it; empty for a pipeline, whose parts are in ``parts``.
+        files: the weight files that were read.
+        wrapper: key of the dict that held the state dict, e.g. ``state_dict`` or a class name, or None.
+        config: ``config.json`` or ``adapter_config.json`` beside the weights.
+        parts: subfolder -> its source, for diffusers pipelines.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    wrapper: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Source] = field(default_factory=dict)
+
+
+def open_source(path: str | Path) -> Source:
+    """Open a file or folder; tensors stay on disk where the format allows it.
+
+    Raises:
+        FileNotFoundError: nothing there, a folder without weights, or a shard that the index names is missing.
+        ValueError: not a checkpoint, a damaged one, or one that holds more than tensors.
+    """
+    path = Path(path)
+    if path.is_file():
+        tensors, wrapper = unwrap(read_content(path), path)
+        return Source(path, tensors, [path], wrapper)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no checkpoint at {path}: expected a file or a folder")
+    if (path / "model_index.json").is_file():
+        return _open_pipeline(path)
+    config = next((_read_json(path / n) for n in ("config.json", "adapter_config.json") if (path / n).is_file()), {})
+    files = weight_files(path)
+    tensors = {}
+    for file in files:
+        part, _ = unwrap(read_content(file), file)
+        if doubled := tensors.keys() & part.keys():
+            raise ValueError(f"{file} repeats {len(doubled)} tensors of another shard, e.g. {sorted(doubled)[:2]}")
+        tensors.update(part)
+    _check_index(path, tensors)
+    return Source(path, tensors, files, None, config)
+
+
+def unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict of a loaded file, and the key that it stood under.
+
+    Published files hold it directly, under ``state_dict`` (Lightning), under ``model`` (LAVIS) or under the name of their class
+    (UniFashion, SPRC: ``{"epoch": 3, "Blip2QformerCirFull": {...}}``).
+
+    Raises:
+        ValueError: no dict of tensors in it, or several.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected names mapped to tensors")
+    if _is_state(content):
+        return content, None
+    found = {str(key): value for key, value in content.items() if isinstance(value, dict) and _is_state(value)}
+    for key in ("state_dict", "model"):
+        if key in found:
+            return found[key], key
+    if len(found) == 1:
+        return next((value, key) for key, value in found.items())
+    what = f"several state dicts: {', '.join(found)}" if found else f"no state dict, only {', '.join(map(str, content))[:200]}"
+    raise ValueError(f"{path} holds {what}; expected one dict of tensors, as `state_dict`, `model` or under its class name")
+
+
+def _is_state(value: dict[Any, Any]) -> bool:
+    return bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a folder: all shards of its index, its standard file, or the only one.
+
+    Raises:
+        FileNotFoundError: none, or a shard of the index is not there.
+        ValueError: several, and nothing says which.
+    """
+    for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name):
+        shards = sorted(set(_read_json(index)["weight_map"].values()))
+        if gone := [name for name in shards if not (folder / name).is_file()]:
+            raise FileNotFoundError(
+                f"{folder} is half downloaded: {index.name} names {len(shards)} files, {len(gone)} are missing, e.g. {gone[0]}"
+            )
+        return [folder / name for name in shards]
+    for name in STANDARD:
+        if (folder / name).is_file():
+            return [folder / name]
+    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES)
+    if len(files) > 1:
+        raise ValueError(f"{folder} holds several weight files ({', '.join(p.name for p in files[:5])}): name one of them")
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no weights: expected one of {', '.join(STANDARD)} or an index of shards")
+    return files
+
+
+def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name)[:1]:
+        promised = _read_json(index)["weight_map"].keys()
+        if lost := sorted(promised - tensors.keys()):
+            raise ValueError(f"{folder}: {index.name} promises {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
+
+
+def _open_pipeline(folder: Path) -> Source:
+    index = _read_json(folder / "model_index.json")
+    parts = {}
+    for name in ("unet", "vae", "text_encoder", "image_encoder"):
+        if not any(index.get(name) or ()) and not (folder / name).is_dir():
+            continue  # a part that a pipeline was saved without stands as [null, null]
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder} is half downloaded: model_index.json names {name}/, which is not there")
+        parts[name] = open_source(folder / name)
+    if not parts:
+        raise FileNotFoundError(f"{folder} has a model_index.json but none of unet/, vae/, text_encoder/, image_encoder/")
+    return Source(folder, {}, [file for part in parts.values() for file in part.files], None, index, parts)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable JSON: half downloaded? ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content

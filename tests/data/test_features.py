@@ -1,0 +1,234 @@
+"""Cached vision features: the numbers that the tower gives, refused for any other tower, transform or data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from data.rawdata import write_fashioniq
+from safetensors.torch import load_file
+from small import small_backbone
+from unifashion_pl.datamodules import fashioniq
+
+from unifashion_pl.backbone import QFormerBackbone, VisionTower
+from unifashion_pl.data.assemble import PairAssembler, TripletAssembler, image_of
+from unifashion_pl.data.features import FeatureIndex, FeatureSource, weights_hash, write_features
+from unifashion_pl.data.files import WriteError
+from unifashion_pl.data.reader import DamagedSample, ShardSource
+from unifashion_pl.data.shards import write_shards
+from unifashion_pl.data.stream import MixedPairLoader, TrainLoader, Workers
+from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
+
+SIZE = 32
+
+
+@pytest.fixture
+def frozen() -> QFormerBackbone:
+    """A backbone whose tower is frozen and in eval mode, as in phase 2."""
+    backbone = small_backbone()
+    backbone.vision.requires_grad_(False)
+    backbone.vision.eval()
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 triplets in shards of 5; the references of all dresses are one picture, so that 41 of 48 images are distinct."""
+    root = write_fashioniq(tmp_path_factory.mktemp("repeated") / "raw")
+    first = (root / "images/DTR00000.jpg").read_bytes()
+    for i in range(8):
+        (root / f"images/DTR{2 * i:05d}.jpg").write_bytes(first)
+    plan = next(p for p in fashioniq.plans(root) if p.split == "train")
+    object.__setattr__(plan, "shard_size", 5)
+    return write_shards(plan, root.parent / "shards", progress=False).parent
+
+
+def made(folder: Path, backbone: QFormerBackbone, out: Path, **options: Any) -> FeatureSource:
+    write_features(folder, backbone.vision, out=out, progress=False, **options)
+    return FeatureSource(ShardSource(folder), out)
+
+
+def test_features_are_what_the_tower_gives(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    encoder = EncoderTransform(SIZE)
+    for dtype, tolerance in (("fp32", 1e-5), ("bf16", 1e-2)):
+        source = made(repeated, frozen, tmp_path / dtype, dtype=dtype, batch_size=7)
+        for number in (0, 7, 23):
+            raw = source.read(number)
+            assert set(raw.features) == {"reference", "target"}
+            for name, feature in raw.features.items():
+                with torch.no_grad():
+                    expected = frozen.vision(encoder(image_of(raw, name))[None])[0]
+                assert feature.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+                torch.testing.assert_close(feature.float(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_every_distinct_image_is_kept_once(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    source = made(repeated, frozen, tmp_path)
+    contents = [hashlib.sha256(raw.fields[f"{n}.jpg"]).digest() for raw in map(source.read, range(24)) for n in raw.features]
+    assert sum(file.images for file in source.found.files) == len(set(contents)) == 41
+    files = [load_file(tmp_path / file.name) for file in source.found.files]
+    assert [len(file["features"]) for file in files] == [file.images for file in source.found.files]
+    rows = torch.cat([file["rows"] for file in files]).flatten().tolist()
+    same = dict(zip(contents, rows))
+    assert [same[content] for content in contents] == rows
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_on_features_has_the_batches_and_losses_of_pixels(
+    repeated: Path, frozen: QFormerBackbone, tmp_path: Path, workers: int
+) -> None:
+    """fp32 features give the loss of pixels; only the tower is left out, target pictures for painting are still read."""
+    from unifashion_pl.tasks import RetrievalModule
+
+    torch.manual_seed(0)
+    head = RetrievalModule(hidden_size=32, embed_dim=16)
+    assembler = TripletAssembler(EncoderTransform(SIZE), PixelTransform((16, 12)))
+    cached = made(repeated, frozen, tmp_path, dtype="fp32", batch_size=5)
+    options: dict[str, Any] = {"batch_size": 5, "workers": Workers(workers)}
+    with_pixels, with_features = TrainLoader(cached.source, assembler, **options), TrainLoader(cached, assembler, **options)
+    for a, b in zip(with_pixels, with_features, strict=True):
+        assert (a.keys, a.texts, b.references.shape[0]) == (b.keys, b.texts, 5)
+        assert b.references.ndim == 3
+        assert torch.equal(a.pixels, b.pixels)
+        losses = []
+        for batch in (a, b):
+            torch.manual_seed(1)
+            losses.append(head.losses(frozen, batch, frozen.encode(batch)))
+        for name, loss in losses[0].items():
+            torch.testing.assert_close(losses[1][name], loss, rtol=1e-5, atol=1e-6)
+
+
+def test_the_tower_does_not_run(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    cached = made(repeated, frozen, tmp_path)
+    frozen.vision.forward = None  # type: ignore[assignment, method-assign]
+    batch = next(iter(TrainLoader(cached, TripletAssembler(EncoderTransform(SIZE)), batch_size=4)))
+    assert batch.pixels is None
+    encoding = frozen.encode(batch)
+    assert encoding.features.dtype == torch.float32
+    encoding.features.sum().backward()
+    assert frozen.ln_vision.weight.grad is not None
+
+
+def test_images_are_not_decoded_when_nobody_looks_at_them(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    cached = made(repeated, frozen, tmp_path)
+    raw = cached.read(3)
+    blind = type(raw)(raw.key, {"meta.json": raw.fields["meta.json"]}, raw.features)
+    from unifashion_pl.data.texts import EVALUATION
+
+    row = TripletAssembler(EncoderTransform(SIZE)).sample(blind, EVALUATION)
+    assert torch.equal(row["target"], raw.features["target"])
+    with pytest.raises(DamagedSample, match=r"has no target\.jpg"):
+        TripletAssembler(EncoderTransform(SIZE), PixelTransform((16, 12))).sample(blind, EVALUATION)
+
+
+def test_a_second_run_keeps_what_is_there_and_makes_what_is_not(
+    repeated: Path, frozen: QFormerBackbone, tmp_path: Path
+) -> None:
+    whole = made(repeated, frozen, tmp_path / "a").folder
+    contents = {p.name: p.read_bytes() for p in whole.glob("*") if p.name != ".lock"}
+    for batch_size, gone in ((64, [1, 3]), (64, [0]), (64, [0, 1, 2, 3, 4])):
+        files = sorted(whole.glob("*.safetensors"))
+        kept = {p: p.stat().st_mtime_ns for i, p in enumerate(files) if i not in gone}
+        for i in gone:
+            files[i].unlink()
+        (whole / "index.json").unlink()
+        (whole / "x.safetensors.123.part").write_bytes(b"half")
+        write_features(repeated, frozen.vision, out=whole, batch_size=batch_size, progress=False)
+        assert {p.name: p.read_bytes() for p in whole.glob("*") if p.name != ".lock"} == contents
+        assert {p: p.stat().st_mtime_ns for p in kept} == kept
+
+
+def test_another_tower_transform_or_data_is_refused(
+    repeated: Path, pair_shards: Path, frozen: QFormerBackbone, tmp_path: Path
+) -> None:
+    cached = made(repeated, frozen, tmp_path)
+    cached.check(frozen.vision, EncoderTransform(SIZE))
+    with pytest.raises(ValueError, match=r"transform was .*pad_ratio=1\.25.*now it is .*pad_ratio=1\.0"):
+        cached.check(frozen.vision, EncoderTransform(SIZE, pad_ratio=1.0))
+    other = small_backbone(seed=1).vision.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match=f"weights was {weights_hash(frozen.vision)[:12]}, now it is {weights_hash(other)[:12]}"
+    ):
+        cached.check(other, EncoderTransform(SIZE))
+    with pytest.raises(ValueError, match="of other shards"):
+        FeatureSource(ShardSource(pair_shards / "pairs-train"), tmp_path)
+    with pytest.raises(ValueError, match="is to be trained"):
+        cached.check(frozen.vision.requires_grad_(True), EncoderTransform(SIZE))
+
+
+def test_a_tower_of_the_same_weights_that_gives_other_outputs_is_refused(
+    repeated: Path, frozen: QFormerBackbone, tmp_path: Path
+) -> None:
+    """No hash sees how a tower was put together; one image that goes through it does."""
+    cached = made(repeated, frozen, tmp_path)
+    settings = {"channels": (8, 8, 16, 16), "stem_width": 8, "output_stride": 8}
+    blind = VisionTower("resnet10t", image_size=SIZE, timm_kwargs=settings, positions=False).requires_grad_(False)
+    blind.load_state_dict(frozen.vision.state_dict())
+    assert weights_hash(blind) == weights_hash(frozen.vision)
+    with pytest.raises(ValueError, match=r"differ by .*% from what the vision tower gives today"):
+        cached.check(blind, EncoderTransform(SIZE))
+
+
+def test_damaged_features_are_named(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    cached = made(repeated, frozen, tmp_path)
+    last = tmp_path / cached.found.files[-1].name
+    content = bytearray(last.read_bytes())
+    before = load_file(last)["features"].view(torch.uint8).flatten()[:64].numpy().tobytes()
+    content[content.index(before) + 5] ^= 1
+    last.write_bytes(content)
+    fresh = pickle.loads(pickle.dumps(FeatureSource(cached.source, tmp_path)))
+    first = sum(file.images for file in cached.found.files[:-1])
+    number = next(i for i in range(24) if first in fresh._numbers[i])
+    with pytest.raises(DamagedSample, match=rf"{fresh.keys[number]} \(image 0 of .*safetensors\).*CRC-32"):
+        fresh.read(number)
+    os.truncate(last, len(content) - 10)
+    with pytest.raises(FileNotFoundError, match="bytes instead of"):
+        FeatureSource(cached.source, tmp_path)
+    last.unlink()
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        FeatureSource(cached.source, tmp_path)
+    index = json.loads((tmp_path / "index.json").read_text())
+    for change, message in (({"format": 9}, "has format 9"), ({"identity": 3}, "not an index of vision features")):
+        (tmp_path / "index.json").write_text(json.dumps({**index, **change}))
+        with pytest.raises(ValueError, match=message):
+            FeatureIndex.load(tmp_path)
+    shutil.rmtree(tmp_path)
+    with pytest.raises(FileNotFoundError, match="unifashion data features"):
+        FeatureSource(cached.source, tmp_path)
+
+
+def test_features_of_another_width_are_refused_by_the_backbone(frozen: QFormerBackbone) -> None:
+    with pytest.raises(ValueError, match="cached vision features are 5 wide, the vision tower gives 16"):
+        frozen.image_features(torch.zeros(2, 16, 5))
+
+
+def test_one_batch_cannot_mix_pixels_and_features(pair_shards: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    cached = made(pair_shards / "pairs-train", frozen, tmp_path)
+    assembler = PairAssembler(EncoderTransform(SIZE))
+    loaders = [TrainLoader(source, assembler, batch_size=3) for source in (cached, cached.source)]
+    with pytest.raises(ValueError, match=r"cannot mix pixels and cached vision features.*fashiongen/train: pixels"):
+        MixedPairLoader(loaders)
+    batch = next(iter(MixedPairLoader([loaders[0], TrainLoader(cached, assembler, batch_size=2)])))
+    assert batch.images.shape == (5, cached.found.identity.tokens, 16)
+
+
+def test_evaluation_shards_and_full_disks_are_refused(
+    pair_shards: Path, frozen: QFormerBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="pairs of the split validation.*evaluation reads pixels"):
+        write_features(pair_shards / "pairs-validation", frozen.vision, out=tmp_path)
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match="No space left on device.*free some space and run the same command again"):
+        write_features(pair_shards / "pairs-train", frozen.vision, out=tmp_path, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]

@@ -1,0 +1,301 @@
+"""The garment branch: it changes nothing at first, is gated per sample, has the published sizes, and every part of it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from small import UNET
+from torch import Tensor, nn
+
+from unifashion_pl.generation import SD1_UNET, Denoiser, GarmentBranch, UNetLora
+from unifashion_pl.generation.garment import denoise, places
+
+#: Three levels, two layers each, attention everywhere but at the lowest: Stable Diffusion's form.
+DEEP: dict[str, object] = {
+    **UNET,
+    "layers_per_block": 2,
+    "block_out_channels": [16, 32, 32],
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+T = torch.tensor([3, 700])
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+LATENTS, PERSON, POSE, GARMENT = (random(2, 4, 8, 4, seed=i) for i in range(4))
+KEEP, CONTEXT = random(2, 1, 8, 4, seed=5).sigmoid(), random(2, 5, 24, seed=6)
+CONDITIONS = {"person": PERSON, "keep": KEEP, "pose": POSE}
+
+
+def denoiser(garment: str | None = "branch", config: dict[str, object] = DEEP, **kwargs: Any) -> Denoiser:
+    torch.manual_seed(0)
+    return Denoiser(config=config, in_channels=kwargs.pop("in_channels", 13), garment=garment, **kwargs).eval()  # type: ignore[arg-type]
+
+
+def opened(model: Denoiser, scale: float = 0.3) -> Denoiser:
+    """With random zero convolutions, as after training."""
+    torch.manual_seed(1)
+    assert model.garment is not None
+    with torch.no_grad():
+        for conv in (model.garment.hint, *model.garment.zero_convs):
+            conv.weight.normal_(std=scale)  # type: ignore[union-attr, operator]
+    return model
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [UNET, DEEP])
+@pytest.mark.parametrize("garment", ["branch", "branch_full"])
+def test_at_first_the_branch_changes_nothing_at_all(config: dict[str, object], garment: str) -> None:
+    model = denoiser(garment, config)
+    plain = denoiser(None, config)
+    plain.unet.load_state_dict(model.unet.state_dict())
+    expected = plain(LATENTS, T, CONTEXT, **CONDITIONS)
+    assert torch.equal(model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT), expected)
+    assert torch.equal(model(LATENTS, T, CONTEXT, **CONDITIONS), expected)
+
+
+@torch.no_grad()
+def test_a_full_copy_gives_what_the_truncated_one_gives() -> None:
+    full, short = opened(denoiser("branch_full")), denoiser("branch")
+    missing, unused = short.load_state_dict(full.state_dict(), strict=False)
+    assert missing == []
+    lowest = ("garment.encoder.mid_block.", "garment.encoder.down_blocks.2.", "garment.encoder.down_blocks.1.downsamplers.")
+    assert unused
+    assert all(name.startswith(lowest) for name in unused)
+    a, b = (m(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT) for m in (full, short))
+    assert torch.equal(a, b)
+
+
+@torch.no_grad()
+def test_the_copy_s_features_are_those_of_controlnet_s_encoder_before_its_zero_convolutions() -> None:
+    """diffusers' ControlNet copies the same encoder; with identities for its zero convolutions it hands over the same features."""
+    model = denoiser()
+    assert model.garment is not None
+    theirs = ControlNetModel.from_unet(model.unet, conditioning_channels=4).eval()
+    theirs.controlnet_cond_embedding = nn.Conv2d(4, 16, 3, padding=1)
+    theirs.controlnet_cond_embedding.load_state_dict(opened(model).garment.hint.state_dict())  # type: ignore[union-attr]
+    for conv in theirs.controlnet_down_blocks:
+        nn.init.dirac_(conv.weight)
+    given = model.assemble(LATENTS, PERSON, KEEP, POSE)
+    expected = theirs(given, T, CONTEXT, GARMENT, return_dict=False)[0]
+    ours = model.garment.features(given, model.unet.get_time_embed(given, T), CONTEXT, GARMENT)
+    assert len(ours) == 6
+    for mine, other in zip(ours, expected):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_zero_hint_convolution_hides_the_garment() -> None:
+    model = opened(denoiser())
+    assert model.garment is not None
+    nn.init.zeros_(model.garment.hint.weight)
+    a, b = (model(LATENTS, T, CONTEXT, **CONDITIONS, garment=g) for g in (GARMENT, -GARMENT))
+    assert torch.equal(a, b)
+    c, d = (opened(model)(LATENTS, T, CONTEXT, **CONDITIONS, garment=g) for g in (GARMENT, -GARMENT))
+    assert (c - d).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("garment", ["branch", "panels"])
+def test_a_closed_gate_is_the_plain_unet_and_a_zero_hint_is_not(garment: str) -> None:
+    model = denoiser(garment)
+    if model.garment is not None:
+        opened(model)
+    plain = model(LATENTS, T, CONTEXT, **CONDITIONS)
+    both = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    first = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT, gate=torch.tensor([1.0, 0.0]))
+    none = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT, gate=torch.zeros(2))
+    zero_hint = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=torch.zeros_like(GARMENT))
+    assert torch.equal(none, plain)
+    torch.testing.assert_close(first[1], plain[1], atol=0 if garment == "branch" else 1e-5, rtol=0)
+    torch.testing.assert_close(first[0], both[0], atol=0 if garment == "branch" else 1e-5, rtol=0)
+    assert (both - plain).abs().amax((1, 2, 3)).min() > 1e-3
+    assert (zero_hint - plain).abs().max() > 1e-3
+
+
+def test_places_and_sizes_at_stable_diffusion_s_widths() -> None:
+    with torch.device("meta"):
+        model = Denoiser(config=SD1_UNET, in_channels=13, garment="branch")
+        branch: Any = model.garment
+        full = GarmentBranch(model.unet, extent="full")
+        given = torch.empty(1, 13, 64, 48)
+        features = branch.features(given, torch.empty(1, 320), torch.empty(1, 109, 768), torch.empty(1, 4, 64, 48))
+        seen: list[tuple[int, ...]] = []
+        for conv in branch.zero_convs:
+            conv.register_forward_hook(lambda _m, given, _o: seen.append(tuple(given[0].shape[1:])))
+        denoise(
+            model.unet, branch, given, torch.zeros(1, dtype=torch.long), torch.empty(1, 109, 768), given[:, :4],
+            torch.empty(1, 1, 1, 1),
+        )  # fmt: skip
+    rows = [
+        (1, 0, 16, 12, 1280, 8, 1280), (1, 1, 16, 12, 1280, 7, 1280), (1, 2, 16, 12, 1280, 6, 640),
+        (2, 0, 32, 24, 1280, 5, 640), (2, 1, 32, 24, 640, 4, 640), (2, 2, 32, 24, 640, 3, 320),
+        (3, 0, 64, 48, 640, 2, 320), (3, 1, 64, 48, 320, 1, 320), (3, 2, 64, 48, 320, 0, 320),
+    ]  # fmt: skip
+    found = [(p.block, p.layer, *size, p.channels, p.feature, p.feature_channels) for p, (_, *size) in zip(branch.places, seen)]
+    assert found == rows
+    assert {p.heads for p in branch.places} == {8}
+    assert [(f.shape[1], *f.shape[2:]) for f in features] == [
+        (320, 64, 48), (320, 64, 48), (320, 64, 48), (320, 32, 24), (640, 32, 24), (640, 32, 24),
+        (640, 16, 12), (1280, 16, 12), (1280, 16, 12),
+    ]  # fmt: skip
+    assert count(branch.encoder) + count(branch.hint) == 174_688_640
+    assert count(branch.hint) == 4 * 320 * 9 + 320
+    assert count(branch.blocks) + count(branch.zero_convs) == 179_778_560
+    assert count(full.encoder) + count(full.hint) == 348_750_720
+    assert count(full) == 528_529_280
+    own_attention = sum(p.numel() for name, p in model.unet.named_parameters() if ".attn1." in name)
+    assert own_attention == 49_574_080
+
+
+def step(model: Denoiser) -> dict[str, Tensor | None]:
+    model.train().zero_grad()
+    out = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    (out - PERSON).square().mean().backward()
+    assert model.garment is not None
+    return {name: p.grad for name, p in model.garment.named_parameters()}
+
+
+def test_at_first_the_outer_zero_convolutions_alone_learn_then_everything() -> None:
+    model = denoiser()
+    first = step(model)
+    moved = {name for name, grad in first.items() if grad is not None and grad.any()}
+    assert moved == {name for name in first if name.startswith("zero_convs.")}
+    second = step(opened(model))
+    assert [name for name, grad in second.items() if grad is None or not grad.any()] == []
+    assert model.unet.conv_in.weight.grad is not None
+    assert model.unet.conv_in.weight.grad.any()
+
+
+def test_the_unread_end_of_a_full_copy_has_no_gradient() -> None:
+    silent = {name for name, grad in step(opened(denoiser("branch_full"))).items() if grad is None}
+    assert {name.split(".")[1] for name in silent} == {"mid_block", "down_blocks"}
+    assert all("mid_block" in name or name.split(".")[2] == "2" or "downsamplers" in name for name in silent)
+
+
+def test_a_batch_without_garments_leaves_zero_gradients_while_the_branch_trains() -> None:
+    model = opened(denoiser()).train()
+    model(LATENTS, T, CONTEXT).square().mean().backward()
+    assert model.garment is not None
+    gradients = [p.grad for p in model.garment.parameters()]
+    assert all(grad is not None and not grad.any() for grad in gradients)
+    frozen = opened(denoiser()).train()
+    assert frozen.garment is not None
+    frozen.garment.requires_grad_(False)
+    with torch.no_grad():
+        assert torch.equal(frozen(LATENTS, T, CONTEXT), model(LATENTS, T, CONTEXT))
+
+
+def test_checkpointing_recomputes_each_forward_pass_with_its_own_features() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = opened(denoiser(config=UNET, gradient_checkpointing=checkpointing)).train()
+        total = sum(model(LATENTS, T, CONTEXT, garment=g).square().mean() for g in (GARMENT, -2 * GARMENT))
+        assert isinstance(total, Tensor)
+        total.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    model = opened(denoiser())
+    both = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    alone = model(
+        LATENTS[1:], T[1:], CONTEXT[1:], **{name: value[1:] for name, value in CONDITIONS.items()}, garment=GARMENT[1:]
+    )
+    torch.testing.assert_close(alone[0], both[1], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_it_is_one_graph() -> None:
+    model = opened(denoiser(config=UNET))
+    branch = model.garment
+    assert branch is not None
+
+    def run(given: Tensor, hint: Tensor, gate: Tensor) -> Tensor:
+        return denoise(model.unet, branch, given, T, CONTEXT, hint, gate)
+
+    gate = torch.ones(2, 1, 1, 1)
+    explained = torch._dynamo.explain(run)(model.assemble(LATENTS, PERSON, KEEP, POSE), GARMENT, gate)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+
+
+@torch.no_grad()
+def test_a_panel_is_seen_through_self_attention_alone() -> None:
+    """CatVTON's way: the person's half of a U-Net twice as wide."""
+    model = denoiser("panels")
+    panel = torch.cat([GARMENT, GARMENT, torch.ones(2, 1, 8, 4), torch.zeros(2, 4, 8, 4)], 1)
+    wide = torch.cat([model.assemble(LATENTS, PERSON, KEEP, POSE), panel], -1)
+    expected = model.unet(wide, T, encoder_hidden_states=CONTEXT).sample[..., :4]
+    assert torch.equal(model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT), expected)
+    narrow = denoiser("panels", in_channels=4)
+    expected = narrow.unet(torch.cat([LATENTS, GARMENT], -1), T, encoder_hidden_states=CONTEXT).sample[..., :4]
+    assert torch.equal(narrow(LATENTS, T, CONTEXT, garment=GARMENT), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [4, 9])
+def test_a_simpler_state_is_completed(channels: int) -> None:
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel(**{**DEEP, "in_channels": channels}).eval()
+    model = denoiser("branch", lora=UNetLora(rank=2, alpha=2))
+    state = {f"head.unet.{name}": tensor for name, tensor in unet.state_dict().items()} | {"other": torch.zeros(1)}
+    done = model.completed(state, "head.")
+    assert "other" in done
+    model.load_state_dict({name.removeprefix("head."): tensor for name, tensor in done.items() if name != "other"})
+    given = torch.cat([LATENTS, PERSON, KEEP], 1)[:, :channels]
+    expected = unet(given, T, encoder_hidden_states=CONTEXT).sample
+    eps = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    torch.testing.assert_close(eps, expected, atol=1e-5, rtol=0)
+    assert model.garment is not None
+    assert torch.equal(model.garment.encoder.time_embedding.linear_1.weight, unet.time_embedding.linear_1.weight)
+    assert torch.equal(model.garment.encoder.conv_in.weight[:, :channels], unet.conv_in.weight)
+    again = model.completed({f"head.{name}": tensor for name, tensor in model.state_dict().items()}, "head.")
+    assert again.keys() == {f"head.{name}" for name in model.state_dict()}
+    assert all(torch.equal(again[f"head.{name}"], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_lora_starts_without_effect_and_stands_on_the_attentions_alone() -> None:
+    plain, model = denoiser(None), denoiser(None, lora=UNetLora(rank=2, alpha=4))
+    with torch.no_grad():
+        torch.testing.assert_close(model(LATENTS, T, CONTEXT), plain(LATENTS, T, CONTEXT), atol=1e-6, rtol=0)
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    assert names
+    assert all(".attn1.to_" in name or ".attn2.to_" in name for name in names)
+    with torch.device("meta"):
+        big = Denoiser(config=SD1_UNET, lora=UNetLora())
+    layers = [m for name, m in big.named_modules() if ".attn" in name and isinstance(m, nn.Linear) and "lora" not in name]
+    adapters = sum(p.numel() for name, p in big.named_parameters() if "lora_" in name)
+    assert adapters == sum(32 * (layer.in_features + layer.out_features) for layer in layers)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown way to read garments 'ip'; known are branch, branch_full, panels"):
+        denoiser("ip")
+    with pytest.raises(ValueError, match="reads no garment: build the Denoiser with garment='branch'"):
+        denoiser(None)(LATENTS, T, CONTEXT, garment=GARMENT)
+    model = denoiser()
+    with pytest.raises(ValueError, match=r"garment has shape \(1, 4, 8, 4\), expected \(2, 4, 8, 4\)"):
+        model(LATENTS, T, CONTEXT, garment=GARMENT[:1])
+    odd = torch.zeros(2, 4, 6, 4)
+    with pytest.raises(ValueError, match=r"latents are \(6, 4\), expected multiples of 4"):
+        model(odd, T, CONTEXT, garment=odd)
+    flat = {**UNET, "block_out_channels": [16], "down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["UpBlock2D"]}
+    with pytest.raises(ValueError, match="at least two levels"):
+        places(UNet2DConditionModel(**flat))
+    with pytest.raises(ValueError, match="this one has {'class_embed_type': 'timestep'}"):
+        places(UNet2DConditionModel(**{**UNET, "class_embed_type": "timestep"}))
+    with pytest.raises(ValueError, match="unknown extent 'half'"):
+        GarmentBranch(UNet2DConditionModel(**UNET), extent="half")  # type: ignore[arg-type]

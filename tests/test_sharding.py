@@ -1,0 +1,112 @@
+"""FSDP2 on two processes equals plain DDP on the same batches; evaluation needs no equal numbers of samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from small import images, pair_batch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.evaluation.collect import weights_hash, whole
+from unifashion_pl.sharding import BLOCKS, blocks_of, gather, release, shard, shards_of
+
+BFLOAT16_LLM = """
+model:
+  also_train: [vision]
+  diffusion: null
+  backbone:
+    class_path: unifashion_pl.backbone.QFormerBackbone
+    init_args: {dropout: 0.0}
+  caption:
+    class_path: unifashion_pl.tasks.CaptionModule
+    init_args:
+      language_model:
+        class_path: unifashion_pl.tasks.LanguageModel
+        init_args: {dtype: bfloat16}
+"""
+
+
+class Entry(nn.Module):
+    """DDP enters through ``forward``."""
+
+    def __init__(self, model: UniFashionModule) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: object) -> torch.Tensor:
+        return self.model.training_step({"pairs": batch}, 0)  # type: ignore[dict-item]
+
+
+def built(folder: Path) -> UniFashionModule:
+    torch.manual_seed(0)
+    return UniFashionModule.from_config(["phase1.yaml", folder / "overlay.yaml"])
+
+
+def trained(model: UniFashionModule, step: object, rank: int) -> list[float]:
+    """Losses of three steps of SGD, each rank on pairs of its own."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for number in range(3):
+        torch.manual_seed(10 * number + rank)
+        loss = step(pair_batch(images=images(4, 64, 10 * number + rank)))  # type: ignore[operator]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    return losses
+
+
+def work(rank: int, store: str, out: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    plain = built(Path(store).parent)
+    expected = trained(plain, nn.parallel.DistributedDataParallel(Entry(plain)), rank)
+    sharded = built(Path(store).parent)
+    before = sum(p.numel() for p in sharded.parameters())
+    shard(sharded, init_device_mesh("cpu", (2,)))
+    local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in sharded.parameters())
+    found = trained(sharded, lambda batch: sharded.training_step({"pairs": batch}, 0), rank)
+    difference = max(
+        float((whole(a.detach()) - b.detach()).abs().max()) for a, b in zip(sharded.parameters(), plain.parameters())
+    )
+    hashes = weights_hash(sharded)
+    gather(sharded)
+    if rank:  # rank 0 asks nothing, and nobody waits for it
+        sharded.encode_text(["a red dress"] * 2)
+    release(sharded)
+    torch.save(
+        {"expected": expected, "found": found, "difference": difference, "share": local / before, "hash": hashes},
+        f"{out}.{rank}",
+    )
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_shards_train_as_two_copies_do(tmp_path: Path) -> None:
+    (tmp_path / "overlay.yaml").write_text(BFLOAT16_LLM)
+    mp.start_processes(work, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2, start_method="spawn")
+    ranks = [torch.load(tmp_path / f"out.{rank}") for rank in range(2)]
+    for rank in ranks:
+        assert rank["found"] == pytest.approx(rank["expected"], rel=2e-4)
+        assert rank["expected"][0] != rank["expected"][2]
+        assert rank["difference"] < 1e-3
+        assert 0.49 < rank["share"] < 0.55
+    assert ranks[0]["hash"] == ranks[1]["hash"]
+
+
+def test_blocks_are_found_once_and_only_outermost() -> None:
+    with torch.device("meta"):
+        model = UniFashionModule.from_config(["phase1.yaml"], {"diffusion": None})
+    names = [type(block).__name__ for block in blocks_of(model)]
+    assert names.count("Blip2QFormerLayer") == 4
+    assert names.count("LlamaDecoderLayer") == 2
+    assert set(names) <= BLOCKS
+    assert shards_of(model) == []
