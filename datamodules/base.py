@@ -37,7 +37,8 @@ class FashionDataModule(L.LightningDataModule):
         prepare_workers: processes that make shards.
         start_method: of worker processes; None = the platform's default.
         features: train on the vision tower's cached outputs instead of pixels: True takes those beside the shards, a path those in
-            ``path/FOLDER OF THE SHARDS`` (see :mod:`unifashion_pl.data.features`). Evaluation reads pixels, which it also shows.
+            ``path/FOLDER OF THE SHARDS`` or ``path/DATASET/FOLDER OF THE SHARDS``, as ``unifashion data features --out path`` writes them
+            (see :mod:`unifashion_pl.data.features`). Evaluation reads pixels, which it also shows.
     """
 
     stream: ClassVar[str]
@@ -147,12 +148,17 @@ class FashionDataModule(L.LightningDataModule):
             raise ValueError(
                 "flip mirrors images at random, which cached features cannot: set flip=0, or train without features=..."
             )
-        folder = source.folder / FOLDER if self.features is True else Path(str(self.features)) / source.folder.name
-        cached = FeatureSource(source, folder)
+        cached = FeatureSource(source, self._features_folder(source.folder))
         model = getattr(self.trainer, "lightning_module", None)
         if (backbone := getattr(model, "backbone", None)) is not None:
             cached.check(backbone.vision, self.encoder)
         return cached
+
+    def _features_folder(self, shards: Path) -> Path:
+        if self.features is True:
+            return shards / FOLDER
+        below = Path(str(self.features)) / shards.parent.name / shards.name
+        return below if below.is_dir() else Path(str(self.features)) / shards.name
 
     def evaluation(self, source: Source, assembler: Assembler[Any]) -> EvalLoader[Any]:
         """An evaluation loader with this DataModule's settings."""

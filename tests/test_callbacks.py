@@ -217,11 +217,11 @@ def test_the_command_makes_what_the_datamodule_takes(tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "fashioniq/val (gallery) is left out" in out
     assert str(tmp_path / "kept/iq/triplets-train/index.json") in out
-    options: dict[str, Any] = {"image_size": 64, "batch_size": 2, "features": str(tmp_path / "kept/iq")}
-    module = FashionIQDataModule(shards=tmp_path / "shards/iq", **options)
-    batch = next(iter(module.train_loader()))
     tower = UniFashionModule.from_pretrained("tiny").backbone.vision
-    assert batch.references.shape[::2] == (2, tower.width)
+    for features in (tmp_path / "kept/iq", tmp_path / "kept"):
+        options: dict[str, Any] = {"image_size": 64, "batch_size": 2, "features": features}
+        batch = next(iter(FashionIQDataModule(shards=tmp_path / "shards/iq", **options).train_loader()))
+        assert batch.references.shape[::2] == (2, tower.width)
     with pytest.raises(SystemExit) as stopped:
         main(["data", "features", "--shards", str(tmp_path / "raw")])
     assert stopped.value.code == 2

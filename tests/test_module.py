@@ -44,7 +44,15 @@ EXPECTED = {
     "phase1_joint": {"encoder", "heads", "tsa_llm", "lora", "tsa_diffusion", "unet"},
     "phase2_composed": {"encoder", "target_queries", "heads"},
     "phase2_adapters_diffusion": {"encoder", "target_queries", "heads", "tsa_llm", "tsa_diffusion", "unet"},
+    # The model here has neither garment branch nor LoRA on its U-Net; tests/test_editing_policies.py has them.
+    "editing_control": {"tsa_diffusion", "unet"},
+    "editing_decoder": {"tsa_diffusion", "unet"},
+    "editing_all": {"tsa_diffusion", "unet"},
+    "adapters": {"tsa_diffusion"},
     "tryon_qformer": {"encoder"},
+    "released_vton": {"tsa_diffusion"},
+    "lora": {"tsa_diffusion"},
+    "panels": {"unet"},
     "released_cls": {"encoder", "heads"},
     "released_rerank": {"encoder", "target_queries", "heads"},
 }

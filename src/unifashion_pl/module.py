@@ -220,11 +220,25 @@ class UniFashionModule(L.LightningModule):
 
         return from_config(cls, config, overrides)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` (in ``dtype``, if given); returns the folder."""
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **card: Any) -> Path:
+        """Write ``config.json``, ``model.safetensors`` (in ``dtype``, if given) and a model card; returns the folder.
+
+        Args:
+            card: ``results`` (``results.json`` or a run folder), ``data`` (what it learned from), ``licence``.
+        """
         from unifashion_pl.weights.checkpoint import save_pretrained
 
-        return save_pretrained(self, folder, dtype)
+        return save_pretrained(self, folder, dtype, **card)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, **saving: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to ``owner/name``; needs a login of huggingface_hub. Returns the address.
+
+        Args:
+            saving: arguments of :meth:`save_pretrained`.
+        """
+        from unifashion_pl.weights.checkpoint import push_to_hub
+
+        return push_to_hub(self, repository, private=private, **saving)
 
     def encode_image(self, images: Images, query_set: str = "reference") -> Tensor:
         """PIL image, path, tensor or a list of them -> (B, Q, E) unit vectors, one per query token."""

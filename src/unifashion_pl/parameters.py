@@ -26,7 +26,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 def shapes_only(configs: Sequence[str]) -> UniFashionModule:
-    """The model of one or more configs on the meta device; published weights are neither needed nor looked for.
+    """The model of one or more configs, on the meta device where they name published weights, which are neither needed nor looked for.
 
     Overlays that name published weights are followed by their counterpart of :data:`RANDOM`; a stage's own overlay stays last, so that
     heads it removes stay away.
@@ -41,7 +41,8 @@ def shapes_only(configs: Sequence[str]) -> UniFashionModule:
         chain.append(name)
         if name in RANDOM and RANDOM[name] not in configs:
             chain.append(RANDOM[name])
-    with torch.device("meta"), warnings.catch_warnings():
+    large = set(chain) & {*RANDOM, *RANDOM.values()}
+    with torch.device("meta" if large else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return UniFashionModule.from_config(chain, {"init_from": None, "leave_out": []})
 

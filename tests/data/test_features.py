@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from data.rawdata import write_fashioniq
 from safetensors.torch import load_file
 from small import small_backbone
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from unifashion_pl.datamodules import fashioniq
 
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
@@ -232,3 +235,20 @@ def test_evaluation_shards_and_full_disks_are_refused(
     with pytest.raises(WriteError, match="No space left on device.*free some space and run the same command again"):
         write_features(pair_shards / "pairs-train", frozen.vision, out=tmp_path, progress=False)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_sharded_tower_is_known_by_its_weights(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    """FSDP2 on one rank: parameters are DTensors then, and the tower cannot run before the whole model has."""
+    cached = made(repeated, frozen, tmp_path / "kept")
+    other = small_backbone(seed=1).vision.requires_grad_(False)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        plain = weights_hash(frozen.vision)
+        for tower in (frozen.vision, other):
+            fully_shard(tower, mesh=init_device_mesh("cpu", (1,)))
+        assert weights_hash(frozen.vision) == plain
+        cached.check(frozen.vision, EncoderTransform(SIZE))
+        with pytest.raises(ValueError, match="weights was"):
+            cached.check(other, EncoderTransform(SIZE))
+    finally:
+        dist.destroy_process_group()

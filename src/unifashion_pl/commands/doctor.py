@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add ``doctor``."""
     doctor = commands.add_parser("doctor", help="versions, device, and what can run here")
+    doctor.add_argument("--config", action="append", help="also say what a training with these configs needs, e.g. paper.yaml")
     doctor.set_defaults(handler=_doctor)
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from unifashion_pl.doctor import examine
+    from unifashion_pl.doctor import examine, examine_overlay
 
     print(examine())
+    if args.config:
+        print(examine_overlay(args.config))
     return 0

@@ -24,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_of
@@ -73,10 +74,14 @@ class Identity:
         return hashlib.sha256(compact_json(asdict(self))).hexdigest()
 
     @classmethod
-    def of(cls, tower: nn.Module, encoder: EncoderTransform, dtype: str) -> Identity:
-        """Of a tower and the transform of a DataModule."""
+    def of(cls, tower: nn.Module, encoder: EncoderTransform, dtype: str, shape: tuple[int, int] | None = None) -> Identity:
+        """Of a tower and the transform of a DataModule.
+
+        Args:
+            shape: (P, W); None = found out by running the tower.
+        """
         blank = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8)
-        _, tokens, width = run_tower(tower, blank).shape
+        tokens, width = shape or run_tower(tower, blank).shape[1:]
         settings = ", ".join(f"{name}={value}" for name, value in sorted(vars(encoder).items()))
         return cls(
             tower=_architecture(tower),
@@ -95,11 +100,11 @@ def _architecture(tower: nn.Module) -> str:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers."""
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers; of a sharded module, every rank has to ask."""
     digest = hashlib.sha256()
     for name, tensor in sorted({**dict(module.named_parameters()), **dict(module.named_buffers())}.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+        digest.update(_bytes(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor))
     return digest.hexdigest()
 
 
@@ -382,7 +387,10 @@ class FeatureSource:
                 "the vision tower is to be trained, but its cached features would stay as they are: train without features=..., or "
                 "leave `vision` out of also_train"
             )
-        old, new = self.found.identity, Identity.of(tower, encoder, self.found.identity.dtype)
+        old = self.found.identity
+        # FSDP2 lets a part run only after the whole has run once: of a sharded tower only the weights are compared
+        sharded = any(isinstance(parameter, DTensor) for parameter in tower.parameters())
+        new = Identity.of(tower, encoder, old.dtype, (old.tokens, old.width) if sharded else None)
         if old != new:
             names = [field.name for field in fields(Identity) if getattr(old, field.name) != getattr(new, field.name)]
             listed = "; ".join(
@@ -391,7 +399,8 @@ class FeatureSource:
             raise ValueError(
                 f"{self.folder} holds the features of another vision tower or transform: {listed}. Make them with {MAKE}"
             )
-        self._probe(tower, encoder)
+        if not sharded:
+            self._probe(tower, encoder)
 
     def _probe(self, tower: nn.Module, encoder: EncoderTransform) -> None:
         raw, name = self.read(0), self.found.fields[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unifashion_pl.freezing import left_out
+from unifashion_pl.metrics.records import write_records
+from unifashion_pl.weights.card import model_card, read_results
 from unifashion_pl.weights.loading import is_imported, load_imported
 
 if TYPE_CHECKING:
@@ -182,11 +185,21 @@ def from_config(
     return _build(cls, merged.as_dict()["model"])
 
 
-def save_pretrained(model: UniFashionModule, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+def save_pretrained(
+    model: UniFashionModule,
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    *,
+    results: str | Path | None = None,
+    data: str = "",
+    licence: str = "other",
+) -> Path:
     """See :meth:`UniFashionModule.save_pretrained`.
 
     Args:
         dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
+        results: ``results.json`` or a run folder, for the model card; a copy is saved beside it.
+        data, licence: for the model card, see :func:`unifashion_pl.weights.card.model_card`.
 
     Raises:
         ValueError: the model was assembled by hand, so that nothing says how to build it again.
@@ -203,7 +216,23 @@ def save_pretrained(model: UniFashionModule, folder: str | Path, dtype: torch.dt
     absent = left_out(model)
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items() if name not in absent}
     save_file(state, folder / TENSORS, metadata={"format": "pt"})
+    records = read_results(results)
+    (folder / "README.md").write_text(model_card(model, records, data, licence), encoding="utf-8")
+    if records:
+        write_records(folder / "results.json", records)
     return folder
+
+
+def push_to_hub(model: UniFashionModule, repository: str, *, private: bool = False, **saving: Any) -> str:
+    """See :meth:`UniFashionModule.push_to_hub`."""
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as work:
+        folder = save_pretrained(model, Path(work) / "model", **saving)
+        api = HfApi()
+        api.create_repo(repository, private=private, exist_ok=True)
+        info = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model saved by unifashion-pl")
+    return str(info)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -253,7 +282,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS, "*.md"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS, "*.md", "results.json"]))
     except Exception as error:
         raise FileNotFoundError(
             f"{name!r} is neither 'tiny', nor a folder or .ckpt here, nor could it be had from the hub ({type(error).__name__}: {error})"

@@ -1,0 +1,72 @@
+"""Model cards and uploads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.metrics import Interval, ResultRecord, write_records
+from unifashion_pl.parameters import shapes_only
+from unifashion_pl.weights.card import licence_rows, sources
+
+RECORD = ResultRecord(
+    "mean/R@10", 71.9, "percent", 360, "fashioniq/x(score=itc)", interval=Interval(67.4, 76.6, 0.95, "bootstrap")
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> UniFashionModule:
+    return UniFashionModule.from_config("phase1.yaml", {"caption": None, "diffusion": None})
+
+
+def test_card_says_data_protocol_metrics_and_licences(model: UniFashionModule, tmp_path: Path) -> None:
+    write_records(tmp_path / "results.json", [RECORD, ResultRecord("FID", None, "raw", 1, "p")])
+    folder = model.save_pretrained(tmp_path / "m", results=tmp_path, data="A toy wardrobe.", licence="apache-2.0")
+    text = (folder / "README.md").read_text()
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["license"] == "apache-2.0"
+    assert front["library_name"] == "unifashion-pl"
+    assert "A toy wardrobe." in text
+    assert "| mean/R@10 | 71.90 | 67.40–76.60 | 360 | `fashioniq/x(score=itc)` |" in text
+    assert "| FID" not in text
+    assert (folder / "results.json").read_text() == (tmp_path / "results.json").read_text()
+    UniFashionModule.from_pretrained(folder)
+
+
+def test_a_card_without_facts_says_so(model: UniFashionModule, tmp_path: Path) -> None:
+    text = (model.save_pretrained(tmp_path / "m") / "README.md").read_text()
+    assert "Not stated by whoever saved it." in text
+    assert "Numbers without a protocol are not comparable" in text
+
+
+def test_licences_come_from_the_manifest() -> None:
+    config = yaml.safe_load((Path(__file__).parents[2] / "src/unifashion_pl/configs/paper.yaml").read_text())["model"]
+    found = {name: (licence, commercial) for _, name, licence, commercial in licence_rows(config)}
+    assert found["lmsys/vicuna-7b-v1.5"] == ("Llama 2 Community", "unclear")
+    assert found["CompVis/stable-diffusion-v1-4"] == ("CreativeML OpenRAIL-M", "yes")
+    assert found["google-bert/bert-base-uncased"] == ("Apache-2.0", "yes")
+    assert found["weights/blip2"] == ("unknown", "unclear")
+
+
+def test_what_is_shipped_is_no_source() -> None:
+    assert list(sources(shapes_only(["phase1.yaml"]).hparams)) == []
+
+
+def test_push_uploads_what_is_saved(model: UniFashionModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    class Api:
+        def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> None:
+            seen.update(repository=repository, private=private, exist_ok=exist_ok)
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+            seen.update(repo_id=repo_id, files=sorted(path.name for path in Path(folder_path).iterdir()))
+            return "address"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert model.push_to_hub("me/model", private=True) == "address"
+    assert seen["files"] == ["README.md", "config.json", "model.safetensors"]
+    assert (seen["repository"], seen["repo_id"], seen["private"]) == ("me/model", "me/model", True)
