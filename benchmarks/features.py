@@ -1,10 +1,11 @@
 """What cached vision features cost and what they save: the same training steps on pixels and on features.
 
-    python benchmarks/features.py                        # ViT-Small/16 at 224 pixels, the paper's Q-Former, composed retrieval, CPU
-    python benchmarks/features.py --tower vit_base_patch16_224 --batch-size 16 --device cuda
+    python benchmarks/features.py                        # ViT-Small/16 at 224 pixels and a Q-Former of 4 layers, on the CPU
+    python benchmarks/features.py --tower eva_giant_patch14_clip_224 --layers 12 --width 768 --batch-size 16 --device cuda   # the paper's
 
-Triplets of the wardrobe in a temporary folder; a frozen tower with random weights (its numbers do not matter here, its size does); the
-Q-Former of the paper (12 layers, 32 queries, width 768) learns L_cir. Every variant loads its batches itself, takes turns with the others and
+Triplets of the wardrobe in a temporary folder; a frozen tower with random weights (its numbers do not matter here, its size does); a
+Q-Former with 32 queries learns L_cir. What is gained hangs on how large the tower's part of a step is, so the ratio of FLOPs is
+printed beside that of times. Every variant loads its batches itself, takes turns with the others and
 is measured in processor time (on a GPU in wall time, synchronised); printed are ratios and sizes. The losses of the first batch are compared
 before anything learns: fp32 features give the loss of pixels.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.assemble import TripletAssembler
@@ -66,6 +68,8 @@ def total_loss(backbone: QFormerBackbone, head: RetrievalModule, batch: TripletB
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tower", default="vit_small_patch16_224", help="timm model")
+    parser.add_argument("--layers", type=int, default=4, help="of the Q-Former")
+    parser.add_argument("--width", type=int, default=192, help="of the Q-Former, a multiple of 64")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -73,8 +77,14 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tower = VisionTower(args.tower, image_size=224).requires_grad_(False).eval()
-    backbone = QFormerBackbone(tower, dropout=0.0).to(args.device)
-    head = RetrievalModule(hidden_size=768).to(args.device)
+    sizes = {
+        "num_layers": args.layers,
+        "hidden_size": args.width,
+        "num_heads": args.width // 64,
+        "intermediate_size": 4 * args.width,
+    }
+    backbone = QFormerBackbone(tower, dropout=0.0, **sizes).to(args.device)
+    head = RetrievalModule(hidden_size=args.width).to(args.device)
     with tempfile.TemporaryDirectory() as temporary:
         root = write_wardrobe(Path(temporary) / "raw", spec="tiny", workers=1, progress=False)
         indices = build_shards("fashioniq", root / "fashion-iq", Path(temporary) / "shards", progress=False)
@@ -105,6 +115,12 @@ def compare(folder: Path, backbone: QFormerBackbone, head: RetrievalModule, args
         }
     for name in dtypes:
         print(f"loss of the first batch on {name} features / on pixels − 1: {losses[name] / losses['pixels'] - 1:+.1e}")
+    flops = {}
+    for name in ("pixels", "fp32"):
+        with FlopCounterMode(display=False) as counter:
+            total_loss(backbone, head, on_device(next(streams[name]), args.device)).backward()
+        flops[name] = counter.get_total_flops()
+    print(f"FLOPs of a step on pixels / on features: {flops['pixels'] / flops['fp32']:.2f}")
     optimizer = torch.optim.AdamW([p for p in [*backbone.parameters(), *head.parameters()] if p.requires_grad], lr=1e-5)
     taken: dict[str, list[float]] = {name: [] for name in streams}
     for _ in range(args.steps + 1):

@@ -22,6 +22,21 @@ class Recorder(L.Callback):
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
 
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """``validation-R.jsonl``: one line per sample, loader, category and key."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        categories = getattr(batch, "categories", [""] * len(batch))
+        with open(self.folder / f"validation-{trainer.global_rank}.jsonl", "a") as file:
+            file.writelines(f"{json.dumps([dataloader_idx, *row])}\n" for row in zip(categories, batch.keys))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -30,8 +30,10 @@ BLOCKS = frozenset(
         "CrossAttnDownBlock2D",
         "DownBlock2D",
         "UNetMidBlock2DCrossAttn",
-        "CrossAttnUpBlock2D",
-        "UpBlock2D",
+        # the decoder's blocks layer by layer, as the garment branch walks them
+        "ResnetBlock2D",
+        "Transformer2DModel",
+        "Upsample2D",
     }
 )
 

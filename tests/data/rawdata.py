@@ -110,3 +110,56 @@ def write_catalogue(root: Path, count: int = 20) -> Path:
         lines.append(f'photos/item {i}.jpg,"A dress, number {i}",dress,p{i // 2}\n')
     (root / "catalogue.csv").write_text("".join(lines), encoding="utf-8")
     return root
+
+
+def write_dresscode(root: Path, train: int = 3, test: int = 2, size: tuple[int, int] = (48, 64)) -> Path:
+    """Three categories with pairs files, photos, label maps (ATR), joints in 384 × 512, body-part labels, sketches; both caption files.
+
+    The worn garment is the middle third of the label map. Garment number 1 of the training dresses has no caption.
+    """
+    width, height = size
+    worn = {"dresses": 7, "upper_body": 4, "lower_body": 5}
+    fine: dict[str, list[str]] = {}
+    coarse: dict[str, list[str]] = {}
+    for c, (category, label) in enumerate(worn.items()):
+        parse = np.zeros((height, width), np.uint8)
+        parse[4:-4, 12:-12] = 12
+        parse[height // 3 : 2 * height // 3, 8:-8] = label
+        parse[2 : height // 6, 18:-18] = 11
+        joints = [[192.0 + 40 * (k % 3 - 1), 100.0 + 20 * k, 0.9, float(k)] for k in range(18)]
+        joints[0], joints[14] = [190.0, 0.0, 0.6, 0.0], [-1.0, -1.0, 0.0, -1.0]
+        for split, count in (("train", train), ("test", test)):
+            numbers = [f"{100_000 * c + i + (0 if split == 'train' else 500):06d}" for i in range(count)]
+            for i, number in enumerate(numbers):
+                labels = Image.fromarray(parse)
+                labels.putpalette([(53 * k) % 256 for k in range(54)])
+                dense = Image.fromarray(np.where(parse == label, 2, 0).astype(np.uint8))
+                strokes = Image.new("L", size)
+                strokes.paste(255, (10, 10 + i, 30, 11 + i))
+                files: dict[str, Image.Image | str] = {
+                    f"images/{number}_0.jpg": picture(1000 * c + 10 * i + len(split), width, height),
+                    f"images/{number}_1.jpg": picture(1000 * c + 10 * i + 500 + len(split), width, height),
+                    f"label_maps/{number}_4.png": labels,
+                    f"dense/{number}_5.png": dense,
+                    f"keypoints/{number}_2.json": json.dumps({"keypoints": joints}),
+                    f"im_sketch/{number}_1.png": strokes,
+                    f"im_sketch_unpaired/{number}_0_{numbers[(i + 1) % count]}_1.png": strokes.rotate(180),
+                }
+                for path, content in files.items():
+                    (root / category / path).parent.mkdir(parents=True, exist_ok=True)
+                    if isinstance(content, str):
+                        (root / category / path).write_text(content)
+                    else:
+                        content.save(root / category / path, quality=95)
+                if (category, split, i) != ("dresses", "train", 1):
+                    (coarse if i % 2 else fine)[number] = [f"garment {number}", "cotton", "long"]
+            others = numbers[1:] + numbers[:1]
+            lists = (
+                {"train_pairs": numbers} if split == "train" else {"test_pairs_paired": numbers, "test_pairs_unpaired": others}
+            )
+            for name, garments in lists.items():
+                lines = [f"{p}_0.jpg\t{g}_1.jpg\n" for p, g in zip(numbers, garments)]
+                (root / category / f"{name}.txt").write_text("".join(lines))
+    (root / "fine_captions.json").write_text(json.dumps(fine))
+    (root / "coarse_captions.json").write_text(json.dumps(coarse))
+    return root

@@ -200,10 +200,11 @@ def test_killed_at_any_moment_the_builder_goes_on(tmp_path: Path, workers: int) 
     """SIGKILL at random times until a run gets through; every time what is there is whole, and the end is that of one run."""
     root = write_fashiongen(tmp_path / "raw", products=400, side=64)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = build(tmp_path / "build.py", root, whole)
     started = time.monotonic()
-    assert build(tmp_path / "build.py", root, whole).wait() == 0
+    assert process.wait() == 0
     took = time.monotonic() - started
-    chance, folder, kills, longest = random.Random(workers), killed / "pairs-train", 0, took / 3
+    chance, folder, kills, longest = random.Random(workers), killed / "pairs-train", 0, took / 4
     while True:
         process = build(tmp_path / "build.py", root, killed, workers)
         try:

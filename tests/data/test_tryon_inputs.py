@@ -222,7 +222,17 @@ CASES: dict[str, tuple[Any, str]] = {
         "densepose covers .*Another person's",
     ),
     "coloured labels": (lambda f: {"parse": opened(f["parse"]).convert("RGB")}, "parse is RGB, a coloured picture.*label map"),
-    "labels of another scheme": (lambda f: {"parse": f["parse"], "labels": "atr"}, "parse (has .*labels='lip'|shows nothing)"),
+    "labels beyond the scheme": (
+        lambda f: {
+            "parse": Image.fromarray(np.where(np.asarray(opened(f["parse"])) == 9, 19, 5).astype(np.uint8)),
+            "labels": "atr",
+        },
+        r"parse has the shape \(256, 192\) and values 5…19. Expected: labels 0…17 of ATR. Pass labels='lip'",
+    ),
+    "nothing worn": (
+        lambda f: {"parse": np.where(np.asarray(opened(f["parse"])) == 13, 13, 0).astype(np.uint8)},
+        "parse shows nothing of upper_body .labels 0, 13.",
+    ),
     "a box outside": (lambda f: {"box": (10, 10, 500, 100)}, r"box is \(10, 10, 500, 100\) on a person of 192×256"),
     "floats beyond 1": (lambda f: {"person": np.full((H, W, 3), 1.5), "mask": f["mask"]}, "person is float64 in 1.5…1.5"),
     "channels": (

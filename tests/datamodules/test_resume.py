@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,26 @@ def test_a_run_that_is_killed_again_and_again_equals_one_that_is_not(tmp_path: P
 STEPS = 16
 
 
-def start(folder: Path, name: str, ranks: int, workers: int, resume: bool = False) -> subprocess.Popen[bytes]:
-    """``unifashion fit`` in a process group of its own."""
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_three_ranks_validate_every_sample_exactly_once(tmp_path: Path) -> None:
+    """Through Lightning's ddp; numbers of samples that three does not divide, so ranks have unequal numbers of them."""
+    seen = {}
+    for ranks in (1, 3):
+        process = start(tmp_path, f"ranks-{ranks}", ranks, 2, command="validate")
+        assert process.wait() == 0, (tmp_path / f"ranks-{ranks}/log.txt").read_text()[-2000:]
+        files = sorted((tmp_path / f"ranks-{ranks}/steps").glob("validation-*.jsonl"))
+        assert len(files) == ranks
+        seen[ranks] = [file.read_text().splitlines() for file in files]
+    assert Counter(line for lines in seen[3] for line in lines) == Counter(seen[1][0])
+    assert set(Counter(seen[1][0]).values()) == {1}
+    assert len({len(lines) for lines in seen[3]}) > 1
+
+
+def start(
+    folder: Path, name: str, ranks: int, workers: int, resume: bool = False, command: str = "fit"
+) -> subprocess.Popen[bytes]:
+    """``unifashion fit`` or another command in a process group of its own."""
     out = folder / name
     out.mkdir(exist_ok=True)
     callbacks = [
@@ -194,7 +213,12 @@ def start(folder: Path, name: str, ranks: int, workers: int, resume: bool = Fals
         },
     ]
     trainer = {"devices": ranks, "strategy": "ddp" if ranks > 1 else "auto", "accelerator": "cpu", "max_steps": STEPS}
-    trainer |= {"limit_val_batches": 0, "logger": False, "enable_progress_bar": False, "log_every_n_steps": 1}
+    trainer |= {
+        "limit_val_batches": 0 if command == "fit" else 1.0,
+        "logger": False,
+        "enable_progress_bar": False,
+        "log_every_n_steps": 1,
+    }
     sizes = {"batch_size": 6, "triplet_batch_size": 4, "num_workers": workers, "size": "tiny", "root": str(folder / "cache")}
     config = {
         "trainer": {**trainer, "callbacks": callbacks},
@@ -202,13 +226,13 @@ def start(folder: Path, name: str, ranks: int, workers: int, resume: bool = Fals
         "data": {"init_args": sizes},
     }
     (out / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "unifashion_pl", "fit", "--config", "phase2.yaml", "--config", str(out / "config.yaml")]
+    line = [sys.executable, "-m", "unifashion_pl", command, "--config", "phase2.yaml", "--config", str(out / "config.yaml")]
     if resume:
-        command += ["--ckpt_path", str(out / "last.ckpt")]
+        line += ["--ckpt_path", str(out / "last.ckpt")]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     env.pop("PL_GLOBAL_SEED", None)
     with open(out / "log.txt", "ab") as log:
-        return subprocess.Popen(command, cwd=out, env=env, stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(line, cwd=out, env=env, stdout=log, stderr=log, start_new_session=True)
 
 
 def wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -> None:

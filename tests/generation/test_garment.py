@@ -219,6 +219,19 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 
 
 @torch.no_grad()
+def test_the_context_is_a_set_of_tokens() -> None:
+    """Equal tokens count as one, and their order does not matter, beside a garment too."""
+    model = opened(denoiser())
+
+    def eps(context: Tensor) -> Tensor:
+        return model(LATENTS, T, context, **CONDITIONS, garment=GARMENT)
+
+    torch.testing.assert_close(eps(CONTEXT[:, :1].expand(-1, 77, -1)), eps(CONTEXT[:, :1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(eps(CONTEXT.flip(1)), eps(CONTEXT), atol=1e-5, rtol=0)
+    assert (eps(CONTEXT[:, :1]) - eps(CONTEXT)).abs().max() > 1e-3
+
+
+@torch.no_grad()
 def test_it_is_one_graph() -> None:
     model = opened(denoiser(config=UNET))
     branch = model.garment

@@ -59,7 +59,7 @@ def described(image: Image.Image) -> str:
 
 def warn(sentence: str) -> None:
     """A warning about an input that is used nevertheless."""
-    warnings.warn(sentence, stacklevel=4)
+    warnings.warn(sentence, stacklevel=5)
 
 
 def check_photo(subject: str, image: Image.Image, limits: Limits) -> None:

@@ -56,7 +56,8 @@ def label_map(parse: Image.Image | NDArray[Any], labels: Labels) -> NDArray[np.u
         )  # fmt: skip
     values = np.asarray(parse)
     if values.ndim != 2 or values.max(initial=0) > last or not len(np.unique(values)) > 1:
-        found = f"has the shape {values.shape} and values {values.min(initial=0)}…{values.max(initial=0)}"
+        span = f"values {values.min()}…{values.max()}" if values.size else "no values"
+        found = f"has the shape {values.shape} and {span}"
         other = "atr" if labels == "lip" else "lip"
         raise InputError("parse", found, f"labels 0…{last} of {labels.upper()}", f"Pass labels={other!r}, or another file")
     return values.astype(np.uint8)

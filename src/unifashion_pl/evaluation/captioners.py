@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from unifashion_pl.data.annotate import TEMPLATE, Subject
 from unifashion_pl.evaluation.collect import weights_hash
@@ -80,10 +81,7 @@ class TransformersCaptioner:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(SEED + attempt)
             out = self.model.generate(**inputs, **settings)
-        # decoders return the prompt in front of the answer, encoder-decoders do not
-        length = inputs["input_ids"].shape[1]
-        if out.shape[1] >= length and torch.equal(out[:, :length], inputs["input_ids"]):
-            out = out[:, length:]
+        out = _answers(out, inputs["input_ids"])
         texts: list[str] = self.processor.batch_decode(out, skip_special_tokens=True)
         return [text.strip().removeprefix(subject.prompt).strip() for text, subject in zip(texts, subjects)]
 
@@ -98,3 +96,14 @@ class TransformersCaptioner:
             ]
             images = [[image] for image in images]  # type: ignore[misc]
         return self.processor(images=images, text=prompts, padding=True, return_tensors="pt")
+
+
+def _answers(out: Tensor, prompt: Tensor) -> Tensor:
+    """What was written after the prompt: decoders return it in front of the answer, encoder-decoders do not.
+
+    BLIP goes on from the prompt without its last token and with another first one.
+    """
+    for length in (prompt.shape[1], prompt.shape[1] - 1):
+        if out.shape[1] >= length and torch.equal(out[:, 1:length], prompt[:, 1:length]):
+            return out[:, length:]
+    return out

@@ -40,8 +40,16 @@ def recorded(branch: GarmentBranch | None, ks: Sequence[int]) -> Iterator[Looks]
 
 
 def probabilities(look: tuple[Any, Tensor, Tensor], temperature: float = 1.0) -> Tensor:
-    """A (B, N, N), the heads' mean of softmax(Q K^T / (sqrt(d) temperature))."""
+    """A (B, N, N), the heads' mean of softmax(Q K^T / (sqrt(d) temperature)).
+
+    Raises:
+        ValueError: the layer is sharded, and so cannot be used beside its forward pass.
+    """
     layer, hidden, tokens = look
+    if hasattr(layer.to_q.weight, "full_tensor"):
+        raise ValueError(
+            "losses on attention need whole layers, these are sharded: use ddp.yaml, or tv_weight = flow_weight = 0"
+        )
     q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(tokens)))
     scores = q @ k.transpose(-1, -2) / (math.sqrt(q.shape[-1]) * temperature)
     return scores.float().softmax(-1).mean(1)

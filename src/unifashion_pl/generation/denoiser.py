@@ -162,9 +162,9 @@ class Denoiser(nn.Module):
         """Rows with a garment beside it, the others alone."""
         eps = torch.empty_like(given[:, :LATENT_CHANNELS])
         if bool(has.any()):
-            kept = torch.ones_like(garment[has, :1])
-            extra = {} if self.in_channels == LATENT_CHANNELS else {"person": garment[has], "keep": kept}
-            panel = self.assemble(garment[has], extra.get("person"), extra.get("keep"), None)
+            shown = garment[has]
+            person, keep = (None, None) if self.in_channels == LATENT_CHANNELS else (shown, torch.ones_like(shown[:, :1]))
+            panel = self.assemble(shown, person, keep, None)
             both = torch.cat([given[has], panel], -1)
             eps[has] = self._plain(both, timesteps[has], context[has])[..., : given.shape[-1]]
         if not bool(has.all()):

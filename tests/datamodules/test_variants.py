@@ -1,0 +1,138 @@
+"""Copies of the datasets as mirrors and other projects keep them give the same samples as the authors' own layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from readers import DAMAGES, check, lost, split_of
+from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, VitonHDDataModule
+
+from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed."""
+    spec = WardrobeSpec(5, 4, 2, 32, 4, 4, 8, 3, 3, (48, 64), 1, 1)
+    return write_wardrobe(tmp_path_factory.mktemp("w") / "raw", spec=spec, workers=1, progress=False, layouts=["all"])
+
+
+def copied(raw: Path, name: str, to: Path) -> Path:
+    return shutil.copytree(raw / name, to / name)
+
+
+def pairs(folder: Path, shards: Path) -> dict[tuple[str, str, str], list[torch.Tensor]]:
+    """(name, description, split) -> images of its views."""
+    data = FashionGenDataModule(folder, shards, batch_size=1, image_size=32, text="description")
+    data.prepare_data()
+    found: dict[tuple[str, str, str], list[torch.Tensor]] = {}
+    for loader in (data.train_loader(), data.val_dataloader()[0]):
+        for batch in loader:
+            for row in range(len(batch)):
+                found.setdefault((batch.product_names[row], batch.texts[row], batch.dataset), []).append(batch.images[row])
+    return found
+
+
+@pytest.mark.parametrize("variant", ["fame-vil", "fashion-sap"])
+def test_fashiongen_of_other_projects_has_the_same_pairs(raw: Path, tmp_path: Path, variant: str) -> None:
+    own, other = (pairs(raw / name, tmp_path / name) for name in ("fashiongen", variant))
+    assert own.keys() == other.keys()
+    for key, images in own.items():
+        assert len(images) == len(other[key])
+        distances = [min((a.int() - b.int()).abs().float().mean().item() for b in other[key]) for a in images]
+        assert max(distances) < 3, key
+
+
+def test_views_of_a_product_share_a_number_and_splits_do_not(raw: Path, tmp_path: Path) -> None:
+    data = FashionGenDataModule(raw / "fame-vil", tmp_path, batch_size=5, image_size=16)
+    data.prepare_data()
+    train = [n for batch in data.train_loader() for n in batch.products.tolist()]
+    val = [n for batch in data.val_dataloader()[0] for n in batch.products.tolist()]
+    assert (len(train), len(set(train)), len(val), len(set(val))) == (10, 5, 8, 4)
+    assert not set(train) & set(val)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_bad_png_of_fame_vil_is_reported(raw: Path, tmp_path: Path, damage: str) -> None:
+    root = copied(raw, "fame-vil", tmp_path)
+    spoil, reason = DAMAGES[damage]
+    spoil(root / "val/1000001_1.png")
+    found = split_of(check("fashiongen", root), "fashiongen/validation")
+    assert (found.expected, found.usable, lost(found)) == (8, 7, {("r0000003", "image", reason, 1)})
+
+
+ENTRY = {"id": 1, "title": "a", "description": "b", "images": ["a.png"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds list of 0; expected is a list of {id, title"),
+        (json.dumps([{**ENTRY, "images": None}]), "entry 0 is"),
+        (json.dumps([{**ENTRY, "description": 5}]), "entry 0 is"),
+        (json.dumps([ENTRY, ENTRY]), "1 ids are there twice: 1"),
+    ],
+)
+def test_wrong_lists_of_fame_vil_are_named(raw: Path, tmp_path: Path, content: str, message: str) -> None:
+    root = copied(raw, "fame-vil", tmp_path)
+    (root / "val_info.json").write_text(content)
+    assert message in str(check("fashiongen", root).problem)
+    with pytest.raises(MissingDataError, match="val_info.json"):
+        FashionGenDataModule(root, tmp_path / "s").prepare_data()
+
+
+def test_lists_of_fashion_sap_that_disagree_are_noted(raw: Path, tmp_path: Path) -> None:
+    root = copied(raw, "fashion-sap", tmp_path)
+    assert "productid_list" not in check("fashiongen", root).text()
+    (root / "train/productid_list.json").write_text("[[0, [0, 1, 2]]]")
+    assert "train/productid_list.json disagrees with the HDF5 file, which is used" in check("fashiongen", root).text()
+    (root / "train/productid_list.json").write_text('{"a": 1}')
+    assert "train/productid_list.json is no list of [product, [rows]]" in check("fashiongen", root).text()
+
+
+def test_fashion_iq_by_category_has_the_same_queries_and_gallery(raw: Path, tmp_path: Path) -> None:
+    def read(name: str) -> tuple[Any, Any]:
+        data = FashionIQDataModule(raw / name, tmp_path / name, image_size=32, batch_size=4, eval_batch_size=100)
+        data.prepare_data()
+        gallery, queries = (next(iter(loader)) for loader in data.val_dataloader())
+        return gallery, queries
+
+    (gallery, queries), (other_gallery, other_queries) = read("fashion-iq"), read("fashion-iq-by-category")
+    assert gallery.keys == other_gallery.keys
+    assert (queries.texts, queries.target_ids) == (other_queries.texts, other_queries.target_ids)
+    assert torch.equal(gallery.images, other_gallery.images)
+
+
+def tryon(root: Path, shards: Path) -> list[Any]:
+    settings: dict[str, Any] = {"image_size": 32, "pixel_size": (64, 48), "batch_size": 1, "eval_batch_size": 9}
+    data = VitonHDDataModule(root, shards, **settings)
+    data.prepare_data()
+    return [next(iter(loader)) for loader in data.test_dataloader()]
+
+
+def test_viton_hd_with_older_names_has_the_same_pairs(raw: Path, tmp_path: Path) -> None:
+    for own, other in zip(*(tryon(raw / name, tmp_path / name) for name in ("viton-hd", "viton-hd-older"))):
+        assert own.keys == other.keys
+        for name in ("garments", "pixels", "agnostic", "pose", "garment_pixels"):
+            assert torch.equal(getattr(own, name), getattr(other, name)), name
+        assert (own.masks == other.masks).float().mean() > 0.95
+
+
+def test_a_person_with_an_exif_orientation_is_upright_like_its_mask(raw: Path, tmp_path: Path) -> None:
+    root = copied(raw, "viton-hd", tmp_path)
+    path = root / "test/image/50001_00.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, "PNG", exif=exif)
+    assert check("vitonhd", root).complete
+    own, other = tryon(raw / "viton-hd", tmp_path / "a")[0], tryon(root, tmp_path / "b")[0]
+    assert torch.equal(own.pixels, other.pixels)
+    assert torch.equal(own.masks, other.masks)
