@@ -26,7 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.assemble import TripletAssembler
 from unifashion_pl.data.check import build_shards
-from unifashion_pl.data.features import FOLDER, FeatureSource, write_features
+from unifashion_pl.data.features import FOLDER, FeatureSource
+from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.samples import TripletBatch
 from unifashion_pl.data.stream import TrainLoader

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from lightning.pytorch.utilities import CombinedLoader
 
 from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.features import FOLDER, FeatureSource
-from unifashion_pl.data.index import NAME
-from unifashion_pl.data.plan import Plan
+from unifashion_pl.data.index import NAME, changed_sources
+from unifashion_pl.data.plan import Plan, some
 from unifashion_pl.data.reader import ShardSource, Source
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers
@@ -87,12 +88,16 @@ class FashionDataModule(L.LightningDataModule):
         """Loaders of ``validation`` or ``test``."""
 
     def prepare_data(self) -> None:
-        """Make the shards that do not exist yet; safe when several processes do so at once.
+        """Make the shards that do not exist yet, and those whose annotation files or containers have changed since, which is warned about.
+
+        Safe when several processes do so at once. Pictures that were replaced are noticed by ``unifashion data shards`` only, because
+        looking at every file would take its time at every start.
 
         Raises:
             FileNotFoundError: shards are missing and no raw dataset was named.
         """
         absent = [name for name in self.folders() if self.shards is None or not (self.shards / name / NAME).is_file()]
+        absent += [name for name in self.folders() if name not in absent and self._outdated(name)]
         if not absent:
             return
         if self.root is None or self.shards is None:
@@ -103,6 +108,20 @@ class FashionDataModule(L.LightningDataModule):
         for plan in self.plans(self.root):
             if plan.folder in absent:
                 write_shards(plan, self.shards, workers=self.prepare_workers, wait=True)
+
+    def _outdated(self, folder: str) -> bool:
+        """Whether a source of finished shards has changed, which is said; what is not there any more is not needed."""
+        assert self.shards is not None
+        if self.root is None:
+            return False
+        changed = changed_sources(self.shards / folder, self.root)
+        if changed:
+            warnings.warn(
+                f"{self.shards / folder} was made from other files: {some(changed)} changed since, so the shards are made again. A run "
+                "that was to be resumed on the old ones will be refused",
+                stacklevel=3,
+            )
+        return bool(changed)
 
     def source(self, folder: str) -> Source:
         """Samples of a folder of shards."""
@@ -119,6 +138,10 @@ class FashionDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> list[EvalLoader[Any]]:
         """Loaders of the test split, or of validation where the dataset publishes no labels for its test split."""
+        return self.eval_loaders("test")
+
+    def predict_dataloader(self) -> list[EvalLoader[Any]]:
+        """Those of the test split: what ``unifashion predict`` paints."""
         return self.eval_loaders("test")
 
     def training(self, source: Source, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:
@@ -196,5 +219,9 @@ class JoinedDataModule(L.LightningDataModule):
         return self.eval_loaders("validation")
 
     def test_dataloader(self) -> list[EvalLoader[Any]]:
+        """All test loaders."""
+        return self.eval_loaders("test")
+
+    def predict_dataloader(self) -> list[EvalLoader[Any]]:
         """All test loaders."""
         return self.eval_loaders("test")

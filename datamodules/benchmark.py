@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,56 +98,65 @@ class BenchmarkDataModule(MultiTaskDataModule):
         features: bool | str | Path = False,
     ) -> None:
         root = Path(root)
-        shards = Path(shards) if shards is not None else root / "shards"
         common: dict[str, Any] = {
             "eval_batch_size": eval_batch_size,
             "num_workers": num_workers,
             "seed": seed,
             "image_size": image_size,
-            "pixel_size": pixel_size,
             "max_bad": max_bad,
             "prepare_workers": prepare_workers,
             "start_method": start_method,
             "features": features,
         }
-
-        def place(name: str) -> dict[str, Any]:
-            return {"root": root / FOLDERS[name], "shards": shards / name, **common}
-
+        place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
-        known = library if captions is not None or library.is_file() else None
-        mixed = None
+        mixed = composed = worn = None
         if pairs:
-            parts: list[FashionDataModule] = []
-            for name, size in portions(batch_size, PAIRS if pair_shares is None else pair_shares).items():
-                settings = {**place(name), "batch_size": size} if name in FOLDERS else {}
-                if name == "fashiongen":
-                    parts.append(FashionGenDataModule(**settings))
-                elif name == "fashion200k":
-                    parts.append(ShortCaptionDataModule(**settings))
-                elif name == "fashioniq_cap":
-                    parts.append(FashionIQCapDataModule(library, val_overlap=val_overlap, **settings))
-                else:
-                    raise ValueError(f"pair_shares names {name!r}; datasets of pairs are {', '.join(PAIRS)}")
-            mixed = MixedPairsDataModule(parts)
-        super().__init__(
-            mixed,
-            FashionIQDataModule(
+            sizes = portions(batch_size, PAIRS if pair_shares is None else pair_shares)
+            mixed = MixedPairsDataModule(
+                [_pairs(name, place, library, val_overlap, batch_size=n, pixel_size=pixel_size) for name, n in sizes.items()]
+            )
+        if triplets:
+            composed = FashionIQDataModule(
                 **place("fashioniq"),
                 batch_size=triplet_batch_size or batch_size,
-                captions=known,
+                pixel_size=pixel_size,
+                captions=library if captions is not None or library.is_file() else None,
                 gallery_captions=gallery_captions,
                 val_overlap=val_overlap,
             )
-            if triplets
-            else None,
-            VitonHDDataModule(
-                **{**place("vitonhd"), "pixel_size": tryon_pixel_size or pixel_size or (512, 384)},
-                batch_size=tryon_batch_size or batch_size,
-            )
-            if tryon
-            else None,
-        )
+        if tryon:
+            size = tryon_pixel_size or pixel_size or (512, 384)
+            worn = VitonHDDataModule(**place("vitonhd"), batch_size=tryon_batch_size or batch_size, pixel_size=size)
+        super().__init__(mixed, composed, worn)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where raw data and shards of a dataset are, and the settings of all DataModules."""
+
+    root: Path
+    shards: Path
+    common: dict[str, Any]
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        return {"root": self.root / FOLDERS[name], "shards": self.shards / name, **self.common}
+
+
+def _pairs(name: str, place: _Places, library: Path, val_overlap: Any, **sizes: Any) -> FashionDataModule:
+    """The DataModule of a dataset of pairs.
+
+    Raises:
+        ValueError: no such dataset.
+    """
+    if name not in PAIRS:
+        raise ValueError(f"pair_shares names {name!r}; datasets of pairs are {', '.join(PAIRS)}")
+    settings = {**place(name), **sizes}
+    if name == "fashiongen":
+        return FashionGenDataModule(**settings)
+    if name == "fashion200k":
+        return ShortCaptionDataModule(**settings)
+    return FashionIQCapDataModule(library, val_overlap=val_overlap, **settings)
 
 
 class ShortCaptionDataModule(Fashion200KDataModule):

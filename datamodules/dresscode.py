@@ -6,7 +6,6 @@ in 384 × 512 whatever the pictures' size, label maps use ATR's labels; there ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
+from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.cloth import garment_sketch
 from unifashion_pl.data.decode import encode_png, upright
@@ -57,28 +57,14 @@ def read_pairs(root: Path, category: str, split: str, paired: bool) -> list[tupl
     name = f"{split}_pairs.txt" if split == "train" else f"{split}_pairs_{'paired' if paired else 'unpaired'}.txt"
     path = root / category / name
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return read_pair_list(path, number_of_file, "person_0.jpg garment_1.jpg")
     except FileNotFoundError as error:
         raise MissingDataError(
             f"{path} is missing; expected are the pairs files of Dress Code in every category's folder"
         ) from error
-    except UnicodeDecodeError as error:
-        raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
-    pairs: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        names = line.split()
-        if not names:
-            continue
-        if len(names) != 2:
-            raise MissingDataError(f"{path}:{number}: expected `person_0.jpg garment_1.jpg`, found {line!r}")
-        person, garment = map(number_of_file, names)
-        if person in pairs:
-            raise MissingDataError(f"{path}:{number}: {person} is there a second time; every person is expected once")
-        pairs[person] = garment
-    return list(pairs.items())
 
 
-def read_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
+def all_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     """Garment's number -> phrases from ``fine_captions.json`` and ``coarse_captions.json``, and notes.
 
     The released loader drops fine entries with fewer than three phrases, and pairs without any; here both stay, counted.
@@ -89,20 +75,10 @@ def read_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     phrases: dict[str, list[str]] = {}
     notes = []
     for name in ("fine_captions.json", "coarse_captions.json"):
-        path = root / name
-        if not path.is_file():
+        found = read_phrases(root / name)
+        if found is None:
             notes.append(f"{name} is absent: its garments have no text")
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise MissingDataError(f"{path}: expected garment -> list of phrases ({error})") from error
-        if not isinstance(content, dict):
-            raise MissingDataError(f"{path}: expected garment -> list of phrases, found {type(content).__name__}")
-        for garment, values in content.items():
-            if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-                raise MissingDataError(f"{path}: expected garment -> list of phrases, found {garment} -> {str(values)[:80]}")
-        phrases |= content
+        phrases |= found or {}
     return phrases, notes
 
 

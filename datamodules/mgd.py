@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from unifashion_pl.datamodules import dresscode, vitonhd
-from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import Row, TryOnAssembler, has_image, image_of
 from unifashion_pl.data.cloth import garment_sketch
@@ -24,7 +23,6 @@ from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
 from unifashion_pl.data.pose import draw_skeleton, read_pose
 from unifashion_pl.data.reader import RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
-from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Draw
 
 PARTS = ("vitonhd", "dresscode")
@@ -171,7 +169,7 @@ def _dresscode_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
     items = dresscode.split_items(root, split, paired)
     roles = dresscode.roles_of(root, items)
     dresscode.needed(root, roles)
-    phrases, notes = dresscode.read_phrases(root)
+    phrases, notes = dresscode.all_phrases(root)
     notes = [*notes, *dresscode.notes_of(items, split, roles, phrases)]
     recipe = dresscode.DressCodeRecipe(root, roles, phrases, draw)
     lists = [*root.glob("*_captions.json"), *root.glob(f"*/{split}_pairs*.txt")]
@@ -267,35 +265,31 @@ def _skeleton(raw: RawSample) -> Image.Image:
     return draw_skeleton(read_pose(content, (height, width)))
 
 
-class MGDDataModule(FashionDataModule):
+class MGDDataModule(vitonhd.VitonHDDataModule):
     """Multimodal VITON-HD and Dress Code for design: phrases, sketches, poses.
 
     Validation on the paired test samples of each part; test on paired and unpaired ones.
 
     Args:
-        pixel_size: (H, W) of all pictures but the garment that the vision tower sees; pixels.
         sketch: ``in_shop`` (UniFashion's design) or ``worn`` (MGD's: drawn on the person, warped when unpaired).
         pose: ``densepose``, or ``skeleton``: drawn from the joints.
-        **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
+        **common: see :class:`~unifashion_pl.datamodules.vitonhd.VitonHDDataModule`.
     """
-
-    stream = "tryon"
 
     def __init__(
         self,
         root: str | Path | None = None,
         shards: str | Path | None = None,
         *,
-        pixel_size: tuple[int, int] = (512, 384),
         sketch: Literal["in_shop", "worn"] = "in_shop",
         pose: Literal["densepose", "skeleton"] = "densepose",
         **common: Any,
     ) -> None:
-        super().__init__(root, shards, pixel_size=pixel_size, **common)
+        super().__init__(root, shards, **common)
         for name, value, known in (("sketch", sketch, ("in_shop", "worn")), ("pose", pose, ("densepose", "skeleton"))):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}; expected {' or '.join(known)}")
-        self.size, self.sketch, self.pose = pixel_size, sketch, pose
+        self.sketch, self.pose = sketch, pose
 
     def parts(self) -> list[str]:
         """Parts that the raw dataset has, or that shards were made of."""
@@ -304,9 +298,9 @@ class MGDDataModule(FashionDataModule):
         there = [name for name in PARTS if self.shards and (self.shards / f"tryon-test-paired-{name}" / NAME).is_file()]
         return there or list(PARTS)
 
-    def folders(self) -> Sequence[str]:
-        """See the base class."""
-        return ("tryon-train", *(f"tryon-test-{kind}-{name}" for name in self.parts() for kind in ("paired", "unpaired")))
+    def endings(self) -> Sequence[str]:
+        """See the base class; the parts are evaluated apart."""
+        return [f"-{name}" for name in self.parts()]
 
     def plans(self, root: Path) -> Iterable[Plan]:
         """See the base class."""
@@ -315,16 +309,3 @@ class MGDDataModule(FashionDataModule):
     def assembler(self, paired: bool) -> MGDAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""
         return MGDAssembler(self.encoder, self.size, paired, sketch=self.sketch, pose=self.pose)
-
-    def train_loader(self) -> TrainLoader[Any]:
-        """See the base class."""
-        return self.training(self.source("tryon-train"), self.assembler(paired=True))
-
-    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """Each part's paired samples, in test followed by its unpaired ones."""
-        kinds = (True,) if stage == "validation" else (True, False)
-        splits = [(name, paired) for name in self.parts() for paired in kinds]
-        return [
-            self.evaluation(self.source(f"tryon-test-{'paired' if paired else 'unpaired'}-{name}"), self.assembler(paired))
-            for name, paired in splits
-        ]

@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule
 
-from unifashion_pl.data.stream import MixedPairLoader
+from unifashion_pl.data.mixing import MixedPairLoader
 
 
 class MixedPairsDataModule(JoinedDataModule):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from PIL import Image
 from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png, upright
@@ -148,22 +149,7 @@ def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
         raise MissingDataError(
             f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files"
         )
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
-    pairs: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        names = line.split()
-        if len(names) != 2:
-            raise MissingDataError(f"{path}:{number}: expected `person.jpg garment.jpg`, found {line!r}")
-        person, garment = (Path(name).stem for name in names)
-        if person in pairs:
-            raise MissingDataError(f"{path}:{number}: {person} is there a second time; every person is expected once")
-        pairs[person] = garment
-    return list(pairs.items())
+    return read_pair_list(path, lambda name: Path(name).stem, "person.jpg garment.jpg")
 
 
 def _patterns(folder: Path, names: dict[str, list[str]]) -> dict[str, str]:
@@ -201,7 +187,7 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
         random.Random("vitonhd").shuffle(items)
     optional = tuple(role for role in OPTIONAL if role in patterns)
     notes = [f"{len(pairs):,} pairs, published are {PUBLISHED[split]:,}"] if len(pairs) != PUBLISHED[split] else []
-    phrases = read_phrases(root)
+    phrases = read_phrases(root / "captions.json")
     if phrases is None:
         notes.append("captions.json is absent: all texts are empty")
     elif mute := sorted({g for _, g in pairs if not any(p.strip() for p in phrases.get(g.split("_")[0], []))}):
@@ -223,27 +209,6 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
         shard_size=SHARD_SIZE,
         notes=notes,
     )
-
-
-def read_phrases(root: Path) -> dict[str, list[str]] | None:
-    """``captions.json`` of multimodal VITON-HD, None if it is not there.
-
-    Raises:
-        MissingDataError: it has another shape.
-    """
-    path = root / "captions.json"
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingDataError(f"{path}: expected garment -> list of phrases ({error})") from error
-    if not isinstance(content, dict):
-        raise MissingDataError(f"{path}: expected garment -> list of phrases, found {type(content).__name__}")
-    for garment, phrases in content.items():
-        if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
-            raise MissingDataError(f"{path}: expected garment -> list of phrases, found {garment} -> {str(phrases)[:80]}")
-    return content
 
 
 def plans(root: Path) -> Iterable[Plan]:
@@ -291,24 +256,35 @@ class VitonHDDataModule(FashionDataModule):
         super().__init__(root, shards, pixel_size=pixel_size, **common)
         self.size = pixel_size
 
+    def endings(self) -> Sequence[str]:
+        """What distinguishes the folders of evaluation splits; one each."""
+        return ("",)
+
     def folders(self) -> Sequence[str]:
         """See the base class."""
-        return ("tryon-train", "tryon-test-paired", "tryon-test-unpaired")
+        return ("tryon-train", *(_test_folder(paired, end) for end in self.endings() for paired in (True, False)))
 
     def plans(self, root: Path) -> Iterable[Plan]:
         """See the base class."""
         return plans(root)
 
+    def assembler(self, paired: bool) -> TryOnAssembler:
+        """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""
+        return TryOnAssembler(self.encoder, self.size, paired)
+
     def train_loader(self) -> TrainLoader[Any]:
         """See the base class."""
-        return self.training(self.source("tryon-train"), TryOnAssembler(self.encoder, self.size, paired=True))
+        return self.training(self.source("tryon-train"), self.assembler(paired=True))
 
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """See the base class."""
-        splits = (True,) if stage == "validation" else (True, False)
+        """Paired samples, in test followed by unpaired ones."""
+        kinds = (True,) if stage == "validation" else (True, False)
         return [
-            self.evaluation(
-                self.source(f"tryon-test-{'paired' if paired else 'unpaired'}"), TryOnAssembler(self.encoder, self.size, paired)
-            )
-            for paired in splits
+            self.evaluation(self.source(_test_folder(paired, end)), self.assembler(paired))
+            for end in self.endings()
+            for paired in kinds
         ]
+
+
+def _test_folder(paired: bool, ending: str) -> str:
+    return f"tryon-test-{'paired' if paired else 'unpaired'}{ending}"

@@ -43,6 +43,7 @@ class WardrobeDataModule(BenchmarkDataModule):
         batch_size, eval_batch_size, num_workers, image_size, pixel_size: as in
             :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
+        tryon_pixel_size: None = ``pixel_size``, or 64 x 48 without one.
         val_overlap, gallery_captions: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`; a library of the caption head's
             own captions is made by :func:`unifashion_pl.evaluation.gallery_captions.write_gallery_captions`.
         prepare_workers: processes that draw and convert.
@@ -66,6 +67,7 @@ class WardrobeDataModule(BenchmarkDataModule):
         num_workers: int = 0,
         image_size: int = 64,
         pixel_size: tuple[int, int] | None = (64, 64),
+        tryon_pixel_size: tuple[int, int] | None = None,
         val_overlap: Literal["exclude", "keep"] = "exclude",
         gallery_captions: str | Path | None = None,
         prepare_workers: int = 2,
@@ -89,7 +91,7 @@ class WardrobeDataModule(BenchmarkDataModule):
             seed=seed,
             image_size=image_size,
             pixel_size=pixel_size,
-            tryon_pixel_size=pixel_size or (64, 48),
+            tryon_pixel_size=tryon_pixel_size or pixel_size or (64, 48),
             captions=self.folder / "raw" / FOLDERS["fashioniq"] / CAPTIONS,
             val_overlap=val_overlap,
             gallery_captions=gallery_captions,

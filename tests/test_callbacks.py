@@ -18,7 +18,8 @@ from unifashion_pl.datamodules import CatalogueDataModule, FashionGenDataModule,
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
-from unifashion_pl.data.features import FeatureSource, write_features
+from unifashion_pl.data.features import FeatureSource
+from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.generation import Denoiser, ImageVAE
 from unifashion_pl.tasks import DiffusionModule, RetrievalModule

@@ -229,7 +229,19 @@ def test_stages_of_phase_1_are_one_source(tmp_path: Path) -> None:
         source = first if name.startswith("retrieval_head.") else second
         assert torch.equal(tensor, source.state_dict()[name])
     with pytest.raises(ValueError, match="tensors missing"):
-        tiny(diffusion=None, init_from=both)
+        tiny(diffusion=None, init_from=both, policy="phase2_composed")
+
+
+def test_a_stage_begins_the_heads_that_it_trains_and_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = tiny(caption=None, diffusion=None, policy="phase1_retrieval")
+    first.save_pretrained(tmp_path / "representation")
+    start = {"init_from": str(tmp_path / "representation"), "retrieval": None}
+    for policy, head, absent in (("phase1_llm", "caption", "diffusion"), ("phase1_diffusion", "diffusion", "caption")):
+        stage = tiny(policy=policy, **{absent: None}, **start)
+        assert torch.equal(stage.backbone.query_tokens, first.backbone.query_tokens)
+        assert f"trained from where it stands: {head}_head" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"tensors missing \['caption_head"):
+        tiny(policy="phase1_diffusion", **start)  # nothing would train the caption head
 
 
 def test_half_downloaded_folders_and_unknown_names_are_explained(tmp_path: Path) -> None:

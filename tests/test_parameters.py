@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from pathlib import Path
+
 import pytest
 import torch
+from small import images, tryon_batch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from unifashion_pl.freezing import part_of
+from unifashion_pl.freezing import apply_policy, part_of
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.parameters import RANDOM, counts, shapes_only, stage_table
 
@@ -71,5 +75,72 @@ def test_the_commercial_overlay() -> None:
     assert found["clip_text"] == 340_387_840
 
 
-def test_every_overlay_of_published_weights_has_its_random_counterpart() -> None:
-    assert set(RANDOM) == {"paper.yaml", "commercial.yaml"}
+@pytest.mark.parametrize("task", ["tryon", "design"])
+def test_editing_at_the_papers_size(task: str) -> None:
+    model = shapes_only([f"{task}.yaml", "paper.yaml", f"paper-{task}.yaml"])
+    found = counts(model)
+    branch = {"encoder": 174_688_640, "blocks": 179_778_560, "hint": 0, "zero_convs": 0}
+    head = model.diffusion_head
+    assert head is not None
+    garment = head.denoiser.garment
+    assert garment is not None
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in garment.named_children()}
+    assert found["garment"] == (sum(sizes.values()), 0)
+    # the design document counts hint and zero convolutions with copy and blocks
+    assert sizes["encoder"] + sizes["hint"] == branch["encoder"]
+    assert sizes["blocks"] + sizes["zero_convs"] == branch["blocks"]
+    assert found["unet"] == (37_760, 859_546_884 - 37_760)
+    assert found["tsa_diffusion"] == (590_592 + 768, 0)
+    assert {part for part, (trains, _) in found.items() if trains} == {"garment", "unet", "tsa_diffusion"}
+    types = {name: p.dtype for name, p in head.denoiser.named_parameters()}
+    assert {t for n, t in types.items() if n.startswith(("garment.", "unet.conv_in."))} == {torch.float32}
+    assert {t for n, t in types.items() if n.startswith("unet.") and "conv_in." not in n} == {torch.bfloat16}
+    assert head.size == head.edit_size == (512, 384)
+    assert model.active_families == ["q2i"]
+
+
+def test_a_bf16_unet_trains_its_float32_parts_through_the_module() -> None:
+    denoiser = "diffusion.init_args.denoiser.init_args."
+    grads = []
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = UniFashionModule.from_config(
+            "tryon.yaml",
+            {
+                "policy": "editing_control",
+                f"{denoiser}dtype": dtype,
+                f"{denoiser}gradient_checkpointing": True,
+            },
+        )
+        head = model.diffusion_head
+        assert head is not None
+        assert head.denoiser.dtype == getattr(torch, dtype)
+        head.editing.tv_weight = 0.001
+        model.train()
+        torch.manual_seed(1)
+        head.edit_size = (32, 16)
+        batch = tryon_batch(2, *head.edit_size, garments=images(2, 64))
+        losses = model.compute_losses(batch)
+        assert set(losses) == {"q2i", "tv"}
+        torch.stack(list(losses.values())).sum().backward()
+        learnt = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        assert all(g is not None and g.dtype == torch.float32 for g in learnt.values())
+        grads.append(torch.cat([g.flatten() for g in learnt.values()]))  # type: ignore[union-attr]
+    assert torch.cosine_similarity(grads[0], grads[1], dim=0) > 0.99
+
+
+def test_other_readings_of_what_trains_in_editing() -> None:
+    expected = {"editing_decoder": 37_760 + 510_808_004, "editing_all": 859_546_884, "tryon_qformer": 0}
+    model = shapes_only(["tryon.yaml", "paper.yaml", "paper-tryon.yaml"])
+    for policy, unet in expected.items():
+        apply_policy(model, policy)
+        assert counts(model)["unet"][0] == unet
+
+
+def test_every_overlay_that_names_published_weights_has_a_random_counterpart() -> None:
+    shipped = sorted(p.name for p in Path(str(files("unifashion_pl.configs"))).glob("*.yaml"))
+    for name in shipped:
+        text = (Path(str(files("unifashion_pl.configs"))) / name).read_text()
+        names_weights = any(source in text for source in ("source: CompVis", "source: common-canvas", "source: weights/"))
+        assert (name in RANDOM) == names_weights, name
+    assert {*RANDOM.values()} <= {*shipped}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -68,8 +70,8 @@ def work(rank: int, store: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     plain = built(Path(store).parent)
+    sharded = copy.deepcopy(plain)
     expected = trained(plain, nn.parallel.DistributedDataParallel(Entry(plain)), rank)
-    sharded = built(Path(store).parent)
     before = sum(p.numel() for p in sharded.parameters())
     shard(sharded, init_device_mesh("cpu", (2,)))
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in sharded.parameters())
@@ -91,7 +93,10 @@ def work(rank: int, store: str, out: str) -> None:
 
 def test_two_shards_train_as_two_copies_do(tmp_path: Path) -> None:
     (tmp_path / "overlay.yaml").write_text(BFLOAT16_LLM)
-    mp.start_processes(work, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2, start_method="spawn")
+    multiprocessing.set_forkserver_preload(
+        ["unifashion_pl.weights.checkpoint", "diffusers.models", "peft"]
+    )  # imported once, not twice
+    mp.start_processes(work, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"out.{rank}") for rank in range(2)]
     for rank in ranks:
         assert rank["found"] == pytest.approx(rank["expected"], rel=2e-4)

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.reader import DamagedSample
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
-from unifashion_pl.data.stream import MixedPairLoader, TrainLoader
+from unifashion_pl.data.stream import TrainLoader
 
 SEED_VARIABLE = "PL_GLOBAL_SEED"  # where Lightning's seed_everything leaves the seed
 STATES = "unifashion_streams"

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from torch import nn
 
-from unifashion_pl.weights.card import licence_rows
+from unifashion_pl.parameters import RANDOM, shapes_only
+from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -32,13 +34,29 @@ PACKAGES = (
     ),
     *("webdataset", "timm", "h5py", "safetensors", "tensorboard", "pycocoevalcap"),
 )
+#: Trainings -> GiB of weights, gradients and AdamW; :func:`needed` counts the same (a test compares).
+TRAININGS: dict[str, float] = {
+    "phase1.yaml + paper.yaml": 35.2,
+    "phase1.yaml + paper.yaml + paper-representation.yaml": 4.6,
+    "phase1.yaml + paper.yaml + paper-llm.yaml": 19.9,
+    "phase1.yaml + paper.yaml + paper-diffusion.yaml": 15.7,
+    "phase2.yaml + paper.yaml": 20.4,
+    "tryon.yaml + paper.yaml + paper-tryon.yaml": 9.8,
+    "design.yaml + paper.yaml + paper-design.yaml": 9.8,
+    "phase1.yaml + commercial.yaml": 20.5,
+    "phase2.yaml + commercial.yaml": 8.4,
+}
 
 
 def examine() -> str:
-    """A report of versions, devices and of the shipped model, one fact a line."""
+    """A report of versions, devices, the shipped model, and of what can be trained here, one fact a line."""
     lines = [f"{'python':<16}{sys.version.split()[0]} on {platform.platform()}"]
     lines += [f"{name:<16}{_version(name)}" for name in PACKAGES]
-    return "\n".join([*lines, *_device(), *_models()])
+    lines += [*_device(), *_models()]
+    lines += [f"{'training':<16}{name}: {need:.1f} GiB + activations; fits: {_fits(need)}" for name, need in TRAININGS.items()]
+    return "\n".join(
+        [*lines, f"{'':<16}`unifashion doctor --config paper.yaml` says which weights are absent and how to get them"]
+    )
 
 
 def _version(name: str) -> str:
@@ -69,46 +87,127 @@ def _models() -> list[str]:
         return [f"{'tiny model':<16}{error}"]
 
 
-def examine_overlay(configs: Sequence[str]) -> str:
+def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> str:
     """What a training with these configs needs: published parts, whether they are here, and memory for weights and optimiser.
+
+    Args:
+        commercial_only: refuse parts that the manifest does not know to be free for commercial use.
 
     Raises:
         SystemExit, ValueError: as for building the model.
+        ValueError: a part that ``commercial_only`` refuses.
     """
-    from unifashion_pl.cli import config_chain
-    from unifashion_pl.parameters import shapes_only
-
     model = shapes_only(configs)
     lines = [f"{'config':<16}{' + '.join(configs)}", *model.describe_parameters().splitlines(), *_memory(model)]
-    merged: dict[str, tuple[str, str, str]] = {}
-    for name in configs:
-        for path in config_chain(name):
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-            merged.update({place: (source, licence, use) for place, source, licence, use in licence_rows(content.get("model"))})
-    built = [name for name, _ in model.named_children()]
-    for place, (source, licence, use) in merged.items():
-        if place.split(".")[0] == "backbone" or f"{place.split('.')[0]}_head" in built:
-            lines.append(f"{'needs':<16}{source} ({place}; {licence}; commercial use: {use}): {_where(source)}")
+    content = merged(configs)
+    rows: dict[str, list[tuple[str, str, str]]] = {}
+    for place, source, licence, use in licence_rows(content.get("model")):
+        rows.setdefault(source, []).append((place, licence, use))
+    for source, found in rows.items():
+        places, (_, licence, use) = ", ".join(place for place, _, _ in found), found[0]
+        lines.append(f"{'needs':<16}{source} ({places}; {licence}; commercial use: {use}): {_where(source)}")
+    lines += [*_start(content.get("model") or {}, set(configs)), *_data(content.get("data") or {})]
+    refused = [f"{source} ({found[0][1]}; {found[0][2]})" for source, found in rows.items() if found[0][2] != "yes"]
+    if commercial_only and refused:
+        raise ValueError(
+            f"refused under --commercial-only: {' + '.join(configs)} needs parts that are not known to be free for commercial use: "
+            f"{'; '.join(refused)}. Lay commercial.yaml over the phase instead, or name other weights"
+        )
     return "\n".join(lines)
 
 
-def _memory(model: UniFashionModule) -> list[str]:
-    """Bytes that do not depend on the batch; activations come on top."""
+def merged(configs: Sequence[str]) -> dict[str, Any]:
+    """Contents of configs laid over each other, without checking them."""
+    from unifashion_pl.cli import config_chain
+
+    out: dict[str, Any] = {}
+    for path in (path for name in configs for path in config_chain(name)):
+        out = _over(out, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+    return out
+
+
+def _over(low: Any, high: Any) -> Any:
+    if not (isinstance(low, dict) and isinstance(high, dict)):
+        return high
+    if low.get("class_path", high.get("class_path")) != high.get("class_path", low.get("class_path")):
+        return high
+    return {**low, **{key: _over(low.get(key), value) for key, value in high.items()}}
+
+
+def _start(model: dict[str, Any], configs: set[str]) -> list[str]:
+    """Which of the places that ``init_from`` names is here; the shipped tiny model starts nothing larger."""
+    wanted = model.get("init_from")
+    if not wanted or wanted == "tiny":
+        return []
+    if isinstance(wanted, list) and configs & {*RANDOM}:
+        wanted = [choice for choice in wanted if choice != "tiny"]
+    choices = [[choice] if isinstance(choice, str) else choice for choice in ([wanted] if isinstance(wanted, str) else wanted)]
+    names = ["tiny" if "tiny" in choice else " + ".join(choice) for choice in choices]
+    here = [name for name, choice in zip(names, choices) if all(part == "tiny" or Path(part).exists() for part in choice)]
+    found = f"{here[0]}: here" if here else f"absent: {', or '.join(names)} (an earlier stage's run, or an import)"
+    return [f"{'starts from':<16}{found}"]
+
+
+def _data(data: dict[str, Any]) -> list[str]:
+    """Whether the dataset's folder is here."""
+    root = (data.get("init_args") or {}).get("root")
+    if root is None:
+        return []
+    found = (
+        "here"
+        if Path(root).is_dir()
+        else "absent: the dataset as its authors distribute it goes there (`unifashion data check`)"
+    )
+    return [f"{'data':<16}{root}: {found}"]
+
+
+def needed(model: nn.Module) -> tuple[int, int]:
+    """Bytes of weights, and of gradients and AdamW's two states; what does not depend on the batch."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    learning = sum(p.numel() * 3 * p.element_size() for p in model.parameters() if p.requires_grad)
-    need = (weights + learning) / 2**30
-    lines = [
-        f"{'memory':<16}{weights / 2**30:.1f} GiB of weights + {learning / 2**30:.1f} GiB of gradients and AdamW = {need:.1f} GiB, "
-        "activations on top (counted, not measured)"
-    ]
-    for index in range(torch.cuda.device_count()):
-        total = torch.cuda.get_device_properties(index).total_memory / 2**30
-        lines.append(
-            f"{'gpu ' + str(index):<16}{total:.0f} GiB: {'weights and optimiser fit' if need < total else 'too small'}"
+    return weights, sum(p.numel() * 3 * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def check_memory(model: nn.Module, device: torch.device, ranks: int = 1) -> None:
+    """Refuse a training that cannot fit, before anything is moved to the GPU.
+
+    Args:
+        device: of this rank.
+        ranks: over which FSDP2 shards the model; 1 = each holds it whole.
+
+    Raises:
+        RuntimeError: weights, gradients and optimiser states alone exceed the memory.
+    """
+    if device.type != "cuda":
+        return
+    need, total = sum(needed(model)) / ranks, torch.cuda.get_device_properties(device).total_memory
+    if need > total:
+        raise RuntimeError(
+            f"too little memory: weights, gradients and AdamW need {need / 2**30:.1f} GiB before any activation, "
+            f"{torch.cuda.get_device_name(device)} has {total / 2**30:.1f} GiB. Shard over several GPUs (--config fsdp.yaml), train in "
+            "stages (paper-representation.yaml, paper-llm.yaml, paper-diffusion.yaml), or take commercial.yaml (one GPU of 24 GB)"
         )
-    if not torch.cuda.device_count():
-        lines.append(f"{'gpu':<16}none here")
-    return lines
+
+
+def _memory(model: UniFashionModule) -> list[str]:
+    weights, learning = needed(model)
+    need = (weights + learning) / 2**30
+    return [
+        f"{'memory':<16}{weights / 2**30:.1f} GiB of weights + {learning / 2**30:.1f} GiB of gradients and AdamW = {need:.1f} GiB, "
+        "activations on top (counted, not measured)",
+        f"{'fits':<16}{_fits(need)}",
+    ]
+
+
+def _fits(need: float) -> str:
+    """Whether so many GiB and the activations fit on the GPUs here."""
+    sizes = [torch.cuda.get_device_properties(i).total_memory / 2**30 for i in range(torch.cuda.device_count())]
+    if not sizes:
+        return "no GPU here"
+    if need < 0.8 * min(sizes):
+        return "yes"
+    if need < min(sizes):
+        return "hardly: little is left for activations"
+    return "sharded over the GPUs here (fsdp.yaml)" if need < 0.8 * sum(sizes) else "no"
 
 
 def _where(source: str) -> str:
@@ -118,6 +217,11 @@ def _where(source: str) -> str:
 
     if Path(source).exists():
         return "here"
+    if source in IMPORTED:
+        first, *others = parts_of(source)
+        files = ", ".join(f"{part.file} ({part.source})" for part in (first, *others))
+        tower = "".join(f" --tower {part.file}" for part in others)
+        return f"absent: download {files}, then `unifashion weights import {first.file}{tower} --out {source}`"
     try:
         cached = {repository.repo_id for repository in scan_cache_dir().repos}
     except CacheNotFound:

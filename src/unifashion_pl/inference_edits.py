@@ -84,6 +84,21 @@ def design(
     return _paint(model, rows, prepare, seed, batch_size, paste_back, settings)
 
 
+def editing_head(model: UniFashionModule) -> Any:
+    """The diffusion head, if it can repaint persons.
+
+    Raises:
+        RuntimeError: there is none, or its U-Net reads no persons.
+    """
+    head = head_of(model, "diffusion")
+    if head.denoiser.in_channels == 4:
+        raise RuntimeError(
+            "this model cannot edit pictures of persons: its U-Net reads no person, mask or pose. Train one that does "
+            "(`unifashion fit --config tryon.yaml`) or load it with --model"
+        )
+    return head
+
+
 def paste(painted: Tensor, person: Image.Image, mask: NDArray[np.bool_] | None) -> Image.Image:
     """A painting as its person's photo: bars cut off, in the photo's size, the photo itself where the mask is False.
 
@@ -128,14 +143,9 @@ def _paint(
     paste_back: bool,
     settings: dict[str, Any],
 ) -> list[Image.Image]:
-    head = head_of(model, "diffusion")
-    if head.denoiser.in_channels == 4:
-        raise RuntimeError(
-            "this model cannot edit pictures of persons: its U-Net reads no person, mask or pose. Train one that does "
-            "(`unifashion fit --config tryon.yaml`) or load it with --model"
-        )
+    head = editing_head(model)
     painting = {name: settings.pop(name) for name in PAINTING if name in settings}
-    common = {"size": head.size, "image_size": model.backbone.vision.image_size, **settings}
+    common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}
     inputs = [prepare(row, **common) for row in rows]
 
     def work(part: list[tuple[TryOnInputs, Task]]) -> list[Image.Image]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.callbacks import StepSeeds, Streams
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
-from unifashion_pl.evaluation import Evaluator
+from unifashion_pl.doctor import check_memory
+from unifashion_pl.evaluation import Evaluator, Painter
 from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, left_out, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
 from unifashion_pl.sharding import gather, release, shard, shards_of
@@ -42,6 +43,7 @@ class UniFashionModule(L.LightningModule):
         loss_weights: weight per loss family (``cross``, ``itg``, ``q2i``); missing ones are 1, as in the paper.
         optim: optimiser presets per side.
         evaluator: what is measured in validation and test.
+        painter: what ``predict`` paints, and where to.
         init_from: where the weights come from before training (phase 2 starts from phase 1's): a run folder, a ``.ckpt``, a folder
             of :meth:`save_pretrained`, one of ``unifashion weights import``, or ``tiny``; of a list, the first that exists. A list inside
             the list is one source of several parts, e.g. the runs of phase 1's stages, a later one before an earlier one.
@@ -61,6 +63,7 @@ class UniFashionModule(L.LightningModule):
         loss_weights: dict[str, float] | None = None,
         optim: OptimSettings | None = None,
         evaluator: Evaluator | None = None,
+        painter: Painter | None = None,
         init_from: str | list[str | list[str]] | None = None,
         leave_out: Sequence[str] = (),
     ) -> None:
@@ -82,12 +85,16 @@ class UniFashionModule(L.LightningModule):
             )
         self.optim = optim or OptimSettings()
         self.evaluator = evaluator or Evaluator()
+        self.painter = painter or Painter()
         self.leave_out = tuple(leave_out)
         if init_from:
             from unifashion_pl.weights.checkpoint import load_weights
 
             load_weights(self, init_from)
         self.trainable_names = apply_policy(self, policy, also_train, self.active_families)
+        if diffusion is not None:
+            diffusion.denoiser.cast_frozen()
+            diffusion.denoiser.to(memory_format=torch.channels_last)  # 1.3 times as fast in training on a CPU
         check_left_out(self)
 
     @property
@@ -135,7 +142,10 @@ class UniFashionModule(L.LightningModule):
         return [StepSeeds(), Streams()]
 
     def configure_model(self) -> None:
-        """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`)."""
+        """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`), if its memory can do."""
+        if self.trainer.training:
+            ranks = 1 if self.device_mesh is None else self.device_mesh["data_parallel"].size()
+            check_memory(self, self.trainer.strategy.root_device, ranks)
         if self.device_mesh is not None and not shards_of(self):
             shard(self, self.device_mesh["data_parallel"])
 
@@ -191,10 +201,27 @@ class UniFashionModule(L.LightningModule):
         self.evaluator.update(self, batch)
 
     def on_test_epoch_end(self) -> None:
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        metrics = self.evaluator.finish(folder if folder.name == "test" else folder / "test")
+        metrics = self.evaluator.finish(self._folder("test"))
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
         release(self)
+
+    def on_predict_epoch_start(self) -> None:
+        gather(self)
+        self.painter.start(self, self._folder("predict"))
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        return self.painter.paint(self, batch)
+
+    def on_predict_epoch_end(self) -> None:
+        path = self.painter.finish()
+        if self.trainer.is_global_zero:
+            print(f"painted: {path}")
+        release(self)
+
+    def _folder(self, name: str) -> Path:
+        """Where results of a stage go: beside the learning curves, not over them."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        return folder if folder.name == name else folder / name
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **kwargs: Any) -> UniFashionModule:

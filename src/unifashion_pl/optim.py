@@ -59,6 +59,8 @@ PRESETS: dict[str, Preset] = {
     "llm": Preset(lr=2e-5, betas=(0.9, 0.99), shape="cosine", warmup=0.03),
     "llm_released": Preset(lr=2e-4, shape="cosine", warmup=0.03),
     "diffusion": Preset(lr=1e-4, weight_decay=0.01, shape="constant"),
+    # ours: of a few thousand steps the last ones have to be small, or pictures show the noise of the weights
+    "diffusion_short": Preset(lr=1e-4, weight_decay=0.01, shape="cosine", warmup=0.03),
 }
 
 

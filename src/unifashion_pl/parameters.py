@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 #: Overlay -> the one that replaces what it loads by random weights of the same shapes.
-RANDOM = {"paper.yaml": "paper-random.yaml", "commercial.yaml": "commercial-random.yaml"}
+RANDOM = {
+    "paper.yaml": "paper-random.yaml",
+    "paper-tryon.yaml": "paper-editing-random.yaml",
+    "paper-design.yaml": "paper-editing-random.yaml",
+    "commercial.yaml": "commercial-random.yaml",
+}
 
 #: Stages of training at the paper's size, as the README's table lists them.
 STAGES: dict[str, tuple[str, ...]] = {
@@ -22,25 +27,31 @@ STAGES: dict[str, tuple[str, ...]] = {
     "1 LLM": ("phase1.yaml", "paper.yaml", "paper-llm.yaml"),
     "1 diffusion": ("phase1.yaml", "paper.yaml", "paper-diffusion.yaml"),
     "2 composed": ("phase2.yaml", "paper.yaml"),
+    "2 try-on": ("tryon.yaml", "paper.yaml", "paper-tryon.yaml"),
+    "2 design": ("design.yaml", "paper.yaml", "paper-design.yaml"),
 }
+
+
+def with_random_weights(configs: Sequence[str]) -> list[str]:
+    """Configs with each overlay that names published weights followed by its counterpart of :data:`RANDOM`; a stage's own overlay stays
+    behind the paper's, so that heads it removes stay away."""
+    chain: list[str] = []
+    for name in configs:
+        chain.append(name)
+        if name in RANDOM and RANDOM[name] not in configs:
+            chain.append(RANDOM[name])
+    return chain
 
 
 def shapes_only(configs: Sequence[str]) -> UniFashionModule:
     """The model of one or more configs, on the meta device where they name published weights, which are neither needed nor looked for.
-
-    Overlays that name published weights are followed by their counterpart of :data:`RANDOM`; a stage's own overlay stays last, so that
-    heads it removes stay away.
 
     Raises:
         ValueError, FileNotFoundError: as :meth:`~unifashion_pl.UniFashionModule.from_config`.
     """
     from unifashion_pl import UniFashionModule
 
-    chain: list[str] = []
-    for name in configs:
-        chain.append(name)
-        if name in RANDOM and RANDOM[name] not in configs:
-            chain.append(RANDOM[name])
+    chain = with_random_weights(configs)
     large = set(chain) & {*RANDOM, *RANDOM.values()}
     with torch.device("meta" if large else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

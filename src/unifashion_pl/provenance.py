@@ -1,14 +1,19 @@
-"""Which code is running."""
+"""Which code and which weights are running."""
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
 from unifashion_pl import __version__
 
-__all__ = ["__version__", "commit"]
+__all__ = ["__version__", "commit", "tensor_bytes", "weights_hash", "whole"]
 
 
 @cache
@@ -26,3 +31,27 @@ def commit(folder: Path | None = None) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def weights_hash(module: nn.Module, digits: int = 16) -> str:
+    """SHA-256 over names, shapes, types and bytes of all parameters and persistent buffers, its first ``digits`` digits.
+
+    Equal for a module that FSDP2 has sharded; every rank has to ask then.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(tensor_bytes(whole(value)))
+    return digest.hexdigest()[:digits]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP2 has sharded, gathered from all ranks (a collective); any other as it is."""
+    gathered: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return gathered
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor of any type, row by row."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

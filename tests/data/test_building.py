@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from typing import Any
 
 import pytest
 from data.rawdata import write_fashiongen
-from data.test_shards import contents, train_plan
+from data.test_shards import FORK, contents, train_plan
+from unifashion_pl.datamodules import fashiongen
 
 from unifashion_pl.data import files
 from unifashion_pl.data.files import WriteError, replacing
@@ -25,23 +27,21 @@ from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.shards import write_shards
 
 BUILD = """
-import resource, sys
+import sys
 from pathlib import Path
-if int(sys.argv[4]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.datamodules import fashiongen
 if __name__ == "__main__":
-    plan = next(p for p in fashiongen.plans(Path(sys.argv[1]), shard_size=int(sys.argv[5])) if p.split == "train")
+    plan = next(p for p in fashiongen.plans(Path(sys.argv[1]), shard_size=5) if p.split == "train")
     print("begins", flush=True)
     write_shards(plan, sys.argv[2], workers=int(sys.argv[3]), progress=False)
 """
 
 
-def build(script: Path, root: Path, out: Path, workers: int = 1, limit: int = 0, shard_size: int = 5) -> subprocess.Popen[str]:
+def build(script: Path, root: Path, out: Path, workers: int = 1) -> subprocess.Popen[str]:
     """A builder in a process group of its own, once it has begun."""
     script.write_text(BUILD)
-    command = [sys.executable, str(script), str(root), str(out), str(workers), str(limit), str(shard_size)]
+    command = [sys.executable, str(script), str(root), str(out), str(workers)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "begins\n"
@@ -109,12 +109,24 @@ def test_a_disk_that_fills_up_is_a_sentence_and_leaves_no_half_file(
 
 def test_a_real_limit_on_file_sizes_is_a_sentence(fashiongen_root: Path, tmp_path: Path) -> None:
     """The kernel refuses the bytes, as a full disk does; a shard of all 36 samples is larger than 20 kB, its side file is not."""
-    process = build(tmp_path / "build.py", fashiongen_root, tmp_path / "out", limit=20_000, shard_size=36)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    errors = FORK.Queue()
+    process = FORK.Process(target=limited, args=(fashiongen_root, tmp_path / "out", errors))
+    process.start()
+    err = errors.get(timeout=60)
+    process.join()
     assert f"pairs-train-00000.tar: {os.strerror(errno.EFBIG)}" in err
     assert "ulimit -f" in err
     assert [p.name for p in (tmp_path / "out/pairs-train").iterdir()] == [".lock"]
+
+
+def limited(root: Path, out: Path, errors: Any) -> None:
+    """Build where no file may be larger than 20 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    plan = next(p for p in fashiongen.plans(root, shard_size=36) if p.split == "train")
+    try:
+        errors.put(str(write_shards(plan, out, progress=False)))
+    except WriteError as error:
+        errors.put(str(error))
 
 
 def test_missing_rights_are_a_sentence(fashiongen_root: Path, tmp_path: Path) -> None:

@@ -173,8 +173,7 @@ def test_an_order_does_not_hang_on_the_process(pair_shards: Path) -> None:
     assert out.strip() == str(training_order([5] * 7 + [1], 3, 2).tolist())
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 3), (2, 2), (3, 0), (3, 2), (4, 0), (4, 3)])
 def test_uneven_evaluation_shards_are_read_exactly_once(pair_shards: Path, world: int, workers: int) -> None:
     """Shards of 5, 5, 5, 5, 5, 5, 5 and 1 over ranks and workers that divide neither; no padding, at most one apart."""
     source = ShardSource(pair_shards / "pairs-validation")

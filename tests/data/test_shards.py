@@ -2,22 +2,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import tarfile
+import time
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 import webdataset as wds
 from data.rawdata import jpeg, write_fashiongen, write_fashioniq
 from filelock import FileLock
 from unifashion_pl.datamodules import fashiongen, fashioniq
 
+from unifashion_pl.data import shards
 from unifashion_pl.data.index import ShardIndex, preflight
 from unifashion_pl.data.plan import Item, MissingDataError, Plan
+from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.shards import tar_member, write_shards
+
+#: Processes that need not import everything anew.
+FORK = multiprocessing.get_context("fork")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -98,35 +104,28 @@ def test_a_finished_split_is_left_alone_and_a_changed_plan_is_not(fashiongen_roo
     assert new.options == {"image": "png"}
 
 
-KILLED = """
-import os, sys, time
-from pathlib import Path
-from unifashion_pl.data import shards
-from unifashion_pl.datamodules import fashiongen
+def slowly(root: Path, out: Path, told: Any) -> None:
+    """Build with a pause after every shard, which is told about."""
+    write = shards._write_shard
 
-write = shards._write_shard
+    def slow(job: Any) -> Any:
+        result = write(job)
+        told.put(job.path.name)
+        time.sleep(0.2)
+        return result
 
-def slow(job):
-    result = write(job)
-    print(job.path.name, flush=True)
-    time.sleep(0.2)
-    return result
-
-shards._write_shard = slow
-plan = next(p for p in fashiongen.plans(Path(sys.argv[1]), shard_size=5) if p.split == "train")
-shards.write_shards(plan, sys.argv[2], progress=False)
-"""
+    shards._write_shard = slow
+    write_shards(train_plan(root), out, progress=False)
 
 
 def test_a_killed_builder_goes_on_where_it_stopped(fashiongen_root: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(fashiongen_root), str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    told = FORK.Queue()
+    process = FORK.Process(target=slowly, args=(fashiongen_root, tmp_path / "killed", told))
+    process.start()
     for _ in range(3):
-        process.stdout.readline()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+        told.get(timeout=60)
+    process.kill()
+    process.join()
     folder = tmp_path / "killed" / "pairs-train"
     assert not (folder / "index.json").exists()
     with pytest.raises(FileNotFoundError, match="goes on where it stopped"):
@@ -142,12 +141,19 @@ def test_a_killed_builder_goes_on_where_it_stopped(fashiongen_root: Path, tmp_pa
 def test_a_second_builder_is_kept_out(fashiongen_root: Path, tmp_path: Path) -> None:
     (tmp_path / "pairs-train").mkdir()
     with FileLock(tmp_path / "pairs-train" / ".lock"):
-        code = (
-            "import sys; from pathlib import Path; from unifashion_pl.datamodules import fashiongen; from unifashion_pl.data.shards import *\n"
-            "write_shards(next(iter(fashiongen.plans(Path(sys.argv[1])))), sys.argv[2], progress=False)"
-        )
-        out = subprocess.run([sys.executable, "-c", code, str(fashiongen_root), str(tmp_path)], capture_output=True, text=True)
-    assert "another process is building" in out.stderr
+        built = FORK.Queue()
+        process = FORK.Process(target=refused, args=(fashiongen_root, tmp_path, built))
+        process.start()
+        assert "another process is building" in built.get(timeout=60)
+        process.join()
+
+
+def refused(root: Path, out: Path, built: Any) -> None:
+    """Put the error of building into a queue."""
+    try:
+        built.put(str(write_shards(train_plan(root), out, progress=False)))
+    except RuntimeError as error:
+        built.put(str(error))
 
 
 @pytest.fixture
@@ -208,6 +214,33 @@ def test_a_mended_file_is_taken_up_by_the_next_run(broken: Path, tmp_path: Path)
     assert (index.samples, index.missing) == (24, [])
 
 
+def test_replaced_pictures_are_taken_up_and_only_in_their_shards(tmp_path: Path) -> None:
+    """A whole picture in the place of another whole one: no plan and no loss tells of it."""
+    root = write_fashioniq(tmp_path / "raw")
+    gallery = next(p for p in fashioniq.plans(root) if p.kind == "gallery")
+    object.__setattr__(gallery, "shard_size", 10)
+    folder = write_shards(gallery, tmp_path, progress=False).parent
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.tar")}
+    (root / "images/DVA00003.jpg").write_bytes(jpeg(77))
+    write_shards(gallery, tmp_path, progress=False)
+    after = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.tar")}
+    changed = [number for number, name in enumerate(sorted(before)) if after[name] != before[name]]
+    source = ShardSource(folder)
+    number = next(n for n, key in enumerate(source.keys) if key.endswith("DVA00003"))
+    assert changed == [number // 10]
+    assert source.read(number).fields["image.jpg"] == jpeg(77)
+
+
+def test_another_container_is_taken_up(fashiongen_root: Path, tmp_path: Path) -> None:
+    root = write_fashiongen(tmp_path / "raw")
+    old = ShardIndex.load(write_shards(train_plan(root), tmp_path, progress=False).parent)
+    with h5py.File(root / "fashiongen_256_256_train.h5", "r+") as file:
+        file["input_image"][3] = 255 - file["input_image"][3]
+    new = ShardIndex.load(write_shards(train_plan(root), tmp_path, progress=False).parent)
+    assert sum(a.sha256 != b.sha256 for a, b in zip(old.shards, new.shards)) == 1
+    assert new.source != old.source
+
+
 def test_equal_pixels_are_listed(tmp_path: Path) -> None:
     root = write_fashioniq(tmp_path / "raw")
     (root / "images/DVA00011.jpg").write_bytes((root / "images/DVA00010.jpg").read_bytes())
@@ -258,8 +291,6 @@ def test_tar_members_are_plain_ustar(tmp_path: Path) -> None:
 
 
 def test_products_must_be_consecutive(tmp_path: Path) -> None:
-    import h5py
-
     root = write_fashiongen(tmp_path)
     with h5py.File(root / "fashiongen_256_256_train.h5", "r+") as file:
         file["input_productID"][-1] = 0

@@ -42,8 +42,10 @@ def test_samples_stay_in_windows_of_four_shards() -> None:
 
 
 def test_the_order_of_a_seed_is_part_of_the_format() -> None:
-    assert training_order([3, 3, 3], 7, 2).tolist() == training_order([3, 3, 3], 7, 2).tolist()
-    assert training_order([2, 3], 0, 0).tolist() == [2, 3, 4, 0, 1] or sorted(training_order([2, 3], 0, 0)) == list(range(5))
+    """Another order would make runs irreproducible and resumes wrong without a word."""
+    assert training_order([3, 3, 3], 7, 2).tolist() == [2, 6, 0, 5, 1, 4, 8, 3, 7]
+    assert training_order([2, 3], 0, 0).tolist() == [0, 2, 3, 1, 4]
+    assert training_order([2] * 6, 5, 1).tolist() == [4, 10, 9, 7, 5, 11, 6, 8, 2, 3, 0, 1]
 
 
 @pytest.mark.parametrize("num", [1, 2, 3])
@@ -86,9 +88,8 @@ def test_epochs_differ_also_with_persistent_workers_and_can_be_gone_to(pair_shar
     assert keys(loader) == second
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("consumed", [0, 3, 7, 9])
-def test_a_resume_equals_the_uninterrupted_tail(pair_shards: Path, workers: int, consumed: int) -> None:
+@pytest.mark.parametrize(("consumed", "workers"), [(0, 2), (3, 0), (3, 2), (7, 0), (9, 0), (9, 2)])
+def test_a_resume_equals_the_uninterrupted_tail(pair_shards: Path, consumed: int, workers: int) -> None:
     whole = keys(train(pair_shards), epochs=2)
     loader = train(pair_shards, workers=Workers(2))
     taken = []
@@ -158,8 +159,7 @@ def test_preflight_of_sizes_and_fields(pair_shards: Path) -> None:
         TrainLoader(ShardSource(pair_shards / "pairs-train"), TripletAssembler(EncoderTransform(8)), batch_size=2)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 3), (3, 0), (4, 2)])
 def test_evaluation_sees_every_sample_exactly_once(triplet_shards: Path, world: int, workers: int) -> None:
     source = ShardSource(triplet_shards / "queries-val")
     assembler = QueryAssembler(EncoderTransform(8))

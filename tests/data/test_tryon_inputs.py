@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from unifashion_pl.data.contract import Limits
+from unifashion_pl.data.person_inputs import LIMITS
 from unifashion_pl.data.problems import InputError
 from unifashion_pl.data.repaint import label_map, mask_from_parse
 from unifashion_pl.data.samples import TryOnBatch
-from unifashion_pl.data.tryon_inputs import LIMITS, Limits, batch_of, prepare_design, prepare_tryon
+from unifashion_pl.data.tryon_inputs import batch_of, prepare_design, prepare_tryon
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 
 W, H = 192, 256
@@ -98,6 +100,28 @@ def test_atr_labels_of_dress_code_make_masks_of_their_part(root: Path, category:
     worn = {"dresses": [7], "upper_body": [4], "lower_body": [5, 6]}[category]
     assert mask[np.isin(parse, worn)].mean() > 0.999
     assert not mask[np.isin(parse, [11, 9, 10])].any()
+
+
+@pytest.mark.parametrize("scheme", ["lip", "atr"])
+def test_label_maps_read_in_the_other_scheme_are_refused(root: Path, scheme: Any) -> None:
+    pattern = {"lip": "viton-hd/*/image-parse-v3/*.png", "atr": "mgd/dresscode/*/label_maps/*.png"}[scheme]
+    maps = [opened(path) for path in sorted(root.glob(pattern))]
+    assert len(maps) >= 5
+    other, last = ("atr", 17) if scheme == "lip" else ("lip", 19)
+    for parse in maps:
+        assert np.array_equal(label_map(parse, scheme), np.asarray(parse))
+        assert np.asarray(parse).max() <= last
+        with pytest.raises(InputError, match=f"of {scheme.upper()} read as {other.upper()}.*Pass labels='{scheme}'"):
+            label_map(parse, other)
+    # nothing contradicts a plain torso in either scheme
+    torso = np.zeros((20, 10), np.uint8)
+    torso[5:15, 2:8] = 5
+    assert np.array_equal(label_map(torso, scheme), torso)
+
+
+def test_unknown_inputs_are_named(files: dict[str, Path]) -> None:
+    with pytest.raises(TypeError, match="unknown inputs masks; known are size, image_size, densepose"):
+        tryon(files, masks=files["mask"])
 
 
 def test_a_box_and_an_agnostic_picture_make_a_mask(files: dict[str, Path]) -> None:
@@ -231,7 +255,15 @@ CASES: dict[str, tuple[Any, str]] = {
     ),
     "nothing worn": (
         lambda f: {"parse": np.where(np.asarray(opened(f["parse"])) == 13, 13, 0).astype(np.uint8)},
-        "parse shows nothing of upper_body .labels 0, 13.",
+        "parse shows no garment of upper_body .labels 0, 13.",
+    ),
+    "the agnostic label map": (
+        lambda f: {"parse": np.where(np.isin(opened(f["parse"]), (5, 6, 7, 9, 12)), 0, opened(f["parse"])).astype(np.uint8)},
+        "parse shows no garment of upper_body .labels .*14, 15.*agnostic label map",
+    ),
+    "the other scheme": (
+        lambda f: {"parse": f["parse"], "labels": "atr"},
+        r"parse looks like labels of LIP read as ATR: legs above clothes\. Expected: labels of ATR\. Pass labels='lip'",
     ),
     "a box outside": (lambda f: {"box": (10, 10, 500, 100)}, r"box is \(10, 10, 500, 100\) on a person of 192×256"),
     "floats beyond 1": (lambda f: {"person": np.full((H, W, 3), 1.5), "mask": f["mask"]}, "person is float64 in 1.5…1.5"),

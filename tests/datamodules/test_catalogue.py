@@ -12,6 +12,7 @@ from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import CatalogueDataModule, catalogue
 from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, with_splits
 
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.reader import DamagedSample
@@ -123,7 +124,7 @@ def test_a_bad_image_is_reported(root: Path, tmp_path: Path, damage: str) -> Non
     found = split_of(report, "catalogue/val")
     assert (report.complete, found.expected, found.usable) == (False, 4, 3)
     assert lost(found) == {(bad, "image", reason, 1)}
-    assert f"image {bad}: {reason}" in report.text()
+    assert f"image {bad}: {reason}" in report_text(report)
     for plan in catalogue.plans(root):
         index = ShardIndex.load(write_shards(plan, tmp_path / "out", allow_missing=True, progress=False))
         assert [(m["id"], m["reason"]) for m in index.missing] == ([(bad, reason)] if plan.split == "val" else [])
@@ -228,7 +229,7 @@ def test_words_for_splits(root: Path) -> None:
         ("catalogue/val", 4),
         ("catalogue/test", 1),
     ]
-    assert "2 rows are of other splits, which nothing reads: holdout (2 rows)" in report.text()
+    assert "2 rows are of other splits, which nothing reads: holdout (2 rows)" in report_text(report)
     data = module(root)
     assert [keys(loader) for loader in data.val_dataloader()] == [["2", "3", "4", "5"]]
     assert [keys(loader) for loader in data.test_dataloader()] == [["6"]]

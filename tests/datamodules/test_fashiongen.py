@@ -14,6 +14,7 @@ from data.rawdata import picture, write_fashiongen
 from readers import check, keys, lost, on_rank, split_of
 from unifashion_pl.datamodules import FashionGenDataModule, fashiongen
 
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import PairBatch
@@ -142,7 +143,7 @@ def test_a_damaged_chunk_is_reported_and_takes_only_its_rows(root: Path, tmp_pat
     assert (report.complete, found.expected, found.usable) == (False, 36, 34)
     assert {(bad.id, bad.role) for bad in found.unusable} == {("r0000005", "image"), ("r0000009", "image")}
     assert all("damaged HDF5 chunk" in bad.reason for bad in found.unusable)
-    assert "pairs 36 -> 34" in report.text()
+    assert "validation, pairs: 2 of 36 are lost" in report_text(report)
     with pytest.raises(MissingDataError, match=r"2 of 36 pairs cannot be built .*r0000005: damaged HDF5 chunk"):
         module(root).prepare_data()
     plan = next(p for p in fashiongen.plans(root) if p.split == "validation")
@@ -159,7 +160,7 @@ def test_a_file_without_rows_is_not_complete(root: Path) -> None:
             file[name] = empty
     report = check("fashiongen", root)
     assert not report.complete
-    assert "0 rows, 0 products" in report.text()
+    assert "0 rows, 0 products" in report_text(report)
     with pytest.raises(MissingDataError, match="none of the 0 pairs is usable"):
         module(root).prepare_data()
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import FashionIQDataModule, fashioniq, fashioniq_cap
 from unifashion_pl.datamodules.fashioniq_raw import PUBLISHED_ENTRIES, RawFashionIQ
 
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch, TripletBatch
@@ -71,8 +74,15 @@ def test_a_bad_image_is_reported_with_what_it_takes_along(root: Path, tmp_path: 
     assert lost(gallery) == {("DVA00000", "image", reason, 1)}
     assert split_of(report, "fashioniq/train").usable == 24
     assert queries.groups["dress"] == {"expected": 5, "usable": 4}
-    for line in ("INCOMPLETE", "queries 15 -> 14", "gallery 39 -> 38", "dress: 13 -> 12", f"image DVA00000: {reason}"):
-        assert line in report.text()
+    for line in (
+        "INCOMPLETE",
+        "val, queries: 1 of 15 are lost (dress 5 -> 4)",
+        "val, gallery: 1 of 39 are lost (dress 13 -> 12)",
+        f"image DVA00000: {reason}",
+        "data shards fashioniq --root",
+        "--allow-missing",
+    ):
+        assert line in report_text(report)
     with pytest.raises(MissingDataError, match=r"DVA00000: .*dress: 4 of 5.*not comparable"):
         module(root).prepare_data()
     for plan in fashioniq.plans(root):
@@ -88,7 +98,7 @@ def test_an_image_that_several_triplets_need_is_one_finding(root: Path) -> None:
     train = split_of(check("fashioniq", root), "fashioniq/train")
     assert lost(train) == {("DTR00000", "reference", "missing", 3)}
     assert train.usable == 21
-    assert "reference DTR00000: missing (takes 3 samples along)" in check("fashioniq", root).text()
+    assert "reference DTR00000: missing (takes 3 samples along)" in report_text(check("fashioniq", root))
 
 
 @pytest.mark.parametrize("folder", ["captions", "image_splits"])
@@ -98,7 +108,7 @@ def test_an_absent_folder_is_named_with_what_is_there(root: Path, folder: str) -
     assert (report.complete, report.splits) == (False, [])
     assert f"no folder {folder} (found: " in str(report.problem)
     assert "images" in str(report.problem)
-    assert "Expected captions/, image_splits/ and images/" in report.text()
+    assert "Expected captions/, image_splits/ and images/" in report_text(report)
     with pytest.raises(MissingDataError, match=f"no folder {folder}"):
         module(root).prepare_data()
 
@@ -164,7 +174,7 @@ def test_lists_without_entries_are_not_complete(root: Path) -> None:
     report = check("fashioniq", root)
     assert split_of(report, "fashioniq/val", "queries").expected == 0
     assert not report.complete
-    assert "dress val: 0 entries, published are 2,017" in report.text()
+    assert "dress val: 0 entries, published are 2,017" in report_text(report)
 
 
 def test_an_id_that_fits_no_file_name_is_refused(root: Path) -> None:
@@ -179,7 +189,7 @@ def test_empty_captions_drop_out_with_their_and_and_are_counted(root: Path) -> N
     report = check("fashioniq", root)
     for note in ("dress val: 2 entries have an empty caption, which drops out", "dress val: 1 entries have no text at all"):
         assert note in split_of(report, "fashioniq/val", "queries").notes
-        assert note in report.text()
+        assert note in report_text(report)
     data = module(root)
     data.prepare_data()
     texts = [text for batch in data.val_dataloader()[1] for text in batch.texts]
@@ -224,11 +234,45 @@ def test_what_belongs_together_wrongly_is_noted(root: Path) -> None:
     (root / "images/STRANGER.jpg").write_bytes(jpeg(1))
     (root / "images/DVA00003.png").write_bytes(jpeg(2))
     rewrite(root / SPLIT, lambda ids: ids[:1] + ids[2:])
-    text = check("fashioniq", root).text()
+    text = report_text(check("fashioniq", root))
     assert "2 image files belong to no listed id: DVA00001, STRANGER" in text
     assert "1 ids have several image files, the first is used: DVA00003" in text
     assert "dress val: 1 references or targets are not in the image split: DVA00001" in text
     assert "1 training triplets touch an image that also stands in a validation split" in text
+
+
+# shards and raw files that changed
+
+
+def test_shards_of_other_annotations_are_made_again_with_a_warning(root: Path) -> None:
+    data = module(root)
+    data.prepare_data()
+    path = root / "captions/cap.dress.train.json"
+
+    def times() -> dict[str, int]:
+        files = (root / "shards").rglob("*.tar*")
+        return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in files}
+
+    before = times()
+    path.write_bytes(path.read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(root).prepare_data()
+    assert times() == before
+    rewrite(path, entry(0, captions=["is blue", "has dots"]))
+    with pytest.warns(
+        UserWarning, match=r"triplets-train was made from other files: captions/cap\.dress\.train\.json changed since"
+    ):
+        module(root).prepare_data()
+    changed = {Path(name).parent.name for name, time in times().items() if before.get(name) != time}
+    assert changed == {"triplets-train"}
+    data = module(root)
+    texts = [text.lower() for batch in islice(data.train_loader(), 6) for text in batch.texts]
+    assert any("is blue" in text or "has dots" in text for text in texts)
+    shutil.rmtree(root / "captions")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        module(root).prepare_data()
 
 
 # what the DataModule delivers
@@ -456,8 +500,8 @@ def test_the_check_says_exactly_that_all_images_are_missing(annotations: Path, p
     assert sum(bad.samples for bad in queries.unusable) == 2 * 6_016
     assert {bad.id for bad in gallery.unusable} == {id for c in CATEGORIES for id in published.ids(c, "val")}
     assert (len(gallery.unusable), sum(bad.samples for bad in gallery.unusable)) == (15_415, 15_536)
-    text = report.text()
-    for line in ("INCOMPLETE", "dress: 2,017 -> 0", "shirt: 2,038 -> 0", "toptee: 1,961 -> 0", "dress: 3,817 -> 0"):
+    text = report_text(report)
+    for line in ("INCOMPLETE", "dress 2,017 -> 0", "shirt 2,038 -> 0", "toptee 1,961 -> 0", "dress 3,817 -> 0"):
         assert line in text
     assert "note: images in: no folder of images; 77,683 ids listed, 74,381 distinct, 0 files" in text
     assert "note: 523 training triplets touch an image" in text

@@ -14,6 +14,7 @@ from PIL import Image
 from readers import DAMAGES, check, keys, lost, on_rank, split_of
 from unifashion_pl.datamodules import MGDDataModule, dresscode, mgd
 
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.decode import open_image
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import TryOnBatch
@@ -122,7 +123,7 @@ def test_delivered_in_shop_sketches_go_before_drawn_ones(root: Path) -> None:
     data.prepare_data()
     values = [set(next(iter(loader)).sketches.flatten().tolist()) for loader in data.test_dataloader()]
     assert values == [{110}, {110}, {90}, {90}]
-    assert "drawn from" not in check("mgd", root).text()
+    assert "drawn from" not in report_text(check("mgd", root))
 
 
 def test_poses_are_body_parts_or_skeletons(made: Path) -> None:
@@ -202,13 +203,13 @@ def test_a_bad_file_of_joints_is_reported(root: Path) -> None:
 
 
 def test_garments_without_a_caption_are_counted_and_stay(root: Path) -> None:
-    assert "Dress Code: 1 garments have no phrases: 000001" in check("mgd", root).text()
+    assert "Dress Code: 1 garments have no phrases: 000001" in report_text(check("mgd", root))
     data = module(root)
     data.prepare_data()
     texts = {key: text for batch in data.train_loader() for key, text in zip(batch.keys, batch.texts)}
     assert texts["dresses-000001_0"] == ""
     (root / "dresscode/fine_captions.json").unlink()
-    assert "fine_captions.json is absent" in check("mgd", root).text()
+    assert "fine_captions.json is absent" in report_text(check("mgd", root))
 
 
 @pytest.mark.parametrize(("part", "count"), [("vitonhd", 5), ("dresscode", 9)])

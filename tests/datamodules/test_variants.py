@@ -13,6 +13,7 @@ from PIL import Image
 from readers import DAMAGES, check, lost, split_of
 from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, VitonHDDataModule
 
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 
@@ -91,11 +92,11 @@ def test_wrong_lists_of_fame_vil_are_named(raw: Path, tmp_path: Path, content: s
 
 def test_lists_of_fashion_sap_that_disagree_are_noted(raw: Path, tmp_path: Path) -> None:
     root = copied(raw, "fashion-sap", tmp_path)
-    assert "productid_list" not in check("fashiongen", root).text()
+    assert "productid_list" not in report_text(check("fashiongen", root))
     (root / "train/productid_list.json").write_text("[[0, [0, 1, 2]]]")
-    assert "train/productid_list.json disagrees with the HDF5 file, which is used" in check("fashiongen", root).text()
+    assert "train/productid_list.json disagrees with the HDF5 file, which is used" in report_text(check("fashiongen", root))
     (root / "train/productid_list.json").write_text('{"a": 1}')
-    assert "train/productid_list.json is no list of [product, [rows]]" in check("fashiongen", root).text()
+    assert "train/productid_list.json is no list of [product, [rows]]" in report_text(check("fashiongen", root))
 
 
 def test_fashion_iq_by_category_has_the_same_queries_and_gallery(raw: Path, tmp_path: Path) -> None:

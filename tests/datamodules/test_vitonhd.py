@@ -14,6 +14,7 @@ from PIL import Image
 from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import VitonHDDataModule, vitonhd
 
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import TryOnBatch
@@ -74,7 +75,7 @@ def test_a_bad_picture_of_a_person_is_reported(root: Path, tmp_path: Path, role:
     for split in ("paired", "unpaired"):
         found = split_of(report, f"vitonhd/test-{split}")
         assert (found.expected, found.usable, lost(found)) == (4, 3, {(PERSONS[0], role, reason, 1)})
-    assert f"{role} {PERSONS[0]}: {reason}" in report.text()
+    assert f"{role} {PERSONS[0]}: {reason}" in report_text(report)
     one = [(PERSONS[0], role, reason)]
     assert losses(root, tmp_path / "out") == {"tryon-train": [], "tryon-test-paired": one, "tryon-test-unpaired": one}
 
@@ -201,7 +202,7 @@ def test_garments_without_phrases_are_counted(root: Path) -> None:
     del phrases["00500"]
     phrases["00501"] = ["", " "]
     (root / "captions.json").write_text(json.dumps(phrases))
-    assert "2 garments have no phrases in captions.json: 00500_00, 00501_00" in check("vitonhd", root).text()
+    assert "2 garments have no phrases in captions.json: 00500_00, 00501_00" in report_text(check("vitonhd", root))
     (root / "captions.json").unlink()
     report = check("vitonhd", root)
     assert report.complete
@@ -331,7 +332,7 @@ def test_without_masks_they_are_made_from_the_agnostic_pictures(root: Path) -> N
     shutil.rmtree(root / "test/agnostic-mask")
     report = check("vitonhd", root)
     assert report.complete
-    assert "agnostic-mask is absent: masks are made from the agnostic pictures" in report.text()
+    assert "agnostic-mask is absent: masks are made from the agnostic pictures" in report_text(report)
     data = module(root, eval_batch_size=4)
     data.prepare_data()
     (batch,) = data.val_dataloader()[0]

@@ -15,6 +15,8 @@ from readers import check, keys, on_rank
 from unifashion_pl.datamodules import WardrobeDataModule
 from unifashion_pl.datamodules.wardrobe import default_cache
 
+from unifashion_pl.data.check_text import report_text
+
 ALL: dict[str, Any] = {"pairs": True, "triplets": True, "tryon": True}
 
 
@@ -155,7 +157,7 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
 )
 def test_its_raw_layouts_pass_the_checks(wardrobe: Path, dataset: str, folder: str) -> None:
     report = check(dataset, wardrobe / folder)
-    assert report.complete, report.text()
+    assert report.complete, report_text(report)
 
 
 @pytest.mark.filterwarnings("ignore:fashioniq-cap. 2 of 26 training images have no caption")

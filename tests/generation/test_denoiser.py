@@ -11,7 +11,7 @@ from small import UNET
 from torch import Tensor
 
 from unifashion_pl.generation import SD1_UNET, Denoiser
-from unifashion_pl.generation.denoiser import widen_input
+from unifashion_pl.generation.denoiser import UNetLora, widen_input
 
 T = torch.tensor([3, 700])
 
@@ -153,6 +153,64 @@ def test_checkpointing_gives_the_same_gradients() -> None:
         model(LATENTS, T, CONTEXT).square().mean().backward()
         grads.append(model.unet.conv_in.weight.grad)
     torch.testing.assert_close(grads[0], grads[1], atol=1e-6, rtol=1e-5)
+
+
+def low(trains: str, **kwargs: object) -> tuple[Denoiser, Denoiser]:
+    """The same denoiser in float32 and with what stays frozen in bf16; names with ``trains`` in them train."""
+    out = []
+    for dtype in ("float32", "bfloat16"):
+        model = denoiser(13, dtype=dtype, **kwargs)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trains in name)
+        model.cast_frozen()
+        out.append(model)
+    return out[0], out[1]
+
+
+def test_what_stays_frozen_may_be_bf16_and_what_trains_is_not() -> None:
+    _, model = low("conv_in", garment="branch")
+    types = {name: p.dtype for name, p in model.named_parameters()}
+    assert {t for n, t in types.items() if n.startswith("garment.") or n.startswith("unet.conv_in.")} == {torch.float32}
+    assert {t for n, t in types.items() if n.startswith("unet.") and "conv_in" not in n} == {torch.bfloat16}
+    assert model.dtype == torch.bfloat16
+    _, whole = low("")
+    assert {p.dtype for p in whole.parameters()} == {torch.float32}  # a U-Net that trains loses nothing
+
+
+@pytest.mark.parametrize(("trains", "kwargs"), [("garment.", {"garment": "branch"}), ("lora_", {"lora": UNetLora(4, 4)})])
+def test_gradients_of_a_bf16_unet_are_those_of_float32(trains: str, kwargs: dict[str, object]) -> None:
+    grads = []
+    for model in low(trains, **kwargs):
+        for conv in model.garment.zero_convs if model.garment is not None else ():
+            torch.nn.init.constant_(conv.weight, 0.05)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.constant_(parameter, 0.02)
+        context = CONTEXT.clone().requires_grad_()
+        garment = PERSON if model.garment is not None else None
+        eps = model.train()(LATENTS, T, context, person=PERSON, pose=POSE, garment=garment)
+        assert eps.dtype == torch.float32
+        (eps - KEEP).square().mean().backward()
+        learnt = [p for p in model.parameters() if p.requires_grad and p.grad is not None]
+        assert {p.grad.dtype for p in learnt} == {torch.float32}  # type: ignore[union-attr]
+        grads.append(torch.cat([context.grad.flatten(), *(p.grad.flatten() for p in learnt)]))  # type: ignore[union-attr]
+    assert grads[0].shape == grads[1].shape
+    assert torch.cosine_similarity(grads[0], grads[1], dim=0) > 0.99
+    assert float(grads[1].norm() / grads[0].norm()) == pytest.approx(1, rel=0.05)
+
+
+def test_a_garment_branch_checkpoints_with_its_unet() -> None:
+    grads = []
+    for checkpointing in (False, True):
+        model = denoiser(13, garment="branch", gradient_checkpointing=checkpointing).train()
+        parts = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
+        assert {m.gradient_checkpointing for m in parts} == {checkpointing}
+        assert len(parts) > len([m for m in model.unet.modules() if hasattr(m, "gradient_checkpointing")])
+        for conv in model.garment.zero_convs:  # type: ignore[union-attr]
+            torch.nn.init.constant_(conv.weight, 0.05)
+        model(LATENTS, T, CONTEXT, garment=PERSON).square().mean().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(grads[0], grads[1], atol=1e-6, rtol=1e-4)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -159,3 +159,23 @@ def test_mistakes_are_named(vae: ImageVAE) -> None:
         vae.encode(images(1, 30))
     with pytest.raises(ValueError, match="8 latent channels, the denoiser reads 4"):
         ImageVAE(config={**CONFIG, "latent_channels": 8})
+
+
+@pytest.mark.parametrize("kind", ["with a posterior", "without"])
+def test_cached_posteriors_are_those_that_are_computed_and_each_is_computed_once(kind: str) -> None:
+    def build(cache: int) -> ImageVAE:
+        torch.manual_seed(0)
+        return ImageVAE("tiny", cache=cache) if kind == "without" else ImageVAE(config=CONFIG, cache=cache)
+
+    plain, cached, encoded = build(0), build(3), []
+    cached.model.encoder.register_forward_pre_hook(lambda module, args: encoded.append(len(args[0])))
+    pixels = images(5, 16)
+    for order in ([0, 1, 1], [1, 2, 0], [4, 3, 0], [3, 4, 2]):
+        torch.manual_seed(1)
+        expected = plain.encode(pixels[order], sample=True)
+        torch.manual_seed(1)
+        torch.testing.assert_close(cached.encode(pixels[order], sample=True), expected, atol=1e-5, rtol=0)
+    assert encoded == [2, 1, 2, 2]  # 0 and 1; 2; then there is no room for 3 and 4
+    assert cached.encode(pixels, sample=False).shape == plain.encode(pixels).shape
+    assert encoded[-1] == 5  # pictures of users are not kept
+    assert set(cached.state_dict()) == set(plain.state_dict())

@@ -112,6 +112,22 @@ def test_checkpointing_gives_the_same_gradients(lora: LoraSettings | None) -> No
     torch.testing.assert_close(grads[0], grads[1], atol=1e-7, rtol=1e-4)
 
 
+def test_a_frozen_decoder_recomputes_too_and_drops_nothing() -> None:
+    found = []
+    for checkpointing in (False, True):
+        model = decoder(LoraSettings(rank=4, alpha=8, dropout=0.5), gradient_checkpointing=checkpointing).requires_grad_(False)
+        calls: list[str] = []
+        for name, module in model.named_modules():
+            if name.endswith("self_attn"):
+                module.register_forward_hook(lambda *_, name=name: calls.append(name))
+        embeddings = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        model.logits(embeddings, torch.ones(2, 5), 5).square().mean().backward()
+        assert len(calls) == (4 if checkpointing else 2)  # once more in the backward pass
+        assert not any(module.training for module in model.modules())
+        found.append(embeddings.grad)
+    torch.testing.assert_close(found[0], found[1], atol=1e-7, rtol=1e-4)
+
+
 def test_padding_on_the_left_changes_no_logit() -> None:
     model = decoder()
     embeddings = model.embed(ids()[:1]).detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from unifashion_pl.datamodules import fashion200k, fashiongen, fashioniq, vitonh
 
 from unifashion_pl.commands import run
 from unifashion_pl.data.check import CheckReport, check_dataset
+from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
-from unifashion_pl.wardrobe.dirt import DAMAGES, KINDS, MODES, UNICODE
+from unifashion_pl.wardrobe.dirt import DAMAGES, KINDS, MODES, UNICODE, soil
 from unifashion_pl.wardrobe.write import LAYOUTS
 
 SPEC = WardrobeSpec(4, 3, 2, 32, 16, 10, 20, 24, 24, (48, 64), 14, 14)
+SMALL = WardrobeSpec(2, 2, 1, 32, 4, 4, 8, 2, 2, (48, 64), 6, 6)
 #: Dataset of the check -> folder of the wardrobe.
 FOLDERS = {"fashion200k": "fashion200k", "fashioniq": "fashion-iq", "vitonhd": "viton-hd", "mgd": "mgd/dresscode"}
 ODDITIES = {"grey": "grey", "cmyk": "CMYK", "palette": "palette", "exif": "turned by EXIF"}
@@ -30,10 +33,16 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_wardrobe(tmp_path_factory.mktemp("w") / "clean", spec=SPEC, workers=1, progress=False, layouts=["all"])
 
 
+def soiled(clean: Path, out: Path) -> Path:
+    """What ``write_wardrobe(dirt=["all"])`` does after drawing."""
+    shutil.copytree(clean, out)
+    soil(out, KINDS, 0)
+    return out
+
+
 @pytest.fixture(scope="module")
-def dirty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("w") / "dirty"
-    return write_wardrobe(out, spec=SPEC, workers=1, progress=False, layouts=["mgd"], dirt=["all"])
+def dirty(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return soiled(clean, tmp_path_factory.mktemp("w") / "dirty")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +77,7 @@ def test_the_check_finds_exactly_what_was_done(dirty: Path, stains: Stains, data
     assert sum(group.across for group in report.duplicates) == 1
     odd = {(name, id.removeprefix("person ")) for split in report.splits for name, ids in split.oddities.items() for id in ids}
     assert odd == {(ODDITIES[s["kind"]], s["id"]) for s in own if s["kind"] in MODES}
-    text = report.text()
+    text = report_text(report)
     assert all(f"{id}: {reason}" in text for id, reason in damaged)
     assert "effect: " in text
     assert "3 groups of ids, 1 of them in training and evaluation" in text
@@ -84,7 +93,7 @@ def test_the_check_finds_exactly_what_was_done(dirty: Path, stains: Stains, data
 )  # fmt: skip
 def test_a_clean_copy_of_every_layout_is_complete_and_named(clean: Path, dataset: str, folder: str) -> None:
     report = check_dataset(dataset, clean / folder, progress=False)
-    assert report.complete, report.text()
+    assert report.complete, report_text(report)
     assert report.duplicates == []
     assert all(not split.oddities and not split.effects for split in report.splits)
     assert all(split.size.startswith("a part: ") for split in report.splits)
@@ -147,23 +156,26 @@ def test_equal_rows_of_an_hdf5_file_are_found(dirty: Path) -> None:
     assert [group.ids for group in report.duplicates] == pairs
 
 
-def test_the_same_dirt_again(dirty: Path, tmp_path: Path) -> None:
-    again = write_wardrobe(tmp_path / "again", spec=SPEC, workers=1, progress=False, layouts=["mgd"], dirt=["all"])
+def test_the_same_dirt_again(clean: Path, dirty: Path, tmp_path: Path) -> None:
+    again = soiled(clean, tmp_path / "again")
     assert (again / "dirt.json").read_bytes() == (dirty / "dirt.json").read_bytes()
     assert hashes(again) == hashes(dirty)
 
 
 def test_some_dirt_only_and_unknown_names(tmp_path: Path) -> None:
-    spec = WardrobeSpec(2, 2, 1, 32, 4, 4, 8, 2, 2, (48, 64), 6, 6)
-    root = write_wardrobe(tmp_path / "some", spec=spec, workers=1, progress=False, dirt=["html", "missing"])
-    assert {s["kind"] for s in json.loads((root / "dirt.json").read_text())} == {"html", "missing"}
+    root = write_wardrobe(tmp_path / "some", spec=SMALL, workers=1, progress=False, dirt=["html", "missing"])
+    bare = write_wardrobe(tmp_path / "bare", spec=SMALL, workers=1, progress=False)
+    stains = soil(bare, ("missing", "html"), 0)
+    assert {stain.kind for stain in stains} == {"html", "missing"}
+    assert (root / "dirt.json").read_bytes() == (bare / "dirt.json").read_bytes()
+    assert hashes(root) == hashes(bare)
     assert json.loads((root / "wardrobe.json").read_text())["dirt"] == ["missing", "html"]
     with pytest.raises(ValueError, match="other layouts or dirt"):
-        write_wardrobe(root, spec=spec, progress=False)
+        write_wardrobe(root, spec=SMALL, progress=False)
     with pytest.raises(ValueError, match="unknown dirt mud; known are missing, truncated"):
-        write_wardrobe(tmp_path / "x", spec=spec, dirt=["mud"])
+        write_wardrobe(tmp_path / "x", spec=SMALL, dirt=["mud"])
     with pytest.raises(ValueError, match="unknown layouts coco; known are mgd, fame-vil"):
-        write_wardrobe(tmp_path / "x", spec=spec, layouts=["coco"])
+        write_wardrobe(tmp_path / "x", spec=SMALL, layouts=["coco"])
 
 
 def test_the_command_line_writes_dirt_and_its_check_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,4 +188,6 @@ def test_the_command_line_writes_dirt_and_its_check_exits_with_1(tmp_path: Path,
     assert {bad["reason"] for split in content["splits"] for bad in split["unusable"]} == {"missing", "text/html, not an image"}
     assert content["splits"][1]["effects"]
     assert content["splits"][0]["published"] == 172_049
-    assert "fashion200k/train: pairs 24 -> 22 (a part: 24 of 172,049 published (0.014 %))" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "  train  pairs        24      22  a part: 24 of 172,049 published (0.014 %)" in printed
+    assert "  train, pairs: 2 of 24 are lost" in printed

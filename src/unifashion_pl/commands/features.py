@@ -30,7 +30,7 @@ def add(actions: Commands) -> None:
 def _features(args: argparse.Namespace) -> int:
     import torch
 
-    from unifashion_pl.data.features import write_features
+    from unifashion_pl.data.make_features import write_features
 
     folders = _folders(args.shards)
     tower = _model(args.model).backbone.vision.eval()
@@ -56,8 +56,9 @@ def _folders(root: Path) -> list[Path]:
     Raises:
         FileNotFoundError: no training shards below ``root``.
     """
-    from unifashion_pl.data.features import FOLDER, TOWER_FIELDS
+    from unifashion_pl.data.features import FOLDER
     from unifashion_pl.data.index import NAME, ShardIndex
+    from unifashion_pl.data.make_features import TOWER_FIELDS
     from unifashion_pl.data.plan import TRAIN
 
     found = (

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from unifashion_pl.data.inspection import Photo, flaws, inspect_files, photos
-from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, some
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan
 from unifashion_pl.data.recipes import Finding
 from unifashion_pl.data.shards import write_shards
 
 DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "mgd", "catalogue")
-SHOWN = 20
 #: Share of the published samples from which on a folder is taken for the full dataset.
 LIKE_FULL = 0.5
 #: Kind of an evaluation split -> what is measured on it.
@@ -122,52 +121,6 @@ class CheckReport:
         splits = [{**asdict(split), "size": split.size, "effects": split.effects} for split in self.splits]
         duplicates = [{**asdict(group), "across": group.across} for group in self.duplicates]
         return {**asdict(self), "splits": splits, "duplicates": duplicates, "complete": self.complete}
-
-    def text(self) -> str:
-        """The report for a terminal."""
-        lines = [f"{self.dataset} in {self.root}: {'complete' if self.complete else 'INCOMPLETE'}"]
-        lines += [f"  variant: {self.variant}"] if self.variant else []
-        lines += [f"  licence: {self.licence}"] if self.licence else []
-        if self.problem:
-            lines.append(f"  {self.problem}")
-        said: set[str] = set()
-        for split in self.splits:
-            lines += _split_lines(split)
-            lines += [f"    note: {note}" for note in split.notes if note not in said]
-            said |= set(split.notes)
-        return "\n".join([*lines, *_duplicate_lines(self.duplicates), *(f"  note: {note}" for note in self.notes)])
-
-
-def _split_lines(split: SplitReport) -> list[str]:
-    size = f" ({split.size})" if split.size else ""
-    lines = [f"  {split.name}: {split.kind} {_change(split.expected, split.usable)}{size}"]
-    lines += [
-        f"    {group}: {_change(c['expected'], c['usable'])}"
-        for group, c in split.groups.items()
-        if c["usable"] < c["expected"]
-    ]
-    for bad in split.unusable[:SHOWN]:
-        takes = f" (takes {bad.samples} samples along)" if bad.samples > 1 else ""
-        lines.append(f"    {bad.role} {bad.id}: {bad.reason}{takes}")
-    if len(split.unusable) > SHOWN:
-        lines.append(f"    … and {len(split.unusable) - SHOWN:,} more files")
-    lines += [f"    effect: {effect}" for effect in split.effects]
-    return [*lines, *(f"    converted to RGB: {len(ids):,} {oddity} ({some(ids)})" for oddity, ids in split.oddities.items())]
-
-
-def _duplicate_lines(groups: Sequence[Duplicates]) -> list[str]:
-    if not groups:
-        return []
-    across = [group for group in groups if group.across]
-    inside = [group for group in groups if not group.across]
-    lines = [f"  equal pixels: {len(groups):,} groups of ids, {len(across):,} of them in training and evaluation"]
-    shown = [*across, *inside][:SHOWN]
-    lines += [f"    {' = '.join(group.ids[:6])} (in {', '.join(group.splits)})" for group in shown]
-    return [*lines, *([f"    … and {len(groups) - SHOWN:,} more groups"] if len(groups) > SHOWN else [])]
-
-
-def _change(expected: int, usable: int) -> str:
-    return f"{expected:,}" if usable == expected else f"{expected:,} -> {usable:,}"
 
 
 def check_dataset(dataset: str, root: str | Path, *, progress: bool = True, **options: Any) -> CheckReport:

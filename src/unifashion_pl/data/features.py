@@ -1,8 +1,8 @@
-"""Outputs of a frozen vision tower, made once and kept beside the shards, so that training need not run the tower.
+"""Outputs of a frozen vision tower, kept beside the shards, so that training need not run the tower: what they are of, and reading them.
 
 A folder of features holds one safetensors file per shard and an ``index.json`` that says of which tower, weights, transform and shards
 they are. Every distinct image is kept once, in the file of the first shard that has it; samples know their images by number. Exact
-because the encoder's transform draws nothing at random.
+because the encoder's transform draws nothing at random. :mod:`unifashion_pl.data.make_features` makes them.
 
 Letters: P tokens of an image, W width of a token.
 """
@@ -13,38 +13,28 @@ import hashlib
 import json
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_of
-from unifashion_pl.data.files import replacing, writing
-from unifashion_pl.data.index import NAME, Shard
-from unifashion_pl.data.plan import TRAIN, compact_json
+from unifashion_pl.data.index import NAME
+from unifashion_pl.data.plan import compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
-from unifashion_pl.data.shards import locked
 from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.provenance import tensor_bytes, weights_hash
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "features"
-#: Kind of shards -> their image fields that a vision tower reads.
-TOWER_FIELDS = {"pairs": ("image",), "triplets": ("reference", "target"), "tryon": ("garment",)}
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 #: Largest relative difference between kept features of an image and the tower's output today: rounding, and arithmetic of other devices.
 TOLERANCE = {"bf16": 0.05, "fp32": 0.01}
 MAKE = "`unifashion data features --shards FOLDER --model MODEL`"
-
-Dtype = Literal["bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ class Identity:
         settings = ", ".join(f"{name}={value}" for name, value in sorted(vars(encoder).items()))
         return cls(
             tower=_architecture(tower),
-            weights=weights_hash(tower),
+            weights=weights_hash(tower, digits=64),
             transform=f"{type(encoder).__name__}({settings})",
             image_size=encoder.size,
             tokens=tokens,
@@ -97,19 +87,6 @@ class Identity:
 def _architecture(tower: nn.Module) -> str:
     model = getattr(tower, "model", tower)
     return str((getattr(model, "default_cfg", None) or {}).get("architecture") or type(model).__name__)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers; of a sharded module, every rank has to ask."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted({**dict(module.named_parameters()), **dict(module.named_buffers())}.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor.full_tensor() if isinstance(tensor, DTensor) else tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 @torch.no_grad()
@@ -174,161 +151,6 @@ class FeatureIndex:
         except (ValueError, AttributeError, TypeError, KeyError) as error:
             raise ValueError(f"{path} is not an index of vision features ({error}); make them again with {MAKE}") from error
         raise ValueError(f"{path} has format {found!r}, this version reads {FORMAT}; make the features again with {MAKE}")
-
-
-def write_features(
-    folder: str | Path,
-    tower: nn.Module,
-    *,
-    encoder: EncoderTransform | None = None,
-    dtype: Dtype = "bf16",
-    out: str | Path | None = None,
-    batch_size: int = 64,
-    workers: int = 2,
-    progress: bool = True,
-) -> Path:
-    """Run a vision tower over the images of a folder of training shards and keep its outputs; returns the path of their index.
-
-    Finished files are kept by the next run. On a GPU, bf16 features are computed under autocast, as training with ``bf16-mixed`` would,
-    else in the tower's own precision. Memory: about three times the features of one shard.
-
-    Args:
-        folder: shards with their ``index.json``.
-        tower: :class:`unifashion_pl.backbone.VisionTower`, on the device that it is to run on.
-        encoder: transform of the DataModule; default that of the DataModules for the tower's image size.
-        dtype: ``bf16``, half the size, or ``fp32``, the very numbers that the tower gives.
-        out: folder to write to; default ``folder/features``.
-        batch_size: images that the tower sees at once.
-        workers: threads that decode.
-
-    Raises:
-        ValueError: not training shards, or of a kind that no tower reads.
-        DamagedSample: an image cannot be read.
-        WriteError: the disk is full, or ``out`` cannot be written.
-        RuntimeError: another process is making the same features.
-    """
-    source = ShardSource(folder)
-    if source.split != TRAIN or source.kind not in TOWER_FIELDS:
-        raise ValueError(
-            f"{source.folder} holds {source.kind} of the split {source.split}: features are made for training shards of "
-            f"{', '.join(TOWER_FIELDS)}; evaluation reads pixels"
-        )
-    out = Path(out) if out is not None else source.folder / FOLDER
-    encoder = encoder or EncoderTransform(_size(tower))
-    identity = Identity.of(tower, encoder, dtype)
-    maker = _Maker(source, tower, encoder, identity, batch_size)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
-    with locked(out), ThreadPoolExecutor(max(1, workers)) as pool, bar:
-        for leftover in out.glob("*.part"):
-            leftover.unlink()
-        (out / NAME).unlink(missing_ok=True)
-        files = []
-        for number, shard in enumerate(source.index.shards):
-            files.append(maker.file(number, out / f"{Path(shard.name).stem}.safetensors", pool))
-            bar.update(shard.samples)
-        for stranger in {path.name for path in out.glob("*.safetensors")} - {file.name for file in files}:
-            (out / stranger).unlink()
-        index = FeatureIndex(source.dataset, source.hash, list(TOWER_FIELDS[source.kind]), identity, files)
-        with replacing(out / NAME) as file:
-            file.write(compact_json(asdict(index)) + b"\n")
-    return out / NAME
-
-
-def _size(tower: nn.Module) -> int:
-    size = getattr(tower, "image_size", None)
-    if not isinstance(size, int):
-        raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
-    return size
-
-
-class _Maker:
-    """Makes the files one after the other and knows which images earlier ones hold."""
-
-    def __init__(
-        self, source: ShardSource, tower: nn.Module, encoder: EncoderTransform, identity: Identity, batch_size: int
-    ) -> None:
-        self.source, self.tower, self.encoder, self.identity, self.batch_size = source, tower, encoder, identity, batch_size
-        self.fields = TOWER_FIELDS[source.kind]
-        self.starts = source.index.starts()
-        self.numbers: dict[bytes, int] = {}
-
-    def file(self, number: int, path: Path, pool: Executor) -> FeatureFile:
-        """The features of one shard: kept from an earlier run, or made."""
-        shard = self.source.index.shards[number]
-        made_of = {"identity": self.identity.hash, "shard": shard.sha256, "first": len(self.numbers)}
-        metadata = {"made_of": compact_json(made_of).decode()}  # one entry: safetensors writes several in any order
-        digests = _digests(path, metadata)
-        if digests is None:
-            digests = self._make(number, shard, path, metadata, pool)
-        for digest in digests:
-            self.numbers[digest] = len(self.numbers)
-        return FeatureFile(path.name, path.stat().st_size, shard.samples, len(digests))
-
-    def _make(self, number: int, shard: Shard, path: Path, metadata: dict[str, str], pool: Executor) -> list[bytes]:
-        new: dict[bytes, tuple[RawSample, str]] = {}
-        numbers: dict[bytes, int] = {}
-        rows = torch.empty(shard.samples, len(self.fields), dtype=torch.int64)
-        for i in range(shard.samples):
-            raw = self.source.read(self.starts[number] + i)
-            for column, name in enumerate(self.fields):
-                digest = hashlib.sha256(_content(raw, name)).digest()
-                if digest not in self.numbers and digest not in numbers:
-                    numbers[digest], new[digest] = len(self.numbers) + len(new), (raw, name)
-                rows[i, column] = self.numbers[digest] if digest in self.numbers else numbers[digest]
-        features = self._run(list(new.values()), pool)
-        tensors = {
-            "features": features,
-            "rows": rows,
-            "crc32": torch.tensor([zlib.crc32(_bytes(row)) for row in features], dtype=torch.int64),
-            "sha256": torch.tensor(list(b"".join(new)), dtype=torch.uint8).view(-1, 32),
-        }
-        with replacing(path) as file:
-            file.write(save(tensors, metadata))
-        return list(new)
-
-    def _run(self, images: Sequence[tuple[RawSample, str]], pool: Executor) -> Tensor:
-        """Features of images (N, P, W) on the CPU; the next batch is decoded while the tower works on one."""
-        shape = (self.identity.tokens, self.identity.width)
-        made = torch.empty(len(images), *shape, dtype=DTYPES[self.identity.dtype])
-        starts = range(0, len(images), self.batch_size)
-        cuda = next(self.tower.parameters()).is_cuda
-        for start, batch in zip(starts, _ahead(pool, self._decode, images, self.batch_size)):
-            with torch.autocast("cuda", torch.bfloat16, enabled=cuda and self.identity.dtype == "bf16"):
-                made[start : start + len(batch)] = run_tower(self.tower, torch.stack(batch)).cpu()
-        return made
-
-    def _decode(self, image: tuple[RawSample, str]) -> Tensor:
-        return self.encoder(image_of(*image))
-
-
-def _ahead(pool: Executor, work: Callable[[Any], Tensor], items: Sequence[Any], size: int) -> Iterator[list[Tensor]]:
-    """Results in batches of ``size``, one batch ahead of who takes them."""
-    waiting = []
-    for start in range(0, len(items), size):
-        waiting.append(pool.map(work, items[start : start + size]))
-        if len(waiting) > 1:
-            yield list(waiting.pop(0))
-    yield from (list(batch) for batch in waiting)
-
-
-def _content(raw: RawSample, name: str) -> bytes:
-    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
-    if data is None:
-        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png")
-    return data
-
-
-def _digests(path: Path, metadata: dict[str, str]) -> list[bytes] | None:
-    """Hashes of the images of a finished file, None if there is none that was made in just this way."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            if file.metadata() != metadata:
-                return None
-            return [bytes(row.tolist()) for row in file.get_tensor("sha256")]
-    except (FileNotFoundError, SafetensorError):
-        return None
 
 
 class FeatureSource:
@@ -423,7 +245,7 @@ class FeatureSource:
             crc = int(file.get_slice("crc32")[row])
         except (OSError, SafetensorError) as error:
             raise DamagedSample(name, f"its features cannot be read: {error}") from error
-        if zlib.crc32(_bytes(feature)) != crc:
+        if zlib.crc32(tensor_bytes(feature)) != crc:
             raise DamagedSample(name, "its features changed since they were written (CRC-32 differs)")
         return feature
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -147,3 +149,44 @@ def preflight(folder: Path, index: ShardIndex) -> None:
             f"{folder}: {'; '.join(wrong[:5])}{more}. "
             "Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
         )
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as an index has them of its sources."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def changed_sources(folder: Path, root: Path) -> list[str]:
+    """Names of annotation files and containers below ``root`` that are not those that a folder of shards was made from.
+
+    A file of another size is another one; one of the same size is hashed if it is newer than the index, which then counts as written
+    now, so that large files are not hashed at every start. Files that are not there say nothing: shards may outlive raw data.
+    """
+    written = (folder / NAME).stat().st_mtime_ns
+    changed, hashed = [], False
+    for name, known in ShardIndex.load(folder).source.items():
+        path = _below(root, name)
+        if path is None:
+            continue
+        if path.stat().st_size == known["bytes"]:
+            if path.stat().st_mtime_ns <= written:
+                continue
+            hashed = True
+            if fingerprint(path) == known:
+                continue
+        changed.append(name)
+    if hashed and not changed:
+        with suppress(OSError):
+            os.utime(folder / NAME)
+    return changed
+
+
+def _below(root: Path, name: str) -> Path | None:
+    """A raw file; copies may unpack into a folder of their own."""
+    if (root / name).is_file():
+        return root / name
+    return next((p / name for p in sorted(root.iterdir()) if (p / name).is_file()), None) if root.is_dir() else None

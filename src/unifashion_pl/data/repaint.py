@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.data.pose import Pose
-from unifashion_pl.data.problems import InputError
+from unifashion_pl.data.problems import InputError, percent
 from unifashion_pl.data.regions import Mask, grow
 
 Labels = Literal["lip", "atr"]
@@ -31,6 +31,13 @@ ATR = {
     "arms": (14, 15), "legs": (12, 13), "shoes": (9, 10),
 }  # fmt: skip
 LABELS = {"lip": (LIP, 19), "atr": (ATR, 17)}
+OTHER: dict[Labels, Labels] = {"lip": "atr", "atr": "lip"}
+GLASSES = {"lip": 4, "atr": 3}
+#: Groups of which the first lies above the second in a picture of a standing person.
+ABOVE = (("face", "clothes"), ("neck", "clothes"), ("clothes", "legs"), ("clothes", "shoes"))
+CLOTHES = ("upper", "dress", "lower")
+#: Shares of a map: a group below the first is too small to tell anything, glasses above the second are none.
+TINY, LARGE_GLASSES = 0.001, 0.02
 #: part -> (groups that are repainted, groups that stay whatever the joints say).
 RULES: dict[Part, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "upper_body": (("upper", "dress", "neck", "arms"), ("face", "lower", "legs", "shoes")),
@@ -46,9 +53,9 @@ def label_map(parse: Image.Image | NDArray[Any], labels: Labels) -> NDArray[np.u
     """(h, w) labels of a palette or grey picture.
 
     Raises:
-        InputError: a coloured picture, whose colours are no labels, or labels beyond the scheme's.
+        InputError: a coloured picture, whose colours are no labels, labels beyond the scheme's, or a map of the other scheme.
     """
-    last = LABELS[labels][1]
+    last, other = LABELS[labels][1], OTHER[labels]
     if isinstance(parse, Image.Image) and parse.mode not in ("P", "L", "1", "I", "I;16"):
         raise InputError(
             "parse", f"is {parse.mode}, a coloured picture", "a label map: a palette or grey PNG with one label per pixel",
@@ -58,9 +65,25 @@ def label_map(parse: Image.Image | NDArray[Any], labels: Labels) -> NDArray[np.u
     if values.ndim != 2 or values.max(initial=0) > last or not len(np.unique(values)) > 1:
         span = f"values {values.min()}…{values.max()}" if values.size else "no values"
         found = f"has the shape {values.shape} and {span}"
-        other = "atr" if labels == "lip" else "lip"
         raise InputError("parse", found, f"labels 0…{last} of {labels.upper()}", f"Pass labels={other!r}, or another file")
-    return values.astype(np.uint8)
+    values = values.astype(np.uint8)
+    if (wrong := contradictions(values, labels)) and values.max() <= LABELS[other][1] and not contradictions(values, other):
+        raise InputError(
+            "parse", f"looks like labels of {other.upper()} read as {labels.upper()}: {', '.join(wrong)}", f"labels of {labels.upper()}",
+            f"Pass labels={other!r}, or another file",
+        )  # fmt: skip
+    return values
+
+
+def contradictions(values: NDArray[np.uint8], labels: Labels) -> list[str]:
+    """What is odd about a person whose labels (h, w) are read in a scheme, e.g. legs above clothes; empty for a standing person."""
+    groups = LABELS[labels][0]
+    places = {name: np.isin(values, _of(groups, (name,))) for name in ("face", "neck", "legs", "shoes")}
+    places["clothes"] = np.isin(values, _of(groups, CLOTHES))
+    rows = {name: float(np.nonzero(place)[0].mean()) for name, place in places.items() if place.mean() > TINY}
+    odd = [f"{low} above {high}" for high, low in ABOVE if high in rows and low in rows and rows[low] < rows[high]]
+    share = float((values == GLASSES[labels]).mean())
+    return odd + [f"glasses on {percent(share)} of the picture"] * (share > LARGE_GLASSES)
 
 
 def mask_from_parse(parse: NDArray[np.uint8], pose: Pose | None, *, labels: Labels = "lip", part: Part = "upper_body") -> Mask:
@@ -76,10 +99,11 @@ def mask_from_parse(parse: NDArray[np.uint8], pose: Pose | None, *, labels: Labe
     groups, _ = LABELS[labels]
     painted, kept = RULES[part]
     worn = np.isin(parse, _of(groups, painted))
-    if not worn.any():
+    # without joints the garment alone says where it may be; with them a map without it still shows the limbs
+    if not worn.any() or (pose is None and not np.isin(parse, _of(groups, CLOTHES)).any()):
         raise InputError(
-            "parse", f"shows nothing of {part} (labels {', '.join(map(str, np.unique(parse)))})", f"labels of {', '.join(painted)}",
-            f"Is labels={labels!r} the right scheme, part={part!r} the right garment? Or pass mask= or box=",
+            "parse", f"shows no garment of {part} (labels {', '.join(map(str, np.unique(parse)))})", f"labels of {', '.join(painted)}",
+            f"Is it the agnostic label map, labels={labels!r} the right scheme, part={part!r} the right garment? Or pass mask= or box=",
         )  # fmt: skip
     if pose is None:
         width = np.ptp(np.flatnonzero(worn.any(0))) + 1

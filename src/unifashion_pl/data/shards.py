@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import re
 import tarfile
 import zlib
@@ -18,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from unifashion_pl.data.files import replacing, writing
-from unifashion_pl.data.index import NAME, Shard, ShardIndex, preflight
+from unifashion_pl.data.index import NAME, Shard, ShardIndex, fingerprint, preflight
 from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
 
 BLOCK = 512
@@ -74,7 +76,8 @@ def write_shards(
 ) -> Path:
     """Write the shards and index of a split into ``out/kind-split`` and return the index's path.
 
-    A bad input takes only its own sample out and is recorded by name and reason. What an interrupted run has finished is kept.
+    A bad input takes only its own sample out and is recorded by name and reason. What an interrupted run has finished is kept, unless
+    the plan or the raw files it was made from (their sizes and times) have changed since.
 
     Args:
         workers: processes; the bytes are the same for any number.
@@ -90,8 +93,8 @@ def write_shards(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait):
-        jobs = [_Job(folder / name, items, plan.recipe, plan.shard_hash(items)) for name, items in plan.shards()]
-        if finished := _finished(folder, jobs):
+        jobs = [_Job(folder / name, items, plan.recipe, _plan_hash(plan, items)) for name, items in plan.shards()]
+        if finished := _finished(folder, jobs, plan):
             return finished
         for leftover in folder.glob("*.part"):
             leftover.unlink()
@@ -126,8 +129,22 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def _finished(folder: Path, jobs: Sequence[_Job]) -> Path | None:
-    """The index, if it is there and describes exactly these jobs without losses."""
+def _plan_hash(plan: Plan, items: Sequence[Item]) -> str:
+    """What a shard is made from: the plan, and sizes and times of the raw files; image files if it reads such, else the containers."""
+    files = [needed.path for item in items for needed in plan.recipe.inputs(item)]
+    raw = [[path.name, found.st_size, found.st_mtime_ns] for path in files or plan.sources if (found := _stat(path))]
+    return hashlib.sha256(compact_json([plan.shard_hash(items), raw])).hexdigest()
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _finished(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
+    """The index, if it is there and describes exactly these jobs and sources without losses."""
     if not (folder / NAME).is_file():
         return None
     try:
@@ -135,8 +152,8 @@ def _finished(folder: Path, jobs: Sequence[_Job]) -> Path | None:
         preflight(folder, index)
     except (ValueError, FileNotFoundError):
         return None
-    kept = [_kept(job) for job in jobs]
-    return folder / NAME if all(kept) and not index.missing else None
+    kept = all(_kept(job) for job in jobs) and not index.missing
+    return folder / NAME if kept and index.source == _sources(plan) else None
 
 
 def _kept(job: _Job) -> _Result | None:
@@ -180,7 +197,7 @@ def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -
 
 
 def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _Result], None]) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = _context(type(jobs[0].recipe).__module__)
     with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
         futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
         try:
@@ -194,6 +211,18 @@ def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _context(module: str) -> BaseContext:
+    """How workers start: forked from a process that has imported what they need and opened nothing, else anew.
+
+    A process that was itself forked cannot share its parent's server.
+    """
+    if multiprocessing.parent_process() is not None or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def _write_shard(job: _Job) -> _Result:
@@ -253,7 +282,7 @@ def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:
         optional=list(plan.optional),
         options=json.loads(compact_json(dict(plan.options))),
         encoders=dict(plan.encoders),
-        source={str(path.relative_to(plan.root).as_posix()): _fingerprint(path) for path in plan.sources},
+        source=_sources(plan),
         shards=shards,
         samples=sum(shard.samples for shard in shards),
         expected=len(plan.items),
@@ -274,12 +303,8 @@ def _duplicates(results: Sequence[_Result]) -> list[list[str]]:
     return sorted(sorted(ids) for ids in groups.values() if len(ids) > 1)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+def _sources(plan: Plan) -> dict[str, dict[str, Any]]:
+    return {str(path.relative_to(plan.root).as_posix()): fingerprint(path) for path in plan.sources}
 
 
 def _refuse_losses(index: ShardIndex, allow_missing: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.data.annotate import TEMPLATE, Subject
-from unifashion_pl.evaluation.collect import weights_hash
+from unifashion_pl.provenance import weights_hash
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule

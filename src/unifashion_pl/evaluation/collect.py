@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
@@ -150,19 +149,3 @@ def fingerprint(rows: Mapping[str, str]) -> str:
     for key in sorted(rows):
         digest.update(f"{key}\t{rows[key]}\n".encode())
     return "ids+texts:" + digest.hexdigest()[:16]
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all parameters and persistent buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            digest.update(whole(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP2 has sharded, gathered from all ranks (a collective); any other as it is."""
-    gathered: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return gathered

@@ -9,23 +9,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch
-from unifashion_pl.evaluation.collect import Outcome, team_of_all, weights_hash
+from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TryOnBatch
+from unifashion_pl.evaluation.collect import Outcome, team_of_all
 from unifashion_pl.evaluation.composed import ComposedEvaluation
+from unifashion_pl.evaluation.edits import EditEvaluation
 from unifashion_pl.evaluation.pairs import PairEvaluation
 from unifashion_pl.evaluation.robustness import NAME as ROBUSTNESS
 from unifashion_pl.evaluation.robustness import RobustComposedEvaluation, RobustPairEvaluation
 from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, CaptionEvaluation, ImageEvaluation
+from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.metrics.tables import Team
-from unifashion_pl.provenance import __version__, commit
+from unifashion_pl.provenance import __version__, commit, weights_hash
 from unifashion_pl.report.runfolder import PREDICTIONS, image_name, write_lines
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 Stage = Literal["validation", "test"]
-Part = PairEvaluation | ComposedEvaluation | CaptionEvaluation | ImageEvaluation
+Part = PairEvaluation | ComposedEvaluation | CaptionEvaluation | ImageEvaluation | EditEvaluation
 
 
 class Evaluator:
@@ -44,6 +46,7 @@ class Evaluator:
             :mod:`unifashion_pl.evaluation.robustness`.
         max_captions: products captioned in test; None = all.
         max_images: samples per dataset for which images are generated in test.
+        max_edits: persons per dataset that are repainted in test: try-on, design, and controls; None = all.
         validation_captions, validation_images: the same in validation.
         image_seeds: one image per sample and seed.
         sampler, guidance, steps: of the diffusion head; None = its default.
@@ -68,6 +71,7 @@ class Evaluator:
         robustness: bool = False,
         max_captions: int | None = 256,
         max_images: int = 8,
+        max_edits: int | None = 8,
         validation_captions: int = 0,
         validation_images: int = 0,
         image_seeds: Sequence[int] = (0, 1),
@@ -88,6 +92,7 @@ class Evaluator:
         self.robustness = robustness
         self.captions = {"validation": validation_captions, "test": max_captions}
         self.images = {"validation": validation_images, "test": max_images}
+        self.edits = max_edits
         self.image_seeds, self.sampler, self.guidance, self.steps = tuple(image_seeds), sampler, guidance, steps
         self.image_weights = dict(image_weights or {})
         self.num_beams, self.max_new_tokens, self.batch_size = num_beams, max_new_tokens, batch_size
@@ -105,7 +110,7 @@ class Evaluator:
 
     @torch.no_grad()
     def update(self, model: UniFashionModule, batch: Batch) -> None:
-        """Embed a batch and remember what the end of the epoch needs. Training triplets and try-on batches are ignored."""
+        """Embed a batch and remember what the end of the epoch needs. Training triplets are ignored."""
         self._model = model
         for kind in self._kinds(model, batch):
             match self._part(kind, batch.dataset), batch:
@@ -115,6 +120,8 @@ class Evaluator:
                     captions.update(pairs)
                 case ImageEvaluation() as painted, (PairBatch() | QueryBatch()) as samples:
                     painted.update(samples)
+                case EditEvaluation() as edited, TryOnBatch() as persons:
+                    edited.update(persons)
                 case ComposedEvaluation() as composed, GalleryBatch() as gallery:
                     composed.update_gallery(model, gallery)
                 case ComposedEvaluation() as composed, QueryBatch() as queries:
@@ -130,6 +137,9 @@ class Evaluator:
             kinds += ["captions"] if model.caption_head is not None and self.captions[self.stage] != 0 else []
         if isinstance(batch, PairBatch | QueryBatch) and model.diffusion_head is not None and self.images[self.stage]:
             kinds.append("images")
+        if isinstance(batch, TryOnBatch) and self.stage == "test" and self.edits != 0:
+            head = model.diffusion_head
+            kinds += ["edits"] if head is not None and head.denoiser.in_channels != LATENT_CHANNELS else []
         return kinds
 
     def _part(self, kind: str, dataset: str) -> Part:
@@ -153,8 +163,10 @@ class Evaluator:
             generation = {name: value for name, value in asked.items() if value is not None}
             most = self.captions[self.stage]
             return CaptionEvaluation(dataset, most, self.word_checks, self.shown, self.seed, self.batch_size, **generation)
-        most_images = self.images[self.stage] or 0
         weights = self.image_weights if test else None
+        if kind == "edits":
+            return EditEvaluation(dataset, self.edits, self.seed, self.sampler, self.steps, self.guidance, weights)
+        most_images = self.images[self.stage] or 0
         settings = (self.sampler, self.guidance, self.steps, weights)
         return ImageEvaluation(dataset, most_images, self.image_seeds, self.seed, *settings)
 
@@ -183,7 +195,7 @@ class Evaluator:
     def _finish_part(self, part: Part, team: Team, full: bool) -> Outcome:
         if isinstance(part, CaptionEvaluation):
             return part.finish(team, self._model, full)
-        if isinstance(part, ImageEvaluation):
+        if isinstance(part, ImageEvaluation | EditEvaluation):
             return part.finish(team, self._model)
         return part.finish(team, full)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
-from unifashion_pl.evaluation.collect import weights_hash
 from unifashion_pl.inference import evaluating, head_of
 from unifashion_pl.metrics.leaks import check_provenance
+from unifashion_pl.provenance import weights_hash
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule

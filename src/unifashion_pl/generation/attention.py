@@ -50,6 +50,7 @@ def probabilities(look: tuple[Any, Tensor, Tensor], temperature: float = 1.0) ->
         raise ValueError(
             "losses on attention need whole layers, these are sharded: use ddp.yaml, or tv_weight = flow_weight = 0"
         )
+    hidden, tokens = (x.to(layer.to_q.weight.dtype) for x in (hidden, tokens))  # a bf16 U-Net hands on bf16
     q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(tokens)))
     scores = q @ k.transpose(-1, -2) / (math.sqrt(q.shape[-1]) * temperature)
     return scores.float().softmax(-1).mean(1)

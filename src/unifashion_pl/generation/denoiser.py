@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, denoise
-from unifashion_pl.weights.files import load_part
+from unifashion_pl.weights.files import floating, load_part
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
 SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
@@ -59,7 +60,10 @@ class Denoiser(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass.
         garment: how garments are read: None, ``branch``, ``branch_full`` (which also holds the unread end of a released checkpoint's copy), or
             ``panels``.
+        garment_heads: attention heads of the garment branch; None = as many as the U-Net has.
         lora: adapters on the U-Net's attentions, or None.
+        dtype: of what stays frozen in the U-Net, e.g. ``bfloat16`` on a GPU; what trains is float32. It is applied by
+            :meth:`cast_frozen`, since only a freeze policy says what stays.
 
     Attributes:
         unet: the diffusers model.
@@ -79,9 +83,12 @@ class Denoiser(nn.Module):
         in_channels: int | None = None,
         gradient_checkpointing: bool = False,
         garment: Literal["branch", "branch_full", "panels"] | None = None,
+        garment_heads: int | None = None,
         lora: UNetLora | None = None,
+        dtype: str = "float32",
     ) -> None:
         super().__init__()
+        self.frozen_dtype = floating(dtype)
         if garment not in (None, *GARMENT_WAYS):
             raise ValueError(f"unknown way to read garments {garment!r}; known are {', '.join(GARMENT_WAYS)}, or None")
         if (source is None) == (config is None):
@@ -97,9 +104,31 @@ class Denoiser(nn.Module):
         self.context_width: int = self.unet.config.cross_attention_dim
         self.panels = garment == "panels"
         extent: Literal["truncated", "full"] = "full" if garment == "branch_full" else "truncated"
-        self.garment = GarmentBranch(self.unet, extent=extent) if garment in ("branch", "branch_full") else None
+        branch = garment in ("branch", "branch_full")
+        self.garment = GarmentBranch(self.unet, extent=extent, heads=garment_heads) if branch else None
         if lora is not None:  # after the copy was made, which trains as a whole
             _add_lora(self.unet, lora)
+
+    def cast_frozen(self) -> None:
+        """Put the U-Net's frozen parameters into ``dtype``, in place; those that train and the garment branch stay as they are.
+
+        :class:`unifashion_pl.UniFashionModule` does it behind its freeze policy, after weights are loaded, so that a U-Net that
+        goes on training loses no digits. From then on a U-Net of two types computes in ``dtype``, whatever the trainer's precision.
+        """
+        for parameter in self.unet.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(self.frozen_dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the U-Net computes in: the type of its time embedding, which trains and stays frozen with the U-Net as a whole."""
+        parameter: Tensor = self.unet.time_embedding.linear_1.weight
+        return parameter.dtype
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """For a bf16 U-Net with float32 parts; nothing for one of a single float type."""
+        mixed = self.dtype != torch.float32 and any(p.dtype != self.dtype for p in self.parameters())
+        return torch.autocast(device.type, self.dtype) if mixed else nullcontext()
 
     @property
     def reads_garments(self) -> bool:
@@ -141,18 +170,24 @@ class Denoiser(nn.Module):
         given = self.assemble(latents, person, keep, pose)
         if garment is not None:
             self._check_garment(garment, latents)
-        dtype = self.unet.dtype
-        given, context = given.to(dtype), context.to(dtype)
+        given, context = given.to(self.dtype), context.to(self.dtype)
+        with self._autocast(latents.device):
+            return self._predict(given, timesteps, context, garment, gate).to(latents.dtype)
+
+    def _predict(
+        self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor | None, gate: Tensor | None
+    ) -> Tensor:
+        """The input assembled (B, in_channels, h, w) -> eps, plain or with the garment."""
         runs = self.garment is not None and self.training and self.garment.trains
         if garment is None and not runs:
-            return self._plain(given, timesteps, context).to(latents.dtype)
+            return self._plain(given, timesteps, context)
         if garment is None:
-            garment, gate = torch.zeros_like(latents), latents.new_zeros(latents.shape[0])
-        gate = latents.new_ones(latents.shape[0]) if gate is None else gate
+            garment, gate = torch.zeros_like(given[:, :LATENT_CHANNELS]), given.new_zeros(len(given))
+        gate = given.new_ones(len(given)) if gate is None else gate
         if self.garment is None:
-            return self._two_panels(given, timesteps, context, garment.to(dtype), gate > 0).to(latents.dtype)
-        gates = gate.to(dtype).view(-1, 1, 1, 1)
-        return denoise(self.unet, self.garment, given, timesteps, context, garment.to(dtype), gates).to(latents.dtype)
+            return self._two_panels(given, timesteps, context, garment.to(given.dtype), gate > 0)
+        gates = gate.to(given.dtype).view(-1, 1, 1, 1)
+        return denoise(self.unet, self.garment, given, timesteps, context, garment.to(given.dtype), gates)
 
     def _plain(self, given: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         eps: Tensor = self.unet(given, timesteps, encoder_hidden_states=context, return_dict=False)[0]

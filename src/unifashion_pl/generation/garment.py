@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -91,6 +91,7 @@ class GarmentBranch(nn.Module):
         unet: a U-Net of diffusers, already with its final number of input channels.
         extent: ``truncated`` ends the copy at the last feature that is read. ``full`` also holds what StableVITON's checkpoints have
             below it, which nothing reads and which never runs.
+        heads: of the cross-attentions; None = the U-Net's own, as StableVITON has it.
 
     Attributes:
         places: see :func:`places`.
@@ -99,11 +100,13 @@ class GarmentBranch(nn.Module):
         ValueError: an unknown extent, or see :func:`places`.
     """
 
-    def __init__(self, unet: Any, *, extent: Literal["truncated", "full"] = "truncated") -> None:
+    def __init__(
+        self, unet: Any, *, extent: Literal["truncated", "full"] = "truncated", heads: int | None = None
+    ) -> None:
         super().__init__()
         if extent not in ("truncated", "full"):
             raise ValueError(f"unknown extent {extent!r} of the encoder copy; known are truncated, full")
-        self.places = places(unet)
+        self.places = [place if heads is None else replace(place, heads=heads) for place in places(unet)]
         self.encoder = encoder_copy(unet, full=extent == "full")
         self.hint = nn.Conv2d(4, unet.conv_in.out_channels, 3, padding=1)
         groups = unet.config.norm_num_groups

@@ -73,10 +73,12 @@ def sample(
     Raises:
         ValueError: unknown sampler, or a number of steps outside 1 to 1000.
     """
-    scheduler = build_scheduler(sampler, steps, noise.device)
+    # The scheduler's own copy of the timesteps stays on the CPU, where it looks its tables up: on the device each step would wait for it.
+    scheduler = build_scheduler(sampler, steps, "cpu")
+    rows = scheduler.timesteps.to(noise.device)[:, None].expand(-1, len(noise))
     latents = noise.float() * scheduler.init_noise_sigma
-    for t in tqdm(scheduler.timesteps, desc="painting", unit="step", disable=not progress, leave=False):
-        model_input = scheduler.scale_model_input(latents, t)
-        eps = predict(model_input, t.expand(latents.shape[0]).to(latents.device))
-        latents = scheduler.step(eps.float(), t, latents).prev_sample
+    for t, row in zip(tqdm(scheduler.timesteps, desc="painting", unit="step", disable=not progress, leave=False), rows):
+        eps = predict(scheduler.scale_model_input(latents, t), row)
+        # A copy: multistep schedulers keep it, and a compiled predictor may write its next answer to the same place.
+        latents = scheduler.step(eps.to(torch.float32, copy=True), t, latents).prev_sample
     return latents

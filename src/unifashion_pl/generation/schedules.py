@@ -47,6 +47,20 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+def steps_of(sampler: str, steps: int | None = None) -> int:
+    """``steps``, or the preset's number.
+
+    Raises:
+        ValueError: unknown sampler, or a number of steps outside 1 to 1000.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(SAMPLERS)}")
+    steps = SAMPLERS[sampler].steps if steps is None else steps
+    if not 1 <= steps <= TRAIN_STEPS:
+        raise ValueError(f"sampling takes 1 to {TRAIN_STEPS} steps, got {steps}")
+    return steps
+
+
 def build_scheduler(sampler: str, steps: int | None = None, device: torch.device | str | None = None) -> Any:
     """A fresh scheduler of diffusers with its timesteps set.
 
@@ -59,12 +73,7 @@ def build_scheduler(sampler: str, steps: int | None = None, device: torch.device
     """
     import diffusers
 
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(SAMPLERS)}")
-    preset = SAMPLERS[sampler]
-    steps = preset.steps if steps is None else steps
-    if not 1 <= steps <= TRAIN_STEPS:
-        raise ValueError(f"sampling takes 1 to {TRAIN_STEPS} steps, got {steps}")
+    steps, preset = steps_of(sampler, steps), SAMPLERS[sampler]
     scheduler = getattr(diffusers, preset.scheduler)(**PROCESS, **preset.arguments)
     scheduler.set_timesteps(steps, device=device)
     if int(scheduler.timesteps.max()) >= TRAIN_STEPS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ class ImageVAE(nn.Module):
             ``python -m unifashion_pl.weights.train_tiny_vae``).
         config: instead of ``source``, arguments of ``AutoencoderKL`` for random weights.
         dtype: of the parameters, e.g. ``bfloat16`` on a GPU.
+        cache: keep the posteriors of so many training pictures in the host's memory, so that later epochs need not encode them
+            again (float32 at 512 x 384: 98 kB each). Exact; worth it where pictures come back unchanged.
 
     Attributes:
         model: the diffusers model.
@@ -30,7 +33,9 @@ class ImageVAE(nn.Module):
         ValueError: not four latent channels.
     """
 
-    def __init__(self, source: str = "tiny", *, config: dict[str, Any] | None = None, dtype: str = "float32") -> None:
+    def __init__(
+        self, source: str = "tiny", *, config: dict[str, Any] | None = None, dtype: str = "float32", cache: int = 0
+    ) -> None:
         super().__init__()
         self.model: Any = _load(source, floating(dtype)) if config is None else _build(config, floating(dtype))
         self.pretrained = config is None
@@ -40,6 +45,8 @@ class ImageVAE(nn.Module):
         levels = config_.get("block_out_channels") or config_["encoder_block_out_channels"]
         self.factor: int = 2 ** (len(levels) - 1)
         self.scale: float = self.model.config.scaling_factor
+        self.cache = cache
+        self._known: dict[tuple[torch.Size, bytes], Tensor] = {}
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ImageVAE:
@@ -60,11 +67,30 @@ class ImageVAE(nn.Module):
             raise ValueError(f"pictures are {pixels.dtype}, expected torch.uint8 in 0..255")
         if pixels.shape[-2] % self.factor or pixels.shape[-1] % self.factor:
             raise ValueError(f"pictures are {tuple(pixels.shape[-2:])}, expected sides that are multiples of {self.factor}")
+        moments = self._remembered(pixels) if sample and self.cache else self._moments(pixels)
+        mean, *std = moments.chunk(moments.shape[1] // 4, 1)
+        latents = mean + std[0] * torch.randn(mean.shape, device=mean.device, dtype=mean.dtype) if sample and std else mean
+        return latents * self.scale
+
+    def _moments(self, pixels: Tensor) -> Tensor:
+        """Mean and standard deviation of the posterior (B, 8, H/f, W/f); of an autoencoder without one its latents (B, 4, H/f, W/f)."""
         out = self.model.encode(pixels.to(self.model.dtype) / 127.5 - 1)
         if not hasattr(out, "latent_dist"):
-            return out.latents * self.scale
-        latents: Tensor = out.latent_dist.sample() if sample else out.latent_dist.mode()
-        return latents * self.scale
+            latents: Tensor = out.latents
+            return latents
+        return torch.cat([out.latent_dist.mean, out.latent_dist.std], 1)
+
+    def _remembered(self, pixels: Tensor) -> Tensor:
+        """:meth:`_moments`, computed once per picture while there is room; pictures are known by a hash of their bytes."""
+        keys = [(x.shape, blake2b(x.numpy().tobytes(), digest_size=16).digest()) for x in pixels.cpu()]
+        found = {key: self._known[key].to(pixels.device) for key in set(keys) if key in self._known}
+        new = {key: i for i, key in enumerate(keys) if key not in found}
+        if new:
+            made = dict(zip(new, self._moments(pixels[list(new.values())])))
+            found |= made
+            room = max(0, self.cache - len(self._known))
+            self._known |= {key: made[key].cpu() for key in list(made)[:room]}
+        return torch.stack([found[key] for key in keys])
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

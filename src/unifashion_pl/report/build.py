@@ -10,6 +10,7 @@ from typing import Any
 
 from unifashion_pl.report.compare import add_comparison
 from unifashion_pl.report.curves import chart, panels
+from unifashion_pl.report.edits import add_edits
 from unifashion_pl.report.guard import add_guard
 from unifashion_pl.report.html import Page, details, table
 from unifashion_pl.report.published import add_published, config_hash, duration
@@ -69,6 +70,7 @@ def render(runs: Sequence[Run]) -> str:
     _each(page, runs, "composed", "Composed retrieval", (add_composed_rows,))
     _each(page, runs, "captions", "Captions", (add_captions,))
     _each(page, runs, "images", "Generated images", (add_images,))
+    _each(page, runs, "edits", "Try-on and design", (add_edits,))
     add_provenance(page, runs)
     style = (files("unifashion_pl.report") / "style.css").read_text(encoding="utf-8")
     title = " · ".join(run.name for run in runs)

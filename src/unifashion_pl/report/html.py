@@ -46,6 +46,10 @@ class Page:
         data = base64.b64encode(path.read_bytes()).decode("ascii")
         return f'<img class="{css}" alt="{escape(alt)}" src="data:image/{kind};base64,{data}">'
 
+    def tile(self, path: Path, label: str, css: str = "") -> str:
+        """A picture over its label."""
+        return f'<figure class="tile {css}">{self.picture(path, label)}<figcaption>{escape(label)}</figcaption></figure>'
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", over: Sequence[tuple[str, int]] = ()) -> str:
     """A table of HTML cells; the first column is a row header. A row of one cell spans the table as a group title.

@@ -185,11 +185,7 @@ def _generated(page: Page, folder: Path, line: Line) -> str:
     tiles = []
     for name, label in (("reference", "reference"), ("truth", "truth")):
         if line.get(name):
-            tiles.append(_plain(page, folder / line[name], label, "given"))
-    tiles += [_plain(page, folder / file, f"seed {seed}", "") for file, seed in zip(line["files"], line["seeds"])]
+            tiles.append(page.tile(folder / line[name], label, "given"))
+    tiles += [page.tile(folder / file, f"seed {seed}", "") for file, seed in zip(line["files"], line["seeds"])]
     ask = f'<div class="ask"><p class="q">{sanitized(line["prompt"], 220)}</p></div>'
     return f'<div class="row">{ask}<div class="strip big">{"".join(tiles)}</div></div>'
-
-
-def _plain(page: Page, path: Path, label: str, css: str) -> str:
-    return f'<figure class="tile {css}">{page.picture(path, label)}<figcaption>{label}</figcaption></figure>'

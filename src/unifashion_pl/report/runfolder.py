@@ -3,7 +3,7 @@
 <run>/config.yaml                      what was asked for
 <run>/**/metrics.csv                   learning curves (CSVLogger), one file per phase
 <run>/**/test/results.json             result records, see :mod:`unifashion_pl.metrics.records`
-<run>/**/test/predictions/NAME.jsonl   one line per query or sample: retrieval, composed, captions, images
+<run>/**/test/predictions/NAME.jsonl   one line per query or sample: retrieval, composed, captions, images, edits
 <run>/**/test/images/                  what the lines marked ``shown`` need, named by :func:`image_name`
 """
 
@@ -22,7 +22,7 @@ import yaml
 from unifashion_pl.metrics.records import ResultRecord, read_records
 
 Line = dict[str, Any]
-PREDICTIONS = ("retrieval", "composed", "captions", "images")
+PREDICTIONS = ("retrieval", "composed", "captions", "images", "edits")
 _NOISE = re.compile(r"^(version_\d+|lightning_logs|test|\.)$")
 
 

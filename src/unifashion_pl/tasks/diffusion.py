@@ -13,6 +13,7 @@ from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.attention import recorded
+from unifashion_pl.generation.prompts import warn_if_cut
 from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, start_noise
 from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod
 from unifashion_pl.tasks import editing
@@ -45,6 +46,7 @@ class DiffusionModule(TaskModule):
         drop_context, drop_queries: probabilities.
         drop_scope: one draw per ``sample``, or per ``batch`` and rank (released code).
         size: (H, W) of the generated images, multiples of what autoencoder and U-Net halve.
+        edit_size: (H, W) of repainted persons; None = ``size``, as in the paper.
         guidance: default of :meth:`generate`; None = 5.0 with queries and 7.5 from text alone, as is usual with Stable Diffusion
             (the paper gives none).
         null_start: start of the learnt null token: ``random`` N(0, 1) (released code), or ``empty_prompt``, the mean state of the empty
@@ -74,6 +76,7 @@ class DiffusionModule(TaskModule):
         drop_queries: float = 0.1,
         drop_scope: Literal["sample", "batch"] = "sample",
         size: tuple[int, int] = (512, 384),
+        edit_size: tuple[int, int] | None = None,
         guidance: float | None = None,
         null_start: Literal["random", "empty_prompt"] = "random",
         max_samples: int | None = None,
@@ -105,8 +108,11 @@ class DiffusionModule(TaskModule):
         self.guidance = guidance
         self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
-        if any(side % (vae.factor * denoiser.multiple) for side in self.size):
-            raise ValueError(f"size is {self.size}, expected multiples of {vae.factor * denoiser.multiple} for this model")
+        self.edit_size = self.size if edit_size is None else (edit_size[0], edit_size[1])
+        if any(side % (vae.factor * denoiser.multiple) for side in (*self.size, *self.edit_size)):
+            raise ValueError(
+                f"sizes are {self.size} and (edits) {self.edit_size}, expected multiples of {vae.factor * denoiser.multiple} for this model"
+            )
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
         """Try-on samples as rows to be painted, each with a task drawn from :attr:`editing`; other batches as they are."""
@@ -120,11 +126,10 @@ class DiffusionModule(TaskModule):
         """
         if not isinstance(batch, PairBatch | TripletBatch | EditBatch):
             return {}
-        if batch.pixels is None or tuple(batch.pixels.shape[-2:]) != self.size:
+        size = self.edit_size if isinstance(batch, EditBatch) else self.size
+        if batch.pixels is None or tuple(batch.pixels.shape[-2:]) != size:
             found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
-            raise ValueError(
-                f"the diffusion head paints {self.size} and the batch's pixels are {found}: set pixel_size of the data"
-            )
+            raise ValueError(f"the diffusion head paints {size} and the batch's pixels are {found}: set pixel_size of the data")
         if isinstance(batch, EditBatch):
             return self.edit_losses(encoding.queries, batch)
         n = self.max_samples
@@ -250,10 +255,10 @@ class DiffusionModule(TaskModule):
     ) -> Tensor:
         """:meth:`generate` before the autoencoder: (B, 4, H/f, W/f) float32."""
         if guidance is None:
-            guidance = self.guidance if self.guidance is not None else (7.5 if queries is None else 5.0)
+            guidance = self.usual_guidance("caption" if queries is None else "composed")
         context = self.build_context(queries, prompts)
         absent = [(guidance, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
-        noise = self._noise(seeds)
+        noise = self._noise(seeds, self.size)
         return sample(
             guided(self.denoiser, {"context": context}, absent), noise, sampler=sampler, steps=steps, progress=progress
         )
@@ -277,9 +282,9 @@ class DiffusionModule(TaskModule):
 
         Args:
             queries: (B, Q, D), of garment or sketch with the text.
-            batch: B rows, all at :attr:`size`.
+            batch: B rows, all at ``edit_size``.
             seeds, sampler, steps, progress: as in :meth:`generate`.
-            guidance: by the context, garment kept. None = 1.0 without texts (try-on), else the head's own or 5.0.
+            guidance: by the context, garment kept. None = 1.0 if all rows show a garment's photo (try-on), else the head's own or 5.0.
             garment_guidance: by what the garment branch sees, context kept.
             garment_until: the garment branch is read in this first part of the steps (0.2 for sketches in arXiv 2304.02051).
             start: ``noise``, or ``released``: the released code starts from the true picture, noised (see
@@ -292,12 +297,12 @@ class DiffusionModule(TaskModule):
             ValueError: unequal numbers, another size, or unknown sampler or start.
         """
         self._check_request(queries, batch.texts, seeds)
-        if tuple(batch.pixels.shape[-2:]) != self.size:
-            raise ValueError(f"persons are {tuple(batch.pixels.shape[-2:])}, this head paints {self.size}")
+        if tuple(batch.pixels.shape[-2:]) != self.edit_size:
+            raise ValueError(f"persons are {tuple(batch.pixels.shape[-2:])}, this head paints {self.edit_size}")
         if start not in ("noise", "released"):
             raise ValueError(f"unknown start {start!r}; known are noise, released")
         if guidance is None:
-            guidance = 1.0 if not any(batch.texts) else 5.0 if self.guidance is None else self.guidance
+            guidance = self.usual_guidance("tryon" if bool(batch.has_photo.all()) else "design")
         with evaluating(self):
             conditions = editing.encoded(self.vae, self.denoiser, batch, sample=False)
             context = self.build_context(queries, batch.texts, has_queries=batch.has_image)
@@ -305,11 +310,19 @@ class DiffusionModule(TaskModule):
             absent: list[tuple[float, Conditions]] = [(guidance, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
             if "gate" in conditions:
                 absent.append((garment_guidance, {"gate": torch.zeros_like(conditions["gate"])}))
-            noise = self._noise(seeds)
+            noise = self._noise(seeds, self.edit_size)
             if start == "released":
                 noise = released_start(noise, self.vae.encode(batch.pixels).float(), self.alpha_bar)
             predict = guided(self._until(garment_until), conditions, absent)
             return self.vae.decode(sample(predict, noise, sampler=sampler, steps=steps, progress=progress))
+
+    def usual_guidance(self, kind: str) -> float:
+        """The scale where none is named: 1.0 for ``tryon``, as published code has it; else the head's own, 7.5 for ``caption`` (as is
+        usual with Stable Diffusion) or 5.0 (Paint-by-Example's; the paper gives none).
+        """
+        if kind == "tryon":
+            return 1.0
+        return self.guidance if self.guidance is not None else 7.5 if kind == "caption" else 5.0
 
     def _until(self, part: float) -> Any:
         """The denoiser, whose garment gate closes after the first ``part`` of the way from the last timestep."""
@@ -323,8 +336,8 @@ class DiffusionModule(TaskModule):
 
         return predict
 
-    def _noise(self, seeds: Sequence[int]) -> Tensor:
-        h, w = self.size[0] // self.vae.factor, self.size[1] // self.vae.factor
+    def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
+        h, w = size[0] // self.vae.factor, size[1] // self.vae.factor
         return start_noise(seeds, (4, h, w), self.null_context.device)
 
     def _check_request(self, queries: Tensor | None, prompts: list[str], seeds: Sequence[int]) -> None:
@@ -333,3 +346,5 @@ class DiffusionModule(TaskModule):
             raise ValueError(f"{len(prompts)} prompts, {len(seeds)} seeds, {rows} rows of queries: expected equally many")
         if queries is None and self.text_encoder is None:
             raise ValueError("this head reads no text (context='tsa'): it cannot paint without queries")
+        if self.text_encoder is not None:
+            warn_if_cut(self.text_encoder, prompts)

@@ -41,7 +41,7 @@ class WardrobeSpec:
 
 SIZES = {
     "tiny": WardrobeSpec(24, 24, 3, 64, 8, 6, 12, 4, 3, (96, 128), 12, 6),
-    "tryon": WardrobeSpec(24, 24, 3, 64, 8, 6, 12, 1600, 64, (96, 128), 12, 6),
+    "tryon": WardrobeSpec(300, 24, 3, 128, 80, 6, 12, 1600, 64, (96, 128), 120, 6),
     "demo": WardrobeSpec(),
 }
 

@@ -52,18 +52,6 @@ class Stain:
     other: str = ""
 
 
-def kinds_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Kinds by name in their own order; ``all`` stands for all.
-
-    Raises:
-        ValueError: unknown kinds.
-    """
-    wanted = set(KINDS) if "all" in names else set(names)
-    if unknown := sorted(wanted - set(KINDS)):
-        raise ValueError(f"unknown dirt {', '.join(unknown)}; known are {', '.join(KINDS)}, or all")
-    return tuple(kind for kind in KINDS if kind in wanted)
-
-
 def soil(root: Path, kinds: Sequence[str], seed: int) -> list[Stain]:
     """Dirty a finished wardrobe in place and write ``dirt.json``.
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec, spec_of
 from unifashion_pl.wardrobe.design import write_mgd
-from unifashion_pl.wardrobe.dirt import kinds_of, soil
+from unifashion_pl.wardrobe.dirt import KINDS, soil
 from unifashion_pl.wardrobe.layouts import write_fashion200k, write_fashiongen, write_fashioniq
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 from unifashion_pl.wardrobe.variants import VARIANTS
@@ -72,7 +72,7 @@ def write_wardrobe(
     """
     spec = spec_of(spec)
     out = Path(out)
-    layouts, dirt = _layouts_of(layouts), kinds_of(dirt)
+    layouts, dirt = chosen(layouts, LAYOUTS, "layouts"), chosen(dirt, KINDS, "dirt")
     identity: dict[str, Any] = {"format": FORMAT, "seed": seed, "spec": json.loads(json.dumps(asdict(spec)))}
     identity |= {name: list(value) for name, value in (("layouts", layouts), ("dirt", dirt)) if value}
     if (out / "wardrobe.json").is_file():
@@ -124,13 +124,13 @@ def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bo
     (part / "wardrobe.json").write_text(content + "\n", "utf-8")
 
 
-def _layouts_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Layouts by name in their own order.
+def chosen(names: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Of the known names those that are wanted, in their own order; ``all`` stands for all.
 
     Raises:
         ValueError: unknown ones.
     """
-    wanted = set(LAYOUTS) if "all" in names else set(names)
-    if unknown := sorted(wanted - set(LAYOUTS)):
-        raise ValueError(f"unknown layouts {', '.join(unknown)}; known are {', '.join(LAYOUTS)}, or all")
-    return tuple(name for name in LAYOUTS if name in wanted)
+    wanted = set(known) if "all" in names else set(names)
+    if unknown := sorted(wanted - set(known)):
+        raise ValueError(f"unknown {what} {', '.join(unknown)}; known are {', '.join(known)}, or all")
+    return tuple(name for name in known if name in wanted)

@@ -15,11 +15,17 @@ if TYPE_CHECKING:
 
 PLACES = ("source", "weights", "bert", "tokenizer", "name")
 SHIPPED = ("tiny", "none", "timm")
+#: Folders of `weights import` that the shipped overlays name -> the manifest's parts that they are made of.
+IMPORTED = {
+    "weights/blip2": ("blip2-pretrained", "eva-vit-g"),
+    "weights/pbe": ("paint-by-example",),
+    "weights/stableviton": ("stableviton-vitonhd-pbe-pose",),
+}
 SHOWN = 40
 
 
 def sources(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(where in the config, what it names) of everything that is loaded from elsewhere."""
+    """(where in the config, what it names) of everything that is loaded from elsewhere; timm's models as ``timm/NAME``."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             here = f"{path}.{key}" if path and key != "init_args" else path or str(key)
@@ -29,19 +35,26 @@ def sources(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
                 and value not in SHIPPED
                 and (key != "name" or config.get("weights") == "timm")
             ):
-                yield here, value
+                yield here, f"timm/{value}" if key == "name" else value
             else:
                 yield from sources(value, here)
 
 
 def licence_rows(config: Any) -> list[tuple[str, str, str, str]]:
     """(place, source, licence, commercial use) of every published part; unknown where the manifest does not have the source."""
-    manifest: dict[str, Part] = {part.source: part for part in load_manifest()}
     rows: list[tuple[str, str, str, str]] = []
     for place, name in sources(config):
-        part = manifest.get(name)
-        rows.append((place, name, part.licence if part else "unknown", part.commercial if part else "unclear"))
+        parts = parts_of(name)
+        worst = min((part.commercial for part in parts), key=("no", "unclear", "yes").index, default="unclear")
+        rows.append((place, name, " and ".join(part.licence for part in parts) or "unknown", worst))
     return rows
+
+
+def parts_of(source: str) -> list[Part]:
+    """The manifest's part with this source, or those that a folder of :data:`IMPORTED` is made of; none if it knows neither."""
+    parts = load_manifest()
+    names = IMPORTED.get(source, ())
+    return [part for part in parts if part.name in names or (not names and part.source == source)][: len(names) or 1]
 
 
 def model_card(model: UniFashionModule, records: Sequence[ResultRecord] = (), data: str = "", licence: str = "other") -> str:

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unifashion_pl.freezing import left_out
+from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.weights.card import model_card, read_results
 from unifashion_pl.weights.loading import is_imported, load_imported
@@ -67,10 +67,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
     """Load a model's weights before training; of several sources the first that exists.
 
-    A source may lack parts that the model leaves out of its checkpoints and what a denoiser has beyond a simpler one (see
-    :meth:`~unifashion_pl.generation.Denoiser.completed`), and may hold heads that this model was built without; any
-    other difference is an error. A folder of ``unifashion weights import`` fills the parts that it holds, see
-    :func:`~unifashion_pl.weights.loading.load_imported`; the others keep what they were built with.
+    A source may lack parts that the model leaves out of its checkpoints, what a denoiser has beyond a simpler one (see
+    :meth:`~unifashion_pl.generation.Denoiser.completed`), and whole heads that this training makes (phase 1's stages follow each other
+    so); it may hold heads that this model was built without. Any other difference is an error. A folder of ``unifashion weights
+    import`` fills the parts that it holds, see :func:`~unifashion_pl.weights.loading.load_imported`; the others keep what they were
+    built with.
 
     Args:
         source: a place of :func:`find_weights`, or several; a list among them is one source of several places, whose tensors are
@@ -79,16 +80,7 @@ def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) 
     Returns:
         What was loaded.
     """
-    sources = [source] if isinstance(source, str) else list(source)
-    for number, places in enumerate(sources):
-        places = [places] if isinstance(places, str) else list(places)
-        try:
-            paths = [find_weights(place) for place in places]
-            break
-        except FileNotFoundError as error:
-            if number == len(sources) - 1:
-                raise
-            print(f"init_from: {error}; trying {sources[number + 1]!r}")
+    paths, skipped = _first_there([source] if isinstance(source, str) else list(source))
     state: dict[str, Tensor] = {}
     for path in paths:
         if is_imported(path.parent):
@@ -96,17 +88,47 @@ def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) 
             print(f"weights: {path.parent} ({report.kind}); not in it: {', '.join(report.absent) or 'nothing'}")
         else:
             state |= read_state(path)
-    name = " + ".join(map(str, paths))
+    name = " + ".join(map(str, paths)) + (f" (nothing was at {', '.join(skipped)})" if skipped else "")
     if not state:
         return name
     heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
     if (diffusion := getattr(model, "diffusion_head", None)) is not None:
         state = diffusion.denoiser.completed(state, "diffusion_head.denoiser.")
+    fresh = _fresh_heads(model, state)
     _check_unchanged(model, state, name)
-    _load_exactly(model, state, name, optional=left_out(model))
-    print(f"weights: {name}" + (f" (not built here, left out: {', '.join(sorted(heads))})" if heads else ""))
+    begun = {n for n in model.state_dict() if n.split(".")[0] in fresh}
+    _load_exactly(model, state, name, optional=left_out(model) | begun)
+    notes = [f"not built here, left out: {', '.join(sorted(heads))}"] if heads else []
+    notes += [f"not in it, trained from where it stands: {', '.join(sorted(fresh))}"] if fresh else []
+    print(f"weights: {name}" + (f" ({'; '.join(notes)})" if notes else ""))
     return name
+
+
+def _first_there(sources: Sequence[str | Sequence[str]]) -> tuple[list[Path], list[str]]:
+    """The files of the first source that exists, and the sources before it."""
+    skipped: list[str] = []
+    for number, names in enumerate(sources):
+        places = [names] if isinstance(names, str) else list(names)
+        try:
+            return [find_weights(place) for place in places], skipped
+        except FileNotFoundError as error:
+            if number == len(sources) - 1:
+                raise
+            print(f"init_from: {error}; trying {sources[number + 1]!r}")
+            skipped.append(" + ".join(places))
+    raise FileNotFoundError("init_from is an empty list: name a run, a checkpoint or a folder, or null")
+
+
+def _fresh_heads(model: nn.Module, state: dict[str, Tensor]) -> set[str]:
+    """Heads of which a source holds nothing and which the model's policy trains: earlier stages of training had none."""
+    policy = POLICIES.get(getattr(model, "policy", ""))
+    trains = set() if policy is None else {*policy.trains}
+    held = {name.split(".")[0] for name in state}
+    own = {name.split(".")[0]: set[str | None]() for name, _ in model.named_parameters()}
+    for name, _ in model.named_parameters():
+        own[name.split(".")[0]].add(part_of(name))
+    return {head for head, parts in own.items() if head.endswith("_head") and head not in held and parts & trains}
 
 
 def _check_unchanged(model: nn.Module, state: dict[str, Tensor], path: str) -> None:

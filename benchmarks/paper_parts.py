@@ -1,0 +1,157 @@
+"""Models, batches and FLOP counts of ``paper_size.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.backbone import VisionTower
+from unifashion_pl.cli import config_chain
+from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
+from unifashion_pl.parameters import with_random_weights
+
+WORDS = ("red", "dress", "blue", "shirt", "long", "black", "skirt", "with", "buttons", "green", "top", "striped", "sleeves", "white", "collar", "short")  # fmt: skip
+#: Laid over a chain by ``--scale tiny``.
+TINY = Path(__file__).with_name("paper_size_tiny.yaml")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training to be measured.
+
+    Attributes:
+        batch: ``pairs``, ``triplets`` or ``tryon``.
+        limit: GB of the card that it may use, None = all.
+    """
+
+    name: str
+    configs: tuple[str, ...]
+    batch: str
+    limit: float | None = None
+
+
+def sections(configs: list[str] | tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Contents of configs and of what they extend, in the order in which they lie over each other."""
+    for path in (path for name in configs for path in config_chain(name)):
+        yield yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+
+
+def overlay_batch(configs: tuple[str, ...], batch: str) -> int:
+    """The batch size that the overlays name for a stream."""
+    found: dict[str, Any] = {}
+    for content in sections(configs):
+        found |= (content.get("data") or {}).get("init_args") or {}
+    size = found.get("triplet_batch_size") if batch == "triplets" else None
+    return int(size or found["batch_size"])
+
+
+def shrink(configs: list[str], folder: Path) -> Path:
+    """:data:`TINY` without the heads that the configs leave out."""
+    tiny = yaml.safe_load(TINY.read_text(encoding="utf-8"))["model"]
+    built: dict[str, Any] = {}
+    for content in sections(configs):
+        built |= content.get("model") or {}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / TINY.name
+    path.write_text(yaml.safe_dump({"model": {name: value for name, value in tiny.items() if built.get(name) is not None}}))
+    return path
+
+
+def build(case: Case, device: torch.device, tiny: Path | None = None) -> UniFashionModule:
+    """The overlays' model with random weights, on the device and in training mode.
+
+    Args:
+        tiny: folder for the overlay that makes it tiny; None = the size of the overlays.
+    """
+    chain = with_random_weights(case.configs)
+    configs: list[str | Path] = [*chain] if tiny is None else [*chain, shrink(chain, tiny)]
+    torch.manual_seed(0)
+    with device:
+        model = UniFashionModule.from_config(configs, {"init_from": None, "leave_out": []})
+    if model.diffusion_head is not None:
+        model.diffusion_head.vae.cache = 0  # the same batch comes again and again here
+    return model.to(device).train()
+
+
+def text(row: int, words: int) -> str:
+    return " ".join(WORDS[(row * 7 + i) % len(WORDS)] for i in range(words))
+
+
+def synthetic(kind: str, rows: int, model: UniFashionModule) -> PairBatch | TripletBatch | TryOnBatch:
+    """A batch of noise pictures and texts of 12 words (captions of 24) on the model's device."""
+    device = model.backbone.query_tokens.device
+
+    def pictures(height: int, width: int) -> Tensor:
+        return torch.randint(0, 256, (rows, 3, height, width), dtype=torch.uint8, device=device)
+
+    side, size = model.backbone.vision.image_size, (0, 0) if model.diffusion_head is None else model.diffusion_head.size
+    pixels = None if model.diffusion_head is None else pictures(*size)
+    texts, captions = [text(i, 12) for i in range(rows)], [text(i, 24) for i in range(rows)]
+    keys, same, number = [str(i) for i in range(rows)], ["dress"] * rows, torch.arange(rows, device=device)
+    if kind == "pairs":
+        return PairBatch(
+            keys=keys, images=pictures(side, side), texts=texts, captions=captions, styles=["fashiongen"] * rows, products=number,
+            pixels=pixels, product_names=keys, categories=same, subcategories=same, dataset="synthetic",
+        )  # fmt: skip
+    if kind == "triplets":
+        return TripletBatch(
+            keys=keys, references=pictures(side, side), targets=pictures(side, side), texts=texts, captions=captions,
+            styles=["fashioniq"] * rows, target_ids=number, pixels=pixels, categories=same, dataset="synthetic",
+        )  # fmt: skip
+    masks = torch.zeros(rows, 1, *size, dtype=torch.bool, device=device)
+    masks[..., size[0] // 4 : size[0] // 2, size[1] // 4 : -size[1] // 4] = True
+    person = pictures(*size)
+    return TryOnBatch(
+        keys=keys, garments=pictures(side, side), pixels=person, agnostic=person.masked_fill(masks, 128), masks=masks,
+        pose=pictures(*size), garment_pixels=pictures(*size), sketches=None, texts=[""] * rows, paired=True, dataset="synthetic",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def with_features(batch: TrainBatch, tower: VisionTower) -> TrainBatch:
+    """The batch with the tower's outputs in place of what it sees."""
+    seen = [f.name for f in fields(batch) if f.name in ("images", "references", "targets", "garments")]
+    made = {name: torch.cat([tower(part) for part in getattr(batch, name).split(32)]) for name in seen}
+    return replace(batch, **made)
+
+
+def flops(work: Callable[[], object], model: torch.nn.Module | None = None) -> tuple[int, int]:
+    """FLOPs that torch counts (2 a multiply-add), and how many of them recompute the activations of ``model``."""
+    again: list[int] = []
+
+    @contextmanager
+    def recomputing() -> Iterator[None]:
+        counter = FlopCounterMode(display=False)
+        try:
+            with counter:
+                yield
+        finally:
+            again.append(counter.get_total_flops())
+
+    function = partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), recomputing()))
+    kept = [(m, m._gradient_checkpointing_func) for m in _checkpointed(model)]
+    for module, _ in kept:
+        module._gradient_checkpointing_func = function
+    try:
+        with FlopCounterMode(display=False) as counter:
+            work()
+    finally:
+        for module, before in kept:
+            module._gradient_checkpointing_func = before
+    return counter.get_total_flops(), sum(again)
+
+
+def _checkpointed(model: torch.nn.Module | None) -> list[Any]:
+    modules = [] if model is None else model.modules()
+    return [m for m in modules if getattr(m, "gradient_checkpointing", False) and hasattr(m, "_gradient_checkpointing_func")]

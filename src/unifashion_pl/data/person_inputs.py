@@ -1,0 +1,184 @@
+"""What is known about a person who is to be repainted: options, joints, body parts, labels, and the mask, given or made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unifashion_pl.data import contract
+from unifashion_pl.data.contract import Limits
+from unifashion_pl.data.decode import to_rgb
+from unifashion_pl.data.pictures import ImageLike, read_picture
+from unifashion_pl.data.pose import Pose, PoseLike, draw_skeleton, read_pose
+from unifashion_pl.data.problems import InputError, default_pictures
+from unifashion_pl.data.regions import Mask
+from unifashion_pl.data.repaint import (
+    Labels,
+    Part,
+    bounding_box,
+    label_map,
+    mask_from_agnostic,
+    mask_from_box,
+    mask_from_parse,
+)
+
+LIMITS = Limits()
+NO_MASK = "Pass mask= (white = repaint), or parse= with pose= of the person, agnostic=, or box=(left, top, right, bottom)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Sizes, inputs of the person beside photo, mask and joints, and limits.
+
+    Attributes:
+        size: (H, W) of the pictures to be painted; multiples of 64 for Stable Diffusion.
+        image_size: S of the vision tower.
+        densepose: body parts on black; it goes before the skeleton.
+        agnostic: the person with grey 128 where it is repainted; only used for the mask and checks, the hole is filled anew.
+        parse: label map of the person, ``labels`` its scheme (``lip`` as in VITON-HD, ``atr`` as in Dress Code).
+        box: (left, top, right, bottom) in pixels of the person.
+        part: what a mask from ``parse`` covers.
+        boxed: widen a made mask to its bounding box, which does not tell the worn garment's outline.
+        invert_mask: the mask says white = keep.
+        threshold: cut a soft mask here (0…255).
+        pose_size: (h, w) that the joints refer to, if not to the person.
+        limits: thresholds of the checks.
+        pictures: folder for pictures of problems; default one of the system's temporary folder.
+    """
+
+    size: tuple[int, int] = (512, 384)
+    image_size: int = 224
+    densepose: ImageLike | None = None
+    agnostic: ImageLike | None = None
+    parse: ImageLike | None = None
+    box: Sequence[float] | None = None
+    labels: Labels = "lip"
+    part: Part = "upper_body"
+    boxed: bool = False
+    invert_mask: bool = False
+    threshold: int | None = None
+    pose_size: tuple[int, int] | None = None
+    limits: Limits = LIMITS
+    pictures: str | Path | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Options:
+        """From keywords.
+
+        Raises:
+            TypeError: unknown ones, with those that there are.
+        """
+        known = [option.name for option in fields(cls)]
+        if unknown := [name for name in values if name not in known]:
+            raise TypeError(f"unknown inputs {', '.join(unknown)}; known are {', '.join(known)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Body:
+    """What is known about the person beside the photo: joints, rendered body parts, labels (h, w), silhouette (h, w)."""
+
+    pose: Pose | None
+    densepose: Image.Image | None
+    parse: NDArray[np.uint8] | None
+    silhouette: Mask | None
+
+    @classmethod
+    def of(cls, person: Image.Image, pose: PoseLike | None, options: Options) -> Body:
+        """Read and check it all.
+
+        Raises:
+            InputError: something does not fit the person.
+        """
+        joints = None if pose is None else read_pose(pose, (person.height, person.width), pose_size=options.pose_size)
+        values = None
+        if options.parse is not None:
+            picture = read_picture("parse", options.parse)
+            contract.check_aspect("parse", picture, person, options.limits)
+            values = label_map(picture.resize(person.size, Image.Resampling.NEAREST), options.labels)
+        parts = None if options.densepose is None else read_picture("densepose", options.densepose)
+        if parts is not None:
+            parsed = contract.silhouette_of(values, None, person.size)
+            contract.check_densepose(parts, person, parsed, options.limits)
+        silhouette = contract.silhouette_of(values, parts, person.size)
+        if joints is not None:
+            contract.check_joints_on(joints, silhouette, person)
+        return cls(joints, parts, values, silhouette)
+
+    def rendered(self) -> Image.Image | None:
+        """DensePose, else a skeleton, else nothing."""
+        if self.densepose is not None:
+            return to_rgb(self.densepose)
+        return None if self.pose is None else draw_skeleton(self.pose)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The person's photo, upright RGB, where it is repainted (h, w), and what else is known."""
+
+    photo: Image.Image
+    mask: Mask
+    body: Body
+
+
+def read_photo(subject: str, value: ImageLike, limits: Limits) -> Image.Image:
+    """A photo as upright RGB, with a warning if it is small."""
+    image = to_rgb(read_picture(subject, value))
+    contract.check_photo(subject, image, limits)
+    return image
+
+
+@contextmanager
+def saving_pictures(folder: str | Path | None) -> Iterator[None]:
+    """Save the picture of an :class:`InputError` that is raised inside; None = a folder of the system's temporary one."""
+    try:
+        yield
+    except InputError as error:
+        error.save(Path(folder or default_pictures()))
+        raise
+
+
+def mask_of(person: Image.Image, body: Body, mask: ImageLike | None, options: Options) -> tuple[Mask, list[str]]:
+    """The mask (h, w) in the person's size, and how it came about if it was made.
+
+    Raises:
+        InputError: it does not fit the person, or there is nothing to make one from.
+    """
+    limits = options.limits
+    torso = body.pose if options.part != "lower_body" else None
+    hidden = None if options.agnostic is None else read_picture("agnostic", options.agnostic)
+    if hidden is not None:
+        contract.check_aspect("agnostic", hidden, person, limits)
+    if mask is not None:
+        picture = read_picture("mask", mask)
+        area = contract.hard_mask(picture, person, limits, invert=options.invert_mask, threshold=options.threshold)
+        contract.check_mask(area, person, limits, torso)
+        if hidden is not None:
+            contract.check_agnostic(hidden, area, person, limits)
+        return area, []
+    area, said = _made_mask(person, body, hidden, options)
+    if options.boxed and area.any():
+        area = mask_from_box(bounding_box(area), (person.height, person.width))
+    contract.check_mask(area, person, limits, torso, given=False)
+    return area, [f"the mask was made from {said}"]
+
+
+def _made_mask(person: Image.Image, body: Body, hidden: Image.Image | None, options: Options) -> tuple[Mask, str]:
+    """A mask from the first of agnostic picture, box and label map that is there, and its name."""
+    if hidden is not None:
+        area = np.asarray(mask_from_agnostic(person, hidden.resize(person.size))) >= 128
+        contract.check_agnostic(hidden, area, person, options.limits)
+        return area, "the agnostic picture"
+    if options.box is not None:
+        return mask_from_box(options.box, (person.height, person.width)), "the box"
+    if body.parse is None:
+        raise InputError("mask", "is absent, and nothing to make it from was given", "where the person is repainted", NO_MASK)
+    area = mask_from_parse(body.parse, body.pose, labels=options.labels, part=options.part)
+    return area, "the label map" + " and joints" * bool(body.pose)

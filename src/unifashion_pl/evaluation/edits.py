@@ -1,0 +1,224 @@
+"""Persons repainted in test: try-on and design beside controls from which garment, text or sketch is withheld.
+
+All variants of a sample start from the same noise, so they differ in what they were given and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.data.samples import EditBatch, TryOnBatch
+from unifashion_pl.evaluation.collect import Chosen, Line, Outcome, fingerprint, merged, png
+from unifashion_pl.evaluation.painting import noise_seed, taken
+from unifashion_pl.metrics.image_scores import ImageScores
+from unifashion_pl.metrics.images import ssim
+from unifashion_pl.metrics.intervals import bootstrap_interval
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import Team
+from unifashion_pl.report.runfolder import image_name
+from unifashion_pl.tasks.editing import GREY, Task, edits
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+    from unifashion_pl.tasks import DiffusionModule
+
+SAMPLER = "fast"
+#: Scores of a picture against the truth -> how they are read.
+SCORES = {
+    "SSIM": "structural similarity of the whole picture",
+    "MAE(repainted)": "mean absolute error inside the mask, levels of 0..255",
+    "MAE(kept)": "mean absolute error outside of the mask, levels of 0..255",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one picture of a sample is painted from.
+
+    Attributes:
+        task: as in :mod:`unifashion_pl.tasks.editing`.
+        withheld: ``garment`` or ``text``, None = nothing.
+    """
+
+    name: str
+    task: Task
+    withheld: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """``tryon`` or ``design``."""
+        return self.name.split("/")[0]
+
+
+TRYON = Variant("tryon", "tryon")
+VARIANTS = (
+    TRYON,
+    Variant("tryon/garment-withheld", "tryon", "garment"),
+    Variant("design", "design"),
+    Variant("design/text-withheld", "design", "text"),
+    Variant("design/sketch-withheld", "text"),
+)
+
+
+def variants_of(batch: TryOnBatch) -> list[Variant]:
+    """All that a batch has the inputs for; of unpaired samples try-on alone, because nothing else has a truth to be compared with."""
+    if not batch.paired:
+        return [TRYON]
+    has = {"tryon": True, "text": any(batch.texts), "design": batch.sketches is not None and any(batch.texts)}
+    return [variant for variant in VARIANTS if has[variant.task]]
+
+
+def rows_of(sample: TryOnBatch, variants: list[Variant]) -> EditBatch:
+    """One sample as a row per variant."""
+    rows = edits(taken(sample, [0] * len(variants)), [variant.task for variant in variants])
+    nothing = torch.tensor([variant.withheld == "garment" for variant in variants], device=rows.has_image.device)
+    texts = ["" if variant.withheld == "text" else text for variant, text in zip(variants, rows.texts)]
+    shown = {name: getattr(rows, name) & ~nothing for name in ("has_image", "has_garment", "has_photo")}
+    return replace(rows, texts=texts, **shown)
+
+
+class EditEvaluation:
+    """Repainted persons of one dataset: pictures, and for paired samples what they differ from the truth by.
+
+    Nothing is pasted back, and no picture starts from the truth: both would copy it into the result.
+
+    Args:
+        dataset: as the batches carry it.
+        most: persons, drawn by hash; None = all.
+        seed: of the drawing and of the noise.
+        sampler, steps, guidance: of the diffusion head; None = its default for the task.
+        weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of try-on (arguments of that name).
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        most: int | None,
+        seed: int,
+        sampler: str = SAMPLER,
+        steps: int | None = None,
+        guidance: float | None = None,
+        weights: dict[str, str] | None = None,
+    ) -> None:
+        self.dataset, self.seed, self.guidance = dataset, seed, guidance
+        self.settings: dict[str, Any] = {"sampler": sampler, "steps": steps}
+        self.scores = ImageScores(task=f"{dataset}/{self._made('tryon', guidance)}", **weights) if weights else None  # type: ignore[arg-type]
+        self.chosen: Chosen[TryOnBatch] = Chosen(most, seed)
+
+    def _made(self, name: str, guidance: float | None) -> str:
+        steps = "" if self.settings["steps"] is None else f",steps={self.settings['steps']}"
+        scale = "" if guidance is None else f",guidance={guidance:g}"
+        return f"{name}(sampler={self.settings['sampler']}{steps}{scale},start=noise,paste_back=off,seed={self.seed})"
+
+    def update(self, batch: TryOnBatch) -> None:
+        """Keep the samples to be painted; nothing is painted yet."""
+        for i, key in enumerate(batch.keys):
+            if self.chosen.wants(key, key):
+                self.chosen.add(key, key, on_cpu(taken(batch, [i])))
+
+    def finish(self, team: Team, model: UniFashionModule | None) -> Outcome:
+        """Paint on the rank that holds the sample; a collective."""
+        own = self.chosen.own(team)
+        outcome, lines = Outcome(self.dataset), []
+        if model is not None:
+            assert model.diffusion_head is not None
+            for key, sample in own.values():
+                line, files = self._painted(model, model.diffusion_head, key, sample)
+                lines.append(line)
+                outcome.files |= files
+        lines = merged(team, lines, "id")
+        outcome.lines["edits"] = lines
+        outcome.records = list(self._records(lines))
+        short = self.dataset.partition("/")[0]
+        outcome.values = {
+            f"{short}/{self._name(r.protocol)}/{r.metric}": r.value for r in outcome.records if r.value is not None
+        }
+        if self.scores is not None:
+            outcome.records += [r for r in self.scores.records(absent=True) if r.metric != "SSIM"]
+        return outcome
+
+    def _name(self, protocol: str) -> str:
+        """The variant that a protocol is about."""
+        return protocol.removeprefix(f"{self.dataset}/").partition("(")[0]
+
+    def _painted(
+        self, model: UniFashionModule, head: DiffusionModule, key: str, sample: TryOnBatch
+    ) -> tuple[Line, dict[str, bytes]]:
+        sample = model.transfer_batch_to_device(sample, model.device, 0)
+        variants = variants_of(sample)
+        rows = rows_of(sample, variants)
+        stem = image_name(self.dataset, key).removesuffix(".jpg")
+        files: dict[str, bytes] = {}
+        line: Line = {"dataset": self.dataset, "id": key, "paired": sample.paired, "prompt": sample.texts[0], "shown": True}
+        line |= {"given": {}, "made": {}, "seed": self.seed, **self.settings}
+        for name, picture in given(sample).items():
+            line["given"][name] = f"{stem}--{name}.png"
+            files[line["given"][name]] = png(picture)
+        for kind in dict.fromkeys(variant.kind for variant in variants):
+            chosen = [i for i, variant in enumerate(variants) if variant.kind == kind]
+            guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
+            part = taken(rows, chosen)
+            seeds = [noise_seed(self.seed, key)] * len(chosen)
+            made = head.paint(model.backbone.encode(part).queries, part, seeds=seeds, guidance=guidance, **self.settings)
+            for i, picture in zip(chosen, made):
+                name = variants[i].name
+                file = f"{stem}--{name.replace('/', '-')}.png"
+                files[file] = png(picture)
+                line["made"][name] = {"file": file, "guidance": guidance}
+                if sample.paired:
+                    line["made"][name]["scores"] = scores(picture, sample.pixels[0], sample.masks[0])
+            if self.scores is not None and kind == "tryon":
+                truth = sample.pixels if sample.paired else None
+                self.scores.to(made.device).update([key], made[:1], truth)
+        return line, files
+
+    def _records(self, lines: list[Line]) -> Iterable[ResultRecord]:
+        """A record per variant and score, over the persons that have it."""
+        for name in dict.fromkeys(name for line in lines for name in line["made"]):
+            drawn = [(line, line["made"][name]) for line in lines if "scores" in line["made"].get(name, {})]
+            if not drawn:
+                continue
+            protocol = f"{self.dataset}/{self._made(name, drawn[0][1]['guidance'])}"
+            data = fingerprint({line["id"]: line["prompt"] for line, _ in drawn})
+            for metric in SCORES:
+                values = [made["scores"][metric] for _, made in drawn]
+                yield ResultRecord(
+                    metric,
+                    sum(values) / len(values),
+                    "raw",
+                    len(values),
+                    protocol,
+                    interval=bootstrap_interval(values) if len(values) > 1 else None,
+                    seed=self.seed,
+                    data_hash=data,
+                )
+
+
+def scores(made: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:
+    """:data:`SCORES` of a picture (3, H, W) uint8 against the truth; mask (1, H, W) bool, True = repainted."""
+    difference = (made.float() - truth.float()).abs().mean(0)
+    inside = mask[0]
+    return {
+        "SSIM": float(ssim(made[None].float() / 255, truth[None].float() / 255)),
+        "MAE(repainted)": float(difference[inside].mean()) if bool(inside.any()) else 0.0,
+        "MAE(kept)": float(difference[~inside].mean()) if bool((~inside).any()) else 0.0,
+    }
+
+
+def given(sample: TryOnBatch) -> dict[str, Tensor]:
+    """What the model was given of a sample, and the truth, for people to look at: (3, H, W) uint8."""
+    pictures = {"person": sample.pixels[0].masked_fill(sample.masks[0], GREY), "garment": sample.garment_pixels[0]}
+    if sample.paired and sample.sketches is not None:
+        pictures["sketch"] = sample.sketches[0]
+    pictures["truth" if sample.paired else "worn before"] = sample.pixels[0]
+    return pictures
+
+
+def on_cpu(batch: TryOnBatch) -> TryOnBatch:
+    """The batch with its tensors on the host."""
+    return replace(batch, **{name: value.cpu() for name, value in vars(batch).items() if isinstance(value, Tensor)})

@@ -1,0 +1,274 @@
+"""Batch prediction: every sample of a split becomes a PNG file, and a manifest says how each was made.
+
+Each picture carries its own line of the manifest, so that a run which was killed goes on where it stopped: finished files are kept if
+they were made in just this way, and the manifest is put together at the end. Lightning's ``BasePredictionWriter`` would get pictures
+after they were painted, too late to leave out those that are there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from unifashion_pl.data.files import replacing, writing
+from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
+from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
+from unifashion_pl.generation.schedules import steps_of
+from unifashion_pl.inference import head_of
+from unifashion_pl.inference_edits import editing_head
+from unifashion_pl.provenance import __version__, weights_hash
+from unifashion_pl.report.runfolder import image_name
+from unifashion_pl.tasks import modes
+from unifashion_pl.tasks.editing import TASKS, Task, edits
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+MANIFEST = "manifest.jsonl"
+#: Name of the PNG text that holds a picture's line.
+CHUNK = "unifashion"
+#: Of a line, what only the finished file has.
+AFTER = ("file", "sha256")
+
+
+class Painter:
+    """Paints evaluation batches into a folder: ``unifashion predict``.
+
+    Try-on samples (paired and unpaired) become persons in garments, pairs become pictures of their captions, composed queries pictures
+    of reference and text; galleries are passed over. A picture's noise depends on ``seed`` and the sample's key alone, not on batch
+    size, rank, or what else is painted.
+
+    Args:
+        out: folder; None = ``predict`` beside the trainer's logs. Pictures lie in it by dataset: ``vitonhd-test-unpaired/KEY.png``.
+        task: of try-on samples: ``tryon`` (the garment's photo), ``design`` (its sketch and phrases) or ``text`` (phrases alone).
+        reconstruct: pairs show the model their picture too (Eq. 7), not only the caption.
+        seed: of all noise; another seed belongs into another folder.
+        sampler, steps, guidance: of the diffusion head; None = its default for the task.
+        garment_guidance, garment_until, start: of try-on samples, see :meth:`~unifashion_pl.tasks.DiffusionModule.paint`. The paper's
+            own pictures may have begun from the truth (``start="released"``).
+        paste_back: persons keep their own pixels where the mask is black. It copies truth into paired pictures: scores with and
+            without it are not comparable.
+
+    Raises:
+        ValueError: unknown task, sampler or start.
+    """
+
+    def __init__(
+        self,
+        out: str | Path | None = None,
+        *,
+        task: Task = "tryon",
+        reconstruct: bool = False,
+        seed: int = 0,
+        sampler: str = "paper",
+        steps: int | None = None,
+        guidance: float | None = None,
+        garment_guidance: float = 1.0,
+        garment_until: float = 1.0,
+        start: Literal["noise", "released"] = "noise",
+        paste_back: bool = False,
+    ) -> None:
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
+        if start not in ("noise", "released"):
+            raise ValueError(f"unknown start {start!r}; known are noise, released")
+        self.out = None if out is None else Path(out)
+        self.task, self.reconstruct, self.paste_back = task, reconstruct, paste_back
+        self.common: dict[str, Any] = {"seed": seed, "sampler": sampler, "steps": steps_of(sampler, steps)}
+        self.guidance = guidance
+        self.edits: dict[str, Any] = {
+            "garment_guidance": garment_guidance,
+            "garment_until": garment_until,
+            "start": start,
+        }
+        self.folder = Path("predict")
+        self._lines: list[Line] = []
+        self._made_by: dict[str, Any] = {}
+
+    def start(self, model: UniFashionModule, folder: Path) -> None:
+        """Prepare for a run; a collective where the model is sharded.
+
+        Args:
+            folder: where pictures go if ``out`` names none.
+
+        Raises:
+            RuntimeError: a model without a diffusion head.
+        """
+        head_of(model, "diffusion")
+        self.folder = self.out or folder
+        self._lines = []
+        self._made_by = {"weights": weights_hash(model), "version": __version__}
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    @torch.no_grad()
+    def paint(self, model: UniFashionModule, batch: Batch) -> list[Line]:
+        """Paint what of a batch is not there yet; returns the lines of all its samples.
+
+        Raises:
+            ValueError: a file is there that was made in another way.
+            RuntimeError: try-on samples, and a U-Net that reads no persons.
+        """
+        if not isinstance(batch, PairBatch | QueryBatch | TripletBatch | TryOnBatch):
+            return []
+        lines = self._described(model, batch)
+        kept = [self._kept(line) for line in lines]
+        todo = [i for i, digest in enumerate(kept) if digest is None]
+        if todo:
+            rows = taken(batch, todo)
+            made = self._painted(model, rows, [lines[i] for i in todo]).cpu()
+            for i, picture in zip(todo, made):
+                kept[i] = self._write(lines[i], picture)
+        lines = [{**line, "sha256": digest} for line, digest in zip(lines, kept)]
+        self._lines += lines
+        return lines
+
+    def finish(self) -> Path:
+        """Write the manifest, on rank 0; a collective that every rank calls. Lines of other datasets in the folder stay.
+
+        Raises:
+            RuntimeError: the data held nothing to paint.
+        """
+        team = team_of_all()
+        lines = merged(team, self._lines, "file")
+        self._lines = []
+        path = self.folder / MANIFEST
+        if not lines:
+            raise RuntimeError("the data has no try-on samples, pairs or composed queries: nothing was painted")
+        if team.rank == 0:
+            files = {line["file"]: line for line in [*self._earlier(path), *lines]}
+            text = "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
+            with replacing(path) as file:
+                file.write(text.encode())
+        return path
+
+    def _earlier(self, path: Path) -> list[Line]:
+        if not path.is_file():
+            return []
+        lines: list[Line] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line for line in lines if (self.folder / line["file"]).is_file()]
+
+    def _described(self, model: UniFashionModule, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> list[Line]:
+        """A line per sample, without the picture's hash."""
+        head = model.diffusion_head
+        assert head is not None
+        kind = self._kind(batch)
+        guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
+        size = head.edit_size if isinstance(batch, TryOnBatch) else head.size
+        made_by = {**self._made_by, "size": list(size)}
+        common = {"dataset": batch.dataset, "kind": kind, **self.common, "guidance": guidance, **made_by}
+        if isinstance(batch, TryOnBatch):
+            common |= {**self.edits, "paste_back": self.paste_back, "paired": batch.paired}
+        prompts = batch.texts if isinstance(batch, QueryBatch | TryOnBatch) else batch.prompts
+        folder = batch.dataset.replace("/", "-")
+        lines = []
+        for i, key in enumerate(batch.keys):
+            name = image_name(batch.dataset, key).removeprefix(f"{folder}--").removesuffix(".jpg")
+            line = {**common, "key": key, "noise_seed": noise_seed(self.common["seed"], key)}
+            line["prompt"] = "" if kind == "tryon" else prompts[i]
+            if isinstance(batch, TryOnBatch):
+                person, _, garment = key.partition("__")
+                line |= {"person": person, "garment": garment or person}
+            if isinstance(batch, QueryBatch):
+                line |= {"reference": batch.reference_ids[i], "target": batch.target_ids[i]}
+            lines.append({**line, "file": f"{folder}/{name}.png"})
+        return lines
+
+    def _kind(self, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> str:
+        if isinstance(batch, TryOnBatch):
+            return self.task
+        if isinstance(batch, PairBatch):
+            return "reconstruction" if self.reconstruct else "caption"
+        return "composed"
+
+    def _painted(
+        self, model: UniFashionModule, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch, lines: list[Line]
+    ) -> Tensor:
+        """(B, 3, H, W) uint8."""
+        head = model.diffusion_head
+        assert head is not None
+        settings = {name: lines[0][name] for name in ("sampler", "steps", "guidance")}
+        seeds = [line["noise_seed"] for line in lines]
+        with modes.evaluating(model):
+            if isinstance(batch, TryOnBatch):
+                editing_head(model)
+                rows = edits(batch, [self.task] * len(batch))
+                made = head.paint(model.backbone.encode(rows).queries, rows, seeds=seeds, **settings, **self.edits)
+                return torch.where(batch.masks, made, batch.pixels) if self.paste_back else made
+            queries = None
+            if isinstance(batch, QueryBatch | TripletBatch):
+                features = model.backbone.image_features(batch.references)
+                queries = model.backbone.fused_pass(features, model.backbone.tokenize(batch.texts))[0]
+            elif self.reconstruct:
+                queries = model.backbone.image_pass(model.backbone.image_features(batch.images))
+            return head.generate(queries, [line["prompt"] for line in lines], seeds=seeds, **settings)
+
+    def _kept(self, line: Line) -> str | None:
+        """SHA-256 of a finished file that was made just so; None if there is none.
+
+        Raises:
+            ValueError: it was made in another way.
+        """
+        path = self.folder / line["file"]
+        if not path.is_file():
+            return None
+        data = path.read_bytes()
+        try:
+            with Image.open(BytesIO(data)) as image:
+                image.load()
+                text = image.info.get(CHUNK)
+        except (OSError, SyntaxError) as error:
+            warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
+            return None
+        found = json.loads(text) if text else {}
+        expected = {name: value for name, value in line.items() if name not in AFTER}
+        if found != expected:
+            names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+            listed = "; ".join(f"{name} was {found.get(name)!r}, now it is {expected.get(name)!r}" for name in names)
+            said = listed if text else "it is not one of these pictures"
+            raise ValueError(f"{path} is there and was made in another way: {said}. Name another folder (model.painter.out)")
+        return hashlib.sha256(data).hexdigest()
+
+    def _write(self, line: Line, picture: Tensor) -> str:
+        path = self.folder / line["file"]
+        info = PngInfo()
+        content = {name: value for name, value in line.items() if name not in AFTER}
+        info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False, sort_keys=True))
+        buffer = BytesIO()
+        to_pil(picture).save(buffer, "PNG", pnginfo=info)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        with replacing(path) as file:
+            file.write(buffer.getvalue())
+        return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def noise_seed(seed: int, key: str) -> int:
+    """Seed of one sample's noise, from 0 to 2^48 - 1: the same for any order, batch or subset. ``seed=`` of other methods takes it too."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:6], "big")
+
+
+def taken(batch: Any, rows: Sequence[int]) -> Any:
+    """A batch of the samples ``rows``: columns are tensors and lists of one entry per sample, anything else is common to all."""
+    n = len(batch)
+    if len(rows) == n:
+        return batch
+    changes: dict[str, Any] = {}
+    for name in (f.name for f in fields(batch)):
+        value = getattr(batch, name)
+        if isinstance(value, Tensor):
+            changes[name] = value[list(rows)]
+        elif isinstance(value, list) and len(value) == n:
+            changes[name] = [value[i] for i in rows]
+    return replace(batch, **changes)

@@ -1,0 +1,132 @@
+"""What ``unifashion doctor`` says: machine, trainings that fit, parts of an overlay, licences, places to start from; and its refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from unifashion_pl.commands import run
+from unifashion_pl.doctor import TRAININGS, check_memory, examine, examine_overlay, merged, needed
+from unifashion_pl.parameters import STAGES, shapes_only
+from unifashion_pl.weights.card import IMPORTED, parts_of
+
+LLM = ["phase1.yaml", "paper.yaml", "paper-llm.yaml"]
+
+
+@pytest.fixture
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def pretend(*gib: float) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gib))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a card")
+        monkeypatch.setattr(
+            torch.cuda,
+            "get_device_properties",
+            lambda which: SimpleNamespace(total_memory=gib[which if isinstance(which, int) else which.index or 0] * 2**30),
+        )
+
+    return pretend
+
+
+def line(text: str, start: str) -> str:
+    found = [row for row in text.splitlines() if row.startswith(start)]
+    assert len(found) == 1, text
+    return found[0]
+
+
+def test_an_overlay_s_parts_licences_memory_and_start(nothing_here: Path, gpus: Callable[..., None]) -> None:
+    gpus(80.0)
+    text = examine_overlay(LLM)
+    assert line(text, "fits").split() == ["fits", "yes"]
+    assert "19.9 GiB" in line(text, "memory") or "GiB of weights" in line(text, "memory")
+    assert "Llama 2 Community; commercial use: unclear): absent: comes from the hub" in line(
+        text, "needs           lmsys/vicuna"
+    )
+    blip2 = line(text, "needs           weights/blip2")
+    assert "BSD-3-Clause" in blip2
+    assert "MIT" in blip2
+    assert "`unifashion weights import blip2_pretrained.pth --tower eva_vit_g.pth --out weights/blip2`" in blip2
+    assert "CompVis" not in text  # paper-llm.yaml builds no diffusion model
+    assert line(text, "starts from").endswith("absent: runs/phase1-representation (an earlier stage's run, or an import)")
+    assert "absent" in line(text, "data")
+    (nothing_here / "runs" / "phase1-representation").mkdir(parents=True)
+    (nothing_here / "data").mkdir()
+    (nothing_here / "weights" / "blip2").mkdir(parents=True)
+    gpus(8.0)
+    again = examine_overlay(LLM)
+    assert line(again, "fits").split() == ["fits", "no"]
+    assert line(again, "starts from").endswith("runs/phase1-representation: here")
+    assert line(again, "data").endswith("data: here")
+    assert line(again, "needs           weights/blip2").endswith(": here")
+
+
+def test_commercial_only_names_what_it_refuses(nothing_here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        ValueError, match=r"refused under --commercial-only.*lmsys/vicuna-7b-v1.5 \(Llama 2 Community; unclear\)"
+    ):
+        examine_overlay(LLM, commercial_only=True)
+    text = examine_overlay(["phase2.yaml", "commercial.yaml"], commercial_only=True)
+    assert text.count("commercial use: yes") == text.count("\nneeds") == 4
+    assert "timm/vit_base_patch16_siglip_gap_224.webli" in text
+    assert line(text, "starts from").split(maxsplit=2)[2].startswith("absent: runs/phase1")  # the tiny model would not fit
+    with pytest.raises(SystemExit) as status:
+        run(["doctor", "--commercial-only"])
+    assert status.value.code == 2
+    assert "name its --config too" in capsys.readouterr().err
+
+
+def test_the_machine_and_what_can_be_trained_on_it(gpus: Callable[..., None]) -> None:
+    assert "fits: no GPU here" in examine() if not torch.cuda.device_count() else True
+    gpus(24.0)
+    rows = [row for row in examine().splitlines() if row.startswith("training")]
+    assert len(rows) == len(TRAININGS)
+    verdicts = {row.split(":")[0].split(maxsplit=1)[1]: row.split("fits: ")[1] for row in rows}
+    assert verdicts["phase1.yaml + paper.yaml + paper-representation.yaml"] == "yes"
+    assert verdicts["phase1.yaml + paper.yaml"] == "no"
+    gpus(24.0, 24.0)
+    assert "phase1.yaml + paper.yaml: 35.2 GiB + activations; fits: sharded over the GPUs here (fsdp.yaml)" in examine()
+
+
+@pytest.mark.slow
+def test_the_trainings_memory_is_what_is_counted() -> None:
+    for name, gib in TRAININGS.items():
+        assert sum(needed(shapes_only(name.split(" + ")))) / 2**30 == pytest.approx(gib, abs=0.06), name
+    assert {" + ".join(configs) for configs in STAGES.values()} <= TRAININGS.keys()
+
+
+def test_too_little_memory_is_a_sentence(gpus: Callable[..., None]) -> None:
+    gpus(16.0)
+    with torch.device("meta"):
+        model = torch.nn.Linear(2**16, 2**15, bias=False)  # 8 GiB of weights, 24 GiB of gradients and states
+    assert needed(model) == (8 * 2**30, 24 * 2**30)
+    with pytest.raises(
+        RuntimeError, match=r"too little memory: .* 32\.0 GiB before any activation, a card has 16\.0 GiB\. Shard"
+    ):
+        check_memory(model, torch.device("cuda", 0))
+    check_memory(model, torch.device("cuda", 0), ranks=2)
+    check_memory(model.requires_grad_(False), torch.device("cuda", 0))
+    check_memory(model, torch.device("cpu"))
+
+
+def test_configs_are_laid_over_each_other_as_in_training() -> None:
+    found = merged(["tryon.yaml", "paper.yaml", "paper-tryon.yaml"])
+    assert found["data"]["class_path"].endswith("VitonHDDataModule")
+    assert "pairs" not in found["data"]["init_args"]  # another class takes no arguments over
+    assert found["model"]["retrieval"] is None
+    assert found["model"]["diffusion"]["init_args"]["denoiser"]["init_args"]["source"] == "weights/pbe"
+
+
+def test_the_folders_of_shipped_overlays_are_made_of_parts_in_the_manifest() -> None:
+    for folder, names in IMPORTED.items():
+        assert {part.name for part in parts_of(folder)} == set(names)
+        assert all(part.kind for part in parts_of(folder))

@@ -1,0 +1,164 @@
+"""Repainted persons in test: what each variant is given, what is measured, and what of it a report shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import CLIP_TEXT, UNET, images, small_backbone, tryon_batch
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.data.samples import TryOnBatch
+from unifashion_pl.evaluation import Evaluator
+from unifashion_pl.evaluation.collect import Outcome
+from unifashion_pl.evaluation.edits import SCORES, VARIANTS, EditEvaluation, rows_of, scores, variants_of
+from unifashion_pl.evaluation.painting import noise_seed, taken
+from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
+from unifashion_pl.metrics.tables import Team
+from unifashion_pl.report.build import build_report
+from unifashion_pl.tasks import DiffusionModule
+
+NAMES = [variant.name for variant in VARIANTS]
+
+
+def model(channels: int = 13) -> UniFashionModule:
+    """Paints 32 × 24; the garment branch is open."""
+    torch.manual_seed(0)
+    garment: Any = "branch" if channels == 13 else None
+    denoiser = Denoiser(config=UNET, in_channels=channels, garment=garment)
+    with torch.no_grad():
+        for conv in (denoiser.garment.hint, *denoiser.garment.zero_convs) if denoiser.garment is not None else ():
+            conv.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
+    head = DiffusionModule(
+        denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24)
+    )
+    return UniFashionModule(small_backbone(), diffusion=head, policy="editing_control").eval()
+
+
+@pytest.fixture(scope="module")
+def painter() -> UniFashionModule:
+    return model()
+
+
+def evaluated(painter: UniFashionModule, batches: list[TryOnBatch], most: int | None = None) -> Outcome:
+    evaluation = EditEvaluation(batches[0].dataset, most, 0, steps=2)
+    for batch in batches:
+        evaluation.update(batch)
+    return evaluation.finish(Team(False), painter)
+
+
+def picture(outcome: Outcome, file: str) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(outcome.files[file])))).movedim(-1, 0)
+
+
+def test_a_variant_lacks_what_is_withheld_and_nothing_else() -> None:
+    sample = taken(tryon_batch(), [2])
+    rows = rows_of(sample, variants_of(sample))
+    assert [v.name for v in variants_of(sample)] == NAMES
+    assert rows.has_image.tolist() == rows.has_garment.tolist() == [True, False, True, True, False]
+    assert rows.has_photo.tolist() == [True, False, False, False, False]
+    text = sample.texts[0]
+    assert rows.texts == ["", "", text, "", text]
+    assert torch.equal(rows.garments[0], sample.garment_pixels[0])
+    assert sample.sketches is not None
+    assert torch.equal(rows.garments[2], sample.sketches[0])
+    assert all(torch.equal(rows.pixels[i], sample.pixels[0]) and bool(rows.has_pose[i]) for i in range(5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"paired": False}, ["tryon"]),
+        ({"sketches": None}, ["tryon", "tryon/garment-withheld", "design/sketch-withheld"]),
+        ({"texts": [""] * 4}, ["tryon", "tryon/garment-withheld"]),
+    ],
+)
+def test_variants_follow_what_the_data_has(changes: dict[str, Any], expected: list[str]) -> None:
+    assert [v.name for v in variants_of(tryon_batch(**changes))] == expected
+
+
+def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModule) -> None:
+    batch = tryon_batch()
+    outcome = evaluated(painter, [batch])
+    line = next(line for line in outcome.lines["edits"] if line["id"] == "v1")
+    head = painter.diffusion_head
+    assert head is not None
+    sample = taken(batch, [1])
+    rows = rows_of(sample, list(VARIANTS))
+    for i, variant in enumerate(VARIANTS):
+        row = taken(rows, [i])
+        queries = painter.backbone.encode(row).queries
+        guidance = 1.0 if variant.kind == "tryon" else 5.0
+        made = head.paint(queries, row, seeds=[noise_seed(0, "v1")], sampler="fast", steps=2, guidance=guidance)[0]
+        found = picture(outcome, line["made"][variant.name]["file"])
+        assert (made.int() - found.int()).abs().max() <= 1, variant.name
+    withheld, shown = (picture(outcome, line["made"][name]["file"]) for name in NAMES[1::-1])
+    assert not torch.equal(withheld, shown)
+
+
+def test_scores_are_torchmetrics_and_numpys() -> None:
+    made, truth = images(1, 32, 1)[0], images(1, 32, 2)[0]
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[:, 5:20, 7:9] = True
+    found = scores(made, truth, mask)
+    reference = StructuralSimilarityIndexMeasure(data_range=1.0)
+    assert found["SSIM"] == pytest.approx(float(reference(made[None] / 255, truth[None] / 255)), abs=1e-5)
+    difference = np.abs(made.numpy().astype(int) - truth.numpy().astype(int)).mean(0)
+    inside = mask[0].numpy()
+    assert found["MAE(repainted)"] == pytest.approx(difference[inside].mean(), rel=1e-5)
+    assert found["MAE(kept)"] == pytest.approx(difference[~inside].mean(), rel=1e-5)
+    assert scores(truth, truth, mask) == {"SSIM": pytest.approx(1.0), "MAE(repainted)": 0.0, "MAE(kept)": 0.0}
+
+
+def test_records_are_means_over_persons_whatever_the_batches(painter: UniFashionModule) -> None:
+    whole = tryon_batch()
+    one = evaluated(painter, [whole])
+    split = evaluated(painter, [taken(whole, [3, 1]), taken(whole, [0]), taken(whole, [2])])
+    assert [r.metric for r in one.records] == list(SCORES) * len(NAMES)
+    for a, b in zip(one.records, split.records):
+        assert (a.metric, a.protocol, a.n, a.data_hash) == (b.metric, b.protocol, 4, b.data_hash)
+        assert a.value == pytest.approx(b.value, abs=1e-2)
+        assert a.interval is not None
+        assert a.interval.low <= a.value <= a.interval.high  # type: ignore[operator]
+    mean = np.mean([line["made"]["design"]["scores"]["MAE(repainted)"] for line in one.lines["edits"]])
+    record = next(r for r in one.records if r.protocol.startswith("vitonhd/train/design(") and r.metric == "MAE(repainted)")
+    assert record.value == pytest.approx(mean)
+    assert record.protocol == "vitonhd/train/design(sampler=fast,steps=2,guidance=5,start=noise,paste_back=off,seed=0)"
+
+
+def test_unpaired_persons_are_painted_and_not_scored(painter: UniFashionModule) -> None:
+    outcome = evaluated(painter, [tryon_batch(paired=False, dataset="vitonhd/test-unpaired")], most=2)
+    assert len(outcome.lines["edits"]) == 2
+    assert outcome.records == []
+    assert all(set(line["made"]) == {"tryon"} and "worn before" in line["given"] for line in outcome.lines["edits"])
+
+
+@pytest.mark.parametrize("channels", [13, 4])
+def test_test_writes_them_and_a_report_shows_them_if_the_model_reads_persons(
+    painter: UniFashionModule, tmp_path: Path, channels: int
+) -> None:
+    whole = painter if channels == 13 else model(4)
+    evaluator = Evaluator(max_edits=1, steps=2)
+    for stage in ("validation", "test"):
+        evaluator.start(stage)  # type: ignore[arg-type]
+        evaluator.update(whole, tryon_batch(dataset="vitonhd/test-paired"))
+        values = evaluator.finish(tmp_path / "run/test" if stage == "test" else None)
+        assert bool(values) == (stage == "test" and channels == 13)
+    if channels == 4:
+        return
+    assert set(values) == {f"vitonhd/{name}/{score}" for name in NAMES for score in SCORES}
+    (line,) = [json.loads(x) for x in (tmp_path / "run/test/predictions/edits.jsonl").read_text().splitlines()]
+    for file in (*line["given"].values(), *(made["file"] for made in line["made"].values())):
+        assert (tmp_path / "run/test/images" / file).is_file()
+    html = build_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+    assert "Try-on and design" in html
+    for words in ("garment withheld", "text withheld", "sketch withheld", "MAE(repainted)", "truth", line["prompt"]):
+        assert words in html
+    assert "missing from the run folder" not in html
