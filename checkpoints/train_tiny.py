@@ -1,6 +1,6 @@
 """How ``checkpoints/tiny`` was made: the bare configs with more epochs, then half precision.
 
-    python checkpoints/train_tiny.py [--phase1-epochs N] [--phase2-steps N] [--work FOLDER]
+    python checkpoints/train_tiny.py [--phase1-epochs N] [--phase2-steps N] [--tryon-steps N] [--work FOLDER] [--keep phase1|phase2|tryon]
 
 It writes ``config.json``, ``model.safetensors`` and ``results.json`` (its test results) into ``checkpoints/tiny``.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -18,26 +17,34 @@ from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main as unifashion
 
 HERE = Path(__file__).resolve().parent
+STAGES = ("phase1", "phase2", "tryon")
+CARD = {"data": "the toy wardrobe (drawn garments), sizes demo and tryon, seed 0", "licence": "apache-2.0"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase1-epochs", type=int, default=6)
     parser.add_argument("--phase2-steps", type=int, default=180)
-    parser.add_argument("--keep-phase1", action="store_true", help="go on from the phase 1 that stands in --work")
+    parser.add_argument("--tryon-steps", type=int, default=1600)
+    parser.add_argument("--keep", choices=STAGES, help="go on behind this stage, which stands in --work")
     parser.add_argument("--work", type=Path, default=Path("tiny-work"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     os.chdir(args.work)
-    if not args.keep_phase1:
+    done = 0 if args.keep is None else STAGES.index(args.keep) + 1
+    if done < 1:
         unifashion(["fit", "--config", "phase1.yaml", "--trainer.max_epochs", str(args.phase1_epochs)])
-    unifashion(
-        ["fit", "--config", "phase2.yaml", "--trainer.max_steps", str(args.phase2_steps), "--model.init_from", "runs/phase1"]
-    )
-    ckpt = "runs/phase2/checkpoints/last.ckpt"
-    unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", ckpt])
-    UniFashionModule.from_pretrained(ckpt).save_pretrained(HERE / "tiny", torch.float16)
-    shutil.copy("runs/phase2/test/results.json", HERE / "tiny" / "results.json")
+    if done < 2:
+        steps = ["--trainer.max_steps", str(args.phase2_steps)]
+        unifashion(["fit", "--config", "phase2.yaml", *steps, "--model.init_from", "runs/phase1"])
+    if done < 3:
+        steps = ["--trainer.max_steps", str(args.tryon_steps)]
+        unifashion(["fit", "--config", "tryon.yaml", *steps, "--model.init_from", "runs/phase2"])
+    unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", "runs/phase2/checkpoints/last.ckpt"])
+    # the Q-Former stood still in the last stage: retrieval and captions are phase 2's, the diffusion head is the last stage's
+    parts = {"policy": "phase2_composed", "init_from": [["runs/phase2", "runs/tryon"]]}
+    model = UniFashionModule.from_config("tiny_edits.yaml", parts)
+    model.save_pretrained(HERE / "tiny", torch.float16, results="runs/phase2/test/results.json", **CARD)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(
             torch.cuda,
             "get_device_properties",
-            lambda which: SimpleNamespace(total_memory=gib[which if isinstance(which, int) else which.index or 0] * 2**30),
+            lambda which: SimpleNamespace(
+                name="a card", total_memory=gib[which if isinstance(which, int) else which.index or 0] * 2**30
+            ),
         )
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
 
     return pretend
 

@@ -275,6 +275,20 @@ def test_a_simpler_state_is_completed(channels: int) -> None:
     assert all(torch.equal(again[f"head.{name}"], tensor) for name, tensor in model.state_dict().items())
 
 
+@torch.no_grad()
+def test_a_state_that_reads_persons_paints_alike_from_context_alone_where_none_are_read() -> None:
+    rich, plain = denoiser("branch"), denoiser(None, in_channels=4)
+    assert rich.garment is not None
+    for conv in (rich.unet.conv_in, rich.garment.hint, *rich.garment.zero_convs):
+        conv.weight.normal_(std=0.1)  # type: ignore[union-attr, operator]
+    done = plain.completed({f"head.{name}": tensor for name, tensor in rich.state_dict().items()}, "head.")
+    plain.load_state_dict({name.removeprefix("head."): tensor for name, tensor in done.items()})
+    torch.testing.assert_close(plain(LATENTS, T, CONTEXT), rich(LATENTS, T, CONTEXT), atol=1e-5, rtol=0)
+    unread = denoiser(None)  # reads persons, but no garment: leaving the branch out would change what it paints
+    kept = unread.completed({f"head.{name}": tensor for name, tensor in rich.state_dict().items()}, "head.")
+    assert any(name.startswith("head.garment.") for name in kept)
+
+
 def test_lora_starts_without_effect_and_stands_on_the_attentions_alone() -> None:
     plain, model = denoiser(None), denoiser(None, lora=UNetLora(rank=2, alpha=4))
     with torch.no_grad():

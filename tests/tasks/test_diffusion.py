@@ -47,9 +47,9 @@ def is_null(module: DiffusionModule, context: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n", [1, 4])
-def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(n: int) -> None:
-    module = head().eval()
+@pytest.mark.parametrize(("n", "gamma"), [(1, None), (4, None), (4, 1.0)])
+def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(n: int, gamma: float | None) -> None:
+    module = head(snr_gamma=gamma).eval()
     torch.manual_seed(5)
     loss = module.diffusion_loss(queries(n), TEXTS[:n], pixels(n))
     torch.manual_seed(5)
@@ -61,7 +61,8 @@ def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(n: 
     assert module.text_encoder is not None
     context = torch.cat([module.adapter(queries(n)), module.text_encoder(TEXTS[:n])], 1)
     eps = module.denoiser.unet(torch.from_numpy(noisy).float(), t, encoder_hidden_states=context).sample
-    assert float(loss) == pytest.approx(float(np.mean((eps.numpy() - noise.numpy()) ** 2)), rel=1e-5)
+    weights = np.minimum(level / (1 - level), gamma) / (level / (1 - level)) if gamma else 1.0  # Min-SNR, for eps-prediction
+    assert float(loss) == pytest.approx(float(np.mean(weights * (eps.numpy() - noise.numpy()) ** 2)), rel=1e-5)
 
 
 def test_timesteps_are_uniform_and_every_sample_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,4 +221,5 @@ def given(sample: TryOnBatch) -> dict[str, Tensor]:
 
 def on_cpu(batch: TryOnBatch) -> TryOnBatch:
     """The batch with its tensors on the host."""
-    return replace(batch, **{name: value.cpu() for name, value in vars(batch).items() if isinstance(value, Tensor)})
+    moved: dict[str, Any] = {name: value.cpu() for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **moved)

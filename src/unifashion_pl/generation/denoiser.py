@@ -218,12 +218,18 @@ class Denoiser(nn.Module):
         """A state dict of a simpler denoiser (4 or 9 channels, no garment branch, no LoRA), with what this one has beyond it.
 
         The first convolution gets zero columns, the branch's encoder is a copy of the state's own U-Net, and the rest is as it was
-        initialised. What does not fit otherwise is left as it is, to be refused by whoever loads it.
+        initialised. The other way round, a denoiser of 4 channels takes a state of 13 without the columns of person, mask and pose and
+        without garment branch: it paints from context alone, which the two do alike. What does not fit otherwise is left as it is, to be
+        refused by whoever loads it.
 
         Args:
             prefix: of this denoiser's names in ``state``.
         """
         state, own = dict(state), self.state_dict()
+        first = state.get(f"{prefix}unet.conv_in.weight")
+        if first is not None and first.shape[1] == 13 and self.in_channels == LATENT_CHANNELS:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{prefix}garment.")}
+            state[f"{prefix}unet.conv_in.weight"] = first[:, :LATENT_CHANNELS]
         plain = {name.replace(".base_layer.", "."): name for name in own if name.startswith("unet.")}
         unet = {n: state.pop(prefix + n) for n in plain if prefix + n in state}
         first = unet.get("unet.conv_in.weight")

@@ -53,6 +53,8 @@ class DiffusionModule(TaskModule):
             prompt, which is what a pretrained U-Net knows as no condition.
         max_samples: learn from the first n images of a batch, where contrastive batches are larger than the U-Net can pay for;
             None = all. Of try-on batches always all.
+        snr_gamma: weigh timesteps by min(SNR, gamma) / SNR (Min-SNR, arXiv 2303.09556), so that a short training spends itself on what
+            a picture shows rather than on its grain; None = all alike, as the paper.
         editing: how try-on and design are learned.
 
     Attributes:
@@ -80,6 +82,7 @@ class DiffusionModule(TaskModule):
         guidance: float | None = None,
         null_start: Literal["random", "empty_prompt"] = "random",
         max_samples: int | None = None,
+        snr_gamma: float | None = None,
         editing: EditSettings | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
@@ -100,6 +103,7 @@ class DiffusionModule(TaskModule):
         self.num_queries: Tensor
         self.register_buffer("num_queries", torch.tensor(1))
         self.max_samples = max_samples
+        self.snr_gamma = snr_gamma
         self.editing = editing or EditSettings()
         self.drop_context = drop_context
         self.drop_queries = drop_queries
@@ -149,7 +153,7 @@ class DiffusionModule(TaskModule):
         """:meth:`diffusion_loss` after the autoencoder: scaled latents (B, 4, H/f, W/f) float32."""
         noise, timesteps, noisy = self._noised(latents)
         context = self.build_context(queries, prompts, drop=self.training)
-        return F.mse_loss(self.denoiser(noisy, timesteps, context).float(), noise)
+        return self._error(self.denoiser(noisy, timesteps, context).float(), noise, timesteps)
 
     def edit_losses(self, queries: Tensor, batch: EditBatch) -> dict[str, Tensor]:
         """``q2i`` of persons to be repainted, their own picture being the target; optionally ``tv`` and ``flow``.
@@ -167,7 +171,15 @@ class DiffusionModule(TaskModule):
         with recorded(self.denoiser.garment, sorted({*places[0], *places[1]})) as looks:
             eps = self.denoiser(noisy, timesteps, **conditions).float()
         extra = editing.attention_losses(looks, places, batch, conditions, timesteps, self.editing)
-        return {"q2i": F.mse_loss(eps, noise), **extra}
+        return {"q2i": self._error(eps, noise, timesteps), **extra}
+
+    def _error(self, eps: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Mean squared error (Eqs. 7 and 12), weighted by timestep if ``snr_gamma`` says so."""
+        if self.snr_gamma is None:
+            return F.mse_loss(eps, noise)
+        signal = self.alpha_bar[timesteps]
+        weights = (self.snr_gamma * (1 - signal) / signal).clamp(max=1.0)
+        return ((eps - noise).square().mean((1, 2, 3)) * weights).mean()
 
     def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise, uniform timesteps (B,), and the latents at them."""

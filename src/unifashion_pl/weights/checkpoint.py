@@ -67,9 +67,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
     """Load a model's weights before training; of several sources the first that exists.
 
-    A source may lack parts that the model leaves out of its checkpoints, what a denoiser has beyond a simpler one (see
-    :meth:`~unifashion_pl.generation.Denoiser.completed`), and whole heads that this training makes (phase 1's stages follow each other
-    so); it may hold heads that this model was built without. Any other difference is an error. A folder of ``unifashion weights
+    A source may lack parts that the model leaves out of its checkpoints, and whole heads that this training makes (phase 1's stages
+    follow each other so); it may hold heads that this model was built without. Denoisers of both kinds, simpler and richer, are
+    brought together by :meth:`~unifashion_pl.generation.Denoiser.completed`. Any other difference is an error. A folder of ``unifashion weights
     import`` fills the parts that it holds, see :func:`~unifashion_pl.weights.loading.load_imported`; the others keep what they were
     built with.
 
@@ -94,7 +94,10 @@ def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) 
     heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
     if (diffusion := getattr(model, "diffusion_head", None)) is not None:
+        before = len(state)
         state = diffusion.denoiser.completed(state, "diffusion_head.denoiser.")
+        if len(state) < before:
+            print(f"weights: {name} can repaint persons, this model cannot: its garment branch is left out")
     fresh = _fresh_heads(model, state)
     _check_unchanged(model, state, name)
     begun = {n for n in model.state_dict() if n.split(".")[0] in fresh}
