@@ -160,7 +160,7 @@ def test_phase2_takes_a_phase1_checkpoint_and_says_what_does_not_fit(
     assert "left out: caption_head" in said
     assert torch.equal(source.backbone.query_tokens, target.backbone.query_tokens)
     with pytest.raises(ValueError, match="tensors missing"):
-        load_weights(tiny(), str(tmp_path / "phase1"))
+        load_weights(tiny(policy="phase2_composed"), str(tmp_path / "phase1"))
     with pytest.raises(FileNotFoundError, match="expected a .ckpt or .safetensors file"):
         load_weights(target, str(tmp_path / "nothing"))
 

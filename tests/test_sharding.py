@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.evaluation.collect import whole
+from unifashion_pl.provenance import whole
 from unifashion_pl.sharding import BLOCKS, blocks_of, gather, release, shard, shards_of
 
 BFLOAT16_LLM = """

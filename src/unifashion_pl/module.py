@@ -142,7 +142,7 @@ class UniFashionModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`), if its memory can do."""
-        if self.trainer.training:
+        if self._trainer is not None and self._trainer.training:  # without one it is being loaded
             ranks = 1 if self.device_mesh is None else self.device_mesh["data_parallel"].size()
             check_memory(self, self.trainer.strategy.root_device, ranks)
         if self.device_mesh is not None and not shards_of(self):

@@ -48,7 +48,15 @@ def test_licences_come_from_the_manifest() -> None:
     assert found["lmsys/vicuna-7b-v1.5"] == ("Llama 2 Community", "unclear")
     assert found["CompVis/stable-diffusion-v1-4"] == ("CreativeML OpenRAIL-M", "yes")
     assert found["google-bert/bert-base-uncased"] == ("Apache-2.0", "yes")
-    assert found["weights/blip2"] == ("unknown", "unclear")
+    assert found["weights/blip2"] == (
+        "BSD-3-Clause (code; weights not stated apart) and MIT (EVA's code; weights not stated apart)", "unclear",
+    )  # fmt: skip
+    own = licence_rows(
+        {"denoiser": {"source": "a/folder"}, "vision": {"name": "vit_base_patch16_siglip_gap_224.webli", "weights": "timm"}}
+    )
+    assert own[0] == ("denoiser", "a/folder", "unknown", "unclear")
+    assert own[1][1] == "timm/vit_base_patch16_siglip_gap_224.webli"
+    assert own[1][3] == "yes"
 
 
 def test_what_is_shipped_is_no_source() -> None:
