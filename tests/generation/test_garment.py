@@ -276,6 +276,29 @@ def test_a_simpler_state_is_completed(channels: int) -> None:
 
 
 @torch.no_grad()
+def test_a_hint_that_starts_from_the_latents_columns_changes_nothing_either() -> None:
+    torch.manual_seed(3)
+    unet = UNet2DConditionModel(**DEEP).eval()
+    model = denoiser("branch", garment_hint="latents", garment_heads=1)
+    done = model.completed({f"head.unet.{name}": tensor for name, tensor in unet.state_dict().items()}, "head.")
+    model.load_state_dict({name.removeprefix("head."): tensor for name, tensor in done.items()})
+    assert model.garment is not None
+    assert torch.equal(model.garment.hint.weight, unet.conv_in.weight[:, :4])
+    assert {place.heads for place in model.garment.places} == {1}
+    eps = model(LATENTS, T, CONTEXT, garment=GARMENT)
+    torch.testing.assert_close(eps, unet(LATENTS, T, encoder_hidden_states=CONTEXT).sample, atol=1e-5, rtol=0)
+    features = [
+        model.garment.features(
+            LATENTS.new_zeros(len(LATENTS), 13, *LATENTS.shape[2:]), T.new_zeros(len(T), 16).float(), CONTEXT, g
+        )[0]
+        for g in (GARMENT, 2 * GARMENT)
+    ]
+    assert not torch.equal(*features)
+    with pytest.raises(ValueError, match="unknown start of the hint"):
+        denoiser("branch", garment_hint="copy")
+
+
+@torch.no_grad()
 def test_a_state_that_reads_persons_paints_alike_from_context_alone_where_none_are_read() -> None:
     rich, plain = denoiser("branch"), denoiser(None, in_channels=4)
     assert rich.garment is not None

@@ -54,7 +54,7 @@ def test_licences_come_from_the_manifest() -> None:
     own = licence_rows(
         {"denoiser": {"source": "a/folder"}, "vision": {"name": "vit_base_patch16_siglip_gap_224.webli", "weights": "timm"}}
     )
-    assert own[0] == ("denoiser", "a/folder", "unknown", "unclear")
+    assert own[0] == ("denoiser.source", "a/folder", "unknown", "unclear")
     assert own[1][1] == "timm/vit_base_patch16_siglip_gap_224.webli"
     assert own[1][3] == "yes"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import datetime
 import pickle
 from pathlib import Path
@@ -106,3 +107,16 @@ def test_parts_are_looked_for_in_pipelines_in_their_own_folders_and_on_the_hub(t
     assert load_part(Asked, Path(part), "vae") == (part, {})
     assert load_part(Asked, "owner/pipeline", "vae") == ("owner/pipeline", {"subfolder": "vae"})
     assert load_part(Asked, "owner/vae:", "vae", dtype=1) == ("owner/vae", {"dtype": 1})
+
+
+def test_a_pickle_that_calls_the_system_is_named_and_not_run(tmp_path: Path) -> None:
+    """torch words the modules that it blocks by name, such as ``os``, differently."""
+
+    class Trap:
+        def __reduce__(self) -> object:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"a": torch.rand(2), "b": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match=r"trap.pth holds more than tensors and was not loaded: \w+\.system$"):
+        load_tensors(tmp_path / "trap.pth")
+    assert not (tmp_path / "ran").exists()

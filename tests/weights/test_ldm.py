@@ -8,8 +8,9 @@ from typing import Any
 import peers
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
-from small import images, save_stable_diffusion
+from small import UNET, images, save_stable_diffusion
 from torch import Tensor
 
 from unifashion_pl.generation import Denoiser, ImageVAE
@@ -147,6 +148,19 @@ def test_a_diffusers_pipeline_with_old_names_comes_out_with_todays(tmp_path: Pat
         assert all(torch.equal(first[n], second[n]) for n in first)
     first, second = (ImageVAE(str(path)).state_dict() for path in (tmp_path / "out", again))
     assert all(torch.equal(first[n], second[n]) for n in second)
+
+
+@torch.no_grad()
+def test_a_pipeline_of_stable_diffusion_2_s_class_computes_the_same(tmp_path: Path) -> None:
+    """CommonCanvas: heads that differ between levels, linear projections around the attentions."""
+    folder = save_stable_diffusion(tmp_path / "pipe")
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(**{**UNET, "attention_head_dim": [2, 4], "use_linear_projection": True})
+    unet.save_pretrained(folder / "unet")
+    assert import_weights(folder, tmp_path / "out").kind == "sd"
+    loaded = Denoiser(source=str(tmp_path / "out"))
+    given = (torch.randn(1, 4, 8, 8), torch.tensor([3]), torch.randn(1, 5, int(UNET["cross_attention_dim"])))  # type: ignore[call-overload]
+    assert torch.equal(loaded(*given), unet(given[0], given[1], encoder_hidden_states=given[2]).sample)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unifashion_pl.generation.garment import GarmentBranch, denoise
+from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
 from unifashion_pl.weights.files import floating, load_part
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass.
         garment: how garments are read: None, ``branch``, ``branch_full`` (which also holds the unread end of a released checkpoint's copy), or
             ``panels``.
-        garment_heads: attention heads of the garment branch; None = as many as the U-Net has.
+        garment_heads, garment_hint: of the branch, see :class:`~unifashion_pl.generation.garment.GarmentBranch`.
         lora: adapters on the U-Net's attentions, or None.
         dtype: of what stays frozen in the U-Net, e.g. ``bfloat16`` on a GPU; what trains is float32. It is applied by
             :meth:`cast_frozen`, since only a freeze policy says what stays.
@@ -84,6 +84,7 @@ class Denoiser(nn.Module):
         gradient_checkpointing: bool = False,
         garment: Literal["branch", "branch_full", "panels"] | None = None,
         garment_heads: int | None = None,
+        garment_hint: Hint = "zero",
         lora: UNetLora | None = None,
         dtype: str = "float32",
     ) -> None:
@@ -105,7 +106,8 @@ class Denoiser(nn.Module):
         self.panels = garment == "panels"
         extent: Literal["truncated", "full"] = "full" if garment == "branch_full" else "truncated"
         branch = garment in ("branch", "branch_full")
-        self.garment = GarmentBranch(self.unet, extent=extent, heads=garment_heads) if branch else None
+        self.garment_hint: Hint = garment_hint
+        self.garment = GarmentBranch(self.unet, extent=extent, heads=garment_heads, hint=garment_hint) if branch else None
         if lora is not None:  # after the copy was made, which trains as a whole
             _add_lora(self.unet, lora)
 
@@ -242,6 +244,8 @@ class Denoiser(nn.Module):
         if unet and not any(name.startswith(f"{prefix}garment.") for name in state):
             for name in (n for n in own if n.startswith("garment.")):
                 state[prefix + name] = unet.get(name.replace("garment.encoder.", "unet."), own[name])
+            if self.garment is not None and self.garment_hint == "latents":
+                state[f"{prefix}garment.hint.weight"] = unet["unet.conv_in.weight"][:, :LATENT_CHANNELS]
         return state
 
     def assemble(self, latents: Tensor, person: Tensor | None, keep: Tensor | None, pose: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ _USUAL = {
         ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "time_embedding_act_fn")
     ),
 }
+
+
+Hint = Literal["zero", "latents"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ class GarmentBranch(nn.Module):
         extent: ``truncated`` ends the copy at the last feature that is read. ``full`` also holds what StableVITON's checkpoints have
             below it, which nothing reads and which never runs.
         heads: of the cross-attentions; None = the U-Net's own, as StableVITON has it.
+        hint: start of the convolution that lets the garment's latents in: ``zero`` (StableVITON), or ``latents``, the U-Net's own way of
+            reading latents, so that a short training need not find one. Either way the branch changes nothing at first.
 
     Attributes:
         places: see :func:`places`.
@@ -101,7 +106,7 @@ class GarmentBranch(nn.Module):
     """
 
     def __init__(
-        self, unet: Any, *, extent: Literal["truncated", "full"] = "truncated", heads: int | None = None
+        self, unet: Any, *, extent: Literal["truncated", "full"] = "truncated", heads: int | None = None, hint: Hint = "zero"
     ) -> None:
         super().__init__()
         if extent not in ("truncated", "full"):
@@ -115,6 +120,10 @@ class GarmentBranch(nn.Module):
         for conv in (self.hint, *self.zero_convs):
             for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
+        if hint not in get_args(Hint):
+            raise ValueError(f"unknown start of the hint {hint!r}; known are {', '.join(get_args(Hint))}")
+        if hint == "latents":
+            self.hint.weight.data.copy_(unet.conv_in.weight.data[:, :4])
         if unet.is_gradient_checkpointing:
             for block in self.blocks:
                 block.enable_gradient_checkpointing()  # type: ignore[operator]

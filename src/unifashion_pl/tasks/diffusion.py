@@ -113,10 +113,10 @@ class DiffusionModule(TaskModule):
         self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
         self.edit_size = self.size if edit_size is None else (edit_size[0], edit_size[1])
-        if any(side % (vae.factor * denoiser.multiple) for side in (*self.size, *self.edit_size)):
-            raise ValueError(
-                f"sizes are {self.size} and (edits) {self.edit_size}, expected multiples of {vae.factor * denoiser.multiple} for this model"
-            )
+        multiple = vae.factor * denoiser.multiple
+        for name, sides in (("size", self.size), ("edit_size", self.edit_size)):
+            if any(side % multiple for side in sides):
+                raise ValueError(f"{name} is {sides}, expected multiples of {multiple} for this model")
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
         """Try-on samples as rows to be painted, each with a task drawn from :attr:`editing`; other batches as they are."""

@@ -47,7 +47,7 @@ def read_content(path: str | Path) -> Any:
         with torch.serialization.safe_globals([(Inert, name) for name in BESIDE_TENSORS]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
+        if found := re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error)):
             raise ValueError(f"{path} holds more than tensors and was not loaded: {found[1]}") from error
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is no weights file, or a damaged one") from error
     except Exception as error:  # a file cut off raises anything from OSError to struct.error, depending on where
