@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.evaluation.collect import whole
+from unifashion_pl.provenance import whole
 from unifashion_pl.sharding import shard
 from unifashion_pl.tasks import EditSettings
 

@@ -85,9 +85,10 @@ def stage_table(stages: Mapping[str, Sequence[str]] | None = None) -> str:
 def mark(trains: int, frozen: int) -> str:
     """``T``, ``.`` or, where only some of a part trains, its share.
 
-    >>> mark(5, 0), mark(0, 5), mark(1, 3)
-    ('T', '.', '25 %')
+    >>> mark(5, 0), mark(0, 5), mark(1, 3), mark(1, 999)
+    ('T', '.', '25 %', '< 1 %')
     """
     if not frozen or not trains:
         return "T" if trains else "."
-    return f"{100 * trains / (trains + frozen):.0f} %"
+    share = 100 * trains / (trains + frozen)
+    return f"{share:.0f} %" if share >= 1 else "< 1 %"

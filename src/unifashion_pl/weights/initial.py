@@ -26,9 +26,15 @@ def load_vision_weights(model: nn.Module, source: str | Path) -> None:
     A classifier in the file is left out; everything else has to fit exactly.
 
     Raises:
+        FileNotFoundError: nothing there.
         ValueError: missing or left-over tensors, or other shapes, with examples.
     """
     path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the vision tower's weights are not at {source}: `unifashion doctor --config FILE` says of a training's config what is absent "
+            "and how to get it"
+        )
     state = load_tensors(path / "model.safetensors" if path.is_dir() else path)
     if own := {n.removeprefix(TOWER): t for n, t in state.items() if n.startswith(TOWER)}:
         state = own
