@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.samples import PairBatch, TripletBatch, TryOnBatch
+from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
+from unifashion_pl.tasks import DiffusionModule
 
 TEXTS = ["a long red dress", "a blue shirt with buttons", "plain black skirt", "green top with stripes"]
 
@@ -150,3 +154,16 @@ def save_stable_diffusion(folder: Path) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def painter(channels: int = 13, **parts: Any) -> UniFashionModule:
+    """Paints persons 32 × 24 if it has 13 channels; the garment branch is open."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(config=UNET, in_channels=channels, garment="branch" if channels == 13 else None)
+    with torch.no_grad():
+        for conv in (denoiser.garment.hint, *denoiser.garment.zero_convs) if denoiser.garment is not None else ():
+            conv.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
+    head = DiffusionModule(
+        denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24)
+    )
+    return UniFashionModule(small_backbone(), diffusion=head, policy="editing_control", **parts).eval()

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small
 import torch
 from PIL import Image
-from small import CLIP_TEXT, UNET, images, small_backbone, tryon_batch
+from small import images, tryon_batch
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from unifashion_pl import UniFashionModule
@@ -20,31 +21,15 @@ from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.evaluation.collect import Outcome
 from unifashion_pl.evaluation.edits import SCORES, VARIANTS, EditEvaluation, rows_of, scores, variants_of
 from unifashion_pl.evaluation.painting import noise_seed, taken
-from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.report.build import build_report
-from unifashion_pl.tasks import DiffusionModule
 
 NAMES = [variant.name for variant in VARIANTS]
 
 
-def model(channels: int = 13) -> UniFashionModule:
-    """Paints 32 × 24; the garment branch is open."""
-    torch.manual_seed(0)
-    garment: Any = "branch" if channels == 13 else None
-    denoiser = Denoiser(config=UNET, in_channels=channels, garment=garment)
-    with torch.no_grad():
-        for conv in (denoiser.garment.hint, *denoiser.garment.zero_convs) if denoiser.garment is not None else ():
-            conv.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
-    head = DiffusionModule(
-        denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24)
-    )
-    return UniFashionModule(small_backbone(), diffusion=head, policy="editing_control").eval()
-
-
 @pytest.fixture(scope="module")
 def painter() -> UniFashionModule:
-    return model()
+    return small.painter()
 
 
 def evaluated(painter: UniFashionModule, batches: list[TryOnBatch], most: int | None = None) -> Outcome:
@@ -144,7 +129,7 @@ def test_unpaired_persons_are_painted_and_not_scored(painter: UniFashionModule) 
 def test_test_writes_them_and_a_report_shows_them_if_the_model_reads_persons(
     painter: UniFashionModule, tmp_path: Path, channels: int
 ) -> None:
-    whole = painter if channels == 13 else model(4)
+    whole = painter if channels == 13 else small.painter(4)
     evaluator = Evaluator(max_edits=1, steps=2)
     for stage in ("validation", "test"):
         evaluator.start(stage)  # type: ignore[arg-type]

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from small import CLIP_TEXT, UNET, small_backbone
+from small import painter
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
-from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.inference_edits import paste
-from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 
@@ -27,24 +25,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*pixels or more on the shorter 
 FAST: dict[str, Any] = {"sampler": "fast", "steps": 2}
 
 
-def small(channels: int = 13) -> UniFashionModule:
-    torch.manual_seed(0)
-    garment: Any = "branch" if channels == 13 else None
-    denoiser = Denoiser(config=UNET, in_channels=channels, garment=garment)
-    with torch.no_grad():
-        for conv in denoiser.garment.zero_convs if denoiser.garment is not None else ():
-            conv.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
-        if denoiser.garment is not None:
-            denoiser.garment.hint.weight.normal_(std=0.3)
-    head = DiffusionModule(
-        denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24)
-    )
-    return UniFashionModule(small_backbone(), diffusion=head, policy="editing_control").eval()
-
-
 @pytest.fixture(scope="module")
 def model() -> UniFashionModule:
-    return small()
+    return painter()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +99,7 @@ def test_what_cannot_be_meant_is_refused(model: UniFashionModule, files: dict[st
     with pytest.raises(ValueError, match="nothing to make it from"):
         model.try_on(person, garment, **FAST)
     with pytest.raises(RuntimeError, match=r"U-Net reads no person, mask or pose.*tryon\.yaml"):
-        small(4).try_on(person, garment, mask, **FAST)
+        painter(4).try_on(person, garment, mask, **FAST)
     with pytest.raises(TypeError, match="strength"):
         model.try_on(person, garment, mask, strength=0.5, **FAST)
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from data.rawdata import write_fashiongen, write_fashioniq
 from PIL import Image
-from small import CLIP_TEXT, UNET, pair_batch, small_backbone, triplet_batch, tryon_batch
+from small import painter as small_painter
+from small import pair_batch, small_backbone, triplet_batch, tryon_batch
 from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, VitonHDDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import GalleryBatch
 from unifashion_pl.evaluation import Painter
 from unifashion_pl.evaluation.painting import CHUNK, MANIFEST, noise_seed, taken
-from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.tasks.editing import edits
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
@@ -29,19 +29,9 @@ from unifashion_pl.wardrobe.tryon import write_vitonhd
 PERSONS = 5
 
 
-def model(channels: int = 13, **painter: Any) -> UniFashionModule:
-    """Paints 32 × 24 in two steps; the garment branch is open."""
-    torch.manual_seed(0)
-    garment: Any = "branch" if channels == 13 else None
-    denoiser = Denoiser(config=UNET, in_channels=channels, garment=garment)
-    with torch.no_grad():
-        for conv in (denoiser.garment.hint, *denoiser.garment.zero_convs) if denoiser.garment is not None else ():
-            conv.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
-    head = DiffusionModule(
-        denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24)
-    )
-    settings = {"sampler": "fast", "steps": 2, **painter}
-    return UniFashionModule(small_backbone(), diffusion=head, policy="editing_control", painter=Painter(**settings)).eval()
+def model(channels: int = 13, **settings: Any) -> UniFashionModule:
+    """Paints in two steps."""
+    return small_painter(channels, painter=Painter(**{"sampler": "fast", "steps": 2, **settings}))
 
 
 @pytest.fixture(scope="module")

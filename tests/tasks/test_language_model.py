@@ -119,7 +119,7 @@ def test_a_frozen_decoder_recomputes_too_and_drops_nothing() -> None:
         calls: list[str] = []
         for name, module in model.named_modules():
             if name.endswith("self_attn"):
-                module.register_forward_hook(lambda *_, name=name: calls.append(name))
+                module.register_forward_hook(lambda *_, name=name, calls=calls: calls.append(name))
         embeddings = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
         model.logits(embeddings, torch.ones(2, 5), 5).square().mean().backward()
         assert len(calls) == (4 if checkpointing else 2)  # once more in the backward pass
