@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from data.rawdata import write_fashiongen, write_fashioniq
+from lightning.pytorch.strategies import DDPStrategy
 from PIL import Image
 from small import painter as small_painter
 from small import pair_batch, small_backbone, triplet_batch, tryon_batch
@@ -53,7 +54,7 @@ def predicted(
     trainer = L.Trainer(
         accelerator="cpu",
         devices=devices,
-        strategy="auto" if devices == 1 else "ddp_fork",
+        strategy="auto" if devices == 1 else DDPStrategy(start_method="spawn"),
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
