@@ -167,12 +167,13 @@ def check_batch(model: L.LightningModule, stream: str, batch: TrainBatch) -> lis
         _check_seen(stream, _seen(batch), backbone.vision.image_size, backbone.vision.width)
     active = getattr(model, "active_families", [])
     head = getattr(model, "diffusion_head", None)
-    if "q2i" in active and head is not None and isinstance(batch, PairBatch | TripletBatch):
+    if "q2i" in active and head is not None and isinstance(batch, PairBatch | TripletBatch | TryOnBatch):
+        size = head.edit_size if isinstance(batch, TryOnBatch) else head.size
         found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
-        if found != tuple(head.size):
+        if found != tuple(size):
             raise ValueError(
-                f"stream {stream}: the diffusion head paints {tuple(head.size)} (height, width) and the batches' pixels are {found}: set "
-                f"pixel_size of the data to {list(head.size)}"
+                f"stream {stream}: the diffusion head paints {tuple(size)} (height, width) and the batches' pixels are {found}: set "
+                f"pixel_size of the data to {list(size)}"
             )
     if "itg" in active and isinstance(batch, PairBatch | TripletBatch) and not any(c.strip() for c in batch.captions):
         return [
