@@ -171,13 +171,16 @@ def main() -> None:
     torch.manual_seed(0)
     size = (args.size[0], args.size[1])
     head = DiffusionModule(
-        denoiser=Denoiser(source="tiny", in_channels=13, garment="branch", garment_heads=1),
+        denoiser=Denoiser(
+            source="tiny", in_channels=13, garment="branch", garment_heads=1, garment_hint="latents", channels_last=True
+        ),
         vae=ImageVAE("tiny", cache=4 * args.looks * args.photos),
         text_encoder=PromptEncoder(source="tiny"),
         query_width=WIDTH,
         size=size,
         null_start="empty_prompt",
         drop_context=0.0,
+        snr_gamma=0.05,
         editing=EditSettings(drop_garment=0.1),
     )
     test = rows(*load(args.clothing, "validation", args.held_out, size), random.Random(1))

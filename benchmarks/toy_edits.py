@@ -1,7 +1,7 @@
 """Do repainted persons wear what they should? Colour, pattern and sleeves, read by a small network that learned from drawings.
 
     unifashion test --config tryon.yaml --ckpt_path runs/tryon/checkpoints/last.ckpt --model.evaluator.max_edits null
-    python benchmarks/toy_edits.py runs/tryon/test [--wardrobe FOLDER]
+    python benchmarks/toy_edits.py runs/tryon/test [--wardrobe FOLDER] [--picture sheet.png]
 
 The network sees training persons as drawn and through the autoencoder, whose blur is not the painter's fault. What it reads off held-out
 drawings stands first in the table: nothing painted can be expected to be above it.
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from tqdm import tqdm
 from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
@@ -116,12 +116,34 @@ def rows_of(test: Path, truth: dict[str, Any]) -> dict[str, tuple[list[Tensor], 
     return found
 
 
+def sheet(test: Path, path: Path, shown: int, scale: int = 2) -> None:
+    """The first persons of the test whose truth is known, not chosen: a row each, a column per picture."""
+    lines = [line for line in read_lines(test / "predictions/edits.jsonl") if line["paired"]][:shown]
+    columns = [*lines[0]["given"], *lines[0]["made"]]
+    h, w, head = SIZE[0] * scale, SIZE[1] * scale, 34
+    out = Image.new("RGB", (w * len(columns), head + h * len(lines)), "white")
+    draw = ImageDraw.Draw(out)
+    for x, name in enumerate(columns):
+        draw.multiline_text(
+            (x * w + w // 2, head // 2), name.replace("/", "\n"), "black", anchor="mm", align="center", font_size=13
+        )
+        for y, line in enumerate(lines):
+            file = line["given"].get(name) or line["made"][name]["file"]
+            picture = Image.open(test / "images" / file).convert("RGB").resize((w, h), Image.Resampling.BICUBIC)
+            out.paste(picture, (x * w, head + y * h))
+    out.save(path, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("test", type=Path, help="test folder of the run")
     parser.add_argument("--wardrobe", type=Path, help="folder with raw/; default: the cached one of tryon.yaml")
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--picture", type=Path, help="write a sheet of the first --shown persons there")
+    parser.add_argument("--shown", type=int, default=5)
     args = parser.parse_args()
+    if args.picture:
+        sheet(args.test, args.picture, args.shown)
     raw = (args.wardrobe or WardrobeDataModule(size="tryon", pairs=False, tryon=True).folder) / "raw"
     truth = json.loads((raw / "wardrobe.json").read_text("utf-8"))["truth"]["viton-hd"]
     painted = rows_of(args.test, truth)

@@ -15,6 +15,7 @@ import torch
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main as unifashion
+from unifashion_pl.metrics.records import read_records, write_records
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("phase1", "phase2", "tryon")
@@ -25,8 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase1-epochs", type=int, default=6)
     parser.add_argument("--phase2-steps", type=int, default=180)
-    parser.add_argument("--tryon-steps", type=int, default=0, help="0: without try-on, as the shipped model")
-    parser.add_argument("--keep", choices=STAGES, help="go on behind this stage, which stands in --work")
+    parser.add_argument("--tryon-steps", type=int, default=2400)
+    parser.add_argument(
+        "--keep", choices=STAGES, help="go on behind this stage of --work, or of the shipped model if --work has none"
+    )
     parser.add_argument("--work", type=Path, default=Path("tiny-work"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -37,18 +40,23 @@ def main() -> None:
     if done < 2:
         steps = ["--trainer.max_steps", str(args.phase2_steps)]
         unifashion(["fit", "--config", "phase2.yaml", *steps, "--model.init_from", "runs/phase1"])
-    if done < 3 and args.tryon_steps:
-        steps = ["--trainer.max_steps", str(args.tryon_steps)]
-        unifashion(["fit", "--config", "tryon.yaml", *steps, "--model.init_from", "runs/phase2"])
-    ckpt = "runs/phase2/checkpoints/last.ckpt"
-    unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", ckpt])
-    if args.tryon_steps:
-        # the Q-Former stood still in the last stage: retrieval and captions are phase 2's, the diffusion head is the last stage's
-        parts = {"policy": "phase2_composed", "init_from": [["runs/phase2", "runs/tryon"]]}
-        model = UniFashionModule.from_config("tiny_edits.yaml", parts)
+    if Path("runs/phase2").exists():
+        composed, results = "runs/phase2", Path("runs/phase2/test/results.json")
+        unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", f"{composed}/checkpoints/last.ckpt"])
     else:
-        model = UniFashionModule.from_pretrained(ckpt)
-    model.save_pretrained(HERE / "tiny", torch.float16, results="runs/phase2/test/results.json", **CARD)
+        composed, results = "tiny", HERE / "tiny/results.json"
+    if done < 3:
+        steps = ["--trainer.max_steps", str(args.tryon_steps)]
+        unifashion(["fit", "--config", "tryon.yaml", *steps, "--model.init_from", composed])
+    ckpt = ["--ckpt_path", "runs/tryon/checkpoints/last.ckpt"]
+    unifashion(["test", "--config", "tryon.yaml", *ckpt, "--data.pairs", "false", "--model.evaluator.max_edits", "null"])
+    edits = [record for record in read_records("runs/tryon/test/results.json") if record.protocol.startswith("viton-hd/")]
+    kept = [record for record in read_records(results) if not record.protocol.startswith("viton-hd/")]
+    write_records("results.json", [*kept, *edits])
+    # the Q-Former stood still in the last stage: retrieval and captions are phase 2's, the diffusion head is the last stage's
+    parts = {"policy": "phase2_composed", "init_from": [[composed, "runs/tryon"]]}
+    model = UniFashionModule.from_config("tiny_edits.yaml", parts)
+    model.save_pretrained(HERE / "tiny", torch.float16, results="results.json", **CARD)
 
 
 if __name__ == "__main__":

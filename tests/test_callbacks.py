@@ -3,6 +3,7 @@ cached vision features through the DataModules, compared with the model that tra
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,20 @@ def test_a_validation_that_cannot_begin_is_known_before_the_first_step(folder: P
 def test_workers_without_work_are_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(model(), data(folder, num_workers=5), tmp_path, steps=1)
     assert "fashioniq/train: an epoch has 3 batches on each rank" in capsys.readouterr().out
+
+
+def test_no_worker_outlives_the_run(folder: Path, tmp_path: Path) -> None:
+    fit(model(), data(folder, num_workers=2), tmp_path, steps=2, limit_val_batches=1, check_val_every_n_epoch=1)
+    assert not multiprocessing.active_children()
+    with pytest.raises(RuntimeError, match="stopped here"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UniFashionModule, "training_step", interrupted)
+        fit(model(), data(folder, num_workers=2), tmp_path, steps=2)
+    assert not multiprocessing.active_children()
+
+
+def interrupted(*_: object) -> None:
+    assert multiprocessing.active_children()
+    raise RuntimeError("stopped here")
 
 
 def spoil(shards: Path, *numbers: int) -> list[str]:

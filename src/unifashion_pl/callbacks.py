@@ -14,11 +14,12 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.reader import DamagedSample
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
-from unifashion_pl.data.stream import TrainLoader
+from unifashion_pl.data.stream import EvalLoader, TrainLoader
 
 SEED_VARIABLE = "PL_GLOBAL_SEED"  # where Lightning's seed_everything leaves the seed
 STATES = "unifashion_streams"
@@ -136,12 +137,28 @@ class Streams(L.Callback):
             lines = [f"rank {trainer.global_rank} replaced {len(found)} damaged samples by others of their batches:"]
             print("\n".join([*lines, *(f"  {message}" for message in found.values())]))
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """End the worker processes of all loaders."""
+        end_workers(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """As at the end."""
+        end_workers(trainer)
+
 
 def streams(trainer: L.Trainer) -> dict[str, Stream]:
     """The training streams of this library by name; others are not ours to look at."""
     loaders = trainer.train_dataloader
     named: Mapping[str, Any] = loaders if isinstance(loaders, Mapping) else {"": loaders}
     return {name: loader for name, loader in named.items() if isinstance(loader, TrainLoader | MixedPairLoader)}
+
+
+def end_workers(trainer: L.Trainer) -> None:
+    """Close the loaders of this library that the trainer holds."""
+    held = (trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders, trainer.predict_dataloaders)
+    for loader in tree_leaves(held):
+        if isinstance(loader, TrainLoader | MixedPairLoader | EvalLoader):
+            loader.close()
 
 
 def damaged(trainer: L.Trainer) -> dict[str, str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 EXTENDS = "# extends:"
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+#: Parts of ``model`` that are no part of what was trained.
+OF_THE_COMMAND = ("evaluator", "painter")
 
 
 def resolve_config(name: str) -> str:
@@ -74,7 +76,18 @@ def _train(args: list[str]) -> None:
     from unifashion_pl.module import UniFashionModule
 
     class UniFashionCLI(lightning_cli.LightningCLI):
-        """LightningCLI whose evaluations log beside the training run, not over its learning curves."""
+        """LightningCLI whose evaluations log beside the training run, not over its learning curves.
+
+        A checkpoint given by ``--ckpt_path`` says what the model is; how it is evaluated and painted with is the command's to say.
+        """
+
+        def _parse_ckpt_path(self) -> None:
+            chosen = self.config.get(self.config.get("subcommand"))
+            asked = {name: chosen.model.get(name) for name in OF_THE_COMMAND} if chosen is not None else {}
+            super()._parse_ckpt_path()
+            for name, value in asked.items():
+                if value is not None:
+                    self.config[self.config.subcommand].model[name] = value
 
         def before_instantiate_classes(self) -> None:
             logger = self.config[self.subcommand].trainer.logger

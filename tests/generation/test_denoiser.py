@@ -145,6 +145,18 @@ def test_eps_has_the_dtype_of_the_latents() -> None:
     torch.testing.assert_close(low, full, atol=0.1, rtol=0.1)
 
 
+def test_channels_last_is_the_same_model() -> None:
+    plain, last = denoiser(13, garment="branch"), denoiser(13, garment="branch", channels_last=True)
+    assert last.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    last.load_state_dict(plain.state_dict())
+    assert last.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        given = {"person": PERSON, "keep": KEEP, "pose": POSE, "garment": PERSON}
+        torch.testing.assert_close(
+            last(LATENTS, T, CONTEXT, **given), plain(LATENTS, T, CONTEXT, **given), atol=1e-5, rtol=1e-4
+        )
+
+
 def test_checkpointing_gives_the_same_gradients() -> None:
     grads = []
     for checkpointing in (False, True):

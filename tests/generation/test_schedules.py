@@ -7,7 +7,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from unifashion_pl.generation.schedules import SAMPLERS, add_noise, alphas_cumprod, build_scheduler
+from unifashion_pl.generation.schedules import (
+    OFFSET_GRIDS,
+    SAMPLERS,
+    add_noise,
+    alphas_cumprod,
+    build_scheduler,
+    training_noise,
+)
 
 #: Stable Diffusion's process in float64: beta linear in its square root.
 BETAS = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -49,6 +56,30 @@ def test_noise_is_added_as_in_the_formula_and_in_diffusers(shape: tuple[int, ...
     torch.testing.assert_close(noisy.double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     torch.testing.assert_close(noisy, theirs.add_noise(latents, noise, timesteps), atol=1e-6, rtol=0)  # type: ignore[arg-type]
+
+
+def test_noise_without_offset_is_white() -> None:
+    latents = torch.zeros(3, 4, 8, 6)
+    torch.manual_seed(5)
+    noise = training_noise(latents)
+    torch.manual_seed(5)
+    assert torch.equal(noise, torch.randn(3, 4, 8, 6))
+
+
+def test_offsets_hide_the_mean_of_large_areas() -> None:
+    """On a grid of one cell it is offset noise, noise += offset * randn(B, C, 1, 1); finer grids add to the variance of their areas' means."""
+    torch.manual_seed(0)
+    noise = training_noise(torch.zeros(1500, 4, 32, 32), 0.5)
+    whole = noise.mean((2, 3))
+    white, grids = 1 / 32**2, sum(0.25 / cells**2 for cells in OFFSET_GRIDS)
+    assert whole.var().item() == pytest.approx(white + grids, rel=0.1)
+    corner = noise[..., :4, :4].mean((2, 3)).var().item()
+    assert corner > 0.25 * 3, "three of four grids are coarser than the corner; white noise has 1 / 16"
+    assert noise[..., 1:, :].sub(noise[..., :-1, :]).var().item() == pytest.approx(2.0, rel=0.1), (
+        "neighbours differ as in white noise"
+    )
+    small = training_noise(torch.zeros(2, 4, 3, 5), 0.5)
+    assert small.shape == (2, 4, 3, 5), "grids are never finer than the latents"
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unifashion_pl.backbone import Encoding
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.sampling import start_noise
+from unifashion_pl.generation.schedules import training_noise
 from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.tasks.context import ResidualMLP
 
@@ -47,14 +48,16 @@ def is_null(module: DiffusionModule, context: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("n", "gamma"), [(1, None), (4, None), (4, 1.0)])
-def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(n: int, gamma: float | None) -> None:
-    module = head(snr_gamma=gamma).eval()
+@pytest.mark.parametrize(("n", "gamma", "offset"), [(1, None, 0.0), (4, None, 0.0), (4, 1.0, 0.0), (4, 0.05, 0.5)])
+def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(
+    n: int, gamma: float | None, offset: float
+) -> None:
+    module = head(snr_gamma=gamma, noise_offset=offset).eval()
     torch.manual_seed(5)
     loss = module.diffusion_loss(queries(n), TEXTS[:n], pixels(n))
     torch.manual_seed(5)
     latents = module.vae.encode(pixels(n), sample=True)
-    noise, t = torch.randn(latents.shape), torch.randint(0, 1000, (n,))
+    noise, t = training_noise(latents, offset), torch.randint(0, 1000, (n,))
     level = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.numpy()].reshape(-1, 1, 1, 1)
     noisy = np.sqrt(level) * latents.numpy() + np.sqrt(1 - level) * noise.numpy()
     assert module.adapter is not None

@@ -44,6 +44,11 @@ class MixedPairLoader:
         """Damaged samples of all parts; keys of different datasets are kept apart."""
         return {f"{x.source.dataset}/{key}": message for x in self.loaders for key, message in x.bad.items()}
 
+    def close(self) -> None:
+        """As :meth:`TrainLoader.close`, of all parts."""
+        for loader in self.loaders:
+            loader.close()
+
     def peek(self, most: int = 2) -> PairBatch:
         """As :meth:`TrainLoader.peek`, ``most`` samples of every part."""
         return PairBatch.joined([loader.peek(most) for loader in self.loaders])

@@ -64,6 +64,7 @@ class Denoiser(nn.Module):
         lora: adapters on the U-Net's attentions, or None.
         dtype: of what stays frozen in the U-Net, e.g. ``bfloat16`` on a GPU; what trains is float32. It is applied by
             :meth:`cast_frozen`, since only a freeze policy says what stays.
+        channels_last: keep convolutions in channels-last memory, which many CPUs and bf16 GPUs are faster with.
 
     Attributes:
         unet: the diffusers model.
@@ -87,6 +88,7 @@ class Denoiser(nn.Module):
         garment_hint: Hint = "zero",
         lora: UNetLora | None = None,
         dtype: str = "float32",
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.frozen_dtype = floating(dtype)
@@ -110,6 +112,8 @@ class Denoiser(nn.Module):
         self.garment = GarmentBranch(self.unet, extent=extent, heads=garment_heads, hint=garment_hint) if branch else None
         if lora is not None:  # after the copy was made, which trains as a whole
             _add_lora(self.unet, lora)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def cast_frozen(self) -> None:
         """Put the U-Net's frozen parameters into ``dtype``, in place; those that train and the garment branch stay as they are.

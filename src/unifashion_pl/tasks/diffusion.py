@@ -15,7 +15,7 @@ from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.attention import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
 from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, start_noise
-from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod
+from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, training_noise
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.context import build_adapter, fitting, null_token
@@ -55,6 +55,8 @@ class DiffusionModule(TaskModule):
             None = all. Of try-on batches always all.
         snr_gamma: weigh timesteps by min(SNR, gamma) / SNR (Min-SNR, arXiv 2303.09556), so that a short training spends itself on what
             a picture shows rather than on its grain; None = all alike, as the paper.
+        noise_offset: of :func:`~unifashion_pl.generation.schedules.training_noise`, so that colours are taken from the conditions and
+            not read off the noise; 0 = white noise, as the paper.
         editing: how try-on and design are learned.
 
     Attributes:
@@ -83,6 +85,7 @@ class DiffusionModule(TaskModule):
         null_start: Literal["random", "empty_prompt"] = "random",
         max_samples: int | None = None,
         snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
         editing: EditSettings | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
@@ -104,6 +107,7 @@ class DiffusionModule(TaskModule):
         self.register_buffer("num_queries", torch.tensor(1))
         self.max_samples = max_samples
         self.snr_gamma = snr_gamma
+        self.noise_offset = noise_offset
         self.editing = editing or EditSettings()
         self.drop_context = drop_context
         self.drop_queries = drop_queries
@@ -183,7 +187,7 @@ class DiffusionModule(TaskModule):
 
     def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise, uniform timesteps (B,), and the latents at them."""
-        noise = torch.randn_like(latents)
+        noise = training_noise(latents, self.noise_offset)
         timesteps = torch.randint(0, TRAIN_STEPS, (latents.shape[0],), device=latents.device)
         return noise, timesteps, add_noise(latents, noise, timesteps, self.alpha_bar)
 
