@@ -24,12 +24,15 @@ from tqdm import tqdm
 from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 
 from unifashion_pl.data.transforms import PixelTransform, to_tensor
+from unifashion_pl.evaluation.edits import VARIANTS
 from unifashion_pl.generation import ImageVAE
 from unifashion_pl.metrics.intervals import wilson_interval
 from unifashion_pl.report.runfolder import read_lines
 
 SIZE = (112, 80)
 READ = ("colour", "pattern", "sleeve")
+MADE = [variant.name for variant in VARIANTS]
+COLUMNS = ("person", "garment", *MADE[:2], "sketch", *MADE[2:], "truth")
 
 
 class Reader(nn.Module):
@@ -119,7 +122,8 @@ def rows_of(test: Path, truth: dict[str, Any]) -> dict[str, tuple[list[Tensor], 
 def sheet(test: Path, path: Path, shown: int, scale: int = 2) -> None:
     """The first persons of the test whose truth is known, not chosen: a row each, a column per picture."""
     lines = [line for line in read_lines(test / "predictions/edits.jsonl") if line["paired"]][:shown]
-    columns = [*lines[0]["given"], *lines[0]["made"]]
+    there = {*lines[0]["given"], *lines[0]["made"]}
+    columns = [name for name in COLUMNS if name in there]
     h, w, head = SIZE[0] * scale, SIZE[1] * scale, 34
     out = Image.new("RGB", (w * len(columns), head + h * len(lines)), "white")
     draw = ImageDraw.Draw(out)

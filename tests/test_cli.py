@@ -94,7 +94,7 @@ def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest
     assert all(r["protocol"] and r["n"] > 0 for r in records)
     # what the command asks of the evaluation is not overruled by the checkpoint's config
     assert {r["n"] for r in records if r["metric"] == "CIDEr"} == {4}
-    assert len(list(Path("runs/phase2/test/images").glob("*composed*"))) == 1
+    assert len(list(Path("runs/phase2/test/images").glob("*--composed-truth.png"))) == 1
     assert any(r["protocol"].startswith("fashioniq/original/ref-kept") for r in records)
     page = build_report([Path("runs/phase1"), Path("runs/phase2")], Path("report.html")).read_text("utf-8")
     assert "toy" in page.lower()
