@@ -24,8 +24,8 @@ from unifashion_pl.wardrobe import (
     write_wardrobe,
 )
 from unifashion_pl.wardrobe.catalogue import SIZES, fiq_split
+from unifashion_pl.wardrobe.person import UPPER
 from unifashion_pl.wardrobe.products import CATEGORIES, COLOURS, differences, is_valid
-from unifashion_pl.wardrobe.tryon import UPPER
 
 SIZE = 64
 

@@ -14,11 +14,11 @@ from PIL import Image
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.layouts import Map
-from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, Worn, draw_figure, draw_skeleton, render_worn
+from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_figure, draw_skeleton, render_worn
 from unifashion_pl.wardrobe.products import Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
 from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, colour_phrase
-from unifashion_pl.wardrobe.tryon import UPPER, person_of, product_of, write_vitonhd
+from unifashion_pl.wardrobe.tryon import person_of, product_of, write_vitonhd
 
 #: Dress Code's category -> the wardrobe's.
 CATEGORIES = {"dresses": ("dress",), "upper_body": UPPER, "lower_body": ("skirt", "trousers")}
@@ -115,6 +115,7 @@ def _worn(seed: int, category: str, product: Product, number: str, size: tuple[i
         worn.garment[cut:],
         worn.dense[cut:],
         worn.arms[cut:],
+        worn.reach[cut:],
         worn.sketch[cut:],
         joints,
     )

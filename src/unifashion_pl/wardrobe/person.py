@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ PART_COLOURS |= {
 }
 PART_COLOURS |= {"right_shoe": (180, 30, 60)}
 LEFT_RIGHT = (("left", -1.0), ("right", 1.0))
+
+#: Categories of which people try things on.
+UPPER = ("shirt", "top", "jacket")
 
 #: BODY-25 joints in garment units (person's right is the picture's left, x < 0); None = not part of the drawing.
 JOINTS: list[tuple[float, float] | None] = [
@@ -121,7 +124,8 @@ class Worn:
     """A person wearing a product; every array is (H, W, …) of the picture's size.
 
     ``parse`` LIP labels uint8; ``garment`` coverage 0..1; ``dense`` body-part colours; ``arms`` coverage of both arms;
-    ``joints`` 25 × (x, y, confidence) in pixels, 0, 0, 0 when unseen.
+    ``reach`` coverage of what any upper garment could cover, whatever is worn; ``joints`` 25 × (x, y, confidence) in pixels, 0, 0, 0
+    when unseen.
     """
 
     image: Image.Image
@@ -129,6 +133,7 @@ class Worn:
     garment: Array
     dense: NDArray[np.uint8]
     arms: Array
+    reach: Array
     sketch: Array
     joints: list[tuple[float, float, float]]
 
@@ -166,9 +171,20 @@ def render_worn(product: Product, width: int, height: int, figure: Figure, rng: 
         garment.mask,
         dense,
         np.maximum(covers["left_arm"], covers["right_arm"]),
+        fill(frame, _upper_outlines(product, figure.raised)),
         garment.sketch,
         _joints(frame),
     )
+
+
+def _upper_outlines(product: Product, raised: float) -> list[shapes.Points]:
+    """Bodies and sleeves of all kinds of upper garments; the same for every ``product``."""
+    kinds = [
+        replace(product, category=category, sleeve=sleeve, neckline="round", length="short")
+        for category in UPPER
+        for sleeve in ("none", "short", "long")
+    ]
+    return [outline for kind in kinds for outline in (*shapes.body(kind), *shapes.sleeves(kind, raised))]
 
 
 def _behind_head(garment: Garment, covers: dict[str, Array]) -> Garment:
