@@ -22,11 +22,12 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@
 
-demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test -> demo/report.html
+demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test, the shipped model's try-on -> demo/report.html
 	mkdir -p $(OUT)
 	cd $(OUT) && $(UNIFASHION) fit --config phase1.yaml
 	cd $(OUT) && $(UNIFASHION) fit --config phase2.yaml
 	cd $(OUT) && $(UNIFASHION) test --config phase2.yaml --ckpt_path runs/phase2/checkpoints/last.ckpt
+	cd $(OUT) && $(UNIFASHION) test --config tryon.yaml --data.size demo --data.pairs false
 	cd $(OUT) && $(UNIFASHION) report runs --out report.html
 	@echo "Look at it: $(OUT)/report.html"
 
@@ -50,7 +51,7 @@ type: setup  ## mypy, strict on the library
 wheel: setup  ## dist/*.whl
 	$(BIN)/python -m build --wheel
 
-tiny: setup  ## train checkpoints/tiny anew (see checkpoints/tiny/README.md)
+tiny: setup  ## train checkpoints/tiny anew (see checkpoints/README.md)
 	$(BIN)/python checkpoints/train_tiny.py
 
 clean:  ## remove what was built, not .venv

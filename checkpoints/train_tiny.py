@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase1-epochs", type=int, default=6)
     parser.add_argument("--phase2-steps", type=int, default=180)
-    parser.add_argument("--tryon-steps", type=int, default=2400)
+    parser.add_argument("--tryon-steps", type=int, default=3000)
     parser.add_argument(
         "--keep", choices=STAGES, help="go on behind this stage of --work, or of the shipped model if --work has none"
     )
@@ -50,8 +50,8 @@ def main() -> None:
         unifashion(["fit", "--config", "tryon.yaml", *steps, "--model.init_from", composed])
     ckpt = ["--ckpt_path", "runs/tryon/checkpoints/last.ckpt"]
     unifashion(["test", "--config", "tryon.yaml", *ckpt, "--data.pairs", "false", "--model.evaluator.max_edits", "null"])
-    edits = [record for record in read_records("runs/tryon/test/results.json") if record.protocol.startswith("viton-hd/")]
-    kept = [record for record in read_records(results) if not record.protocol.startswith("viton-hd/")]
+    edits = [record for record in read_records("runs/tryon/test/results.json") if record.protocol.startswith("vitonhd/")]
+    kept = [record for record in read_records(results) if not record.protocol.startswith("vitonhd/")]
     write_records("results.json", [*kept, *edits])
     # the Q-Former stood still in the last stage: retrieval and captions are phase 2's, the diffusion head is the last stage's
     parts = {"policy": "phase2_composed", "init_from": [[composed, "runs/tryon"]]}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -24,8 +25,9 @@ from unifashion_pl.wardrobe import (
     write_wardrobe,
 )
 from unifashion_pl.wardrobe.catalogue import SIZES, fiq_split
-from unifashion_pl.wardrobe.person import UPPER
+from unifashion_pl.wardrobe.person import UPPER, draw_figure, render_worn
 from unifashion_pl.wardrobe.products import CATEGORIES, COLOURS, differences, is_valid
+from unifashion_pl.wardrobe.tryon import repaint_mask
 
 SIZE = 64
 
@@ -245,6 +247,18 @@ def test_tryon_maps_fit_each_other(small: Path) -> None:
     assert UPPER == ("shirt", "top", "jacket")
     unpaired = (small / "viton-hd/test_pairs.txt").read_text().split()
     assert unpaired[0] != unpaired[1]
+
+
+def test_masks_do_not_tell_what_is_worn() -> None:
+    plain = make_product(0, 1, "top")
+    masks = []
+    for category in UPPER:
+        for sleeve in ("none", "short", "long"):
+            product = replace(plain, category=category, sleeve=sleeve, neckline="round", buttons=0)
+            worn = render_worn(product, 96, 128, draw_figure(random.Random(1)), random.Random(2), upper=True)
+            masks.append(repaint_mask(worn))
+            assert (masks[-1][worn.garment > 0.5] == 255).all()
+    assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
 
 def test_sizes_name_what_they_promise() -> None:

@@ -113,7 +113,7 @@ class Denoiser(nn.Module):
         if lora is not None:  # after the copy was made, which trains as a whole
             _add_lora(self.unet, lora)
         if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
 
     def cast_frozen(self) -> None:
         """Put the U-Net's frozen parameters into ``dtype``, in place; those that train and the garment branch stay as they are.
