@@ -181,6 +181,7 @@ def main() -> None:
         null_start="empty_prompt",
         drop_context=0.0,
         snr_gamma=0.05,
+        noise_offset=0.5,
         editing=EditSettings(drop_garment=0.1),
     )
     test = rows(*load(args.clothing, "validation", args.held_out, size), random.Random(1))

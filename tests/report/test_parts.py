@@ -8,6 +8,7 @@ import pytest
 from fake_run import make_run
 
 from unifashion_pl.metrics.records import Interval, ResultRecord
+from unifashion_pl.report import build_report
 from unifashion_pl.report.curves import Panel, chart, nice_ticks, panels, smooth
 from unifashion_pl.report.html import Page
 from unifashion_pl.report.runfolder import Evaluation, image_name, read_lines, read_run, write_lines
@@ -32,10 +33,13 @@ def test_run_folder_is_read_by_phase(fake_run: Path) -> None:
 def test_the_trained_configuration_stands_before_that_of_the_test(tmp_path: Path) -> None:
     for name, policy in (("config.yaml", "trained"), ("test/config.yaml", "tested"), ("other/test/config.yaml", "alone")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"model: {{policy: {policy}}}\n")
+        (tmp_path / name).write_text(f"model: {{policy: {policy}}}\ntrainer: {{max_steps: 7, devices: 1}}\n")
     (tmp_path / "metrics.csv").write_text("step,train/loss\n1,2.0\n")
     run = read_run(tmp_path)
     assert {label: config["model"]["policy"] for label, config in run.configs.items()} == {"": "trained", "other": "alone"}
+    page = build_report([tmp_path], tmp_path / "r.html").read_text("utf-8")
+    assert ">steps</th><td>7</td><td>tested only</td>" in page
+    assert ">devices</th><td>1</td><td>1</td>" in page
 
 
 def test_image_names_are_safe_and_distinct() -> None:

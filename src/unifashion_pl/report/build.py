@@ -33,6 +33,8 @@ FACTS = (
     ("devices", ("trainer", "devices")),
     ("seed", ("seed_everything",)),
 )
+#: Facts that say nothing about a run that was tested only.
+TRAINING = ("steps", "epochs")
 
 
 def build_report(runs: Sequence[Path | str], out: Path | str) -> Path:
@@ -131,11 +133,14 @@ def _facts(runs: Sequence[Run]) -> str:
     """Configuration facts, one column per run and phase."""
     missing = "".join(f'<p class="note">No config.yaml in {escape(run.name)}.</p>' for run in runs if not run.configs)
     columns = [(_name(runs, run, label), config) for run in runs for label, config in run.configs.items()]
+    trained = [label not in run.only_tested for run in runs for label in run.configs]
     if not columns:
         return missing
     rows = []
     for name, path in FACTS:
         values = [_lookup(config, path) for _, config in columns]
+        if name in TRAINING:
+            values = [value if learned else value and "tested only" for value, learned in zip(values, trained)]
         if any(v is not None for v in values):
             rows.append([name, *("–" if v is None else escape(str(v)) for v in values)])
     streams = [", ".join(_streams(config)) for _, config in columns]

@@ -95,12 +95,13 @@ class Curves:
 
 @dataclass
 class Run:
-    """A run folder as the report sees it."""
+    """A run folder as the report sees it; ``only_tested`` names the parts of which nothing says that they were trained here."""
 
     path: Path
     title: str = ""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     config_texts: dict[str, str] = field(default_factory=dict)
+    only_tested: set[str] = field(default_factory=set)
     curves: list[Curves] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
 
@@ -127,6 +128,8 @@ def read_run(path: Path) -> Run:
     for file in sorted(path.rglob("config.yaml")):
         if file.parent.name == "test" and _label(path, file.parent) in run.configs:
             continue  # what was trained says more than what `test` was called with
+        if file.parent.name == "test":
+            run.only_tested.add(_label(path, file.parent))
         text = file.read_text(encoding="utf-8")
         run.config_texts[_label(path, file.parent)] = text
         run.configs[_label(path, file.parent)] = _load_config(file, text)
