@@ -1,6 +1,6 @@
 """Real photos through the garment branch: a garment is hidden in its photo, and painted from another look at it.
 
-    python benchmarks/restore_garment.py --clothing FOLDER --picture restored.png        # 40 minutes on one free core
+    python benchmarks/restore_garment.py --clothing FOLDER --picture restored.png        # at most 40 minutes; 7 (--minutes) show it
 
 FOLDER holds the CC0 clothing photos as ``clothing-*.tar`` and ``clothing.csv`` (image, label, split). A flood fill finds the garment, a
 box over most of it is greyed, and the branch sees the same photo mirrored, turned and shifted, so that nothing can be copied from the same
@@ -9,8 +9,8 @@ shipped toys, which saw drawings only; all of the U-Net trains, the autoencoder 
 
 Printed, over held-out photos and inside the box: mean error of the pixels, and of the box's mean colour (CIE Lab, ΔE), painted before and after
 training, with the garment withheld, with another's garment, and what the autoencoder alone loses. The branch has learned to carry a
-garment from elsewhere if "after" is better than "withheld" and "another's"; a few hundred steps are not enough for that. Either way this
-is no try-on, as nobody wears anything here, and at this size no detail is left.
+garment from elsewhere if "after" is better than "withheld" and "another's". Either way this is no try-on, as nobody wears anything here,
+and at this size no detail is left.
 """
 
 from __future__ import annotations
