@@ -53,7 +53,7 @@ def write_shards(root: Path, size: tuple[int, int], images: int) -> Path:
         table.writerow(["image", "text", "split"])
         for i in range(images):
             rng, product = random.Random(f"loading/{i}"), make_product(0, i)
-            picture = render_worn(product, size[1], size[0], draw_figure(rng), rng).image
+            picture = render_worn(product, size[1], size[0], draw_figure(rng), rng, rng).image
             picture.save(root / f"images/{i}.jpg", quality=QUALITY)
             table.writerow([f"images/{i}.jpg", f"{product.colour} {product.category}", "train"])
     (index,) = build_shards("catalogue", root, root / "shards", progress=False)

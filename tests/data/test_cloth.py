@@ -22,7 +22,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 def test_masks_of_drawn_garments_are_theirs() -> None:
     fits = []
     for number in range(12):
-        photo, truth, _ = render_flat(make_product(0, number), 192, 256, random.Random(number))
+        photo, truth, _ = render_flat(make_product(0, number), 192, 256, random.Random(number), random.Random(number))
         found = garment_mask(photo)
         assert found.shape == (256, 192)
         fits.append(overlap(found, truth > 0.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -11,7 +12,7 @@ from small import UNET
 from torch import Tensor, nn
 
 from unifashion_pl.generation import SD1_UNET, Denoiser, GarmentBranch, UNetLora
-from unifashion_pl.generation.garment import denoise, places
+from unifashion_pl.generation.garment import PlacedLinear, denoise, places
 
 #: Three levels, two layers each, attention everywhere but at the lowest: Stable Diffusion's form.
 DEEP: dict[str, object] = {
@@ -54,9 +55,9 @@ def count(module: nn.Module) -> int:
 
 @torch.no_grad()
 @pytest.mark.parametrize("config", [UNET, DEEP])
-@pytest.mark.parametrize("garment", ["branch", "branch_full"])
-def test_at_first_the_branch_changes_nothing_at_all(config: dict[str, object], garment: str) -> None:
-    model = denoiser(garment, config)
+@pytest.mark.parametrize(("garment", "positions"), [("branch", False), ("branch", True), ("branch_full", False)])
+def test_at_first_the_branch_changes_nothing_at_all(config: dict[str, object], garment: str, positions: bool) -> None:
+    model = denoiser(garment, config, garment_positions=positions)
     plain = denoiser(None, config)
     plain.unet.load_state_dict(model.unet.state_dict())
     expected = plain(LATENTS, T, CONTEXT, **CONDITIONS)
@@ -121,6 +122,44 @@ def test_a_closed_gate_is_the_plain_unet_and_a_zero_hint_is_not(garment: str) ->
     torch.testing.assert_close(first[0], both[0], atol=0 if garment == "branch" else 1e-5, rtol=0)
     assert (both - plain).abs().amax((1, 2, 3)).min() > 1e-3
     assert (zero_hint - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_with_positions_a_cell_first_looks_at_the_same_place_of_the_garment(heads: int) -> None:
+    """Against the closed form: the match of two cells is LOGIT times the mean cosine of their distances in half waves."""
+    plain, placed = nn.Linear(12, 64), nn.Linear(7, 64)
+    asks, answers = PlacedLinear(plain, 64 // heads), PlacedLinear(placed, 64 // heads)
+    asks.grid = answers.grid = (6, 4)
+    cells, garment = random(2, 24, 12, seed=1), random(2, 24, 7, seed=2)
+    q, k = asks(cells) - plain(cells), answers(garment) - placed(garment)
+    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+    logits = q @ k.transpose(-1, -2) / (64 / heads) ** 0.5
+    y, x = np.divmod(np.arange(24), 4)
+    waves = np.pi * np.array(PlacedLinear.WAVES)
+    distances = [(side[:, None] - side) / n for side, n in ((y, 6), (x, 4))]
+    expected = np.mean([np.cos(d[..., None] * waves).mean(-1) for d in distances], 0) * PlacedLinear.LOGIT
+    for found in logits.flatten(0, 1):
+        np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-4)
+    assert (expected.argmax(1) == np.arange(24)).all()
+
+
+@torch.no_grad()
+def test_positions_are_read_and_a_branch_trained_without_gets_new_ones() -> None:
+    model = opened(denoiser(garment_positions=True))
+    before = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    added = [name for name in model.state_dict() if ".places." in name]
+    assert len(added) == 2 * len(model.garment.places)  # type: ignore[union-attr]
+    plain = {name: tensor for name, tensor in model.state_dict().items() if name not in added}
+    model.load_state_dict(model.completed(plain))
+    assert torch.equal(model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT), before)
+    for name in added:
+        model.get_parameter(name).zero_()
+    assert (model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT) - before).abs().max() > 1e-4
+    without = opened(denoiser())
+    without.load_state_dict(plain)
+    torch.testing.assert_close(
+        model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT), without(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    )
 
 
 def test_places_and_sizes_at_stable_diffusion_s_widths() -> None:

@@ -13,6 +13,7 @@ from unifashion_pl.generation.schedules import (
     add_noise,
     alphas_cumprod,
     build_scheduler,
+    draw_timesteps,
     training_noise,
 )
 
@@ -56,6 +57,23 @@ def test_noise_is_added_as_in_the_formula_and_in_diffusers(shape: tuple[int, ...
     torch.testing.assert_close(noisy.double(), torch.from_numpy(expected), atol=1e-5, rtol=0)
     theirs = DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     torch.testing.assert_close(noisy, theirs.add_noise(latents, noise, timesteps), atol=1e-6, rtol=0)  # type: ignore[arg-type]
+
+
+def test_timesteps_are_drawn_as_often_as_min_snr_weighs_them() -> None:
+    """So the mean of a quantity over drawn timesteps is its mean with Min-SNR's weights over uniform ones."""
+    torch.manual_seed(0)
+    alpha_bar = alphas_cumprod()
+    level = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    snr = level / (1 - level)
+    for gamma in (0.05, 1.0):
+        weights = np.minimum(snr, gamma) / snr
+        drawn = draw_timesteps(200_000, alpha_bar, gamma).numpy()
+        for quantity in (np.arange(1000), np.sqrt(level)):
+            expected = (weights * quantity).sum() / weights.sum()
+            assert quantity[drawn].mean() == pytest.approx(expected, rel=0.01)
+    uniform = draw_timesteps(200_000, alpha_bar).numpy()
+    assert (uniform.min(), uniform.max()) == (0, 999)
+    assert np.bincount(uniform // 100).min() > 19_000
 
 
 def test_noise_without_offset_is_white() -> None:

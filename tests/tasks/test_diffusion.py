@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from unifashion_pl.backbone import Encoding
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.sampling import start_noise
-from unifashion_pl.generation.schedules import training_noise
+from unifashion_pl.generation.schedules import draw_timesteps, training_noise
 from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.tasks.context import ResidualMLP
 
@@ -57,15 +57,14 @@ def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(
     loss = module.diffusion_loss(queries(n), TEXTS[:n], pixels(n))
     torch.manual_seed(5)
     latents = module.vae.encode(pixels(n), sample=True)
-    noise, t = training_noise(latents, offset), torch.randint(0, 1000, (n,))
+    noise, t = training_noise(latents, offset), draw_timesteps(n, module.alpha_bar, gamma)
     level = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.numpy()].reshape(-1, 1, 1, 1)
     noisy = np.sqrt(level) * latents.numpy() + np.sqrt(1 - level) * noise.numpy()
     assert module.adapter is not None
     assert module.text_encoder is not None
     context = torch.cat([module.adapter(queries(n)), module.text_encoder(TEXTS[:n])], 1)
     eps = module.denoiser.unet(torch.from_numpy(noisy).float(), t, encoder_hidden_states=context).sample
-    weights = np.minimum(level / (1 - level), gamma) / (level / (1 - level)) if gamma else 1.0  # Min-SNR, for eps-prediction
-    assert float(loss) == pytest.approx(float(np.mean(weights * (eps.numpy() - noise.numpy()) ** 2)), rel=1e-5)
+    assert float(loss) == pytest.approx(float(np.mean((eps.numpy() - noise.numpy()) ** 2)), rel=1e-5)
 
 
 def test_timesteps_are_uniform_and_every_sample_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

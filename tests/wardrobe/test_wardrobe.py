@@ -25,9 +25,10 @@ from unifashion_pl.wardrobe import (
     write_wardrobe,
 )
 from unifashion_pl.wardrobe.catalogue import SIZES, fiq_split
+from unifashion_pl.wardrobe.drawing import Frame, draw_garment
 from unifashion_pl.wardrobe.person import UPPER, draw_figure, render_worn
 from unifashion_pl.wardrobe.products import CATEGORIES, COLOURS, differences, is_valid
-from unifashion_pl.wardrobe.tryon import repaint_mask
+from unifashion_pl.wardrobe.tryon import fabric_of, repaint_mask
 
 SIZE = 64
 
@@ -255,10 +256,24 @@ def test_masks_do_not_tell_what_is_worn() -> None:
     for category in UPPER:
         for sleeve in ("none", "short", "long"):
             product = replace(plain, category=category, sleeve=sleeve, neckline="round", buttons=0)
-            worn = render_worn(product, 96, 128, draw_figure(random.Random(1)), random.Random(2), upper=True)
+            worn = render_worn(product, 96, 128, draw_figure(random.Random(1)), random.Random(2), random.Random(3), upper=True)
             masks.append(repaint_mask(worn))
             assert (masks[-1][worn.garment > 0.5] == 255).all()
     assert all(np.array_equal(mask, masks[0]) for mask in masks)
+
+
+def test_photos_of_one_item_show_the_same_fabric(small: Path) -> None:
+    """The word on a chest and where stripes lie belong to the item, folds and light to the photo."""
+    lettered = replace(plain("top", colour="white"), pattern="lettered", second="black")
+    frame = Frame(128, 128, 110.0, 0.0, 64.0, 40.0)
+
+    def printed(item: int, photo: int) -> NDArray[np.bool_]:
+        garment = draw_garment(lettered, frame, random.Random(photo), random.Random(item))
+        return (garment.rgb.mean(-1) < 120) & (garment.mask > 0.5)
+
+    assert np.array_equal(printed(1, 1), printed(1, 2))
+    assert len({printed(item, 1).tobytes() for item in range(20)}) > 3
+    assert fabric_of(0, 3).random() == fabric_of(0, 3).random() != fabric_of(0, 4).random()
 
 
 def test_sizes_name_what_they_promise() -> None:

@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
         gradient_checkpointing: recompute activations in the backward pass.
         garment: how garments are read: None, ``branch``, ``branch_full`` (which also holds the unread end of a released checkpoint's copy), or
             ``panels``.
-        garment_heads, garment_hint: of the branch, see :class:`~unifashion_pl.generation.garment.GarmentBranch`.
+        garment_heads, garment_hint, garment_positions: of the branch, see :class:`~unifashion_pl.generation.garment.GarmentBranch`.
         lora: adapters on the U-Net's attentions, or None.
         dtype: of what stays frozen in the U-Net, e.g. ``bfloat16`` on a GPU; what trains is float32. It is applied by
             :meth:`cast_frozen`, since only a freeze policy says what stays.
@@ -86,6 +86,7 @@ class Denoiser(nn.Module):
         garment: Literal["branch", "branch_full", "panels"] | None = None,
         garment_heads: int | None = None,
         garment_hint: Hint = "zero",
+        garment_positions: bool = False,
         lora: UNetLora | None = None,
         dtype: str = "float32",
         channels_last: bool = False,
@@ -109,7 +110,8 @@ class Denoiser(nn.Module):
         extent: Literal["truncated", "full"] = "full" if garment == "branch_full" else "truncated"
         branch = garment in ("branch", "branch_full")
         self.garment_hint: Hint = garment_hint
-        self.garment = GarmentBranch(self.unet, extent=extent, heads=garment_heads, hint=garment_hint) if branch else None
+        options: dict[str, Any] = {"heads": garment_heads, "hint": garment_hint, "positions": garment_positions}
+        self.garment = GarmentBranch(self.unet, extent=extent, **options) if branch else None
         if lora is not None:  # after the copy was made, which trains as a whole
             _add_lora(self.unet, lora)
         if channels_last:
@@ -224,7 +226,7 @@ class Denoiser(nn.Module):
         """A state dict of a simpler denoiser (4 or 9 channels, no garment branch, no LoRA), with what this one has beyond it.
 
         The first convolution gets zero columns, the branch's encoder is a copy of the state's own U-Net, and the rest is as it was
-        initialised. The other way round, a denoiser of 4 channels takes a state of 13 without the columns of person, mask and pose and
+        initialised; so are positions that a branch was trained without. The other way round, a denoiser of 4 channels takes a state of 13 without the columns of person, mask and pose and
         without garment branch: it paints from context alone, which the two do alike. What does not fit otherwise is left as it is, to be
         refused by whoever loads it.
 
@@ -245,7 +247,9 @@ class Denoiser(nn.Module):
             )
         state |= {prefix + plain[n]: tensor for n, tensor in unet.items()}
         state |= {prefix + n: own[n] for n in own if ".lora_" in n and prefix + n not in state}
-        if unet and not any(name.startswith(f"{prefix}garment.") for name in state):
+        if unet and any(name.startswith(f"{prefix}garment.") for name in state):
+            state |= {prefix + n: own[n] for n in own if ".places." in n and prefix + n not in state}
+        elif unet:
             for name in (n for n in own if n.startswith("garment.")):
                 state[prefix + name] = unet.get(name.replace("garment.encoder.", "unet."), own[name])
             if self.garment is not None and self.garment_hint == "latents":

@@ -9,6 +9,7 @@ Letters: B batch, h x w latents, C_h channels of the decoder at a place, C_ref c
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -97,6 +98,8 @@ class GarmentBranch(nn.Module):
         heads: of the cross-attentions; None = the U-Net's own, as StableVITON has it.
         hint: start of the convolution that lets the garment's latents in: ``zero`` (StableVITON), or ``latents``, the U-Net's own way of
             reading latents, so that a short training need not find one. Either way the branch changes nothing at first.
+        positions: tell the cross-attentions where in their pictures the cells of person and garment lie (:class:`PlacedLinear`). StableVITON
+            has nothing of the kind: Stable Diffusion's deep features know their places, those of a small U-Net do not.
 
     Attributes:
         places: see :func:`places`.
@@ -106,7 +109,13 @@ class GarmentBranch(nn.Module):
     """
 
     def __init__(
-        self, unet: Any, *, extent: Literal["truncated", "full"] = "truncated", heads: int | None = None, hint: Hint = "zero"
+        self,
+        unet: Any,
+        *,
+        extent: Literal["truncated", "full"] = "truncated",
+        heads: int | None = None,
+        hint: Hint = "zero",
+        positions: bool = False,
     ) -> None:
         super().__init__()
         if extent not in ("truncated", "full"):
@@ -117,6 +126,10 @@ class GarmentBranch(nn.Module):
         groups = unet.config.norm_num_groups
         self.blocks = nn.ModuleList(_cross_attention(place, groups) for place in self.places)
         self.zero_convs = nn.ModuleList(nn.Conv2d(p.channels, p.channels, 1) for p in self.places)
+        if positions:
+            for attention in map(_attention, self.blocks):
+                width = attention.inner_dim // attention.heads
+                attention.to_q, attention.to_k = PlacedLinear(attention.to_q, width), PlacedLinear(attention.to_k, width)
         for conv in (self.hint, *self.zero_convs):
             for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
@@ -155,8 +168,48 @@ class GarmentBranch(nn.Module):
     def read(self, k: int, h: Tensor, features: list[Tensor], gate: Tensor) -> Tensor:
         """h (B, C_h, h, w) of place ``k`` with what its cross-attention finds, times the gate (B, 1, 1, 1) in 0..1."""
         feature = features[self.places[k].feature]
+        for linear in (_attention(self.blocks[k]).to_q, _attention(self.blocks[k]).to_k):
+            if isinstance(linear, PlacedLinear):
+                linear.grid = (h.shape[-2], h.shape[-1])
         found = self.blocks[k](h, encoder_hidden_states=feature.flatten(2).transpose(1, 2), return_dict=False)[0]
         return h + gate * self.zero_convs[k](found)
+
+
+class PlacedLinear(nn.Linear):
+    """Queries or keys of an attention that also tell where in its picture a cell lies.
+
+    To W x comes P f, f being sines and cosines of the cell's relative coordinates, whatever the picture's size. Queries and keys start with
+    the same P of orthogonal columns, so that a cell of the person first looks at the same place of the garment's picture; what is worn
+    elsewhere is then found from near by.
+
+    Attributes:
+        places: P.
+        grid: (h, w) of the cells, row-major; to be set before each call.
+    """
+
+    #: Half waves per side of the picture.
+    WAVES = (1, 2, 4, 8, 16)
+    #: Of a full match, as it stands in the softmax.
+    LOGIT = 10.0
+
+    def __init__(self, plain: nn.Linear, per_head: int) -> None:
+        super().__init__(plain.in_features, plain.out_features, plain.bias is not None)
+        self.load_state_dict(plain.state_dict())
+        self.places = nn.Linear(4 * len(self.WAVES), plain.out_features, bias=False)
+        # f . f = 2 WAVES, hence the scale by which sqrt(per_head) in the softmax's denominator leaves LOGIT
+        head = torch.eye(per_head, 4 * len(self.WAVES)) * math.sqrt(self.LOGIT * math.sqrt(per_head) / (2 * len(self.WAVES)))
+        self.places.weight.data.copy_(head.repeat(plain.out_features // per_head, 1))
+        self.grid = (1, 1)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """(B, h w, C) -> (B, h w, out)."""
+        h, w = self.grid
+        waves = math.pi * torch.tensor(self.WAVES, device=cells.device)
+        y, x = ((torch.arange(side, device=cells.device) + 0.5).view(-1, 1) / side * waves for side in (h, w))
+        rows, columns = (torch.cat([angle.sin(), angle.cos()], -1) for angle in (y, x))
+        both = torch.cat([rows.unsqueeze(1).expand(-1, w, -1), columns.unsqueeze(0).expand(h, -1, -1)], -1).flatten(0, 1)
+        out: Tensor = super().forward(cells) + self.places(both.to(self.weight.dtype))
+        return out
 
 
 def encoder_copy(unet: Any, *, full: bool = False) -> Any:
@@ -174,6 +227,10 @@ def encoder_copy(unet: Any, *, full: bool = False) -> Any:
     else:
         encoder.down_blocks[-1].downsamplers = None
     return encoder.requires_grad_(True)
+
+
+def _attention(block: Any) -> Any:
+    return block.transformer_blocks[0].attn2
 
 
 def _cross_attention(place: Place, groups: int) -> Any:

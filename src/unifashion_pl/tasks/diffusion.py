@@ -15,7 +15,7 @@ from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.attention import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
 from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, start_noise
-from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, training_noise
+from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, draw_timesteps, training_noise
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.context import build_adapter, fitting, null_token
@@ -53,8 +53,8 @@ class DiffusionModule(TaskModule):
             prompt, which is what a pretrained U-Net knows as no condition.
         max_samples: learn from the first n images of a batch, where contrastive batches are larger than the U-Net can pay for;
             None = all. Of try-on batches always all.
-        snr_gamma: weigh timesteps by min(SNR, gamma) / SNR (Min-SNR, arXiv 2303.09556), so that a short training spends itself on what
-            a picture shows rather than on its grain; None = all alike, as the paper.
+        snr_gamma: draw timesteps in proportion to min(SNR, gamma) / SNR (Min-SNR, arXiv 2303.09556), so that a short training spends
+            itself on what a picture shows rather than on its grain; None = all alike, as the paper.
         noise_offset: of :func:`~unifashion_pl.generation.schedules.training_noise`, so that colours are taken from the conditions and
             not read off the noise; 0 = white noise, as the paper.
         editing: how try-on and design are learned.
@@ -144,7 +144,7 @@ class DiffusionModule(TaskModule):
         return {"q2i": self.diffusion_loss(encoding.queries[:n], batch.prompts[:n], batch.pixels[:n])}
 
     def diffusion_loss(self, queries: Tensor, prompts: list[str], pixels: Tensor) -> Tensor:
-        """Mean squared error between noise and prediction at uniform timesteps: L_q2I.
+        """Mean squared error between noise and prediction at random timesteps: L_q2I (Eqs. 7 and 12).
 
         Args:
             queries: (B, Q, D).
@@ -157,7 +157,7 @@ class DiffusionModule(TaskModule):
         """:meth:`diffusion_loss` after the autoencoder: scaled latents (B, 4, H/f, W/f) float32."""
         noise, timesteps, noisy = self._noised(latents)
         context = self.build_context(queries, prompts, drop=self.training)
-        return self._error(self.denoiser(noisy, timesteps, context).float(), noise, timesteps)
+        return F.mse_loss(self.denoiser(noisy, timesteps, context).float(), noise)
 
     def edit_losses(self, queries: Tensor, batch: EditBatch) -> dict[str, Tensor]:
         """``q2i`` of persons to be repainted, their own picture being the target; optionally ``tv`` and ``flow``.
@@ -175,20 +175,12 @@ class DiffusionModule(TaskModule):
         with recorded(self.denoiser.garment, sorted({*places[0], *places[1]})) as looks:
             eps = self.denoiser(noisy, timesteps, **conditions).float()
         extra = editing.attention_losses(looks, places, batch, conditions, timesteps, self.editing)
-        return {"q2i": self._error(eps, noise, timesteps), **extra}
-
-    def _error(self, eps: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Mean squared error (Eqs. 7 and 12), weighted by timestep if ``snr_gamma`` says so."""
-        if self.snr_gamma is None:
-            return F.mse_loss(eps, noise)
-        signal = self.alpha_bar[timesteps]
-        weights = (self.snr_gamma * (1 - signal) / signal).clamp(max=1.0)
-        return ((eps - noise).square().mean((1, 2, 3)) * weights).mean()
+        return {"q2i": F.mse_loss(eps, noise), **extra}
 
     def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, uniform timesteps (B,), and the latents at them."""
+        """Noise, timesteps (B,), and the latents at them."""
         noise = training_noise(latents, self.noise_offset)
-        timesteps = torch.randint(0, TRAIN_STEPS, (latents.shape[0],), device=latents.device)
+        timesteps = draw_timesteps(latents.shape[0], self.alpha_bar, self.snr_gamma)
         return noise, timesteps, add_noise(latents, noise, timesteps, self.alpha_bar)
 
     def build_context(

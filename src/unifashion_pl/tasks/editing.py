@@ -20,8 +20,8 @@ from unifashion_pl.generation.attention import Looks, flow_error, grid_of, proba
 GREY = 128
 Task = Literal["tryon", "design", "text"]
 TASKS: tuple[Task, ...] = get_args(Task)
-#: Leffa's: attention is softened for the loss, which sees the less noisy half of the steps.
-FLOW_TEMPERATURE, FLOW_STEPS = 2.0, 500
+#: Leffa's: attention is softened for the loss.
+FLOW_TEMPERATURE = 2.0
 
 
 @dataclass
@@ -36,6 +36,7 @@ class EditSettings:
         flow_weight: of the attention's flow error (Leffa: 0.001, in the last stage). It has to see photos: try-on rows alone.
         flow_places: places whose attention carries the garment; None = those between the finest and the lowest level, if
             there is one between, else all.
+        flow_steps: the flow error is taken at timesteps below; Leffa takes the less noisy half.
     """
 
     tasks: dict[str, float] = field(default_factory=lambda: {"tryon": 1.0})
@@ -45,6 +46,7 @@ class EditSettings:
     tv_weight: float = 0.0
     flow_weight: float = 0.0
     flow_places: list[int] | None = None
+    flow_steps: int = 500
 
     def __post_init__(self) -> None:
         if unknown := set(self.tasks) - set(TASKS):
@@ -166,7 +168,7 @@ def attention_losses(
         for k in ks:
             attention = probabilities(looks[k], 1.0 if name == "tv" else FLOW_TEMPERATURE)
             grid = grid_of(attention.shape[1], latents)
-            rows = shown if name == "tv" else shown & batch.has_photo & (timesteps < FLOW_STEPS)
+            rows = shown if name == "tv" else shown & batch.has_photo & (timesteps < settings.flow_steps)
             mask = batch.worn & rows.view(-1, 1, 1, 1)
             if name == "tv":
                 terms.append(total_variation(attention, grid, mask))

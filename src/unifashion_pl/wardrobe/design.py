@@ -15,10 +15,10 @@ from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.layouts import Map
 from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_figure, draw_skeleton, render_worn
-from unifashion_pl.wardrobe.products import Product, make_product
+from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
 from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, colour_phrase
-from unifashion_pl.wardrobe.tryon import person_of, product_of, write_vitonhd
+from unifashion_pl.wardrobe.tryon import fabric_of, person_of, product_of, write_vitonhd
 
 #: Dress Code's category -> the wardrobe's.
 CATEGORIES = {"dresses": ("dress",), "upper_body": UPPER, "lower_body": ("skirt", "trousers")}
@@ -59,7 +59,8 @@ def write_mgd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, 
 def _write_warped(root: Path, person: str, garment: str, size: tuple[int, int], seed: int) -> None:
     """The garment's strokes on another person: the same figure and frame, another product."""
     rng = person_of(seed, int(person.split("_")[0]))
-    worn = render_worn(product_of(seed, int(garment.split("_")[0])), *size, draw_figure(rng), rng, upper=True)
+    number = int(garment.split("_")[0])
+    worn = render_worn(product_of(seed, number), *size, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
     path = root / f"im_sketch_unpaired/{person}_{garment}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(_strokes(worn.sketch)))
@@ -99,15 +100,19 @@ def _write_pairs(path: Path, persons: list[str], garments: list[str]) -> None:
 
 
 def _product(seed: int, category: str, kind: str, number: str) -> Product:
-    return make_product(seed, FIRST[category] + int(number), kind)
+    return make_product(seed, FIRST[category] + int(number), kind, PLAIN_WORN)
 
 
-def _worn(seed: int, category: str, product: Product, number: str, size: tuple[int, int]) -> Worn:
-    """A person whose head is cut off: drawn taller, then cut."""
+def _fabric(seed: int, garment: str) -> random.Random:
+    return random.Random(f"{seed}/dresscode/{garment}/fabric")
+
+
+def _worn(seed: int, category: str, product: Product, number: str, garment: str, size: tuple[int, int]) -> Worn:
+    """Person ``number``, whose head is cut off (drawn taller, then cut), in ``garment``."""
     rng = random.Random(f"{seed}/dresscode/{category}/{number}")
     width, height = size
     cut = round(HEADLESS * height)
-    worn = render_worn(product, width, height + cut, draw_figure(rng), rng)
+    worn = render_worn(product, width, height + cut, draw_figure(rng), rng, _fabric(seed, garment))
     joints = [(x, y - cut, c) if c else (x, y, c) for x, y, c in worn.joints]
     return Worn(
         worn.image.crop((0, cut, width, height + cut)),
@@ -132,7 +137,7 @@ def _write_warped_dresscode(
     seed: int,
 ) -> None:
     product = _product(seed, category, kinds[numbers.index(garment) % len(kinds)], garment)
-    worn = _worn(seed, category, product, person, size)
+    worn = _worn(seed, category, product, person, garment, size)
     path = root / category / f"im_sketch_unpaired/{person}_0_{garment}_1.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(_strokes(worn.sketch)))
@@ -142,8 +147,8 @@ def _write_sample(
     root: Path, category: str, kind: str, split: str, number: str, size: tuple[int, int], seed: int
 ) -> dict[str, Any]:
     product = _product(seed, category, kind, number)
-    worn = _worn(seed, category, product, number, size)
-    shop, _, _ = render_flat(product, *size, random.Random(f"{seed}/dresscode/shop/{number}"))
+    worn = _worn(seed, category, product, number, number, size)
+    shop, _, _ = render_flat(product, *size, random.Random(f"{seed}/dresscode/shop/{number}"), _fabric(seed, number))
     visible = [(x, y, c) if y > 0 else (0.0, 0.0, 0.0) for x, y, c in worn.joints]
     files = {
         f"{category}/images/{number}_0.jpg": encode_jpeg(worn.image),

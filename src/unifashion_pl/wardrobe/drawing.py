@@ -77,8 +77,13 @@ class Garment:
     sketch: Array
 
 
-def draw_garment(product: Product, frame: Frame, rng: random.Random, raised: float = 0.6) -> Garment:
-    """Outline, pattern, folds, collar, seams and buttons of one garment; the caller puts it on a backdrop or a body."""
+def draw_garment(product: Product, frame: Frame, rng: random.Random, fabric: random.Random, raised: float = 0.6) -> Garment:
+    """Outline, pattern, folds, collar, seams and buttons of one garment; the caller puts it on a backdrop or a body.
+
+    Args:
+        rng: the photo: folds and light.
+        fabric: the item: where its pattern lies and what is printed on it. Photos of one item have it in common.
+    """
     torso = fill(frame, shapes.body(product))
     arms = fill(frame, shapes.sleeves(product, raised))
     mask = np.maximum(torso, arms)
@@ -87,7 +92,7 @@ def draw_garment(product: Product, frame: Frame, rng: random.Random, raised: flo
     if hole is not None:
         mask = np.maximum(mask * (1 - fill(frame, [hole], rounded=product.neckline != "v")), flaps)
     x, y = frame.units()
-    rgb = texture(product, x, y, rng, blur_units=0.7 / frame.scale)
+    rgb = texture(product, x, y, fabric, blur_units=0.7 / frame.scale)
     light = _folds(product, x, y, rng) * _volume(mask, torso, arms, frame)
     edge = np.clip((blur(mask, max(0.8, frame.scale * 0.012)) - 0.45) * 2.2, 0, 1)
     light = light * (0.80 + 0.20 * edge)
@@ -204,13 +209,13 @@ def to_image(rgb: Array) -> Image.Image:
 
 
 def render_flat(
-    product: Product, width: int, height: int, rng: random.Random, on_hanger: bool = False
+    product: Product, width: int, height: int, rng: random.Random, fabric: random.Random, on_hanger: bool = False
 ) -> tuple[Image.Image, Array, Array]:
-    """An in-shop photo: picture, garment mask (H, W) 0..1 and sketch strength (H, W)."""
+    """An in-shop photo: picture, garment mask (H, W) 0..1 and sketch strength (H, W); ``rng``, ``fabric`` as in :func:`draw_garment`."""
     frame = flat_frame(product, width, height, rng)
     base = backdrop(width, height, rng)
     if on_hanger:
         wood = hanger(frame, product)[..., None]
         base = base * (1 - wood) + np.array((150, 108, 70), np.float32) * wood
-    garment = draw_garment(product, frame, rng, raised=0.15 if on_hanger else rng.uniform(0.4, 0.9))
+    garment = draw_garment(product, frame, rng, fabric, raised=0.15 if on_hanger else rng.uniform(0.4, 0.9))
     return to_image(composite(base, garment, frame)), garment.mask, garment.sketch

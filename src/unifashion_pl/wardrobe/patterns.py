@@ -67,11 +67,12 @@ def _word(x: Array, y: Array, word: str, width: float) -> Array:
     return np.where(valid, table[np.clip(letter, 0, len(word) - 1), np.clip(row, 0, 4), inside], 0).astype(np.float32)
 
 
-def texture(product: Product, x: Array, y: Array, rng: random.Random, blur_units: float) -> Array:
+def texture(product: Product, x: Array, y: Array, fabric: random.Random, blur_units: float) -> Array:
     """Colours of the fabric.
 
     Args:
         x, y: garment coordinates (H, W).
+        fabric: where the pattern lies on the garment and which word is printed.
         blur_units: width of a pixel in garment units, for anti-aliasing.
 
     Returns:
@@ -80,7 +81,7 @@ def texture(product: Product, x: Array, y: Array, rng: random.Random, blur_units
     base, second = (np.array(COLOURS[c], np.float32) for c in (product.colour, product.second or product.colour))
     if product.colour in ("black",):
         base = base + 10
-    px, py = rng.uniform(0, 1), rng.uniform(0, 1)
+    px, py = fabric.uniform(0, 1), fabric.uniform(0, 1)
     width = 1.6 * blur_units
     cover = np.zeros_like(x)
     if product.pattern == "striped":
@@ -94,7 +95,7 @@ def texture(product: Product, x: Array, y: Array, rng: random.Random, blur_units
         dx, dy, _, _ = _cells(x + px, y + py, 0.135)
         cover = _soft(np.hypot(dx, dy) - 0.034, width)
     elif product.pattern == "lettered":
-        cover = _word(x, y, rng.choice(WORDS), width)
+        cover = _word(x, y, fabric.choice(WORDS), width)
     elif product.pattern == "floral":
         cover, heart = _flowers(x + px, y + py, width)
         rgb = base * (1 - cover[..., None]) + second * cover[..., None]

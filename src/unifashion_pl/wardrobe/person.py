@@ -146,8 +146,10 @@ def worn_frame(width: int, height: int, rng: random.Random, upper: bool) -> Fram
     return Frame(width, height, scale, float(np.deg2rad(rng.uniform(-2.0, 2.0))), cx, cy, (top + bottom) / 2)
 
 
-def render_worn(product: Product, width: int, height: int, figure: Figure, rng: random.Random, upper: bool = False) -> Worn:
-    """Draw a figure in base clothes, then the product on it."""
+def render_worn(
+    product: Product, width: int, height: int, figure: Figure, rng: random.Random, fabric: random.Random, upper: bool = False
+) -> Worn:
+    """Draw a figure in base clothes, then the product on it; ``rng`` and ``fabric`` as in :func:`draw_garment`."""
     frame = worn_frame(width, height, rng, upper)
     parts = _parts(figure)
     covers = {name: fill(frame, outlines) for name, outlines in parts.items()}
@@ -161,7 +163,7 @@ def render_worn(product: Product, width: int, height: int, figure: Figure, rng: 
         rgb = rgb * (1 - alpha) + np.array(colours[name], np.float32) * shade[..., None] * alpha
         _label(parse, dense, name, cover > 0.5, product)
     rgb = _face(frame, rgb)
-    garment = draw_garment(product, frame, rng, raised=figure.raised)
+    garment = draw_garment(product, frame, rng, fabric, raised=figure.raised)
     garment = _behind_head(garment, covers)
     rgb = composite(rgb, garment, frame, shadow=0.30)
     parse[garment.mask > 0.5] = LIP[GARMENT_LABEL[product.category]]

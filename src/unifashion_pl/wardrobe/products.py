@@ -24,9 +24,10 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 #: batch apart, and no model would have to learn shapes.
 FREQUENCIES = dict(zip(COLOURS, (8, 6, 2, 4, 1, 1, 2, 1, 1, 5, 1, 1)))
 PATTERNS = ("plain", "striped", "pinstriped", "checked", "dotted", "floral", "lettered")
-#: Colours of patterns; few of them, and two thirds of all garments are plain, for the same reason.
+#: Colours of patterns; few of them, and two thirds of all garments are plain, for the same reason. Of those that people try on a third is:
+#: there are few of them, and of each pattern enough have to be seen.
 SECONDS = ("black", "white", "red", "yellow")
-PLAIN = 0.65
+PLAIN, PLAIN_WORN = 0.65, 0.35
 SLEEVES = ("none", "short", "long")
 LENGTHS = ("short", "knee", "long")
 NECKLINES = ("round", "v", "collar", "strapless")
@@ -74,11 +75,11 @@ def is_valid(product: Product) -> bool:
     return (product.pattern == "plain") == (product.second == "") and product.second != product.colour
 
 
-def draw_product(rng: random.Random, category: str | None = None) -> Product:
-    """A random valid product."""
+def draw_product(rng: random.Random, category: str | None = None, plain: float = PLAIN) -> Product:
+    """A random valid product, which has no pattern with the chance ``plain``."""
     while True:
         chosen = category or rng.choice(CATEGORIES)
-        pattern = "plain" if rng.random() < PLAIN else rng.choice(PATTERNS[1:])
+        pattern = "plain" if rng.random() < plain else rng.choice(PATTERNS[1:])
         fixed = {"sleeve": "none", "length": "short", "neckline": "round", "buttons": 0}
         values = {name: rng.choice(RULES[chosen].get(name, (value,))) for name, value in fixed.items()}
         second = "" if pattern == "plain" else rng.choice(SECONDS)
@@ -88,9 +89,9 @@ def draw_product(rng: random.Random, category: str | None = None) -> Product:
             return product
 
 
-def make_product(seed: int, index: int, category: str | None = None) -> Product:
+def make_product(seed: int, index: int, category: str | None = None, plain: float = PLAIN) -> Product:
     """Product ``index`` of a catalogue depends on (seed, index) alone, so a larger catalogue keeps the first ones."""
-    return draw_product(random.Random(f"{seed}/product/{index}"), category or CATEGORIES[index % len(CATEGORIES)])
+    return draw_product(random.Random(f"{seed}/product/{index}"), category or CATEGORIES[index % len(CATEGORIES)], plain)
 
 
 def change(product: Product, names: list[str], rng: random.Random) -> Product | None:

@@ -17,21 +17,22 @@ def render_product(product: Product, view: str, size: int, key: str) -> Image.Im
 
     Args:
         view: ``front``, ``hanger``, ``worn`` or ``detail``.
-        key: seeds pose, light, folds, backdrop and pattern phase.
+        key: the item; with the view it seeds pose, light, folds and backdrop, by itself what all views share: where the pattern lies
+            and which word is printed.
 
     Raises:
         ValueError: unknown view.
     """
-    rng = random.Random(f"{key}/{view}")
+    rng, fabric = random.Random(f"{key}/{view}"), random.Random(f"{key}/fabric")
     if view == "worn":
-        return render_worn(product, size, size, draw_figure(rng), rng).image
+        return render_worn(product, size, size, draw_figure(rng), rng, fabric).image
     if view == "detail":
-        large = render_flat(product, size * 3 // 2, size * 3 // 2, rng)[0]
+        large = render_flat(product, size * 3 // 2, size * 3 // 2, rng, fabric)[0]
         left = size // 4 + rng.randint(-size // 16, size // 16)
         return large.crop((left, size // 6, left + size, size // 6 + size))
     if view not in ("front", "hanger"):
         raise ValueError(f"unknown view {view!r}; known are front, hanger, worn, detail")
-    return render_flat(product, size, size, rng, on_hanger=view == "hanger")[0]
+    return render_flat(product, size, size, rng, fabric, on_hanger=view == "hanger")[0]
 
 
 def encode_jpeg(image: Image.Image) -> bytes:

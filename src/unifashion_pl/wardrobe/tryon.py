@@ -14,7 +14,7 @@ from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.layouts import Map
 from unifashion_pl.wardrobe.person import LIP, UPPER, Worn, draw_figure, draw_skeleton, render_worn
-from unifashion_pl.wardrobe.products import Product, make_product
+from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
 from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, SLEEVE_WORDS, colour_phrase
 
@@ -42,8 +42,8 @@ def write_vitonhd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[s
 def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed: int, number: int) -> dict[str, Any]:
     rng, product = person_of(seed, number), product_of(seed, number)
     width, height = size
-    worn = render_worn(product, width, height, draw_figure(rng), rng, upper=True)
-    cloth, cloth_mask, _ = render_flat(product, width, height, rng)
+    worn = render_worn(product, width, height, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
+    cloth, cloth_mask, _ = render_flat(product, width, height, rng, fabric_of(seed, number))
     mask = repaint_mask(worn)
     parse = Image.fromarray(worn.parse)
     parse.putpalette(_palette())
@@ -86,7 +86,12 @@ def person_of(seed: int, number: int) -> random.Random:
 
 def product_of(seed: int, number: int) -> Product:
     """The garment of a pair."""
-    return make_product(seed, 2_000_000 + number, UPPER[number % len(UPPER)])
+    return make_product(seed, 2_000_000 + number, UPPER[number % len(UPPER)], PLAIN_WORN)
+
+
+def fabric_of(seed: int, number: int) -> random.Random:
+    """What its pattern is drawn from: the photo of a garment and the person in it show the same item."""
+    return random.Random(f"{seed}/viton/{number}/fabric")
 
 
 def repaint_mask(worn: Worn) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -21,7 +21,7 @@ from unifashion_pl.wardrobe.layouts import write_fashion200k, write_fashiongen, 
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 from unifashion_pl.wardrobe.variants import VARIANTS
 
-FORMAT = 5
+FORMAT = 6
 #: Layouts that are written only on request: MGD's two parts, and other people's copies of the datasets.
 LAYOUTS = ("mgd", *VARIANTS)
 
