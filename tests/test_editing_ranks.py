@@ -9,26 +9,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import Entry, trained
 from small import tryon_batch
 from test_editing_policies import opened, small
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.data.samples import TryOnBatch
 from unifashion_pl.provenance import whole
 from unifashion_pl.sharding import shard
 from unifashion_pl.tasks import EditSettings
-
-
-class Entry(nn.Module):
-    """DDP enters through ``forward``."""
-
-    def __init__(self, model: UniFashionModule) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: object) -> torch.Tensor:
-        return self.model.training_step({"tryon": batch}, 0)  # type: ignore[dict-item]
 
 
 def built(rank: int) -> UniFashionModule:
@@ -39,17 +30,8 @@ def built(rank: int) -> UniFashionModule:
     return model
 
 
-def trained(model: UniFashionModule, step: object, rank: int) -> list[float]:
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.02)
-    losses = []
-    for number in range(3):
-        torch.manual_seed(10 * number + rank)
-        loss = step(tryon_batch())  # type: ignore[operator]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss))
-    return losses
+def batch(_seed: int) -> TryOnBatch:
+    return tryon_batch()
 
 
 def work(rank: int, store: str, out: str) -> None:
@@ -58,9 +40,9 @@ def work(rank: int, store: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     plain, sharded = built(rank), built(rank)
     # plain DDP, without a search for unused parameters: a branch that one rank skipped would be an error or a hang
-    expected = trained(plain, nn.parallel.DistributedDataParallel(Entry(plain)), rank)
+    expected = trained(plain, nn.parallel.DistributedDataParallel(Entry(plain, "tryon")), batch, rank, 0.02)
     shard(sharded, init_device_mesh("cpu", (2,)))
-    found = trained(sharded, lambda batch: sharded.training_step({"tryon": batch}, 0), rank)
+    found = trained(sharded, Entry(sharded, "tryon"), batch, rank, 0.02)
     difference = max(
         float((whole(a.detach()) - b.detach()).abs().max()) for a, b in zip(sharded.parameters(), plain.parameters())
     )

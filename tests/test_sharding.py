@@ -11,11 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ranks import Entry, trained
 from small import images, pair_batch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.provenance import whole
 from unifashion_pl.sharding import BLOCKS, blocks_of, gather, release, shard, shards_of
 
@@ -35,34 +37,13 @@ model:
 """
 
 
-class Entry(nn.Module):
-    """DDP enters through ``forward``."""
-
-    def __init__(self, model: UniFashionModule) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: object) -> torch.Tensor:
-        return self.model.training_step({"pairs": batch}, 0)  # type: ignore[dict-item]
-
-
 def built(folder: Path) -> UniFashionModule:
     torch.manual_seed(0)
     return UniFashionModule.from_config(["phase1.yaml", folder / "overlay.yaml"])
 
 
-def trained(model: UniFashionModule, step: object, rank: int) -> list[float]:
-    """Losses of three steps of SGD, each rank on pairs of its own."""
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    losses = []
-    for number in range(3):
-        torch.manual_seed(10 * number + rank)
-        loss = step(pair_batch(images=images(4, 64, 10 * number + rank)))  # type: ignore[operator]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss))
-    return losses
+def batch(seed: int) -> PairBatch:
+    return pair_batch(images=images(4, 64, seed))
 
 
 def work(rank: int, store: str, out: str) -> None:
@@ -71,11 +52,11 @@ def work(rank: int, store: str, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     plain = built(Path(store).parent)
     sharded = copy.deepcopy(plain)
-    expected = trained(plain, nn.parallel.DistributedDataParallel(Entry(plain)), rank)
+    expected = trained(plain, nn.parallel.DistributedDataParallel(Entry(plain, "pairs")), batch, rank, 0.05)
     before = sum(p.numel() for p in sharded.parameters())
     shard(sharded, init_device_mesh("cpu", (2,)))
     local = sum(p.to_local().numel() if hasattr(p, "to_local") else p.numel() for p in sharded.parameters())
-    found = trained(sharded, lambda batch: sharded.training_step({"pairs": batch}, 0), rank)
+    found = trained(sharded, Entry(sharded, "pairs"), batch, rank, 0.05)
     difference = max(
         float((whole(a.detach()) - b.detach()).abs().max()) for a, b in zip(sharded.parameters(), plain.parameters())
     )

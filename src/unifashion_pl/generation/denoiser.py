@@ -226,9 +226,9 @@ class Denoiser(nn.Module):
         """A state dict of a simpler denoiser (4 or 9 channels, no garment branch, no LoRA), with what this one has beyond it.
 
         The first convolution gets zero columns, the branch's encoder is a copy of the state's own U-Net, and the rest is as it was
-        initialised; so are positions that a branch was trained without. The other way round, a denoiser of 4 channels takes a state of 13 without the columns of person, mask and pose and
-        without garment branch: it paints from context alone, which the two do alike. What does not fit otherwise is left as it is, to be
-        refused by whoever loads it.
+        initialised; so are the positions of a branch that was trained without. The other way round, a denoiser of 4 channels takes a
+        state of 13 without the columns of person, mask and pose and without garment branch: it paints from context alone, which the two
+        do alike. What does not fit otherwise is left as it is, to be refused by whoever loads it.
 
         Args:
             prefix: of this denoiser's names in ``state``.
