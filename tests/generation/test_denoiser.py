@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from small import UNET
 from torch import Tensor
 
 from unifashion_pl.generation import SD1_UNET, Denoiser
 from unifashion_pl.generation.denoiser import UNetLora, widen_input
+from unifashion_pl.generation.schedules import PROCESS
 
 T = torch.tensor([3, 700])
 
@@ -241,3 +242,31 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         denoiser(13)(LATENTS, T, CONTEXT, keep=PERSON)
     with pytest.raises(ValueError, match=r"person has shape \(1, 4, 4, 6\), expected \(2, 4, 4, 6\)"):
         denoiser(13)(LATENTS, T, CONTEXT, person=PERSON[:1])
+
+
+@torch.no_grad()
+def test_v_is_turned_into_the_noise_as_diffusers_does() -> None:
+    """The U-Net's output read as v gives the eps, and the picture, of diffusers' own v-prediction."""
+    plain, model = denoiser(13), denoiser(13, prediction="v")
+    conditions = {"person": PERSON, "keep": KEEP, "pose": POSE}
+    v, eps = plain(LATENTS, T, CONTEXT, **conditions), model(LATENTS, T, CONTEXT, **conditions)
+    theirs = {
+        kind: DDIMScheduler(**{**PROCESS, "prediction_type": kind}, clip_sample=False) for kind in ("epsilon", "v_prediction")
+    }
+    for scheduler in theirs.values():
+        scheduler.set_timesteps(1000)
+    for row, t in enumerate(T.tolist()):
+        clean = theirs["v_prediction"].step(v[row], t, LATENTS[row]).pred_original_sample
+        ours = theirs["epsilon"].step(eps[row], t, LATENTS[row]).pred_original_sample
+        torch.testing.assert_close(ours, clean, atol=1e-4, rtol=1e-4)
+
+
+def test_weights_say_what_they_predict_and_a_config_can_overrule_them() -> None:
+    v = {f"head.{name}": tensor for name, tensor in denoiser(prediction="v").state_dict().items()}
+    older = {name: tensor for name, tensor in v.items() if not name.endswith("predicts_v")}
+    for prediction, state, expected in ((None, v, 1), (None, older, 0), ("epsilon", v, 0), ("v", older, 1), ("v", v, 1)):
+        model = denoiser(prediction=prediction)
+        model.load_state_dict({name.removeprefix("head."): t for name, t in model.completed(state, "head.").items()})
+        assert int(model.predicts_v) == expected
+    with pytest.raises(ValueError, match=r"unknown prediction 'x0'; known are epsilon, v"):
+        denoiser(prediction="x0")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
+from unifashion_pl.generation.schedules import alphas_cumprod
 from unifashion_pl.weights.files import floating, load_part
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
@@ -65,12 +66,18 @@ class Denoiser(nn.Module):
         dtype: of what stays frozen in the U-Net, e.g. ``bfloat16`` on a GPU; what trains is float32. It is applied by
             :meth:`cast_frozen`, since only a freeze policy says what stays.
         channels_last: keep convolutions in channels-last memory, which many CPUs and bf16 GPUs are faster with.
+        prediction: what the U-Net itself gives: ``epsilon`` (Stable Diffusion 1.x), or ``v`` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0
+            (arXiv 2202.00512; Stable Diffusion 2.x at 768). :meth:`forward` returns eps either way. A narrow U-Net cannot repeat noise
+            exactly, and at late timesteps what it misses is more than the picture; with ``v`` the noise is taken from its input.
+            None = what the weights that are loaded were trained for (:attr:`predicts_v`), else epsilon. A value holds whatever they
+            were trained for: training goes over from one to the other within a few hundred steps.
 
     Attributes:
         unet: the diffusers model.
         garment: the garment branch, or None.
         panels: whether garments are read from a second panel.
         context_width: C, width of the context tokens.
+        predicts_v: 1 or 0, kept in checkpoints, because it belongs to the weights.
 
     Raises:
         ValueError: not exactly one of source and config, neither 4 nor 13 channels, or an unknown way to read garments.
@@ -90,6 +97,7 @@ class Denoiser(nn.Module):
         lora: UNetLora | None = None,
         dtype: str = "float32",
         channels_last: bool = False,
+        prediction: Literal["epsilon", "v"] | None = None,
     ) -> None:
         super().__init__()
         self.frozen_dtype = floating(dtype)
@@ -106,6 +114,13 @@ class Denoiser(nn.Module):
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.context_width: int = self.unet.config.cross_attention_dim
+        if prediction not in ("epsilon", "v", None):
+            raise ValueError(f"unknown prediction {prediction!r}; known are epsilon, v")
+        self.prediction = prediction
+        self.predicts_v: Tensor
+        self.register_buffer("predicts_v", torch.tensor(int(prediction == "v")))
+        self.alpha_bar: Tensor
+        self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
         self.panels = garment == "panels"
         extent: Literal["truncated", "full"] = "full" if garment == "branch_full" else "truncated"
         branch = garment in ("branch", "branch_full")
@@ -180,7 +195,10 @@ class Denoiser(nn.Module):
             self._check_garment(garment, latents)
         given, context = given.to(self.dtype), context.to(self.dtype)
         with self._autocast(latents.device):
-            return self._predict(given, timesteps, context, garment, gate).to(latents.dtype)
+            out = self._predict(given, timesteps, context, garment, gate).to(latents.dtype)
+        signal = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
+        eps = (signal.sqrt() * out + (1 - signal).sqrt() * latents).to(latents.dtype)
+        return torch.where(self.predicts_v > 0, eps, out)  # a branch on a tensor would break torch.compile's graph
 
     def _predict(
         self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor | None, gate: Tensor | None
@@ -226,7 +244,8 @@ class Denoiser(nn.Module):
         """A state dict of a simpler denoiser (4 or 9 channels, no garment branch, no LoRA), with what this one has beyond it.
 
         The first convolution gets zero columns, the branch's encoder is a copy of the state's own U-Net, and the rest is as it was
-        initialised; so are the positions of a branch that was trained without. The other way round, a denoiser of 4 channels takes a
+        initialised; so are the positions of a branch that was trained without. ``predicts_v`` is the state's unless :attr:`prediction`
+        says otherwise. The other way round, a denoiser of 4 channels takes a
         state of 13 without the columns of person, mask and pose and without garment branch: it paints from context alone, which the two
         do alike. What does not fit otherwise is left as it is, to be refused by whoever loads it.
 
@@ -247,6 +266,8 @@ class Denoiser(nn.Module):
             )
         state |= {prefix + plain[n]: tensor for n, tensor in unet.items()}
         state |= {prefix + n: own[n] for n in own if ".lora_" in n and prefix + n not in state}
+        if unet and (self.prediction is not None or f"{prefix}predicts_v" not in state):
+            state[f"{prefix}predicts_v"] = own["predicts_v"]
         if unet and any(name.startswith(f"{prefix}garment.") for name in state):
             state |= {prefix + n: own[n] for n in own if ".places." in n and prefix + n not in state}
         elif unet:
