@@ -273,7 +273,7 @@ def test_the_context_is_a_set_of_tokens() -> None:
 @torch.no_grad()
 def test_it_is_one_graph() -> None:
     """The whole denoiser: with ``fullgraph`` a break is an error."""
-    model = opened(denoiser(config=UNET))
+    model = opened(denoiser(config=UNET, garment_positions=True, prediction="v"))
     given: dict[str, Tensor] = {**CONDITIONS, "garment": GARMENT, "gate": torch.tensor([1.0, 0.0])}
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(LATENTS, T, CONTEXT, **given), model(LATENTS, T, CONTEXT, **given), atol=1e-6, rtol=0)
