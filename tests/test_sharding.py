@@ -80,7 +80,9 @@ def test_two_shards_train_as_two_copies_do(tmp_path: Path) -> None:
     mp.start_processes(work, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"out.{rank}") for rank in range(2)]
     for rank in ranks:
-        assert rank["found"] == pytest.approx(rank["expected"], rel=2e-4)
+        assert rank["found"][0] == pytest.approx(rank["expected"][0], rel=1e-5)
+        # what the bf16 LLM hands back is rounded differently on different CPUs
+        assert rank["found"] == pytest.approx(rank["expected"], rel=1e-3)
         assert rank["expected"][0] != rank["expected"][2]
         assert rank["difference"] < 1e-3
         assert 0.49 < rank["share"] < 0.55

@@ -196,7 +196,7 @@ class Denoiser(nn.Module):
         given, context = given.to(self.dtype), context.to(self.dtype)
         with self._autocast(latents.device):
             out = self._predict(given, timesteps, context, garment, gate).to(latents.dtype)
-        signal = self.alpha_bar[timesteps].view(-1, 1, 1, 1)
+        signal = self.alpha_bar.index_select(0, timesteps).view(-1, 1, 1, 1)
         eps = (signal.sqrt() * out + (1 - signal).sqrt() * latents).to(latents.dtype)
         return torch.where(self.predicts_v > 0, eps, out)  # a branch on a tensor would break torch.compile's graph
 
