@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def work(rank: int, store: str, out: str) -> None:
         results.append((value / 2, [p.grad for p in model.parameters()]))
     if rank == 0:
         torch.save(results, out)
-    del model  # DDP's reducer must not outlive the group
+    del model, loss  # DDP's reducer, which the graph holds too, must not outlive the group
+    gc.collect()
     dist.barrier()
     dist.destroy_process_group()
 
