@@ -32,8 +32,8 @@ def painter() -> UniFashionModule:
     return small.painter()
 
 
-def evaluated(painter: UniFashionModule, batches: list[TryOnBatch], most: int | None = None) -> Outcome:
-    evaluation = EditEvaluation(batches[0].dataset, most, 0, steps=2)
+def evaluated(painter: UniFashionModule, batches: list[TryOnBatch], most: int | None = None, **settings: Any) -> Outcome:
+    evaluation = EditEvaluation(batches[0].dataset, most, 0, steps=2, **settings)
     for batch in batches:
         evaluation.update(batch)
     return evaluation.finish(Team(False), painter)
@@ -69,9 +69,12 @@ def test_variants_follow_what_the_data_has(changes: dict[str, Any], expected: li
     assert [v.name for v in variants_of(tryon_batch(**changes))] == expected
 
 
-def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModule) -> None:
+@pytest.mark.parametrize("garment_guidance", [1.0, 2.5])
+def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModule, garment_guidance: float) -> None:
     batch = tryon_batch()
-    outcome = evaluated(painter, [batch])
+    outcome = evaluated(painter, [batch], garment_guidance=garment_guidance)
+    protocols = {record.protocol for record in outcome.records}
+    assert all((",garment_guidance=2.5," in protocol) == (garment_guidance == 2.5) for protocol in protocols)
     line = next(line for line in outcome.lines["edits"] if line["id"] == "v1")
     head = painter.diffusion_head
     assert head is not None
@@ -81,7 +84,15 @@ def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModu
         row = taken(rows, [i])
         queries = painter.backbone.encode(row).queries
         guidance = 1.0 if variant.kind == "tryon" else 5.0
-        made = head.paint(queries, row, seeds=[noise_seed(0, "v1")], sampler="fast", steps=2, guidance=guidance)[0]
+        made = head.paint(
+            queries,
+            row,
+            seeds=[noise_seed(0, "v1")],
+            sampler="fast",
+            steps=2,
+            guidance=guidance,
+            garment_guidance=garment_guidance,
+        )[0]
         found = picture(outcome, line["made"][variant.name]["file"])
         assert (made.int() - found.int()).abs().max() <= 1, variant.name
     withheld, shown = (picture(outcome, line["made"][name]["file"]) for name in NAMES[1::-1])

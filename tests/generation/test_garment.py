@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import ControlNetModel, UNet2DConditionModel
 from small import UNET
 from torch import Tensor, nn
 
 from unifashion_pl.generation import SD1_UNET, Denoiser, GarmentBranch, UNetLora
+from unifashion_pl.generation.attention import probabilities, recorded
 from unifashion_pl.generation.garment import PlacedLinear, denoise, places
 
 #: Three levels, two layers each, attention everywhere but at the lowest: Stable Diffusion's form.
@@ -124,23 +126,56 @@ def test_a_closed_gate_is_the_plain_unet_and_a_zero_hint_is_not(garment: str) ->
     assert (zero_hint - plain).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("logit", PlacedLinear.LOGITS)
 @pytest.mark.parametrize("heads", [1, 2])
-def test_with_positions_a_cell_first_looks_at_the_same_place_of_the_garment(heads: int) -> None:
-    """Against the closed form: the match of two cells is LOGIT times the mean cosine of their distances in half waves."""
+def test_with_positions_a_cell_first_looks_where_its_coordinates_say(heads: int, logit: float) -> None:
+    """Against the closed form: the match of two cells is the logit times the mean cosine of their distances in half waves."""
     plain, placed = nn.Linear(12, 64), nn.Linear(7, 64)
-    asks, answers = PlacedLinear(plain, 64 // heads), PlacedLinear(placed, 64 // heads)
+    asks, answers = PlacedLinear(plain, 64 // heads, logit), PlacedLinear(placed, 64 // heads, logit)
     asks.grid = answers.grid = (6, 4)
     cells, garment = random(2, 24, 12, seed=1), random(2, 24, 7, seed=2)
-    q, k = asks(cells) - plain(cells), answers(garment) - placed(garment)
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
-    logits = q @ k.transpose(-1, -2) / (64 / heads) ** 0.5
-    y, x = np.divmod(np.arange(24), 4)
     waves = np.pi * np.array(PlacedLinear.WAVES)
-    distances = [(side[:, None] - side) / n for side, n in ((y, 6), (x, 4))]
-    expected = np.mean([np.cos(d[..., None] * waves).mean(-1) for d in distances], 0) * PlacedLinear.LOGIT
-    for found in logits.flatten(0, 1):
-        np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-4)
-    assert (expected.argmax(1) == np.arange(24)).all()
+    y, x = np.divmod(np.arange(24), 4)
+    keys = np.stack([(x + 0.5) / 4, (y + 0.5) / 6], -1)
+    np.testing.assert_allclose(answers.own(torch.device("cpu")).numpy(), keys, atol=1e-6)
+    moved = torch.rand(2, 24, 2, generator=torch.Generator().manual_seed(3))
+    for at in (None, moved):
+        asks.at = at
+        q, k = asks(cells) - plain(cells), answers(garment) - placed(garment)
+        q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
+        logits = (q @ k.transpose(-1, -2) / (64 / heads) ** 0.5).detach().numpy()
+        asked = np.broadcast_to(keys, (2, 24, 2)) if at is None else at.numpy()
+        distances = asked[:, :, None] - keys
+        expected = np.cos(distances[..., None] * waves).mean((-2, -1)) * logit
+        for head in range(heads):
+            np.testing.assert_allclose(logits[:, head], expected, atol=1e-4)
+        if at is None:
+            assert (expected.argmax(-1) == np.arange(24)).all()
+
+
+@torch.no_grad()
+def test_each_place_starts_where_the_one_before_looked() -> None:
+    """``found`` is the mean of the keys' coordinates under the probabilities; a print at the place found is what comes back."""
+    model = opened(denoiser(garment_positions=True))
+    branch = model.garment
+    assert branch is not None
+    asked: list[Tensor | None] = []
+    for k in range(len(branch.places)):
+        layer: Any = branch.blocks[k].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
+        layer.to_q.register_forward_hook(lambda linear, _a, _o: asked.append(linear.at))
+    with recorded(branch, range(len(branch.places))) as looks:
+        model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    assert asked[0] is None
+    h, w = LATENTS.shape[-2:]
+    for k in range(1, len(branch.places)):
+        before: Any = branch.blocks[k - 1].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
+        # probabilities() projects again: with the coordinates of that call, which the layer still has
+        weights = probabilities(looks[k - 1])
+        centres = weights @ before.to_k.own(weights.device)
+        grid, finer = before.to_k.grid, branch.blocks[k].transformer_blocks[0].attn2.to_k.grid  # type: ignore[index, union-attr]
+        expected = F.interpolate(centres.transpose(1, 2).unflatten(2, grid), finer, mode="bilinear").flatten(2).transpose(1, 2)
+        torch.testing.assert_close(asked[k], expected, atol=1e-5, rtol=0)
+    assert finer == (h, w)
 
 
 @torch.no_grad()

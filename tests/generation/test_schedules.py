@@ -65,9 +65,9 @@ def test_timesteps_are_drawn_as_often_as_min_snr_weighs_them() -> None:
     alpha_bar = alphas_cumprod()
     level = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
     snr = level / (1 - level)
-    for gamma in (0.05, 1.0):
-        weights = np.minimum(snr, gamma) / snr
-        drawn = draw_timesteps(200_000, alpha_bar, gamma).numpy()
+    for gamma, velocity in ((0.05, False), (1.0, torch.tensor(0)), (1.0, torch.tensor(1)), (0.004, True)):
+        weights = np.minimum(snr, gamma) / (snr + float(velocity))
+        drawn = draw_timesteps(200_000, alpha_bar, gamma, velocity).numpy()
         for quantity in (np.arange(1000), np.sqrt(level)):
             expected = (weights * quantity).sum() / weights.sum()
             assert quantity[drawn].mean() == pytest.approx(expected, rel=0.01)

@@ -48,23 +48,35 @@ def is_null(module: DiffusionModule, context: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("n", "gamma", "offset"), [(1, None, 0.0), (4, None, 0.0), (4, 1.0, 0.0), (4, 0.05, 0.5)])
-def test_the_loss_is_the_error_of_the_noise_predicted_from_the_noisy_latents(
-    n: int, gamma: float | None, offset: float
+@pytest.mark.parametrize(
+    ("n", "gamma", "offset", "v"),
+    [
+        (1, None, 0.0, False),
+        (4, None, 0.0, False),
+        (4, 1.0, 0.0, False),
+        (4, 0.05, 0.5, False),
+        (4, None, 0.0, True),
+        (4, 0.05, 0.5, True),
+    ],
+)
+def test_the_loss_is_the_error_of_what_the_unet_gives_for_the_noisy_latents(
+    n: int, gamma: float | None, offset: float, v: bool
 ) -> None:
     module = head(snr_gamma=gamma, noise_offset=offset).eval()
+    module.denoiser.predicts_v.fill_(int(v))
     torch.manual_seed(5)
     loss = module.diffusion_loss(queries(n), TEXTS[:n], pixels(n))
     torch.manual_seed(5)
     latents = module.vae.encode(pixels(n), sample=True)
-    noise, t = training_noise(latents, offset), draw_timesteps(n, module.alpha_bar, gamma)
+    noise, t = training_noise(latents, offset), draw_timesteps(n, module.alpha_bar, gamma, v)
     level = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.numpy()].reshape(-1, 1, 1, 1)
     noisy = np.sqrt(level) * latents.numpy() + np.sqrt(1 - level) * noise.numpy()
+    target = np.sqrt(level) * noise.numpy() - np.sqrt(1 - level) * latents.numpy() if v else noise.numpy()
     assert module.adapter is not None
     assert module.text_encoder is not None
     context = torch.cat([module.adapter(queries(n)), module.text_encoder(TEXTS[:n])], 1)
-    eps = module.denoiser.unet(torch.from_numpy(noisy).float(), t, encoder_hidden_states=context).sample
-    assert float(loss) == pytest.approx(float(np.mean((eps.numpy() - noise.numpy()) ** 2)), rel=1e-5)
+    out = module.denoiser.unet(torch.from_numpy(noisy).float(), t, encoder_hidden_states=context).sample
+    assert float(loss) == pytest.approx(float(np.mean((out.numpy() - target) ** 2)), rel=1e-4)
 
 
 def test_timesteps_are_uniform_and_every_sample_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ class EditEvaluation:
         most: persons, drawn by hash; None = all.
         seed: of the drawing and of the noise.
         sampler, steps, guidance: of the diffusion head; None = its default for the task.
+        garment_guidance: by what the garment branch sees; 1 = none.
         weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of try-on (arguments of that name).
     """
 
@@ -103,16 +104,19 @@ class EditEvaluation:
         sampler: str = SAMPLER,
         steps: int | None = None,
         guidance: float | None = None,
+        garment_guidance: float = 1.0,
         weights: dict[str, str] | None = None,
     ) -> None:
         self.dataset, self.seed, self.guidance = dataset, seed, guidance
-        self.settings: dict[str, Any] = {"sampler": sampler, "steps": steps}
+        self.settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "garment_guidance": garment_guidance}
         self.scores = ImageScores(task=f"{dataset}/{self._made('tryon', guidance)}", **weights) if weights else None  # type: ignore[arg-type]
         self.chosen: Chosen[TryOnBatch] = Chosen(most, seed)
 
     def _made(self, name: str, guidance: float | None) -> str:
         steps = "" if self.settings["steps"] is None else f",steps={self.settings['steps']}"
         scale = "" if guidance is None else f",guidance={guidance:g}"
+        if (garment := self.settings["garment_guidance"]) != 1.0:
+            scale += f",garment_guidance={garment:g}"
         return f"{name}(sampler={self.settings['sampler']}{steps}{scale},start=noise,paste_back=off,seed={self.seed})"
 
     def update(self, batch: TryOnBatch) -> None:

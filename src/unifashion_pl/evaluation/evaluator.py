@@ -50,6 +50,7 @@ class Evaluator:
         validation_captions, validation_images: the same in validation.
         image_seeds: one image per sample and seed.
         sampler, guidance, steps: of the diffusion head; None = its default.
+        garment_guidance: of repainted persons, by what the garment branch sees; 1 = none.
         image_weights: local weights for FID and KID (``inception``), LPIPS (``lpips``) and CLIP-S (``clip``) of reconstructed
             images in test, arguments of :class:`~unifashion_pl.metrics.ImageScores`; those that are not named are left out, SSIM
             needs none.
@@ -78,6 +79,7 @@ class Evaluator:
         sampler: str = "fast",
         guidance: float | None = None,
         steps: int | None = None,
+        garment_guidance: float = 1.0,
         image_weights: dict[str, str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
@@ -94,6 +96,7 @@ class Evaluator:
         self.images = {"validation": validation_images, "test": max_images}
         self.edits = max_edits
         self.image_seeds, self.sampler, self.guidance, self.steps = tuple(image_seeds), sampler, guidance, steps
+        self.garment_guidance = garment_guidance
         self.image_weights = dict(image_weights or {})
         self.num_beams, self.max_new_tokens, self.batch_size = num_beams, max_new_tokens, batch_size
         self.word_checks = word_checks if word_checks is not None else {"category": list(GARMENTS), "colour": list(COLOURS)}
@@ -165,7 +168,8 @@ class Evaluator:
             return CaptionEvaluation(dataset, most, self.word_checks, self.shown, self.seed, self.batch_size, **generation)
         weights = self.image_weights if test else None
         if kind == "edits":
-            return EditEvaluation(dataset, self.edits, self.seed, self.sampler, self.steps, self.guidance, weights)
+            scales = (self.guidance, self.garment_guidance)
+            return EditEvaluation(dataset, self.edits, self.seed, self.sampler, self.steps, *scales, weights)
         most_images = self.images[self.stage] or 0
         settings = (self.sampler, self.guidance, self.steps, weights)
         return ImageEvaluation(dataset, most_images, self.image_seeds, self.seed, *settings)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Options of a U-Net of which :func:`denoise` knows Stable Diffusion 1.x's choice alone.
@@ -127,9 +128,11 @@ class GarmentBranch(nn.Module):
         self.blocks = nn.ModuleList(_cross_attention(place, groups) for place in self.places)
         self.zero_convs = nn.ModuleList(nn.Conv2d(p.channels, p.channels, 1) for p in self.places)
         if positions:
-            for attention in map(_attention, self.blocks):
-                width = attention.inner_dim // attention.heads
-                attention.to_q, attention.to_k = PlacedLinear(attention.to_q, width), PlacedLinear(attention.to_k, width)
+            for k, attention in enumerate(map(_attention, self.blocks)):
+                width, logit = attention.inner_dim // attention.heads, PlacedLinear.LOGITS[k > 0]
+                attention.to_q = PlacedLinear(attention.to_q, width, logit)
+                attention.to_k = PlacedLinear(attention.to_k, width, logit)
+                attention.set_processor(Finding())
         for conv in (self.hint, *self.zero_convs):
             for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
@@ -165,50 +168,91 @@ class GarmentBranch(nn.Module):
                 features += outputs
         return features
 
-    def read(self, k: int, h: Tensor, features: list[Tensor], gate: Tensor) -> Tensor:
-        """h (B, C_h, h, w) of place ``k`` with what its cross-attention finds, times the gate (B, 1, 1, 1) in 0..1."""
-        feature = features[self.places[k].feature]
-        for linear in (_attention(self.blocks[k]).to_q, _attention(self.blocks[k]).to_k):
-            if isinstance(linear, PlacedLinear):
-                linear.grid = (h.shape[-2], h.shape[-1])
-        found = self.blocks[k](h, encoder_hidden_states=feature.flatten(2).transpose(1, 2), return_dict=False)[0]
-        return h + gate * self.zero_convs[k](found)
+    def read(
+        self, k: int, h: Tensor, features: list[Tensor], gate: Tensor, found: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """h (B, C_h, h, w) of place ``k`` with what its cross-attention finds, times the gate (B, 1, 1, 1) in 0..1.
+
+        Args:
+            found: of the place before.
+
+        Returns:
+            h, and with positions (B, 2, h, w): where in the garment's picture each cell looked, x and y in 0..1.
+        """
+        grid = (h.shape[-2], h.shape[-1])
+        attention = _attention(self.blocks[k])
+        placed = isinstance(attention.to_q, PlacedLinear)
+        if placed:
+            attention.to_q.grid = attention.to_k.grid = grid
+            attention.to_q.at = (
+                None if found is None else F.interpolate(found, grid, mode="bilinear").flatten(2).transpose(1, 2)
+            )
+        tokens = features[self.places[k].feature].flatten(2).transpose(1, 2)
+        read = self.blocks[k](h, encoder_hidden_states=tokens, return_dict=False)[0]
+        found = attention.processor.found.transpose(1, 2).unflatten(2, grid) if placed else None
+        return h + gate * self.zero_convs[k](read), found
 
 
 class PlacedLinear(nn.Linear):
-    """Queries or keys of an attention that also tell where in its picture a cell lies.
+    """Queries or keys of an attention that also tell where in the garment's picture a cell lies, or looks.
 
-    To W x comes P f, f being sines and cosines of the cell's relative coordinates, whatever the picture's size. Queries and keys start with
-    the same P of orthogonal columns, so that a cell of the person first looks at the same place of the garment's picture; what is worn
-    elsewhere is then found from near by.
+    To W x comes P f, f being sines and cosines of relative coordinates, whatever the picture's size. Queries and keys start with the same P
+    of orthogonal columns, so that a cell looks where its coordinates say. Keys have their own coordinates, and so have the queries of the
+    coarsest place: what is worn elsewhere is found from near by. Queries of every later place have the coordinates that the place before
+    found, and hit them sharply: a print survives only if few cells are averaged.
 
     Attributes:
         places: P.
         grid: (h, w) of the cells, row-major; to be set before each call.
+        at: (B, h w, 2) coordinates x, y in 0..1 instead of the cells' own, or None.
     """
 
     #: Half waves per side of the picture.
     WAVES = (1, 2, 4, 8, 16)
-    #: Of a full match, as it stands in the softmax.
-    LOGIT = 10.0
+    #: Of a full match, as it stands in the softmax: of the first place and of later ones.
+    LOGITS = (10.0, 20.0)
 
-    def __init__(self, plain: nn.Linear, per_head: int) -> None:
+    def __init__(self, plain: nn.Linear, per_head: int, logit: float) -> None:
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None)
         self.load_state_dict(plain.state_dict())
         self.places = nn.Linear(4 * len(self.WAVES), plain.out_features, bias=False)
-        # f . f = 2 WAVES, hence the scale by which sqrt(per_head) in the softmax's denominator leaves LOGIT
-        head = torch.eye(per_head, 4 * len(self.WAVES)) * math.sqrt(self.LOGIT * math.sqrt(per_head) / (2 * len(self.WAVES)))
+        # f . f = 2 WAVES, hence the scale by which sqrt(per_head) in the softmax's denominator leaves the logit
+        head = torch.eye(per_head, 4 * len(self.WAVES)) * math.sqrt(logit * math.sqrt(per_head) / (2 * len(self.WAVES)))
         self.places.weight.data.copy_(head.repeat(plain.out_features // per_head, 1))
         self.grid = (1, 1)
+        self.at: Tensor | None = None
+
+    def own(self, device: torch.device) -> Tensor:
+        """(h w, 2) x, y in 0..1 of the cells' centres."""
+        h, w = self.grid
+        y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (h, w))
+        return torch.stack([x.expand(h, w), y.view(-1, 1).expand(h, w)], -1).flatten(0, 1)
 
     def forward(self, cells: Tensor) -> Tensor:
         """(B, h w, C) -> (B, h w, out)."""
-        h, w = self.grid
-        waves = math.pi * torch.tensor(self.WAVES, device=cells.device)
-        y, x = ((torch.arange(side, device=cells.device) + 0.5).view(-1, 1) / side * waves for side in (h, w))
-        rows, columns = (torch.cat([angle.sin(), angle.cos()], -1) for angle in (y, x))
-        both = torch.cat([rows.unsqueeze(1).expand(-1, w, -1), columns.unsqueeze(0).expand(h, -1, -1)], -1).flatten(0, 1)
-        out: Tensor = super().forward(cells) + self.places(both.to(self.weight.dtype))
+        at = self.own(cells.device) if self.at is None else self.at
+        angles = at.flip(-1).unsqueeze(-1) * (math.pi * torch.tensor(self.WAVES, device=cells.device))  # y first
+        waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
+        out: Tensor = super().forward(cells) + self.places(waves.to(self.weight.dtype))
+        return out
+
+
+class Finding:
+    """Attention as diffusers' own processors compute it, that also tells where it looked.
+
+    Attributes:
+        found: (B, h w, 2) mean coordinates x, y in 0..1 of what the queries of the last call attended to, heads averaged.
+    """
+
+    found: Tensor
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None) -> Tensor:
+        projected = (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
+        coordinates = attn.to_k.own(v.device).to(v.dtype).expand(*v.shape[:2], -1, -1)
+        read = F.scaled_dot_product_attention(q, k, torch.cat([v, coordinates], -1))
+        self.found = read[..., -2:].mean(1)
+        out: Tensor = attn.to_out[1](attn.to_out[0](read[..., :-2].transpose(1, 2).flatten(2)))
         return out
 
 
@@ -273,11 +317,11 @@ def denoise(
         sample, outputs = _down(block, sample, embedded, context)
         skips += outputs
     sample = unet.mid_block(sample, embedded, encoder_hidden_states=context)
-    k = 0
+    k, found = 0, None
     for i, block in enumerate(unet.up_blocks):
         for layer in range(len(block.resnets)):
             if i > 0:
-                sample = branch.read(k, sample, features, gate)
+                sample, found = branch.read(k, sample, features, gate, found)
                 k += 1
             sample = _up_layer(block, layer, torch.cat([sample, skips.pop()], 1), embedded, context)
         for upsampler in block.upsamplers or ():

@@ -39,7 +39,9 @@ def add_edits(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
                 continue
             page.add(f'<div class="rows">{"".join(_row(page, evaluation, line, kind, inputs) for line in group)}</div>')
             made = group[0]["made"][kind]
-            settings = [f"sampler {group[0]['sampler']}", f"guidance {made['guidance']:g}", f"seed {group[0]['seed']}"]
+            scale = group[0].get("garment_guidance", 1.0)  # lines before 2026-11-28 have none
+            beside = [f"garment guidance {scale:g}"] if scale != 1.0 else []
+            settings = [f"sampler {group[0]['sampler']}", f"guidance {made['guidance']:g}", *beside, f"seed {group[0]['seed']}"]
             end = "" if paired else " Another person's garment: there is no truth to compare with."
             page.add(page.caption("Figure", f"{text}; {escape(', '.join(settings))}.{end}"))
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
@@ -157,7 +156,7 @@ class DiffusionModule(TaskModule):
         """:meth:`diffusion_loss` after the autoencoder: scaled latents (B, 4, H/f, W/f) float32."""
         noise, timesteps, noisy = self._noised(latents)
         context = self.build_context(queries, prompts, drop=self.training)
-        return F.mse_loss(self.denoiser(noisy, timesteps, context).float(), noise)
+        return self._error(self.denoiser(noisy, timesteps, context), noise, timesteps)
 
     def edit_losses(self, queries: Tensor, batch: EditBatch) -> dict[str, Tensor]:
         """``q2i`` of persons to be repainted, their own picture being the target; optionally ``tv`` and ``flow``.
@@ -173,14 +172,20 @@ class DiffusionModule(TaskModule):
         conditions["context"] = self.build_context(queries, batch.texts, drop=self.training, has_queries=batch.has_image)
         places = editing.looked_at(self.denoiser, self.editing)
         with recorded(self.denoiser.garment, sorted({*places[0], *places[1]})) as looks:
-            eps = self.denoiser(noisy, timesteps, **conditions).float()
+            eps = self.denoiser(noisy, timesteps, **conditions)
         extra = editing.attention_losses(looks, places, batch, conditions, timesteps, self.editing)
-        return {"q2i": F.mse_loss(eps, noise), **extra}
+        return {"q2i": self._error(eps, noise, timesteps), **extra}
+
+    def _error(self, eps: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Mean squared error of what the U-Net gives: of eps, or of v, whose error is that of eps over sqrt(alpha_bar)."""
+        signal = self.alpha_bar.index_select(0, timesteps).view(-1, 1, 1, 1)
+        weights = torch.where(self.denoiser.predicts_v > 0, 1 / signal, 1.0)
+        return (weights * (eps.float() - noise).square()).mean()
 
     def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise, timesteps (B,), and the latents at them."""
         noise = training_noise(latents, self.noise_offset)
-        timesteps = draw_timesteps(latents.shape[0], self.alpha_bar, self.snr_gamma)
+        timesteps = draw_timesteps(latents.shape[0], self.alpha_bar, self.snr_gamma, self.denoiser.predicts_v)
         return noise, timesteps, add_noise(latents, noise, timesteps, self.alpha_bar)
 
     def build_context(

@@ -20,8 +20,6 @@ from unifashion_pl.generation.attention import Looks, flow_error, grid_of, proba
 GREY = 128
 Task = Literal["tryon", "design", "text"]
 TASKS: tuple[Task, ...] = get_args(Task)
-#: Leffa's: attention is softened for the loss.
-FLOW_TEMPERATURE = 2.0
 
 
 @dataclass
@@ -36,6 +34,7 @@ class EditSettings:
         flow_weight: of the attention's flow error (Leffa: 0.001, in the last stage). It has to see photos: try-on rows alone.
         flow_places: places whose attention carries the garment; None = those between the finest and the lowest level, if
             there is one between, else all.
+        flow_temperature: attention is softened by it for the flow error (Leffa: 2); 1 = what is read.
         flow_steps: the flow error is taken at timesteps below; Leffa takes the less noisy half.
     """
 
@@ -46,6 +45,7 @@ class EditSettings:
     tv_weight: float = 0.0
     flow_weight: float = 0.0
     flow_places: list[int] | None = None
+    flow_temperature: float = 2.0
     flow_steps: int = 500
 
     def __post_init__(self) -> None:
@@ -166,7 +166,7 @@ def attention_losses(
     for name, weight, ks in (("tv", settings.tv_weight, places[0]), ("flow", settings.flow_weight, places[1])):
         terms = []
         for k in ks:
-            attention = probabilities(looks[k], 1.0 if name == "tv" else FLOW_TEMPERATURE)
+            attention = probabilities(looks[k], 1.0 if name == "tv" else settings.flow_temperature)
             grid = grid_of(attention.shape[1], latents)
             rows = shown if name == "tv" else shown & batch.has_photo & (timesteps < settings.flow_steps)
             mask = batch.worn & rows.view(-1, 1, 1, 1)
