@@ -109,6 +109,7 @@ def tryon_batch(n: int = 4, height: int = 32, width: int = 24, **changes: object
         "paired": True,
         "dataset": "vitonhd/train",
         "worn": masks,
+        "shapes": masks.roll(2, -1),
         **changes,
     }
     return TryOnBatch(**fields)  # type: ignore[arg-type]

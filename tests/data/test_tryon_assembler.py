@@ -32,6 +32,7 @@ def test_a_training_sample_says_where_the_garment_is_worn() -> None:
         "garment.png": png((0, 0, 200)),
         "mask.png": png(0, slice(4, 12)),
         "warped_mask.png": png(0, slice(6, 10)),
+        "garment_mask.png": png(0, slice(3, 13)),
         "meta.json": json.dumps({"phrases": ["red top"]}).encode(),
     }
     assembler = TryOnAssembler(EncoderTransform(8), (16, 12), paired=True)
@@ -40,9 +41,12 @@ def test_a_training_sample_says_where_the_garment_is_worn() -> None:
     assert batch.worn is not None
     assert batch.worn.shape == (2, 1, 16, 12)
     assert batch.worn[0, 0, :, 0].nonzero().flatten().tolist() == [6, 7, 8, 9]
+    assert batch.shapes is not None
+    assert batch.shapes[1, 0, :, 0].nonzero().flatten().tolist() == list(range(3, 13))
     assert batch.masks[0, 0, :, 0].nonzero().flatten().tolist() == list(range(4, 12))
     assert torch.equal(batch.agnostic[0], batch.pixels[0].masked_fill(batch.masks[0], 128))
     assert (batch.pose, batch.sketches) == (None, None)
     del fields["warped_mask.png"]
     bare = assembler.sample(RawSample("b", fields), Draw(0, 0))
     assert assembler.batch([row, bare], "vitonhd/train").worn is None
+    assert bare["shape"] is None  # the garment's outline is for training alone

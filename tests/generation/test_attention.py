@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from small import UNET
 
-from unifashion_pl.generation.attention import flow_error, grid_of, probabilities, recorded, total_variation
+from unifashion_pl.generation.attention import flow_error, grid_of, probabilities, recorded, shape_error, total_variation
 from unifashion_pl.generation.garment import GarmentBranch
 
 GRID = (4, 3)
@@ -56,6 +56,25 @@ def test_looking_at_one_s_own_place_carries_the_garment_as_it_is() -> None:
     assert float(flow_error(EYE, GRID, smooth, smooth, ~FULL)) == 0
     white, black = torch.full((2, 3, 16, 12), 255, dtype=torch.uint8), torch.zeros(2, 3, 16, 12, dtype=torch.uint8)
     assert float(flow_error(EYE, GRID, white, black, FULL)) == pytest.approx(4.0)
+
+
+def test_an_outline_is_wrong_where_outside_looks_inside() -> None:
+    """The map to the middle, which the flow error likes, against the share of the picture that it gets wrong."""
+    both = torch.tensor([True, True])
+    shapes = torch.zeros(2, 1, 16, 12, dtype=torch.bool)
+    shapes[..., 4:12, 3:9] = True
+    middle = torch.zeros(2, 12, 12)
+    middle[..., [4, 7]] = 0.5
+    outside = 1 - float(shapes.float().mean())
+    assert float(shape_error(middle, GRID, shapes, shapes, both)) == pytest.approx(4 * outside)
+    assert float(shape_error(middle, GRID, shapes, ~FULL, torch.tensor([False, True]))) == pytest.approx(4.0)
+    assert float(shape_error(middle, GRID, shapes, ~FULL, ~both)) == 0
+    # a photo that is all garment on a person all in garment, and its own place with straight edges between cells
+    assert float(shape_error(EYE, GRID, FULL, FULL, both)) == 0
+    lower = FULL.clone()
+    lower[..., :8, :] = False
+    assert float(shape_error(EYE, GRID, lower, lower, both)) < 0.02
+    assert float(shape_error(EYE, GRID, lower, lower.flip(-2), both)) == pytest.approx(4.0, abs=0.02)
 
 
 @torch.no_grad()

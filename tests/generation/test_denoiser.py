@@ -268,5 +268,8 @@ def test_weights_say_what_they_predict_and_a_config_can_overrule_them() -> None:
         model = denoiser(prediction=prediction)
         model.load_state_dict({name.removeprefix("head."): t for name, t in model.completed(state, "head.").items()})
         assert int(model.predicts_v) == expected
+    resumed = denoiser(prediction="v")
+    resumed.load_state_dict({name.removeprefix("head."): tensor for name, tensor in older.items()})  # as Lightning resumes
+    assert int(resumed.predicts_v) == 1
     with pytest.raises(ValueError, match=r"unknown prediction 'x0'; known are epsilon, v"):
         denoiser(prediction="x0")

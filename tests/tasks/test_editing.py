@@ -292,13 +292,13 @@ def test_requests_that_cannot_be_met_are_named() -> None:
 
 
 def test_optional_losses_read_the_attention_and_reach_the_branch() -> None:
-    module = head(editing=EditSettings(tv_weight=0.5, flow_weight=0.25, drop_garment=0.0)).train()
+    module = head(editing=EditSettings(tv_weight=0.5, flow_weight=0.25, shape_weight=2.0, drop_garment=0.0)).train()
     losses = module.edit_losses(queries(), tryon())
-    assert set(losses) == {"q2i", "tv", "flow"}
+    assert set(losses) == {"q2i", "tv", "flow", "shape"}
     assert module.denoiser.garment is not None
     keys = module.denoiser.garment.blocks[1].transformer_blocks[0].attn2.to_k.weight  # type: ignore[union-attr, index]
-    for name in ("tv", "flow"):
-        assert float(losses[name]) > 0
+    for name in ("tv", "flow", "shape"):
+        assert losses[name].item() > 0
         grad = torch.autograd.grad(
             losses[name], [p for p in module.parameters() if p.requires_grad], retain_graph=True, allow_unused=True
         )
@@ -306,6 +306,12 @@ def test_optional_losses_read_the_attention_and_reach_the_branch() -> None:
     assert keys.requires_grad
     hidden = tryon()
     hidden.has_garment = torch.zeros(4, dtype=torch.bool)
-    assert float(module.edit_losses(queries(), hidden)["tv"]) == 0
+    none = module.edit_losses(queries(), hidden)
+    assert all(none[name].item() == 0 for name in ("tv", "flow", "shape"))
+    module.editing.shape_weight = 0.0
+    assert set(module.edit_losses(queries(), tryon(shapes=None))) == {"q2i", "tv", "flow"}
+    module.editing.shape_weight = 2.0
+    with pytest.raises(ValueError, match="needs to know where the garment lies in its photo"):
+        module.edit_losses(queries(), tryon(shapes=None))
     with pytest.raises(ValueError, match="need to know where the garment is worn"):
         module.edit_losses(queries(), tryon(worn=None))

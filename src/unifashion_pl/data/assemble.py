@@ -346,6 +346,9 @@ class TryOnAssembler:
             "mask": mask,
             "pose": self.dark(image_of(raw, "densepose")) if has_image(raw, "densepose") else None,
             "sketch": self.dark(image_of(raw, "sketch")) if has_image(raw, "sketch") else None,
+            "shape": self.mask(image_of(raw, "garment_mask"))
+            if has_image(raw, "warped_mask") and has_image(raw, "garment_mask")
+            else None,
             "worn": self.mask(image_of(raw, "warped_mask")) if has_image(raw, "warped_mask") else None,
             "text": phrases_text(meta.get("phrases", []), draw, raw.key),
         }
@@ -365,4 +368,5 @@ class TryOnAssembler:
             paired=self.paired,
             dataset=dataset,
             worn=_stack_optional(rows, "worn"),
+            shapes=_stack_optional(rows, "shape"),
         )

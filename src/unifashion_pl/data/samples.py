@@ -173,6 +173,7 @@ class TryOnBatch:
         texts: joined phrases of the garment, "" = none.
         paired: whether person and garment belong together.
         worn: (B, 1, H, W) bool, where the person wears the garment, or None.
+        shapes: (B, 1, H, W) bool, where the garment lies in ``garment_pixels``, or None; not read where ``worn`` is None.
     """
 
     keys: list[str]
@@ -187,6 +188,7 @@ class TryOnBatch:
     paired: bool
     dataset: str
     worn: Tensor | None = None
+    shapes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -207,6 +209,7 @@ class EditBatch:
         pose: (B, 3, H, W) uint8. has_pose: (B,) bool.
         garments: (B, 3, H, W) uint8, what the garment branch sees: photo or sketch. has_garment, has_photo: (B,) bool.
         worn: (B, 1, H, W) bool, where the person wears the garment, or None: training's optional losses read it.
+        shapes: (B, 1, H, W) bool, where the garment lies in its photo, or None; the same.
     """
 
     images: Tensor
@@ -220,6 +223,7 @@ class EditBatch:
     has_garment: Tensor
     has_photo: Tensor
     worn: Tensor | None = None
+    shapes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.texts)

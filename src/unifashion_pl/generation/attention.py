@@ -1,4 +1,4 @@
-"""Optional losses on where the decoder looks in the garment: total variation (StableVITON) and flow (Leffa). Both are off by default.
+"""Optional losses on where the decoder looks in the garment: total variation (StableVITON), flow (Leffa) and shape. All are off by default.
 
 Letters: B samples, N = h w cells of a place's grid in row-major order, H x W pixels, A attention from the person's cells to the garment's.
 """
@@ -85,19 +85,43 @@ def total_variation(attention: Tensor, grid: tuple[int, int], mask: Tensor) -> T
     return total
 
 
-def flow_error(attention: Tensor, grid: tuple[int, int], garment: Tensor, person: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference between the person and the garment's photo, carried where the attention looks (arXiv 2412.08486).
+def carried(attention: Tensor, grid: tuple[int, int], picture: Tensor) -> Tensor:
+    """A picture (B, C, H, W) of the garment, brought to the person: each pixel from the centre of where its cell looks.
 
     Args:
-        attention: A (B, N, N), usually with temperature 2.
-        garment, person: (B, 3, H, W) uint8, compared in [-1, 1].
-        mask: (B, 1, H, W) bool, where the garment is worn; False everywhere leaves a sample out.
+        attention: A (B, N, N).
     """
     h, w = grid
     y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
     centres = torch.stack([x, y], -1).view(-1, 2).to(attention) * 2 - 1
     flow = (attention @ centres).unflatten(1, grid).movedim(-1, 1)
-    flow = F.interpolate(flow, person.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
-    carried = F.grid_sample(garment.float() / 127.5 - 1, flow, align_corners=False, padding_mode="border")
-    error = (carried - (person.float() / 127.5 - 1)).square().mean(1, keepdim=True)
+    flow = F.interpolate(flow, picture.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
+    return F.grid_sample(picture, flow, align_corners=False, padding_mode="border")
+
+
+def flow_error(attention: Tensor, grid: tuple[int, int], garment: Tensor, person: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference between the person and the garment's photo, carried where the attention looks (arXiv 2412.08486).
+
+    Args:
+        attention: A (B, N, N); Leffa's has temperature 2.
+        garment, person: (B, 3, H, W) uint8, compared in [-1, 1].
+        mask: (B, 1, H, W) bool, where the garment is worn; False everywhere leaves a sample out.
+    """
+    there = carried(attention, grid, garment.float() / 127.5 - 1)
+    error = (there - (person.float() / 127.5 - 1)).square().mean(1, keepdim=True)
     return (error * mask).sum() / mask.sum().clamp(min=1)
+
+
+def shape_error(attention: Tensor, grid: tuple[int, int], shapes: Tensor, worn: Tensor, rows: Tensor) -> Tensor:
+    """Mean squared difference between where the garment is worn and its outline in the photo, carried where the attention looks.
+
+    The flow error alone has a bad minimum: within the worn garment, everything that looks at the photo's middle is wrong by less than
+    stripes that are half a period off. This one is small only if what is outside of the garment looks outside, too.
+
+    Args:
+        attention: A (B, N, N).
+        shapes, worn: (B, 1, H, W) bool, the garment in its photo and on the person; compared as -1 and 1.
+        rows: (B,) bool, False leaves a sample out.
+    """
+    error = (carried(attention, grid, shapes.float() * 2 - 1) - (worn.float() * 2 - 1)).square().mean((1, 2, 3))
+    return (error * rows).sum() / rows.sum().clamp(min=1)

@@ -277,6 +277,11 @@ class Denoiser(nn.Module):
                 state[f"{prefix}garment.hint.weight"] = unet["unet.conv_in.weight"][:, :LATENT_CHANNELS]
         return state
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """Checkpoints from before :attr:`predicts_v` go on with what this denoiser was built for."""
+        state_dict.setdefault(f"{prefix}predicts_v", self.predicts_v.clone())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def assemble(self, latents: Tensor, person: Tensor | None, keep: Tensor | None, pose: Tensor | None) -> Tensor:
         """Conditions behind the noisy latents, zeros for what is absent -> (B, in_channels, h, w)."""
         conditions = {"person": (person, LATENT_CHANNELS), "keep": (keep, 1), "pose": (pose, LATENT_CHANNELS)}

@@ -99,7 +99,8 @@ class GarmentBranch(nn.Module):
         heads: of the cross-attentions; None = the U-Net's own, as StableVITON has it.
         hint: start of the convolution that lets the garment's latents in: ``zero`` (StableVITON), or ``latents``, the U-Net's own way of
             reading latents, so that a short training need not find one. Either way the branch changes nothing at first.
-        positions: tell the cross-attentions where in their pictures the cells of person and garment lie (:class:`PlacedLinear`). StableVITON
+        positions: tell the cross-attentions where in their pictures the cells of person and garment lie, from coarse to fine
+            (:class:`PlacedLinear`). StableVITON
             has nothing of the kind: Stable Diffusion's deep features know their places, those of a small U-Net do not.
 
     Attributes:

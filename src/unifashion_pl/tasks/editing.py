@@ -15,7 +15,7 @@ from torch import Tensor
 from unifashion_pl.data.samples import EditBatch, TryOnBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE
-from unifashion_pl.generation.attention import Looks, flow_error, grid_of, probabilities, total_variation
+from unifashion_pl.generation.attention import Looks, flow_error, grid_of, probabilities, shape_error, total_variation
 
 GREY = 128
 Task = Literal["tryon", "design", "text"]
@@ -32,6 +32,7 @@ class EditSettings:
         drops: ``each`` as above; ``released`` leaves out nothing but the context.
         tv_weight: of the attention's total variation at the middle place (StableVITON: 0.001, in a second run).
         flow_weight: of the attention's flow error (Leffa: 0.001, in the last stage). It has to see photos: try-on rows alone.
+        shape_weight: of the attention's error in carrying the garment's outline, beside the flow error: the same places, timesteps, softening.
         flow_places: places whose attention carries the garment; None = those between the finest and the lowest level, if
             there is one between, else all.
         flow_temperature: attention is softened by it for the flow error (Leffa: 2); 1 = what is read.
@@ -44,6 +45,7 @@ class EditSettings:
     drops: Literal["each", "released"] = "each"
     tv_weight: float = 0.0
     flow_weight: float = 0.0
+    shape_weight: float = 0.0
     flow_places: list[int] | None = None
     flow_temperature: float = 2.0
     flow_steps: int = 500
@@ -96,6 +98,7 @@ def edits(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
         has_garment=photo | sketch,
         has_photo=photo,
         worn=batch.worn,
+        shapes=batch.shapes,
     )
 
 
@@ -131,14 +134,14 @@ def dropped(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, 
 
 
 def looked_at(denoiser: Denoiser, settings: EditSettings) -> tuple[list[int], list[int]]:
-    """Places whose attention the two optional losses read: total variation, flow."""
+    """Places whose attention the optional losses read: total variation; flow and shape."""
     branch = denoiser.garment
-    if branch is None or settings.tv_weight == settings.flow_weight == 0:
+    if branch is None or settings.tv_weight == settings.flow_weight == settings.shape_weight == 0:
         return [], []
     levels = [place.block for place in branch.places]
     inner = [k for k, level in enumerate(levels) if level != max(levels)] or list(range(len(levels)))
     flow = inner if settings.flow_places is None else settings.flow_places
-    return [len(levels) // 2] if settings.tv_weight else [], flow if settings.flow_weight else []
+    return [len(levels) // 2] if settings.tv_weight else [], flow if settings.flow_weight or settings.shape_weight else []
 
 
 def attention_losses(
@@ -149,31 +152,34 @@ def attention_losses(
     timesteps: Tensor,
     settings: EditSettings,
 ) -> dict[str, Tensor]:
-    """``tv`` and ``flow``, weighted; over rows that were shown a garment, for the flow photos at early timesteps alone.
+    """``tv``, ``flow`` and ``shape``, weighted; over rows that were shown a garment, for the last two photos at early timesteps alone.
 
     Raises:
-        ValueError: the batch does not say where the garment is worn.
+        ValueError: the batch does not say where the garment is worn, or where it lies in its photo.
     """
     if not looks:
         return {}
     if batch.worn is None:
         raise ValueError(
-            "tv_weight and flow_weight need to know where the garment is worn: the data has no warped garment masks"
+            "tv_weight, flow_weight and shape_weight need to know where the garment is worn: the data has no warped garment masks"
         )
+    if settings.shape_weight and batch.shapes is None:
+        raise ValueError("shape_weight needs to know where the garment lies in its photo: the data has no garment masks")
     latents = (conditions["keep"].shape[-2], conditions["keep"].shape[-1])
     shown = conditions["gate"] > 0
     out: dict[str, Tensor] = {}
-    for name, weight, ks in (("tv", settings.tv_weight, places[0]), ("flow", settings.flow_weight, places[1])):
-        terms = []
-        for k in ks:
-            attention = probabilities(looks[k], 1.0 if name == "tv" else settings.flow_temperature)
-            grid = grid_of(attention.shape[1], latents)
-            rows = shown if name == "tv" else shown & batch.has_photo & (timesteps < settings.flow_steps)
-            mask = batch.worn & rows.view(-1, 1, 1, 1)
-            if name == "tv":
-                terms.append(total_variation(attention, grid, mask))
-            else:
-                terms.append(flow_error(attention, grid, batch.garments, batch.pixels, mask))
-        if terms:
-            out[name] = weight * torch.stack(terms).mean()
+    if settings.tv_weight:
+        attentions = [probabilities(looks[k]) for k in places[0]]
+        terms = [total_variation(a, grid_of(a.shape[1], latents), batch.worn & shown.view(-1, 1, 1, 1)) for a in attentions]
+        out["tv"] = settings.tv_weight * torch.stack(terms).mean()
+    rows = shown & batch.has_photo & (timesteps < settings.flow_steps)
+    attentions = [probabilities(looks[k], settings.flow_temperature) for k in places[1]]
+    grids = [grid_of(a.shape[1], latents) for a in attentions]
+    if settings.flow_weight:
+        mask = batch.worn & rows.view(-1, 1, 1, 1)
+        terms = [flow_error(a, grid, batch.garments, batch.pixels, mask) for a, grid in zip(attentions, grids)]
+        out["flow"] = settings.flow_weight * torch.stack(terms).mean()
+    if settings.shape_weight and batch.shapes is not None:
+        terms = [shape_error(a, grid, batch.shapes, batch.worn, rows) for a, grid in zip(attentions, grids)]
+        out["shape"] = settings.shape_weight * torch.stack(terms).mean()
     return out
