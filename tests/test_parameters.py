@@ -121,7 +121,7 @@ def test_a_bf16_unet_trains_its_float32_parts_through_the_module() -> None:
         head.edit_size = (32, 16)
         batch = tryon_batch(2, *head.edit_size, garments=images(2, 64))
         losses = model.compute_losses(batch)
-        assert set(losses) == {"q2i", "tv", "flow"}
+        assert set(losses) == {"q2i", "tv", "flow", "shape"}
         torch.stack(list(losses.values())).sum().backward()
         learnt = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
         assert all(g is not None and g.dtype == torch.float32 for g in learnt.values())
