@@ -31,6 +31,7 @@ from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import EditBatch, PairBatch, TryOnBatch
 from unifashion_pl.generation.attention import flow_error, grid_of, probabilities, recorded
+from unifashion_pl.generation.garment import centres
 from unifashion_pl.generation.schedules import add_noise
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.tasks import editing
@@ -143,8 +144,7 @@ def looks(looker: Looker, given: list[TryOnBatch], timestep: int) -> None:
             for k in places:
                 attention = probabilities(found[k])
                 grid = grid_of(attention.shape[1], latents_grid)
-                y, x = torch.meshgrid(*((torch.arange(side) + 0.5) / side for side in grid), indexing="ij")
-                own = torch.stack([x, y], -1).flatten(0, 1)
+                own = centres(grid)
                 there = attention @ own
                 spread = (attention @ own.square() - there.square()).clamp(min=0).sqrt().unflatten(1, grid)
                 true = F.interpolate(truth, grid, mode="area").movedim(1, -1)

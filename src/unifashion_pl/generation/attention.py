@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unifashion_pl.generation.garment import GarmentBranch
+from unifashion_pl.generation.garment import GarmentBranch, centres
 
 #: place -> (the attention layer, its queries' input (B, N, C), its keys' input (B, N, C_ref)).
 Looks = dict[int, tuple[Any, Tensor, Tensor]]
@@ -91,10 +91,7 @@ def carried(attention: Tensor, grid: tuple[int, int], picture: Tensor) -> Tensor
     Args:
         attention: A (B, N, N).
     """
-    h, w = grid
-    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
-    centres = torch.stack([x, y], -1).view(-1, 2).to(attention) * 2 - 1
-    flow = (attention @ centres).unflatten(1, grid).movedim(-1, 1)
+    flow = (attention @ (centres(grid, attention.device).to(attention) * 2 - 1)).unflatten(1, grid).movedim(-1, 1)
     flow = F.interpolate(flow, picture.shape[-2:], mode="bilinear", align_corners=False).movedim(1, -1)
     return F.grid_sample(picture, flow, align_corners=False, padding_mode="border")
 

@@ -194,6 +194,13 @@ class GarmentBranch(nn.Module):
         return h + gate * self.zero_convs[k](read), found
 
 
+def centres(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
+    """(h w, 2) x, y in 0..1 of a picture's h x w cells, row-major."""
+    h, w = grid
+    y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (h, w))
+    return torch.stack([x.expand(h, w), y.view(-1, 1).expand(h, w)], -1).flatten(0, 1)
+
+
 class PlacedLinear(nn.Linear):
     """Queries or keys of an attention that also tell where in the garment's picture a cell lies, or looks.
 
@@ -225,9 +232,7 @@ class PlacedLinear(nn.Linear):
 
     def own(self, device: torch.device) -> Tensor:
         """(h w, 2) x, y in 0..1 of the cells' centres."""
-        h, w = self.grid
-        y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (h, w))
-        return torch.stack([x.expand(h, w), y.view(-1, 1).expand(h, w)], -1).flatten(0, 1)
+        return centres(self.grid, device)
 
     def forward(self, cells: Tensor) -> Tensor:
         """(B, h w, C) -> (B, h w, out)."""

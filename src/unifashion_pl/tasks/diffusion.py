@@ -126,7 +126,8 @@ class DiffusionModule(TaskModule):
         return editing.edits(batch, self.editing.draw(len(batch))) if isinstance(batch, TryOnBatch) else batch
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
-        """``q2i`` of the batch's images given ``encoding.queries`` (B, Q, D) and its prompts; of edits also ``tv`` and ``flow`` if weighted.
+        """``q2i`` of the batch's images given ``encoding.queries`` (B, Q, D) and its prompts; of edits also ``tv``, ``flow`` and
+        ``shape`` if weighted.
 
         Raises:
             ValueError: the batch carries no images at generation size, or of another size.
@@ -143,7 +144,7 @@ class DiffusionModule(TaskModule):
         return {"q2i": self.diffusion_loss(encoding.queries[:n], batch.prompts[:n], batch.pixels[:n])}
 
     def diffusion_loss(self, queries: Tensor, prompts: list[str], pixels: Tensor) -> Tensor:
-        """Mean squared error between noise and prediction at random timesteps: L_q2I (Eqs. 7 and 12).
+        """Mean squared error between noise and prediction (of v: a U-Net that predicts v) at random timesteps: L_q2I (Eqs. 7 and 12).
 
         Args:
             queries: (B, Q, D).
@@ -159,7 +160,7 @@ class DiffusionModule(TaskModule):
         return self._error(self.denoiser(noisy, timesteps, context), noise, timesteps)
 
     def edit_losses(self, queries: Tensor, batch: EditBatch) -> dict[str, Tensor]:
-        """``q2i`` of persons to be repainted, their own picture being the target; optionally ``tv`` and ``flow``.
+        """``q2i`` of persons to be repainted, their own picture being the target; optionally ``tv``, ``flow`` and ``shape``.
 
         Args:
             queries: (B, Q, D), of garment or sketch with the text.
