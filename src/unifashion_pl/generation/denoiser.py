@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
-from unifashion_pl.generation.schedules import alphas_cumprod
+from unifashion_pl.generation.schedules import alphas_cumprod, signal_of
 from unifashion_pl.weights.files import floating, load_part
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
@@ -196,7 +196,7 @@ class Denoiser(nn.Module):
         given, context = given.to(self.dtype), context.to(self.dtype)
         with self._autocast(latents.device):
             out = self._predict(given, timesteps, context, garment, gate).to(latents.dtype)
-        signal = self.alpha_bar.index_select(0, timesteps).view(-1, 1, 1, 1)
+        signal = signal_of(timesteps, self.alpha_bar)
         eps = (signal.sqrt() * out + (1 - signal).sqrt() * latents).to(latents.dtype)
         return torch.where(self.predicts_v > 0, eps, out)  # a branch on a tensor would break torch.compile's graph
 

@@ -88,9 +88,17 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
+def signal_of(timesteps: Tensor, alpha_bar: Tensor, ndim: int = 4) -> Tensor:
+    """alpha_bar (1000,) at timesteps (B,) int64 -> (B, 1, …) of ``ndim`` dimensions.
+
+    By gather, because index_select has no meta kernel of its own: counting FLOPs on the meta device, it once came back on the CPU.
+    """
+    return alpha_bar.gather(0, timesteps).view(-1, *[1] * (ndim - 1))
+
+
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alpha_bar: Tensor) -> Tensor:
     """z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps; latents and noise (B, ...), timesteps (B,), alpha_bar (1000,)."""
-    signal = alpha_bar[timesteps].view(-1, *[1] * (latents.ndim - 1))
+    signal = signal_of(timesteps, alpha_bar, latents.ndim)
     return signal.sqrt() * latents + (1 - signal).sqrt() * noise
 
 

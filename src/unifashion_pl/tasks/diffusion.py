@@ -14,7 +14,7 @@ from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.attention import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
 from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, start_noise
-from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, draw_timesteps, training_noise
+from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, draw_timesteps, signal_of, training_noise
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.context import build_adapter, fitting, null_token
@@ -179,8 +179,7 @@ class DiffusionModule(TaskModule):
 
     def _error(self, eps: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Mean squared error of what the U-Net gives: of eps, or of v, whose error is that of eps over sqrt(alpha_bar)."""
-        signal = self.alpha_bar.index_select(0, timesteps).view(-1, 1, 1, 1)
-        weights = torch.where(self.denoiser.predicts_v > 0, 1 / signal, 1.0)
+        weights = torch.where(self.denoiser.predicts_v > 0, 1 / signal_of(timesteps, self.alpha_bar), 1.0)
         return (weights * (eps.float() - noise).square()).mean()
 
     def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
