@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from torch.utils import _device
+from transformers import BertConfig, BertModel
 
 from unifashion_pl.generation.schedules import (
     OFFSET_GRIDS,
@@ -44,6 +48,21 @@ def test_alpha_bar_follows_the_formula_and_is_not_zero_at_the_end() -> None:
     assert alpha_bar.dtype == torch.float32
     torch.testing.assert_close(alpha_bar.double(), torch.from_numpy(ALPHA_BAR), atol=1e-6, rtol=0)
     assert float(alpha_bar[-1]) == pytest.approx(0.0046601, abs=1e-6)
+
+
+def test_alpha_bar_is_where_the_model_is_though_transformers_was_the_first_to_enter_a_device(tmp_path: Path) -> None:
+    """As in a process that loads BLIP-2 before anything else; torch keeps the constructors that it saw then."""
+    BertModel(
+        BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained(tmp_path)
+    _device._device_constructors.cache_clear()
+    try:
+        BertModel.from_pretrained(tmp_path)
+        with torch.device("meta"):
+            assert alphas_cumprod().device.type == "meta"
+    finally:
+        _device._device_constructors.cache_clear()
+    assert alphas_cumprod().device.type == "cpu"
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 3, 2), (5, 7)])

@@ -83,17 +83,19 @@ def build_scheduler(sampler: str, steps: int | None = None, device: torch.device
 
 
 def alphas_cumprod() -> Tensor:
-    """alpha_bar (1000,) float32: the share of signal power left at each timestep; 0.0046601 at the last, not zero."""
-    betas = torch.linspace(PROCESS["beta_start"] ** 0.5, PROCESS["beta_end"] ** 0.5, TRAIN_STEPS, dtype=torch.float32) ** 2
+    """alpha_bar (1000,) float32: the share of signal power left at each timestep; 0.0046601 at the last, not zero.
+
+    The default device is asked for by name: transformers (5) replaces ``torch.linspace`` while it loads a model, and torch remembers for
+    good what it was when a process first enters a ``torch.device`` context. If that was the replacement, linspace ignores such contexts.
+    """
+    first, last = PROCESS["beta_start"] ** 0.5, PROCESS["beta_end"] ** 0.5
+    betas = torch.linspace(first, last, TRAIN_STEPS, dtype=torch.float32, device=torch.empty(0).device) ** 2
     return torch.cumprod(1 - betas, 0)
 
 
 def signal_of(timesteps: Tensor, alpha_bar: Tensor, ndim: int = 4) -> Tensor:
-    """alpha_bar (1000,) at timesteps (B,) int64 -> (B, 1, …) of ``ndim`` dimensions.
-
-    By gather, because index_select has no meta kernel of its own: counting FLOPs on the meta device, it once came back on the CPU.
-    """
-    return alpha_bar.gather(0, timesteps).view(-1, *[1] * (ndim - 1))
+    """alpha_bar (1000,) at timesteps (B,) int64 -> (B, 1, …) of ``ndim`` dimensions."""
+    return alpha_bar[timesteps].view(-1, *[1] * (ndim - 1))
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alpha_bar: Tensor) -> Tensor:
