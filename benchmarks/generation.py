@@ -4,7 +4,7 @@
     python benchmarks/generation.py --scale paper --device cuda       # Stable Diffusion's widths, 512 × 384: one GPU of 24 GB or more
     python benchmarks/generation.py --scale paper --count             # FLOPs alone, on any machine
 
-The weights are random (speed does not depend on them, and none can be downloaded here); the garment branch is open. Every variant paints
+The weights are random (speed does not depend on them); the garment branch is open. Every variant paints
 the same try-on rows from the same seeds by ``DiffusionModule.paint``: 3 encodings, the sampler's evaluations, 1 decoding. The first
 one is the paper's way: PLMS of 50 steps, eager, float32, one picture at a time. Beside a variant stands how far its pictures are from that
 one's: those that compute the same in another order have to be the same to 2 of 255 (else this exits with 1); other solvers and

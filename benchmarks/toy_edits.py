@@ -4,7 +4,7 @@
     python benchmarks/toy_edits.py runs/tryon/test [--wardrobe FOLDER] [--picture sheet.png]
 
 The network sees training persons as drawn and through the autoencoder, whose blur is not the painter's fault. What it reads off held-out
-drawings stands first in the table: nothing painted can be expected to be above it.
+drawings stands first in the table: nothing painted can be expected to be above it. A second table gives the share right for each pattern.
 """
 
 from __future__ import annotations
@@ -105,6 +105,13 @@ def cell(said: list[str], true: list[str]) -> str:
     return f"{100 * hits / len(true):.1f} ({interval.low:.1f}–{interval.high:.1f})"
 
 
+def by_pattern(said: list[str], true: list[str]) -> dict[str, str]:
+    """Pattern -> right / all."""
+    totals = Counter(true)
+    hits = Counter(b for a, b in zip(said, true) if a == b)
+    return {pattern: f"{hits[pattern]} / {totals[pattern]}" for pattern in totals}
+
+
 def rows_of(test: Path, truth: dict[str, Any]) -> dict[str, tuple[list[Tensor], list[dict[str, str]]]]:
     """Variant -> pictures and what is true of their garments; unpaired try-on by itself."""
     found: dict[str, tuple[list[Tensor], list[dict[str, str]]]] = {}
@@ -164,13 +171,19 @@ def main() -> None:
         "… through the autoencoder": (list(blurred["test"]), held),
         **painted,
     }
+    patterns: dict[str, dict[str, str]] = {}
     print(f"| painted from | {' | '.join(f'{name} right, %' for name in READ)} | n |\n|---|---|---|---|---|")
     for title, (pictures, attributes) in rows.items():
         said = read(reader, torch.stack(pictures), classes)
         cells = [cell(said[name], [a[name] for a in attributes]) for name in READ]
+        patterns[title] = by_pattern(said["pattern"], [a["pattern"] for a in attributes])
         print(f"| {title} | {' | '.join(cells)} | {len(attributes)} |")
     chance = [f"{100 * Counter(a[name] for a in held).most_common(1)[0][1] / len(held):.1f}" for name in READ]
     print(f"| always the commonest | {' | '.join(chance)} | {len(held)} |")
+    columns = [pattern for pattern, _ in Counter(a["pattern"] for a in held).most_common()]
+    print(f"\n| pattern right / all | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for title, found in patterns.items():
+        print(f"| {title} | {' | '.join(found.get(pattern, '0 / 0') for pattern in columns)} |")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ persons, the garment shown and withheld. Sampling starts at timestep 999, where 
 
 Second table: each of the branch's attentions, over training persons in whose pictures the garment's mask is known. Garments are drawn in
 coordinates of their own, so that the true place of every cell is known too: mean distance from it in latents' cells, across and down; how
-widely a cell looks around (standard deviation); and the squared error of the garment's photo carried to the person, in -1..1. A stripe is
-2 to 3 cells wide.
+widely a cell looks around (standard deviation); and the squared error of the garment's photo carried to the person, in -1..1. Stripes
+repeat every 2 to 3 cells.
 """
 
 from __future__ import annotations

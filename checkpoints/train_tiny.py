@@ -1,6 +1,6 @@
 """How ``checkpoints/tiny`` was made: the bare configs with more epochs, then half precision.
 
-    python checkpoints/train_tiny.py [--phase1-epochs N] [--phase2-steps N] [--tryon-steps N] [--work FOLDER] [--keep phase1|phase2|tryon]
+    python checkpoints/train_tiny.py [--phase1-epochs N] [--phase2-steps N] [--tryon-steps N …] [--work FOLDER] [--keep phase1|phase2|tryon]
 
 It writes ``config.json``, ``model.safetensors`` and ``results.json`` (its test results) into ``checkpoints/tiny``.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase1-epochs", type=int, default=6)
     parser.add_argument("--phase2-steps", type=int, default=180)
-    parser.add_argument("--tryon-steps", type=int, default=4500)
+    parser.add_argument("--tryon-steps", type=int, nargs="+", default=[4500, 7000], help="one number a round; each starts from the last")
     parser.add_argument(
         "--keep", choices=STAGES, help="go on behind this stage of --work, or of the shipped model if --work has none"
     )
@@ -45,9 +46,13 @@ def main() -> None:
         unifashion(["test", "--config", "phase2.yaml", "--ckpt_path", f"{composed}/checkpoints/last.ckpt"])
     else:
         composed, results = "tiny", HERE / "tiny/results.json"
-    if done < 3:
-        steps = ["--trainer.max_steps", str(args.tryon_steps)]
-        unifashion(["fit", "--config", "tryon.yaml", *steps, "--model.init_from", composed])
+    start = composed
+    for number, steps in enumerate(args.tryon_steps if done < 3 else (), 1):
+        unifashion(["fit", "--config", "tryon.yaml", "--trainer.max_steps", str(steps), "--model.init_from", start])
+        if number < len(args.tryon_steps):
+            start = f"runs/tryon-{number}"
+            shutil.rmtree(start, ignore_errors=True)
+            Path("runs/tryon").rename(start)
     ckpt = ["--ckpt_path", "runs/tryon/checkpoints/last.ckpt"]
     unifashion(["test", "--config", "tryon.yaml", *ckpt, "--data.pairs", "false", "--model.evaluator.max_edits", "null"])
     edits = [record for record in read_records("runs/tryon/test/results.json") if record.protocol.startswith("vitonhd/")]

@@ -37,7 +37,7 @@ class WardrobeDataModule(BenchmarkDataModule):
 
     Args:
         root: where wardrobes are kept; default :func:`default_cache`.
-        size: ``demo`` or ``tiny``.
+        size: ``demo``, ``tiny``, or ``tryon`` (1,600 persons to learn from, 64 to test).
         seed: of the drawings and of the order of training.
         pairs, triplets, tryon: which streams to train and evaluate on; pairs are evaluated on FashionGen.
         batch_size, eval_batch_size, num_workers, image_size, pixel_size: as in

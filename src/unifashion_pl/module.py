@@ -32,7 +32,8 @@ class UniFashionModule(L.LightningModule):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
     A training step receives ``{stream: batch}``. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
-    phase 2, L_cir + L_ITG + L_q2I (Eq. 13); try-on samples L_q2I alone. All are summed: one backward, so that plain DDP works.
+    phase 2, L_cir + L_ITG + L_q2I (Eq. 13); try-on samples L_q2I, and the losses on attention that
+    :class:`~unifashion_pl.tasks.EditSettings` weighs. All are summed: one backward, so that plain DDP works.
 
     Args:
         backbone: vision tower, Q-Former and its queries.

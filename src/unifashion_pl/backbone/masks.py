@@ -1,4 +1,4 @@
-"""Attention masks of the Q-Former over the sequence [Q queries | T text tokens] (model.md of BLIP-2's three objectives).
+"""Attention masks of the Q-Former over the sequence [Q queries | T text tokens] (BLIP-2, arXiv 2301.12597, §3.1: one mask an objective).
 
 All masks are floating, additive and 4-D, (B, 1, S, S) with S = Q + T: 0 = seen, the dtype's minimum = hidden. Boolean 4-D masks are
 silently wrong under eager attention and 3-D masks raise, so the Q-Former only ever receives what this module builds.

@@ -48,7 +48,7 @@ def probabilities(look: tuple[Any, Tensor, Tensor], temperature: float = 1.0) ->
     layer, hidden, tokens = look
     if hasattr(layer.to_q.weight, "full_tensor"):
         raise ValueError(
-            "losses on attention need whole layers, these are sharded: use ddp.yaml, or tv_weight = flow_weight = 0"
+            "losses on attention need whole layers, these are sharded: use ddp.yaml, or tv_weight = flow_weight = shape_weight = 0"
         )
     hidden, tokens = (x.to(layer.to_q.weight.dtype) for x in (hidden, tokens))  # a bf16 U-Net hands on bf16
     q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(tokens)))

@@ -203,7 +203,7 @@ class Denoiser(nn.Module):
     def _predict(
         self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor | None, gate: Tensor | None
     ) -> Tensor:
-        """The input assembled (B, in_channels, h, w) -> eps, plain or with the garment."""
+        """The input assembled (B, in_channels, h, w) -> what the U-Net predicts (eps or v), plain or with the garment."""
         runs = self.garment is not None and self.training and self.garment.trains
         if garment is None and not runs:
             return self._plain(given, timesteps, context)

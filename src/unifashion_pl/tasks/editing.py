@@ -152,7 +152,7 @@ def attention_losses(
     timesteps: Tensor,
     settings: EditSettings,
 ) -> dict[str, Tensor]:
-    """``tv``, ``flow`` and ``shape``, weighted; over rows that were shown a garment, for the last two photos at early timesteps alone.
+    """``tv``, ``flow`` and ``shape``, weighted; over rows that were shown a garment; the last two over rows with photos below ``flow_steps`` alone.
 
     Raises:
         ValueError: the batch does not say where the garment is worn, or where it lies in its photo.

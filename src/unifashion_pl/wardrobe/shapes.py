@@ -1,5 +1,5 @@
-"""Garment outlines in garment units: x to the right with 0 on the midline, y downwards from the shoulder line, 1 = waist to knee
-doubled; a floor-length hem lies at y = 1.45. Worn garments use the same outlines, so masks on a body are exact.
+"""Garment outlines in garment units: x to the right with 0 on the midline, y downwards from the shoulder line:
+skirts begin at y = 0.42, knee-length hems lie at 1.06, floor-length ones at 1.42. Worn garments use the same outlines, so masks on a body are exact.
 """
 
 from __future__ import annotations
