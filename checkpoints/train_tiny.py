@@ -27,7 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase1-epochs", type=int, default=6)
     parser.add_argument("--phase2-steps", type=int, default=180)
-    parser.add_argument("--tryon-steps", type=int, nargs="+", default=[4500, 7000], help="one number a round; each starts from the last")
+    parser.add_argument(
+        "--tryon-steps", type=int, nargs="+", default=[4500, 7000], help="one number a round; each starts from the last"
+    )
     parser.add_argument(
         "--keep", choices=STAGES, help="go on behind this stage of --work, or of the shipped model if --work has none"
     )

@@ -192,14 +192,22 @@ def test_a_painting_goes_back_without_its_bars() -> None:
 
 def test_the_command_line(files: dict[str, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
-    folder = str(UniFashionModule.from_config("tryon.yaml", {"init_from": None}).save_pretrained(tmp_path / "model"))
+    built = UniFashionModule.from_config("tryon.yaml", {"init_from": None})
+    with torch.no_grad():  # the branch changes nothing before it has learnt
+        for parameter in built.diffusion_head.denoiser.garment.parameters():  # type: ignore[union-attr]
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    folder = str(built.save_pretrained(tmp_path / "model"))
     person, mask = str(files["image"][0]), str(files["agnostic-mask"][0])
     options = ["--mask", mask, "--model", folder, "--sampler", "fast", "--steps", "2"]
     main(["tryon", person, str(files["cloth"][0]), str(files["cloth"][1]), "--out", str(tmp_path / "t.png"), *options])
     assert Image.open(tmp_path / "t.png").size == (384, 256)
+    assert "painting" in capsys.readouterr().err
+    strong = ["--garment-guidance", "3", "--out", str(tmp_path / "g.png"), *options]
+    main(["tryon", person, str(files["cloth"][0]), str(files["cloth"][1]), *strong])
+    assert (arrays([Image.open(tmp_path / "g.png")]) != arrays([Image.open(tmp_path / "t.png")])).any()
     main(["design", person, "red top", "--sketch", str(files["im_sketch"][0]), "--out", str(tmp_path / "d.png"), *options])
     assert Image.open(tmp_path / "d.png").size == (192, 256)
-    assert "t.png" in capsys.readouterr().out
+    assert "d.png" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["tryon", person, str(files["cloth"][0]), "--model", folder])
     assert "unifashion tryon: mask is absent" in capsys.readouterr().err

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.commands.options import model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
+    from unifashion_pl.gallery import Gallery
 
 
 def add(commands: Commands) -> None:
@@ -17,14 +18,24 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("index", help="search your own catalogue")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = actions.add_parser("build", help="CSV + folder of images -> index")
-    build.add_argument("--csv", type=Path, required=True)
-    build.add_argument("--root", type=Path, required=True, help="folder of the images")
+    _catalogue(build)
     build.add_argument("--out", type=Path, required=True)
     build.add_argument(
         "--queries", default="both", choices=("reference", "target", "both"), help="reference: text or image; target: composed"
     )
     model_option(build).set_defaults(handler=_index_build)
-    search = actions.add_parser("search", help="by text, image, or image + modifying text")
+    more = actions.add_parser("add", help="put the images of a CSV into an index")
+    more.add_argument("index", type=Path)
+    _catalogue(more)
+    more.add_argument("--replace", action="store_true", help="of ids that are there already take the new image")
+    model_option(more).set_defaults(handler=_index_add)
+    remove = actions.add_parser("remove", help="take images out of an index")
+    remove.add_argument("index", type=Path)
+    remove.add_argument("ids", nargs="+", metavar="ID")
+    model_option(remove).set_defaults(handler=_index_remove)
+    search = actions.add_parser(
+        "search", help="by text, image, or image + modifying text: rank, score, id, what made the score"
+    )
     search.add_argument("index", type=Path)
     search.add_argument("--text")
     search.add_argument("--image", type=Path)
@@ -32,22 +43,64 @@ def add(commands: Commands) -> None:
     model_option(search).set_defaults(handler=_index_search)
 
 
-def _index_build(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
+def _catalogue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--csv", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--texts", action="store_true", help="the CSV's texts count in searches by text, beside the images")
+
+
+def _rows(args: argparse.Namespace) -> dict[str, Any]:
+    """Images, ids and captions of the CSV."""
     from unifashion_pl.datamodules.catalogue import read_catalogue
 
-    model = UniFashionModule.from_pretrained(args.model)
     rows = read_catalogue(args.csv, args.root)
-    gallery = model.gallery([row.image for row in rows], ids=[row.id for row in rows], query_set=args.queries)
+    captions = [row.text for row in rows] if args.texts else None
+    if captions is not None and not any(captions):
+        raise ValueError(f"{args.csv} has no texts: --texts needs a column text")
+    return {"images": [row.image for row in rows], "ids": [row.id for row in rows], "captions": captions}
+
+
+def _load(args: argparse.Namespace) -> Gallery:
+    from unifashion_pl import UniFashionModule
+    from unifashion_pl.gallery import Gallery
+
+    return Gallery.load(args.index, UniFashionModule.from_pretrained(args.model))
+
+
+def _index_build(args: argparse.Namespace) -> int:
+    from unifashion_pl import UniFashionModule
+
+    rows = _rows(args)
+    gallery = UniFashionModule.from_pretrained(args.model).gallery(**rows, query_set=args.queries)
     print(gallery.save(args.out))
     return 0
 
 
-def _index_search(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
-    from unifashion_pl.gallery import Gallery
+def _index_add(args: argparse.Namespace) -> int:
+    from unifashion_pl.data.plan import some
 
-    gallery = Gallery.load(args.index, UniFashionModule.from_pretrained(args.model))
-    for rank, hit in enumerate(gallery.search(text=args.text, image=args.image, k=args.k), 1):
-        print(f"{rank}\t{hit.score:.4f}\t{hit.id}")
+    rows, gallery = _rows(args), _load(args)
+    known = sorted(set(rows["ids"]) & set(gallery.ids))
+    if known and not args.replace:
+        raise ValueError(f"{args.index} has {some(known)} already: --replace takes the new images instead")
+    gallery.remove(known).add(**rows)
+    gallery.save(args.index)
+    print(f"{len(rows['ids']) - len(known)} added, {len(known)} replaced, {len(gallery)} images in {args.index}")
+    return 0
+
+
+def _index_remove(args: argparse.Namespace) -> int:
+    from unifashion_pl.data.plan import some
+
+    gallery = _load(args)
+    if unknown := set(args.ids) - set(gallery.ids):
+        raise ValueError(f"not in {args.index}, which holds {len(gallery)} images: {some(sorted(unknown))}")
+    gallery.remove(args.ids).save(args.index)
+    print(f"{len(set(args.ids))} removed, {len(gallery)} images in {args.index}")
+    return 0
+
+
+def _index_search(args: argparse.Namespace) -> int:
+    for rank, hit in enumerate(_load(args).search(text=args.text, image=args.image, k=args.k), 1):
+        print(f"{rank}\t{hit.score:.4f}\t{hit.id}\t{hit.explanation}")
     return 0

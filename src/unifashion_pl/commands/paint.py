@@ -27,6 +27,7 @@ def add(commands: Commands) -> None:
     tryon.add_argument("person", type=Path)
     tryon.add_argument("garment", type=Path, nargs="+", help="several garments are painted side by side")
     _person(tryon).set_defaults(handler=_tryon)
+    tryon.add_argument("--garment-guidance", type=float, help="by the garment's photo alone; 1 (default) = none")
     _painting(tryon, "tryon.png")
     design = commands.add_parser("design", help="paint a person in what a text and a sketch describe")
     design.add_argument("person", type=Path)
@@ -61,9 +62,8 @@ def _painting(parser: argparse.ArgumentParser, out: str) -> argparse.ArgumentPar
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    return {
-        name: value for name in ("sampler", "steps", "guidance", *PERSON) if (value := getattr(args, name, None)) is not None
-    }
+    names = ("sampler", "steps", "guidance", "garment_guidance", *PERSON)
+    return {"progress": True} | {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def _generate(args: argparse.Namespace) -> int:

@@ -70,6 +70,9 @@ def sample(
 ) -> Tensor:
     """Run a sampling preset from noise (B, C, h, w) to latents of the same shape, in float32.
 
+    Args:
+        progress: show a bar over the steps.
+
     Raises:
         ValueError: unknown sampler, or a number of steps outside 1 to 1000.
     """
@@ -77,7 +80,8 @@ def sample(
     scheduler = build_scheduler(sampler, steps, "cpu")
     rows = scheduler.timesteps.to(noise.device)[:, None].expand(-1, len(noise))
     latents = noise.float() * scheduler.init_noise_sigma
-    for t, row in zip(tqdm(scheduler.timesteps, desc="painting", unit="step", disable=not progress, leave=False), rows):
+    bar = tqdm(scheduler.timesteps, desc="painting", unit="step", disable=not progress, leave=False)
+    for t, row in zip(bar, rows):
         eps = predict(scheduler.scale_model_input(latents, t), row)
         # A copy: multistep schedulers keep it, and a compiled predictor may write its next answer to the same place.
         latents = scheduler.step(eps.to(torch.float32, copy=True), t, latents).prev_sample

@@ -1,0 +1,91 @@
+"""``unifashion index`` on a folder of pictures and a CSV, with the shipped model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unifashion_pl.cli import main
+from unifashion_pl.gallery import Gallery
+from unifashion_pl.module import UniFashionModule
+
+COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 60), "white": (240, 240, 240)}
+
+
+def catalogue(folder: Path, *names: str, texts: bool = True, shade: int = 0) -> list[str]:
+    """A CSV of one picture a name -> the options that name it."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        picture = np.full((64, 64, 3), 255, np.uint8)
+        picture[8:56, 16:48] = np.array(COLOURS[name]) // (shade + 1)
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    lines = [f"{name}.png,{f'a {name} dress' if texts else ''}" for name in names]
+    (folder / "items.csv").write_text("\n".join(["image,text", *lines]), encoding="utf-8")
+    return ["--csv", str(folder / "items.csv"), "--root", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def model() -> UniFashionModule:
+    return UniFashionModule.from_pretrained("tiny")
+
+
+def test_an_index_that_was_added_to_and_taken_from_is_the_one_built_at_once(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    main(["index", "build", *catalogue(tmp_path / "a", "white", "red"), "--texts", "--out", str(grown)])
+    main(["index", "add", str(grown), *catalogue(tmp_path / "b", "blue", "green"), "--texts"])
+    main(["index", "remove", str(grown), "white"])
+    assert "1 removed, 3 images" in capsys.readouterr().out
+    main(["index", "build", *catalogue(tmp_path / "c", "red", "blue", "green"), "--texts", "--out", str(whole)])
+    ours, expected = Gallery.load(grown, model), Gallery.load(whole, model)
+    assert ours.ids == expected.ids == ["red", "blue", "green"]
+    assert ours.captions == expected.captions
+    for text in ("a green dress", "a red dress"):
+        hits = [gallery.search(text=text, k=3) for gallery in (ours, expected)]
+        assert [hit.id for hit in hits[0]] == [hit.id for hit in hits[1]]
+        assert [hit.score for hit in hits[0]] == pytest.approx([hit.score for hit in hits[1]], abs=1e-5)
+    capsys.readouterr()
+    main(["index", "search", str(grown), "--text", "a green dress", "-k", "1"])
+    rank, score, name, why = capsys.readouterr().out.strip().split("\t")
+    assert (rank, name) == ("1", "green")
+    assert float(score) == pytest.approx(ours.search(text="a green dress", k=1)[0].score, abs=1e-4)
+    assert "query token" in why
+    assert "'a green dress'" in why
+
+
+def test_replacing_takes_the_new_picture_and_is_asked_for(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "index"
+    main(["index", "build", *catalogue(tmp_path / "a", "red", "blue"), "--out", str(index)])
+    before = Gallery.load(index, model)
+    again = catalogue(tmp_path / "b", "red", "green", shade=3)
+    with pytest.raises(SystemExit):
+        main(["index", "add", str(index), *again])
+    assert "has red already: --replace" in capsys.readouterr().err
+    assert Gallery.load(index, model).ids == before.ids
+    main(["index", "add", str(index), *again, "--replace"])
+    assert "1 added, 1 replaced, 3 images" in capsys.readouterr().out
+    after = Gallery.load(index, model)
+    assert after.ids == ["blue", "red", "green"]
+    for name, tokens in after.tokens.items():
+        assert tokens[0].equal(before.tokens[name][1])
+        assert not tokens[1].allclose(before.tokens[name][0], atol=1e-3)
+
+
+def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, options = tmp_path / "index", catalogue(tmp_path / "a", "red", "blue", texts=False)
+    with pytest.raises(SystemExit):
+        main(["index", "build", *options, "--texts", "--out", str(index)])
+    assert "has no texts: --texts needs a column text" in capsys.readouterr().err
+    main(["index", "build", *options, "--out", str(index)])
+    with pytest.raises(SystemExit):
+        main(["index", "remove", str(index), "red", "pink"])
+    assert "which holds 2 images: pink" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["index", "search", str(tmp_path / "nowhere"), "--text", "red"])
+    assert "expected a folder written by Gallery.save" in capsys.readouterr().err
