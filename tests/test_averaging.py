@@ -1,4 +1,4 @@
-"""Averaged weights by Lightning's own callback: what the checkpoint holds, who loads it, how a run goes on (``--config ema.yaml``)."""
+"""Averaged weights: what the checkpoint holds, who loads it, how a run goes on (``--config ema.yaml``)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from small import tryon_batch
 from test_editing_policies import small
 from torch import Tensor
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.callbacks import LearntAverage
 from unifashion_pl.cli import resolve_config
+from unifashion_pl.freezing import part_of
 from unifashion_pl.optim import OptimSettings
 from unifashion_pl.weights.checkpoint import load_weights
 
@@ -39,15 +40,15 @@ class Recorder(L.Callback):
         self.steps.append({name: p.detach().clone() for name, p in pl_module.state_dict().items()})
 
 
-def trained(built: UniFashionModule, steps: int, folder: Path, **fit: Any) -> tuple[L.Trainer, Recorder]:
+def trained(built: UniFashionModule, steps: int, folder: Path, *more: L.Callback, **fit: Any) -> tuple[L.Trainer, Recorder]:
     """As ``ema.yaml`` configures it, but for the decay."""
     settings = yaml.safe_load(Path(resolve_config("ema.yaml")).read_text())["trainer"]["callbacks+"][0]
-    assert settings["class_path"] == "lightning.pytorch.callbacks.EMAWeightAveraging"
+    assert settings["class_path"] == "unifashion_pl.callbacks.LearntAverage"
     recorder = Recorder()
     trainer = L.Trainer(
         max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         accelerator="cpu", default_root_dir=folder,
-        callbacks=[recorder, EMAWeightAveraging(**{**settings["init_args"], "decay": DECAY})],
+        callbacks=[recorder, LearntAverage(**{**settings["init_args"], "decay": DECAY}), *more],
     )  # fmt: skip
     torch.manual_seed(0)
     loader: Any = torch.utils.data.DataLoader([{"tryon": tryon_batch(2)}] * steps, batch_size=None)  # type: ignore[arg-type]
@@ -91,29 +92,48 @@ class Stop(L.Callback):
             trainer.save_checkpoint(self.path)
 
 
+class Start(L.Callback):
+    """The weights that training begins with."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        self.state = self.state or copy.deepcopy(pl_module.state_dict())
+
+
 @pytest.mark.filterwarnings("ignore:.*WeightAveraging callback.*")
-def test_a_resumed_run_trains_on_the_trained_weights(tmp_path: Path) -> None:
-    built = model()
-    saver, recorder = Stop(tmp_path / "half.ckpt"), Recorder()
-    trainer = L.Trainer(
-        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[recorder, EMAWeightAveraging(decay=DECAY, use_buffers=False), saver],
-    )  # fmt: skip
-    loader: Any = torch.utils.data.DataLoader([{"tryon": tryon_batch(2)}] * 2, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(built, loader)
+@pytest.mark.parametrize("leave_out", [[], ["vae"]])
+def test_a_resumed_run_trains_on_the_trained_weights(tmp_path: Path, leave_out: list[str]) -> None:
+    """Parts that building the model brings back are in neither of a checkpoint's two sets of weights."""
+    built, resumed = model(), model()
+    built.leave_out = resumed.leave_out = leave_out
+    _, recorder = trained(built, 2, tmp_path, Stop(tmp_path / "half.ckpt"))
     half = torch.load(tmp_path / "half.ckpt", weights_only=True)
     last = recorder.steps[-1]
+    expected = {name for name in last if part_of(name) not in leave_out}
+    assert len(expected) < len(last) or not leave_out
+    assert half["state_dict"].keys() == half["current_model_state"].keys() == expected
     assert all(torch.equal(tensor, last[name]) for name, tensor in half["current_model_state"].items())
-    started: list[dict[str, Tensor]] = []
+    start = Start()
+    trained(resumed, 3, tmp_path, start, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert all(torch.equal(tensor, last[name]) for name, tensor in start.state.items())
 
-    class Look(L.Callback):
-        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-            started.append(copy.deepcopy(pl_module.state_dict()))
 
-    resumed = model()
-    again = L.Trainer(
-        max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[Look(), EMAWeightAveraging(decay=DECAY, use_buffers=False)],
-    )  # fmt: skip
-    again.fit(resumed, loader, ckpt_path=tmp_path / "half.ckpt", weights_only=True)
-    assert all(torch.equal(tensor, last[name]) for name, tensor in started[0].items())
+@pytest.mark.filterwarnings("ignore:.*WeightAveraging callback.*")
+def test_what_does_not_learn_is_not_held_twice_and_stays_as_it_is(tmp_path: Path) -> None:
+    built = model()
+    before = {name: p.detach().clone() for name, p in built.named_parameters() if not p.requires_grad}
+    trainer, _ = trained(built, 3, tmp_path)
+    averages = [callback._average_model for callback in trainer.callbacks if isinstance(callback, LearntAverage)]  # type: ignore[attr-defined]
+    assert averages[0] is not None
+    copies = dict(averages[0].module.named_parameters(remove_duplicate=False))
+    for name, parameter in built.named_parameters(remove_duplicate=False):
+        assert (copies[name] is parameter) == (name not in built.trainable_names), name
+    assert before
+    assert all(torch.equal(p, before[name]) for name, p in built.named_parameters() if name in before)
+
+
+def test_a_decay_of_one_would_never_learn() -> None:
+    with pytest.raises(ValueError, match="decay is 1.0, expected 0 to 1, 1 excluded"):
+        LearntAverage(decay=1.0)

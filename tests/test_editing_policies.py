@@ -9,11 +9,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from small import CLIP_TEXT, UNET, VAE, pair_batch, small_backbone, triplet_batch, tryon_batch
 from torch import nn
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.callbacks import LearntAverage
 from unifashion_pl.freezing import apply_policy, part_of
 from unifashion_pl.generation import SD1_UNET, Denoiser, ImageVAE, PromptEncoder, UNetLora
 from unifashion_pl.tasks import DiffusionModule, EditSettings
@@ -122,7 +122,7 @@ def test_pairs_triplets_and_try_on_train_together(tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainer = L.Trainer(
         max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="cpu", default_root_dir=tmp_path, callbacks=[EMAWeightAveraging(decay=0.5)],
+        accelerator="cpu", default_root_dir=tmp_path, callbacks=[LearntAverage(decay=0.5)],
     )  # fmt: skip
     trainer.fit(model, torch.utils.data.DataLoader([batch, batch], batch_size=None))  # type: ignore[arg-type]
     assert {f"train/{stream}/q2i" for stream in batch} <= set(trainer.callback_metrics)

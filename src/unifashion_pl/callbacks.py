@@ -13,13 +13,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils._pytree import tree_leaves
 
 from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.reader import DamagedSample
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.freezing import left_out
 
 SEED_VARIABLE = "PL_GLOBAL_SEED"  # where Lightning's seed_everything leaves the seed
 STATES = "unifashion_streams"
@@ -144,6 +147,57 @@ class Streams(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """As at the end."""
         end_workers(trainer)
+
+
+class LearntAverage(WeightAveraging):
+    """Lightning's weight averaging, exponential, of what learns: frozen parameters are the model's own, not copies.
+
+    Lightning copies the whole model before it moves to its device; there the average would stay, and every step bring all weights to it.
+    Buffers are copied: averaging counters would round them down. Checkpoints hold the average as their weights.
+
+    Args:
+        decay: the average spans about 1 / (1 - decay) steps.
+        device: of the average; None = the model's.
+    """
+
+    def __init__(self, decay: float = 0.9999, device: str | None = None) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}, expected 0 to 1, 1 excluded")
+        average = get_ema_multi_avg_fn(decay)
+
+        def learnt(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+            pairs = [(a, b) for a, b in zip(averaged, current) if a.data_ptr() != b.data_ptr()]
+            if pairs:
+                average(*(list(side) for side in zip(*pairs)), count)
+
+        super().__init__(device=device, use_buffers=False, multi_avg_fn=learnt)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Copy what learns."""
+        super().setup(trainer, pl_module, stage)
+        if self._average_model is not None and self._device is None:
+            for name, parameter in pl_module.named_parameters(remove_duplicate=False):  # tied ones at all their places
+                if not parameter.requires_grad:
+                    owner, _, own = name.rpartition(".")
+                    setattr(self._average_model.module.get_submodule(owner), own, parameter)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Follow the model to its device."""
+        if self._average_model is not None and self._device is None:
+            self._average_model.to(pl_module.device)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The trained weights without the parts that building the model restores, as the module leaves them out of the average."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        for name in left_out(pl_module) & checkpoint.get("current_model_state", {}).keys():
+            del checkpoint["current_model_state"][name]
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lend those parts to the trained weights."""
+        if trained := checkpoint.get("current_model_state"):
+            own = pl_module.state_dict()
+            trained.update({name: own[name] for name in left_out(pl_module) - trained.keys()})
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 
 def streams(trainer: L.Trainer) -> dict[str, Stream]:

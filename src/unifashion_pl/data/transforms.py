@@ -31,7 +31,11 @@ def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> 
         return image
     if nearest:
         return F.interpolate(image[None], (height, width), mode="nearest-exact")[0]
-    return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+    if image.device.type == "cpu":
+        return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+    # GPUs have no kernel of it for uint8
+    resized = F.interpolate(image[None].float(), (height, width), mode="bicubic", antialias=True)[0]
+    return resized.round_().clamp_(BLACK, WHITE).to(torch.uint8)
 
 
 def target_pad(image: Tensor, ratio: float = 1.25) -> Tensor:
