@@ -89,7 +89,7 @@ def test_recorded_probabilities_are_those_that_the_layer_used() -> None:
     with recorded(branch, [1]) as looks:
         branch.read(1, h, features, torch.ones(2, 1, 1, 1))
     handle.remove()
-    _, hidden, tokens = looks[1]
+    hidden, tokens = looks[1].hidden, looks[1].tokens
     values = layer.to_v(tokens).unflatten(-1, (layer.heads, -1)).transpose(1, 2)  # type: ignore[union-attr, operator, arg-type]
     q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(tokens)))  # type: ignore[union-attr, operator, arg-type]
     weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)

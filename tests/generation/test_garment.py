@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from small import UNET
 from torch import Tensor, nn
 
 from unifashion_pl.generation import SD1_UNET, Denoiser, GarmentBranch, UNetLora
-from unifashion_pl.generation.attention import probabilities, recorded
-from unifashion_pl.generation.garment import PlacedLinear, denoise, places
+from unifashion_pl.generation.attention import grid_of, probabilities, recorded
+from unifashion_pl.generation.garment import PlacedLinear, centres, denoise, places
 
 #: Three levels, two layers each, attention everywhere but at the lowest: Stable Diffusion's form.
 DEEP: dict[str, object] = {
@@ -132,24 +133,22 @@ def test_with_positions_a_cell_first_looks_where_its_coordinates_say(heads: int,
     """Against the closed form: the match of two cells is the logit times the mean cosine of their distances in half waves."""
     plain, placed = nn.Linear(12, 64), nn.Linear(7, 64)
     asks, answers = PlacedLinear(plain, 64 // heads, logit), PlacedLinear(placed, 64 // heads, logit)
-    asks.grid = answers.grid = (6, 4)
     cells, garment = random(2, 24, 12, seed=1), random(2, 24, 7, seed=2)
     waves = np.pi * np.array(PlacedLinear.WAVES)
     y, x = np.divmod(np.arange(24), 4)
     keys = np.stack([(x + 0.5) / 4, (y + 0.5) / 6], -1)
-    np.testing.assert_allclose(answers.own(torch.device("cpu")).numpy(), keys, atol=1e-6)
+    own = centres((6, 4))[None]
+    np.testing.assert_allclose(own[0].numpy(), keys, atol=1e-6)
     moved = torch.rand(2, 24, 2, generator=torch.Generator().manual_seed(3))
-    for at in (None, moved):
-        asks.at = at
-        q, k = asks(cells) - plain(cells), answers(garment) - placed(garment)
+    for at in (own, moved):
+        q, k = asks(cells, at) - plain(cells), answers(garment, own) - placed(garment)
         q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
         logits = (q @ k.transpose(-1, -2) / (64 / heads) ** 0.5).detach().numpy()
-        asked = np.broadcast_to(keys, (2, 24, 2)) if at is None else at.numpy()
-        distances = asked[:, :, None] - keys
+        distances = at.expand(2, -1, -1).numpy()[:, :, None] - keys
         expected = np.cos(distances[..., None] * waves).mean((-2, -1)) * logit
         for head in range(heads):
             np.testing.assert_allclose(logits[:, head], expected, atol=1e-4)
-        if at is None:
+        if at is own:
             assert (expected.argmax(-1) == np.arange(24)).all()
 
 
@@ -159,22 +158,18 @@ def test_each_place_starts_where_the_one_before_looked() -> None:
     model = opened(denoiser(garment_positions=True))
     branch = model.garment
     assert branch is not None
-    asked: list[Tensor | None] = []
-    for k in range(len(branch.places)):
-        layer: Any = branch.blocks[k].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
-        layer.to_q.register_forward_hook(lambda linear, _a, _o: asked.append(linear.at))
     with recorded(branch, range(len(branch.places))) as looks:
         model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
-    assert asked[0] is None
     h, w = LATENTS.shape[-2:]
+    assert torch.equal(looks[0].queries, looks[0].keys)  # type: ignore[arg-type]
     for k in range(1, len(branch.places)):
-        before: Any = branch.blocks[k - 1].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
-        # probabilities() projects again: with the coordinates of that call, which the layer still has
-        weights = probabilities(looks[k - 1])
-        centres = weights @ before.to_k.own(weights.device)
-        grid, finer = before.to_k.grid, branch.blocks[k].transformer_blocks[0].attn2.to_k.grid  # type: ignore[index, union-attr]
-        expected = F.interpolate(centres.transpose(1, 2).unflatten(2, grid), finer, mode="bilinear").flatten(2).transpose(1, 2)
-        torch.testing.assert_close(asked[k], expected, atol=1e-5, rtol=0)
+        keys, asked = looks[k - 1].keys, looks[k].queries
+        assert keys is not None
+        assert asked is not None
+        there = probabilities(looks[k - 1]) @ keys
+        grid, finer = (grid_of(look.hidden.shape[1], (h, w)) for look in (looks[k - 1], looks[k]))
+        expected = F.interpolate(there.transpose(1, 2).unflatten(2, grid), finer, mode="bilinear").flatten(2).transpose(1, 2)
+        torch.testing.assert_close(asked, expected, atol=1e-5, rtol=0)
     assert finer == (h, w)
 
 
@@ -270,16 +265,28 @@ def test_a_batch_without_garments_leaves_zero_gradients_while_the_branch_trains(
         assert torch.equal(frozen(LATENTS, T, CONTEXT), model(LATENTS, T, CONTEXT))
 
 
-def test_checkpointing_recomputes_each_forward_pass_with_its_own_features() -> None:
+@pytest.mark.parametrize("positions", [False, True])
+def test_checkpointing_recomputes_each_forward_pass_with_its_own_features_and_places(positions: bool) -> None:
+    """Two passes of different sizes before one backward, as pairs and persons have them."""
     gradients = []
+    wide = (random(1, 4, 8, 8, seed=21), T[:1], CONTEXT[:1], random(1, 4, 8, 8, seed=22))
     for checkpointing in (False, True):
-        model = opened(denoiser(config=UNET, gradient_checkpointing=checkpointing)).train()
-        total = sum(model(LATENTS, T, CONTEXT, garment=g).square().mean() for g in (GARMENT, -2 * GARMENT))
-        assert isinstance(total, Tensor)
+        model = opened(denoiser(config=UNET, gradient_checkpointing=checkpointing, garment_positions=positions)).train()
+        total = torch.zeros(())
+        for latents, time, context, garment in ((LATENTS, T, CONTEXT, GARMENT), (LATENTS, T, CONTEXT, -2 * GARMENT), wide):
+            total = total + model(latents, time, context, garment=garment).square().mean()
         total.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, grad in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_model_can_be_copied_between_a_forward_pass_and_its_backward() -> None:
+    """As averages of the weights do, also after a first training."""
+    model = opened(denoiser(garment_positions=True)).train()
+    out = model(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin(LATENTS, T, CONTEXT, **CONDITIONS, garment=GARMENT), out)
 
 
 @torch.no_grad()

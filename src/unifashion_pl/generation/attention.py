@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +17,25 @@ from torch import Tensor
 
 from unifashion_pl.generation.garment import GarmentBranch, centres
 
-#: place -> (the attention layer, its queries' input (B, N, C), its keys' input (B, N, C_ref)).
-Looks = dict[int, tuple[Any, Tensor, Tensor]]
+
+@dataclass
+class Look:
+    """What a cross-attention of the branch was given.
+
+    Attributes:
+        layer: the attention.
+        hidden, tokens: its queries' input (B, N, C) and its keys' (B, N, C_ref).
+        queries, keys: their coordinates, see :class:`~unifashion_pl.generation.garment.Finding`; None without positions.
+    """
+
+    layer: Any
+    hidden: Tensor
+    tokens: Tensor
+    queries: Tensor | None = None
+    keys: Tensor | None = None
+
+
+Looks = dict[int, Look]
 
 
 @contextmanager
@@ -29,7 +47,8 @@ def recorded(branch: GarmentBranch | None, ks: Sequence[int]) -> Iterator[Looks]
         layer: Any = branch.blocks[k].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
 
         def keep(attention: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], k: int = k) -> None:
-            looks[k] = (attention, args[0], kwargs["encoder_hidden_states"])
+            coordinates = (getattr(attention.processor, name, None) for name in ("queries", "keys"))
+            looks[k] = Look(attention, args[0], kwargs["encoder_hidden_states"], *coordinates)
 
         handles.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
     try:
@@ -39,21 +58,23 @@ def recorded(branch: GarmentBranch | None, ks: Sequence[int]) -> Iterator[Looks]
             handle.remove()
 
 
-def probabilities(look: tuple[Any, Tensor, Tensor], temperature: float = 1.0) -> Tensor:
+def probabilities(look: Look, temperature: float = 1.0) -> Tensor:
     """A (B, N, N), the heads' mean of softmax(Q K^T / (sqrt(d) temperature)).
 
     Raises:
         ValueError: the layer is sharded, and so cannot be used beside its forward pass.
     """
-    layer, hidden, tokens = look
+    layer = look.layer
     if hasattr(layer.to_q.weight, "full_tensor"):
         raise ValueError(
             "losses on attention need whole layers, these are sharded: use ddp.yaml, or tv_weight = flow_weight = shape_weight = 0"
         )
-    hidden, tokens = (x.to(layer.to_q.weight.dtype) for x in (hidden, tokens))  # a bf16 U-Net hands on bf16
-    q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(tokens)))
+    hidden, tokens = (x.to(layer.to_q.weight.dtype) for x in (look.hidden, look.tokens))  # a bf16 U-Net hands on bf16
+    at = [() if coordinates is None else (coordinates,) for coordinates in (look.queries, look.keys)]
+    projected = layer.to_q(hidden, *at[0]), layer.to_k(tokens, *at[1])
+    q, k = (x.float().unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in projected)
     scores = q @ k.transpose(-1, -2) / (math.sqrt(q.shape[-1]) * temperature)
-    return scores.float().softmax(-1).mean(1)
+    return scores.softmax(-1).mean(1)
 
 
 def grid_of(cells: int, latents: tuple[int, int]) -> tuple[int, int]:

@@ -12,11 +12,13 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 #: Options of a U-Net of which :func:`denoise` knows Stable Diffusion 1.x's choice alone.
 _USUAL = {
@@ -141,9 +143,9 @@ class GarmentBranch(nn.Module):
             raise ValueError(f"unknown start of the hint {hint!r}; known are {', '.join(get_args(Hint))}")
         if hint == "latents":
             self.hint.weight.data.copy_(unet.conv_in.weight.data[:, :4])
-        if unet.is_gradient_checkpointing:
-            for block in self.blocks:
-                block.enable_gradient_checkpointing()  # type: ignore[operator]
+        # as diffusers' modules have it, but around a place's whole call: where it looks is handed over beside the tensors
+        self.gradient_checkpointing: bool = unet.is_gradient_checkpointing
+        self._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
     @property
     def trains(self) -> bool:
@@ -180,18 +182,26 @@ class GarmentBranch(nn.Module):
         Returns:
             h, and with positions (B, 2, h, w): where in the garment's picture each cell looked, x and y in 0..1.
         """
-        grid = (h.shape[-2], h.shape[-1])
-        attention = _attention(self.blocks[k])
-        placed = isinstance(attention.to_q, PlacedLinear)
-        if placed:
-            attention.to_q.grid = attention.to_k.grid = grid
-            attention.to_q.at = (
-                None if found is None else F.interpolate(found, grid, mode="bilinear").flatten(2).transpose(1, 2)
-            )
         tokens = features[self.places[k].feature].flatten(2).transpose(1, 2)
-        read = self.blocks[k](h, encoder_hidden_states=tokens, return_dict=False)[0]
-        found = attention.processor.found.transpose(1, 2).unflatten(2, grid) if placed else None
+        if torch.is_grad_enabled() and self.gradient_checkpointing:
+            read, found = self._gradient_checkpointing_func(self._look, k, h, tokens, found)
+        else:
+            read, found = self._look(k, h, tokens, found)
         return h + gate * self.zero_convs[k](read), found
+
+    def _look(self, k: int, h: Tensor, tokens: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        block, processor = self.blocks[k], _attention(self.blocks[k]).processor
+        if not isinstance(processor, Finding):
+            return block(h, encoder_hidden_states=tokens, return_dict=False)[0], None
+        grid = (h.shape[-2], h.shape[-1])
+        processor.keys = centres(grid, h.device)[None]
+        start = None if found is None else F.interpolate(found, grid, mode="bilinear").flatten(2).transpose(1, 2)
+        processor.queries = processor.keys if start is None else start
+        read = block(h, encoder_hidden_states=tokens, return_dict=False)[0]
+        found = processor.found.transpose(1, 2).unflatten(2, grid)
+        # nothing of a pass stays: another one has places of its own, and copies of a model take no tensors with a history
+        del processor.keys, processor.queries, processor.found
+        return read, found
 
 
 def centres(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
@@ -206,16 +216,14 @@ class PlacedLinear(nn.Linear):
 
     To W x comes P f, f being sines and cosines of relative coordinates, whatever the picture's size. Queries and keys start with the same P
     of orthogonal columns, so that a cell looks where its coordinates say. Keys have their own coordinates, and so have the queries of the
-    coarsest place: what is worn elsewhere is found from near by. Queries of every later place have the coordinates that the place before
+    first place: what is worn elsewhere is found from near by. Queries of every later place have the coordinates that the place before
     found, and hit them sharply: a print survives only if few cells are averaged.
 
     Attributes:
         places: P.
-        grid: (h, w) of the cells, row-major; to be set before each call.
-        at: (B, h w, 2) coordinates x, y in 0..1 instead of the cells' own, or None.
     """
 
-    #: Half waves per side of the picture.
+    #: Half waves per side of the picture: powers of two.
     WAVES = (1, 2, 4, 8, 16)
     #: Of a full match, as it stands in the softmax: of the first place and of later ones.
     LOGITS = (10.0, 20.0)
@@ -227,17 +235,11 @@ class PlacedLinear(nn.Linear):
         # f . f = 2 WAVES, hence the scale by which sqrt(per_head) in the softmax's denominator leaves the logit
         head = torch.eye(per_head, 4 * len(self.WAVES)) * math.sqrt(logit * math.sqrt(per_head) / (2 * len(self.WAVES)))
         self.places.weight.data.copy_(head.repeat(plain.out_features // per_head, 1))
-        self.grid = (1, 1)
-        self.at: Tensor | None = None
 
-    def own(self, device: torch.device) -> Tensor:
-        """(h w, 2) x, y in 0..1 of the cells' centres."""
-        return centres(self.grid, device)
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """(B, h w, C) -> (B, h w, out)."""
-        at = self.own(cells.device) if self.at is None else self.at
-        angles = at.flip(-1).unsqueeze(-1) * (math.pi * torch.tensor(self.WAVES, device=cells.device))  # y first
+    def forward(self, cells: Tensor, at: Tensor) -> Tensor:  # type: ignore[override]
+        """(B, h w, C) at coordinates (B or 1, h w, 2), x and y in 0..1 -> (B, h w, out)."""
+        halves = math.pi * torch.arange(len(self.WAVES), device=cells.device).exp2()  # WAVES, made where they are used
+        angles = at.flip(-1).unsqueeze(-1) * halves  # y first
         waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
         out: Tensor = super().forward(cells) + self.places(waves.to(self.weight.dtype))
         return out
@@ -247,18 +249,26 @@ class Finding:
     """Attention as diffusers' own processors compute it, that also tells where it looked.
 
     Attributes:
-        found: (B, h w, 2) mean coordinates x, y in 0..1 of what the queries of the last call attended to, heads averaged.
+        queries, keys: (B or 1, h w, 2) their coordinates x, y in 0..1; to be set before each call.
+        found: (B, h w, 2) mean coordinates of what the queries of the call attended to, heads averaged.
     """
 
+    queries: Tensor
+    keys: Tensor
     found: Tensor
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None) -> Tensor:
-        projected = (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        projected = (
+            attn.to_q(hidden_states, self.queries), attn.to_k(encoder_hidden_states, self.keys), attn.to_v(encoder_hidden_states),
+        )  # fmt: skip
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
-        coordinates = attn.to_k.own(v.device).to(v.dtype).expand(*v.shape[:2], -1, -1)
-        read = F.scaled_dot_product_attention(q, k, torch.cat([v, coordinates], -1))
-        self.found = read[..., -2:].mean(1)
-        out: Tensor = attn.to_out[1](attn.to_out[0](read[..., :-2].transpose(1, 2).flatten(2)))
+        width = v.shape[-1]
+        v = torch.cat([v, self.keys.to(v.dtype).expand(*v.shape[:2], -1, -1)], -1)
+        # fused kernels want one width, of whole eights; zeros change no product
+        q, k, v = (F.pad(x, (0, -(-(width + 2) // 8) * 8 - x.shape[-1])) for x in (q, k, v))
+        read = F.scaled_dot_product_attention(q, k, v, scale=width**-0.5)
+        self.found = read[..., width : width + 2].mean(1)
+        out: Tensor = attn.to_out[1](attn.to_out[0](read[..., :width].transpose(1, 2).flatten(2)))
         return out
 
 

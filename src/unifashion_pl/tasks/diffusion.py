@@ -174,7 +174,8 @@ class DiffusionModule(TaskModule):
         places = editing.looked_at(self.denoiser, self.editing)
         with recorded(self.denoiser.garment, sorted({*places[0], *places[1]})) as looks:
             eps = self.denoiser(noisy, timesteps, **conditions)
-        extra = editing.attention_losses(looks, places, batch, conditions, timesteps, self.editing)
+        with torch.autocast(noisy.device.type, enabled=False):  # in bf16 neighbouring cells have equal coordinates
+            extra = editing.attention_losses(looks, places, batch, conditions, timesteps, self.editing)
         return {"q2i": self._error(eps, noise, timesteps), **extra}
 
     def _error(self, eps: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
