@@ -13,7 +13,7 @@ from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.sampling import released_start, start_noise
-from unifashion_pl.tasks import DiffusionModule, EditSettings
+from unifashion_pl.tasks import DiffusionModule, EditSettings, editing
 from unifashion_pl.tasks.editing import dropped, edits, encoded
 
 SIZE = (32, 24)
@@ -289,6 +289,26 @@ def test_requests_that_cannot_be_met_are_named() -> None:
         module.paint(queries(1), large, seeds=[0])
     with pytest.raises(ValueError, match="4 input channels and cannot read person, keep, pose"):
         head(None, 4).paint(queries(), tryon(), seeds=range(4))
+
+
+def test_losses_on_attention_are_exact_in_a_bf16_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cells' coordinates are products with the attention, which autocast would round to multiples of 1/128."""
+    module = head(editing=EditSettings(tv_weight=0.5, flow_weight=0.25, shape_weight=2.0, drop_garment=0.0)).train()
+    both: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    losses = editing.attention_losses
+
+    def twice(*args: Any) -> dict[str, Tensor]:
+        with torch.autocast("cpu", enabled=False):
+            exact = losses(*args)
+        both.append((losses(*args), exact))
+        return both[0][0]
+
+    monkeypatch.setattr(editing, "attention_losses", twice)
+    with torch.autocast("cpu", torch.bfloat16):
+        module.edit_losses(queries(), tryon())
+    ((got, exact),) = both
+    assert got.keys() == {"tv", "flow", "shape"}
+    assert all(torch.equal(value, exact[name]) for name, value in got.items())
 
 
 def test_optional_losses_read_the_attention_and_reach_the_branch() -> None:

@@ -209,9 +209,9 @@ class Denoiser(nn.Module):
             return self._plain(given, timesteps, context)
         if garment is None:
             garment, gate = torch.zeros_like(given[:, :LATENT_CHANNELS]), given.new_zeros(len(given))
-        gate = given.new_ones(len(given)) if gate is None else gate
         if self.garment is None:
-            return self._two_panels(given, timesteps, context, garment.to(given.dtype), gate > 0)
+            return self._panels(given, timesteps, context, garment.to(given.dtype), None if gate is None else gate > 0)
+        gate = given.new_ones(len(given)) if gate is None else gate
         gates = gate.to(given.dtype).view(-1, 1, 1, 1)
         return denoise(self.unet, self.garment, given, timesteps, context, garment.to(given.dtype), gates)
 
@@ -219,18 +219,26 @@ class Denoiser(nn.Module):
         eps: Tensor = self.unet(given, timesteps, encoder_hidden_states=context, return_dict=False)[0]
         return eps
 
-    def _two_panels(self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor, has: Tensor) -> Tensor:
-        """Rows with a garment beside it, the others alone."""
-        eps = torch.empty_like(given[:, :LATENT_CHANNELS])
-        if bool(has.any()):
-            shown = garment[has]
-            person, keep = (None, None) if self.in_channels == LATENT_CHANNELS else (shown, torch.ones_like(shown[:, :1]))
-            panel = self.assemble(shown, person, keep, None)
-            both = torch.cat([given[has], panel], -1)
-            eps[has] = self._plain(both, timesteps[has], context[has])[..., : given.shape[-1]]
-        if not bool(has.all()):
-            eps[~has] = self._plain(given[~has], timesteps[~has], context[~has])
-        return eps
+    def _panels(self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor, has: Tensor | None) -> Tensor:
+        """Rows that have a garment (all if None) beside it, the others alone."""
+        if has is None:
+            return self._beside(given, timesteps, context, garment)
+        if torch.compiler.is_compiling():  # which rows are which would break the graph
+            both = self._beside(given, timesteps, context, garment), self._plain(given, timesteps, context)
+            return torch.where(has.view(-1, 1, 1, 1), *both)
+        shown, alone = has.nonzero()[:, 0], (~has).nonzero()[:, 0]
+        parts = []
+        if len(shown):
+            parts.append(self._beside(given[shown], timesteps[shown], context[shown], garment[shown]))
+        if len(alone):
+            parts.append(self._plain(given[alone], timesteps[alone], context[alone]))
+        return torch.cat(parts)[torch.cat([shown, alone]).argsort()]
+
+    def _beside(self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor) -> Tensor:
+        """The person's half of a picture in which the garment stands to the right."""
+        person, keep = (None, None) if self.in_channels == LATENT_CHANNELS else (garment, torch.ones_like(garment[:, :1]))
+        both = torch.cat([given, self.assemble(garment, person, keep, None)], -1)
+        return self._plain(both, timesteps, context)[..., : given.shape[-1]]
 
     def _check_garment(self, garment: Tensor, latents: Tensor) -> None:
         if not self.reads_garments:
