@@ -83,10 +83,46 @@ def test_several_persons_take_lists(model: UniFashionModule, files: dict[str, li
     assert len(made) == 3
     (alone,) = model.try_on(files["image"][2], files["cloth"][0], files["agnostic-mask"][2], **FAST)
     assert np.abs(arrays(made[2:]) - arrays([alone])).max() <= 1
-    with pytest.raises(ValueError, match="3 persons and 2 of mask: expected one each, or one for all"):
+    with pytest.raises(ValueError, match="3 of person, 1 of garment, 2 of mask, 1 of pose, 1 of seed: expected equally many"):
         model.try_on(files["image"], files["cloth"][0], files["agnostic-mask"][:2], **FAST)
     with pytest.raises(ValueError, match="3 of person, 2 of garment, 3 of mask, 1 of pose"):
         model.try_on(files["image"], files["cloth"][:2], files["agnostic-mask"], **FAST)
+
+
+def test_lists_of_one_joints_as_numbers_and_boxes_per_person(model: UniFashionModule, files: dict[str, list[Path]]) -> None:
+    person, garment, mask, pose = (files[name][0] for name in ("image", "cloth", "agnostic-mask", "openpose_json"))
+    points = json.loads(pose.read_text())["people"][0]["pose_keypoints_2d"]
+    joints = [points[i : i + 3] for i in range(0, len(points), 3)]
+    expected = model.try_on(person, garment, mask, pose=pose, **FAST)
+    assert model.try_on([person], [garment], [mask], pose=[pose], **FAST) == expected
+    assert model.try_on(person, garment, mask, pose=joints, **FAST) == expected
+    assert model.try_on([person], garment, [mask], pose=[joints], seed=[0], **FAST) == expected
+    boxes = [(40, 60, 150, 180), (30, 50, 120, 140)]
+    both = model.try_on(files["image"][:2], garment, box=boxes, **FAST)
+    each = [model.try_on(p, garment, box=box, **FAST)[0] for p, box in zip(files["image"], boxes)]
+    assert np.abs(arrays(both) - arrays(each)).max() <= 1
+    varied = model.try_on(person, garment, mask, seed=[3, 4], **FAST)
+    assert np.abs(arrays(varied[1:]) - arrays(model.try_on(person, garment, mask, seed=4, **FAST))).max() <= 1
+    assert (arrays(varied[:1]) != arrays(varied[1:])).any()
+    with pytest.raises(ValueError, match="1 of person, 2 of garment, 1 of mask, 1 of pose, 3 of densepose, 1 of seed"):
+        model.try_on(person, files["cloth"][:2], mask, densepose=files["image-densepose"], **FAST)
+
+
+def test_what_try_on_does_not_read_and_what_is_out_of_range_is_refused(
+    model: UniFashionModule, files: dict[str, list[Path]]
+) -> None:
+    ask = (files["image"][0], files["cloth"][0], files["agnostic-mask"][0])
+    with pytest.raises(ValueError, match="try-on reads the garment's photo and no text: .* use design"):
+        model.try_on(*ask, text="a red dress", **FAST)
+    for wrong, said in (
+        ({"garment_until": -3}, "garment_until is -3, expected 0 to 1"),
+        ({"guidance": float("nan")}, "guidance is nan, expected a number"),
+        ({"garment_guidance": float("inf")}, "garment_guidance is inf"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            model.try_on(*ask, **FAST, **wrong)
+    with pytest.raises(ValueError, match="guidance is nan"):
+        model.generate("red", guidance=float("nan"), **FAST)
 
 
 def test_what_cannot_be_meant_is_refused(model: UniFashionModule, files: dict[str, list[Path]], tmp_path: Path) -> None:
@@ -174,6 +210,10 @@ def test_a_text_that_is_cut_is_named(model: UniFashionModule, files: dict[str, l
     with pytest.warns(UserWarning, match="1 of 2 texts is longer"):
         model.generate(["red", "red shirt " * 20], **FAST)
     assert long.size == (192, 256)
+    with pytest.warns(
+        UserWarning, match=r"'red shirt red shirt .*' has 122 tokens, the Q-Former reads 52: the end is not read"
+    ):
+        model.generate("red shirt " * 60, image=files["image"][0], **FAST)
 
 
 def test_a_painting_goes_back_without_its_bars() -> None:

@@ -184,19 +184,20 @@ def encode_image_sets(
 
 def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_size: int = 256) -> Tensor:
     """(B, E) unit vectors."""
-    head = head_of(model, "retrieval")
+    head, listed = head_of(model, "retrieval"), text_list(texts)
+    model.backbone.warn_if_cut(listed)
     with evaluating(model):
         return torch.cat(
-            in_batches(
-                text_list(texts), batch_size, lambda part: head.text_embeddings(model.backbone, part).float().cpu(), "texts"
-            )
+            in_batches(listed, batch_size, lambda part: head.text_embeddings(model.backbone, part).float().cpu(), "texts")
         )
 
 
 def compose(model: UniFashionModule, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
     """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery."""
     head = head_of(model, "retrieval")
-    pairs = list(zip(*paired(image_list(images), text_list(texts))))
+    listed = text_list(texts)
+    model.backbone.warn_if_cut(listed)
+    pairs = list(zip(*paired(image_list(images), listed)))
 
     def work(part: list[tuple[OneImage, str]]) -> Tensor:
         pixels = pixels_for(model, [image for image, _ in part])
@@ -251,6 +252,8 @@ def generate(
     n = max(len(prompts), len(seeds), len(images))
     if any(len(column) not in (1, n) for column in (prompts, seeds, images)):
         raise ValueError(f"{len(prompts)} prompts, {len(images)} images, {len(seeds)} seeds: expected equal numbers or one")
+    if image is not None:
+        model.backbone.warn_if_cut(prompts)
     rows = [(prompts[i % len(prompts)], images[i % len(images)], seeds[i % len(seeds)]) for i in range(n)]
 
     def work(part: list[tuple[str, OneImage | None, int]]) -> list[Image.Image]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.data.tryon_inputs`).
 PAINTING = ("sampler", "steps", "guidance", "garment_guidance", "garment_until", "start", "progress")
+#: Further inputs that belong to a person.
+OF_PERSON = ("densepose", "parse", "agnostic", "box", "pose_size")
+#: Inputs of which one may be a list.
+LISTS = ("pose", "box", "pose_size")
 
 
 def try_on(
@@ -30,7 +34,7 @@ def try_on(
     *,
     mask: Any = None,
     pose: Any = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 4,
     paste_back: bool = True,
     **settings: Any,
@@ -39,18 +43,19 @@ def try_on(
 
     Args:
         person, garment: photos; one of either goes with all of the other.
-        mask, pose: of the person, see :func:`~unifashion_pl.data.tryon_inputs.prepare_tryon`; of several persons a list.
+        mask, pose: of the person, see :func:`~unifashion_pl.data.tryon_inputs.prepare_tryon`; a list is one each, anything else is for all.
+        seed: one for all pictures, or one each. A single pair with several seeds gives variations.
         paste_back: keep the person's own pixels outside of the mask; else the whole picture is as painted.
-        settings: those of ``paint`` in :class:`~unifashion_pl.tasks.DiffusionModule`, and further inputs of ``prepare_tryon``
-            (``densepose``, ``parse``, ``agnostic``, ``box``, …).
+        settings: those of ``paint`` in :class:`~unifashion_pl.tasks.DiffusionModule`, and further inputs of ``prepare_tryon``:
+            ``densepose``, ``parse``, ``agnostic``, ``box`` and ``pose_size`` as ``mask``, others for all.
+
+    Raises:
+        ValueError: unequal numbers, or a text, which try-on does not read.
     """
-    persons, garments = image_list(person), image_list(garment)
-    rows = _together({"person": persons, "garment": garments, **_columns(len(persons), mask=mask, pose=pose)})
-
-    def prepare(row: dict[str, Any], **common: Any) -> TryOnInputs:
-        return prepare_tryon(row["person"], row["garment"], row["mask"], row["pose"], **common)
-
-    return _paint(model, rows, prepare, seed, batch_size, paste_back, settings)
+    if "text" in settings:
+        raise ValueError("try-on reads the garment's photo and no text: leave text out, or use design, which reads it")
+    columns = {"person": person, "garment": garment, "mask": mask, "pose": pose, **_taken(settings, OF_PERSON)}
+    return _paint(model, columns, prepare_tryon, seed, batch_size, paste_back, settings)
 
 
 def design(
@@ -61,7 +66,7 @@ def design(
     sketch: Any = None,
     pose: Any = None,
     mask: Any = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     batch_size: int = 4,
     paste_back: bool = True,
     **settings: Any,
@@ -71,17 +76,12 @@ def design(
     Args:
         text: phrases; one of either goes with all of the other.
         sketch: light strokes on black; of several rows a list, or one for all.
-        mask, pose, paste_back, settings: as in :func:`try_on`, with the inputs of ``prepare_design``.
+        mask, pose, seed, paste_back, settings: as in :func:`try_on`, with the inputs of ``prepare_design``.
     """
-    persons, texts = image_list(person), text_list(text)
-    sketches = list(sketch) if isinstance(sketch, list | tuple) else [sketch]
-    own = _columns(len(persons), mask=mask, pose=pose)
-    rows = _together({"person": persons, "text": texts, "sketch": sketches, **own})
-
-    def prepare(row: dict[str, Any], **common: Any) -> TryOnInputs:
-        return prepare_design(row["person"], row["sketch"], row["pose"], row["mask"], text=row["text"], **common)
-
-    return _paint(model, rows, prepare, seed, batch_size, paste_back, settings)
+    columns = {"person": person, "text": text_list(text), "sketch": sketch, "mask": mask, "pose": pose}
+    model.backbone.warn_if_cut(columns["text"])
+    columns |= _taken(settings, ("garment", *OF_PERSON))
+    return _paint(model, columns, prepare_design, seed, batch_size, paste_back, settings)
 
 
 def editing_head(model: UniFashionModule) -> Any:
@@ -116,29 +116,42 @@ def paste(painted: Tensor, person: Image.Image, mask: NDArray[np.bool_] | None) 
     return Image.fromarray(large)
 
 
-def _columns(persons: int, **inputs: Any) -> dict[str, list[Any]]:
-    """Inputs of the persons: a list of as many is one each, anything else is for all."""
-    own = {name: isinstance(value, list | tuple) and persons > 1 for name, value in inputs.items()}
-    for name, value in inputs.items():
-        if own[name] and len(value) != persons:
-            raise ValueError(f"{persons} persons and {len(value)} of {name}: expected one each, or one for all")
-    return {name: list(value) if own[name] else [value] for name, value in inputs.items()}
+def _taken(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of ``names`` that are among the settings, taken out of them."""
+    return {name: settings.pop(name) for name in names if name in settings}
 
 
-def _together(columns: dict[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Columns of equal length, or of one value that goes with all, as rows."""
-    n = max(len(column) for column in columns.values())
-    if any(len(column) not in (1, n) for column in columns.values()):
-        counts = ", ".join(f"{len(column)} of {name}" for name, column in columns.items())
+def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Inputs of equal numbers, or of one that goes with all, as rows.
+
+    Raises:
+        ValueError: other numbers.
+    """
+    listed = {name: _listed(name, value) for name, value in columns.items()}
+    n = max(len(column) for column in listed.values())
+    if any(len(column) not in (1, n) for column in listed.values()):
+        counts = ", ".join(f"{len(column)} of {name}" for name, column in listed.items())
         raise ValueError(f"{counts}: expected equally many, or one of each kind")
-    return [{name: column[i % len(column)] for name, column in columns.items()} for i in range(n)]
+    return [{name: column[i % len(column)] for name, column in listed.items()} for i in range(n)]
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if name in ("person", "garment", "sketch") and value is not None:
+        return list(image_list(value))
+    return list(value) if isinstance(value, list | tuple) and not _is_one(name, value) else [value]
+
+
+def _is_one(name: str, value: Sequence[Any]) -> bool:
+    """A list that is one input: four numbers of a box, two of a size, joints of two or three numbers."""
+    points = [item if name == "pose" and isinstance(item, list | tuple) else [item] for item in value]
+    return name in LISTS and len(points) > 0 and all(isinstance(x, int | float) for point in points for x in point)
 
 
 def _paint(
     model: UniFashionModule,
-    rows: list[dict[str, Any]],
+    columns: dict[str, Any],
     prepare: Callable[..., TryOnInputs],
-    seed: int,
+    seed: int | Sequence[int],
     batch_size: int,
     paste_back: bool,
     settings: dict[str, Any],
@@ -146,18 +159,20 @@ def _paint(
     head = editing_head(model)
     painting = {name: settings.pop(name) for name in PAINTING if name in settings}
     common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}
-    inputs = [prepare(row, **common) for row in rows]
+    rows = _rows({**columns, "seed": seed})
+    seeds = [row.pop("seed") for row in rows]
+    inputs = [prepare(**row, **common) for row in rows]
 
-    def work(part: list[tuple[TryOnInputs, Task]]) -> list[Image.Image]:
-        batch = edits(batch_of([item for item, _ in part]), [task for _, task in part])
+    def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
+        items = [item for item, _ in part]
+        batch = edits(batch_of(items), [task_of(item) for item in items])
         moved = model.transfer_batch_to_device(batch, model.device, 0)
         queries = model.backbone.encode(moved).queries
-        made: Tensor = head.paint(queries, moved, seeds=[seed] * len(part), **painting).cpu()
-        return [paste(x, item.person, item.mask if paste_back else None) for x, (item, _) in zip(made, part)]
+        made: Tensor = head.paint(queries, moved, seeds=[own for _, own in part], **painting).cpu()
+        return [paste(x, item.person, item.mask if paste_back else None) for x, item in zip(made, items)]
 
-    def task_of(row: dict[str, Any], item: TryOnInputs) -> Task:
-        return "tryon" if "garment" in row else "text" if item.sketches is None else "design"
+    def task_of(item: TryOnInputs) -> Task:
+        return "tryon" if prepare is prepare_tryon else "text" if item.sketches is None else "design"
 
-    tasks = [(item, task_of(row, item)) for row, item in zip(rows, inputs)]
     with evaluating(model), torch.no_grad():
-        return [picture for part in in_batches(tasks, batch_size, work, "painting") for picture in part]
+        return [picture for part in in_batches(list(zip(inputs, seeds)), batch_size, work, "painting") for picture in part]

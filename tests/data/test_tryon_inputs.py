@@ -229,6 +229,11 @@ CASES: dict[str, tuple[Any, str]] = {
         lambda f: {"person": f["garment"], "garment": f["person"], "mask": f["mask"], "parse": f["parse"]},
         "look swapped",
     ),
+    "swapped, by joints": (
+        lambda f: {"person": f["garment"], "garment": f["person"], "mask": f["mask"], "pose": f["pose"]},
+        r"look swapped: \d+ of \d+ joints lie on the person",
+    ),
+    "one picture twice": (lambda f: {"garment": f["person"], "mask": f["mask"]}, "garment is the same picture as the person"),
     "another hole": (
         lambda f: {"mask": Image.fromarray(np.roll(np.asarray(opened(f["mask"])), 50, 0)), "agnostic": f["agnostic"]},
         "agnostic is not grey inside of the mask.*Leave agnostic out",
@@ -272,6 +277,14 @@ CASES: dict[str, tuple[Any, str]] = {
         r"person has the shape \(256, 192, 2\)",
     ),
 }
+
+
+def test_photos_that_a_mask_alone_shows_to_be_swapped_are_warned_about(files: dict[str, Path]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tryon(files, "mask")
+    with pytest.warns(UserWarning, match="person and garment may be swapped: .* % of what stands out"):
+        tryon(files, "mask", person=files["garment"], garment=files["person"])
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,6 +5,7 @@ Letters: B batch, S image side, P image tokens, W their width, Q queries, T text
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +15,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
-from unifashion_pl.backbone.tokenizer import clean_text, load_tokenizer
+from unifashion_pl.backbone.tokenizer import MAX_WORDS, clean_text, load_tokenizer, warn_of_cut
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
 from unifashion_pl.weights.initial import load_bert
@@ -140,6 +141,13 @@ class QFormerBackbone(nn.Module):
         )
         device = self.query_tokens.device
         return TextTokens(out["input_ids"].to(device), out["attention_mask"].bool().to(device))
+
+    def warn_if_cut(self, texts: list[str]) -> None:
+        """Say which texts are longer than the Q-Former reads (LAVIS' 50 words, ``max_text_tokens`` tokens); users' texts, not training's."""
+        whole, kept = (
+            [len(self.tokenizer(clean_text(t, words)).input_ids) for t in texts] for words in (sys.maxsize, MAX_WORDS)
+        )
+        warn_of_cut(texts, whole, [min(length, self.max_text_tokens) for length in kept], "the Q-Former")
 
     def image_features(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) -> (B, P, W). A frozen tower runs without gradient; ``ln_vision`` always has one.

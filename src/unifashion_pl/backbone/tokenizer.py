@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from transformers import BertTokenizerFast  # type: ignore[attr-defined]
+
+#: Words of a text that LAVIS reads.
+MAX_WORDS = 50
 
 
 def load_tokenizer(source: str) -> BertTokenizerFast:
@@ -28,7 +33,7 @@ def load_tokenizer(source: str) -> BertTokenizerFast:
     return tokenizer
 
 
-def clean_text(text: str, max_words: int = 50) -> str:
+def clean_text(text: str, max_words: int = MAX_WORDS) -> str:
     """LAVIS' caption cleaning (``blip_processors.py``): lower case, punctuation to blanks, first ``max_words`` words.
 
     >>> clean_text('Is "RED"; has  longer sleeves!')
@@ -37,3 +42,25 @@ def clean_text(text: str, max_words: int = 50) -> str:
     text = re.sub(r"([.!\"()*#:;~])", " ", text.lower())
     text = re.sub(r"\s{2,}", " ", text).rstrip("\n").strip(" ")
     return " ".join(text.split(" ")[:max_words])
+
+
+def warn_of_cut(texts: Sequence[str], lengths: Sequence[int], read: Sequence[int], reader: str) -> None:
+    """Say which texts are longer than is read; for users' texts, not for training's.
+
+    Args:
+        lengths, read: tokens of each text, and how many of them ``reader`` reads.
+    """
+    cut = [i for i, (length, seen) in enumerate(zip(lengths, read)) if length > seen]
+    if cut:
+        first = cut[0]
+        more = f"{len(cut)} of {len(texts)} texts {'is' if len(cut) == 1 else 'are'} longer than the model reads; "
+        warnings.warn(
+            f"{more if len(texts) > 1 else ''}{shorten(texts[first], 60)!r} has {lengths[first]} tokens, {reader} reads {read[first]}: "
+            "the end is not read",
+            stacklevel=4,
+        )
+
+
+def shorten(text: str, width: int) -> str:
+    """The first ``width`` characters, and an ellipsis where there were more."""
+    return text if len(text) <= width else f"{text[:width].rstrip()} …"

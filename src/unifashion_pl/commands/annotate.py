@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unifashion_pl.commands.options import device_of, device_option, load_model
+
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
     from unifashion_pl.data.annotate import Captioner
@@ -27,7 +29,7 @@ def add(actions: Commands) -> None:
     parser.add_argument("--keywords", type=int, default=40, metavar="N", help="words per category in the prompt")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--device", default="cpu")
+    device_option(parser)
     parser.add_argument("--allow-missing", action="store_true", help="leave images out that cannot be read")
     parser.set_defaults(handler=_annotate)
 
@@ -51,8 +53,6 @@ def _captioner(args: argparse.Namespace) -> Captioner:
     from unifashion_pl.evaluation.captioners import HeadCaptioner, TransformersCaptioner
 
     if args.vlm is not None:
-        return TransformersCaptioner(args.vlm, args.device, args.max_new_tokens)
-    from unifashion_pl import UniFashionModule
-
+        return TransformersCaptioner(args.vlm, device_of(args), args.max_new_tokens)
     decoding: dict[str, Any] = {"max_new_tokens": args.max_new_tokens}
-    return HeadCaptioner(UniFashionModule.from_pretrained(args.model).to(args.device), args.style, **decoding)
+    return HeadCaptioner(load_model(args), args.style, **decoding)

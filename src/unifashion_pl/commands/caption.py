@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unifashion_pl.commands.options import model_option
+from unifashion_pl.commands.options import load_model, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -21,9 +21,7 @@ def add(commands: Commands) -> None:
 
 
 def _caption(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
-
-    model = UniFashionModule.from_pretrained(args.model)
+    model = load_model(args)
     for path, text in zip(args.images, model.caption(args.images, style=args.style)):
         print(f"{path}\t{text}")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unifashion_pl.commands.options import model_option
+from unifashion_pl.commands.options import device_of, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -23,18 +23,15 @@ def add(actions: Commands) -> None:
     parser.add_argument("--out", type=Path, help="write here instead of beside the shards")
     parser.add_argument("--batch-size", type=int, default=64, help="images that the tower sees at once")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode")
-    parser.add_argument("--device", help="e.g. cuda or cpu; default: the first GPU if there is one")
     model_option(parser).set_defaults(handler=_features)
 
 
 def _features(args: argparse.Namespace) -> int:
-    import torch
-
     from unifashion_pl.data.make_features import write_features
 
     folders = _folders(args.shards)
     tower = _model(args.model).backbone.vision.eval()
-    tower.to(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tower.to(device_of(args))
     for folder in folders:
         out = (
             None if args.out is None else args.out / folder.relative_to(args.shards if folder != args.shards else folder.parent)

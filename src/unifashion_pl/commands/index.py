@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl.commands.options import model_option
+from unifashion_pl.commands.options import load_model, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -61,17 +61,14 @@ def _rows(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(args: argparse.Namespace) -> Gallery:
-    from unifashion_pl import UniFashionModule
     from unifashion_pl.gallery import Gallery
 
-    return Gallery.load(args.index, UniFashionModule.from_pretrained(args.model))
+    return Gallery.load(args.index, load_model(args))
 
 
 def _index_build(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
-
     rows = _rows(args)
-    gallery = UniFashionModule.from_pretrained(args.model).gallery(**rows, query_set=args.queries)
+    gallery = load_model(args).gallery(**rows, query_set=args.queries)
     print(gallery.save(args.out))
     return 0
 

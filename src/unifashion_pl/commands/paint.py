@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl.commands.options import model_option
+from unifashion_pl.commands.options import load_model, model_option
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,24 +67,18 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
-
-    model = UniFashionModule.from_pretrained(args.model)
+    model = load_model(args)
     return _save(args, model.generate(args.prompt, image=args.image, seed=args.seed, **_settings(args)))
 
 
 def _tryon(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
-
-    model = UniFashionModule.from_pretrained(args.model)
+    model = load_model(args)
     flags = {"invert_mask": args.invert_mask, "paste_back": not args.as_painted}
     return _save(args, model.try_on(args.person, args.garment, seed=args.seed, **flags, **_settings(args)))
 
 
 def _design(args: argparse.Namespace) -> int:
-    from unifashion_pl import UniFashionModule
-
-    model = UniFashionModule.from_pretrained(args.model)
+    model = load_model(args)
     flags = {"invert_mask": args.invert_mask, "invert_sketch": args.invert_sketch, "paste_back": not args.as_painted}
     made = model.design(args.person, args.text, sketch=args.sketch, seed=args.seed, **flags, **_settings(args))
     return _save(args, made)

@@ -260,11 +260,16 @@ def usable_garment_mask(image: Image.Image | None, garment: Image.Image, limits:
 
 
 def check_not_swapped(person: Image.Image, garment: Image.Image, silhouette: Mask | None, limits: Limits) -> None:
-    """Compare what stands out from the backdrop in both photos with the silhouette that pose, body parts or labels show.
+    """Compare what stands out from the backdrop in both photos with the silhouette that body parts or labels show.
 
     Raises:
-        InputError: the garment's photo fits the silhouette better, clearly.
+        InputError: the garment's photo fits the silhouette better, clearly, or is the person's.
     """
+    if person.size == garment.size and np.array_equal(np.asarray(person), np.asarray(garment)):
+        raise InputError(
+            "garment", "is the same picture as the person", "the photo of the garment by itself", "Pass the garment's own photo",
+            side_by_side(person, garment),
+        )  # fmt: skip
     if silhouette is None:
         return
     fits = [_overlap(_foreground(photo, person.size), silhouette) for photo in (person, garment)]
@@ -273,6 +278,32 @@ def check_not_swapped(person: Image.Image, garment: Image.Image, silhouette: Mas
             "person", f"and garment look swapped: the silhouette lies on {percent(fits[0])} of the person, {percent(fits[1])} of the garment",
             "the photo of the person first, then the photo of the garment", "Swap the two", side_by_side(person, garment),
         )  # fmt: skip
+
+
+def check_order(person: Image.Image, garment: Image.Image, mask: Mask, pose: Pose | None, limits: Limits) -> None:
+    """The same where mask and joints alone tell: a person goes on beyond the mask, and most joints lie on the person.
+
+    Photos in which nothing stands out from a backdrop tell nothing.
+
+    Raises:
+        InputError: joints and mask say that the photos are swapped; the mask alone is warned about.
+    """
+    found = [_foreground(photo, person.size) for photo in (person, garment)]
+    if not all(map(plausible, found)):
+        return
+    beyond = [float((front & ~mask).sum() / front.sum()) for front in found]
+    joints = [] if pose is None else list(pose.joints().values())
+    on = [sum(_at(front, joint) for joint in joints) for front in found]
+    if joints and on[1] > on[0] + 0.1 * len(joints) and beyond[1] > beyond[0] + 0.05:
+        raise InputError(
+            "person", f"and garment look swapped: {on[0]} of {len(joints)} joints lie on the person, {on[1]} on the garment",
+            "the photo of the person first, then the photo of the garment", "Swap the two", side_by_side(person, garment),
+        )  # fmt: skip
+    if not joints and beyond[0] < 0.1 and beyond[1] > 2 * beyond[0] + 0.1:
+        warn(
+            f"person and garment may be swapped: {percent(beyond[0])} of what stands out in the person's photo lies outside of the mask, "
+            f"{percent(beyond[1])} in the garment's. The photo of the person goes first"
+        )
 
 
 def _foreground(photo: Image.Image, size: tuple[int, int]) -> Mask:

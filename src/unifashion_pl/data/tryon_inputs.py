@@ -92,6 +92,7 @@ def prepare_tryon(
         body = Body.of(shown, pose, chosen)
         contract.check_not_swapped(shown, cloth, body.silhouette, chosen.limits)
         area, notes = mask_of(shown, body, mask, chosen)
+        contract.check_order(shown, cloth, area, body.pose, chosen.limits)
     return _inputs(chosen, Subject(shown, area, body), cloth, None, text=text, key=_key(person, garment), notes=notes)
 
 

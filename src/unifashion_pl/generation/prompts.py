@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
-from unifashion_pl.backbone.tokenizer import load_tokenizer
+from unifashion_pl.backbone.tokenizer import load_tokenizer, warn_of_cut
 from unifashion_pl.weights.files import floating, load_part
 
 
@@ -70,20 +69,7 @@ class PromptEncoder(nn.Module):
 def warn_if_cut(encoder: PromptEncoder, texts: Sequence[str]) -> None:
     """Say which texts are longer than the encoder reads; users' texts, not training's."""
     lengths = [len(ids) for ids in (encoder.tokenizer(list(texts)).input_ids if texts else ())]
-    cut = [i for i, length in enumerate(lengths) if length > encoder.length]
-    if cut:
-        first = cut[0]
-        more = f"{len(cut)} of {len(texts)} texts {'is' if len(cut) == 1 else 'are'} longer than the model reads; "
-        warnings.warn(
-            f"{more if len(texts) > 1 else ''}{shorten(texts[first], 60)!r} has {lengths[first]} tokens, the text encoder reads "
-            f"{encoder.length}: the end is not read",
-            stacklevel=3,
-        )
-
-
-def shorten(text: str, width: int) -> str:
-    """The first ``width`` characters, and an ellipsis where there were more."""
-    return text if len(text) <= width else f"{text[:width].rstrip()} …"
+    warn_of_cut(texts, lengths, [encoder.length] * len(lengths), "the text encoder")
 
 
 def _clip_config(fields: dict[str, Any], tokenizer: Any) -> CLIPTextConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -23,6 +24,17 @@ def start_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.devi
     """
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(noise).to(device)
+
+
+def check_scales(**scales: float | None) -> None:
+    """Scales of guidance; None = the usual one.
+
+    Raises:
+        ValueError: infinite or not a number.
+    """
+    for name, scale in scales.items():
+        if scale is not None and not math.isfinite(scale):
+            raise ValueError(f"{name} is {scale}, expected a number; 1 = none")
 
 
 def guided(

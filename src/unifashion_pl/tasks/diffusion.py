@@ -13,7 +13,7 @@ from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, Triplet
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.attention import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
-from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, start_noise
+from unifashion_pl.generation.sampling import Conditions, check_scales, guided, released_start, sample, start_noise
 from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, draw_timesteps, signal_of, training_noise
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
@@ -108,6 +108,11 @@ class DiffusionModule(TaskModule):
         self.snr_gamma = snr_gamma
         self.noise_offset = noise_offset
         self.editing = editing or EditSettings()
+        if denoiser.garment is None and self.editing.looks:
+            raise ValueError(
+                "tv_weight, flow_weight and shape_weight are losses on the garment branch, which this denoiser has not: set them to 0, or "
+                "garment: branch"
+            )
         self.drop_context = drop_context
         self.drop_queries = drop_queries
         self.drop_scope = drop_scope
@@ -268,6 +273,7 @@ class DiffusionModule(TaskModule):
         progress: bool = False,
     ) -> Tensor:
         """:meth:`generate` before the autoencoder: (B, 4, H/f, W/f) float32."""
+        check_scales(guidance=guidance)
         if guidance is None:
             guidance = self.usual_guidance("caption" if queries is None else "composed")
         context = self.build_context(queries, prompts)
@@ -315,6 +321,11 @@ class DiffusionModule(TaskModule):
             raise ValueError(f"persons are {tuple(batch.pixels.shape[-2:])}, this head paints {self.edit_size}")
         if start not in ("noise", "released"):
             raise ValueError(f"unknown start {start!r}; known are noise, released")
+        if not 0 <= garment_until <= 1:
+            raise ValueError(
+                f"garment_until is {garment_until}, expected 0 to 1, the part of the steps in which the garment is read"
+            )
+        check_scales(guidance=guidance, garment_guidance=garment_guidance)
         if guidance is None:
             guidance = self.usual_guidance("tryon" if bool(batch.has_photo.all()) else "design")
         with evaluating(self):

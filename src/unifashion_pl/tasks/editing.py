@@ -58,6 +58,11 @@ class EditSettings:
         if self.drops not in ("each", "released"):
             raise ValueError(f"unknown drops {self.drops!r}; known are each, released")
 
+    @property
+    def looks(self) -> bool:
+        """Whether any loss is taken of the garment branch's attention."""
+        return any((self.tv_weight, self.flow_weight, self.shape_weight))
+
     def draw(self, rows: int) -> list[Task]:
         """A task per row."""
         shares = torch.tensor([float(self.tasks.get(task, 0.0)) for task in TASKS])
@@ -136,7 +141,7 @@ def dropped(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, 
 def looked_at(denoiser: Denoiser, settings: EditSettings) -> tuple[list[int], list[int]]:
     """Places whose attention the optional losses read: total variation; flow and shape."""
     branch = denoiser.garment
-    if branch is None or settings.tv_weight == settings.flow_weight == settings.shape_weight == 0:
+    if branch is None or not settings.looks:
         return [], []
     levels = [place.block for place in branch.places]
     inner = [k for k, level in enumerate(levels) if level != max(levels)] or list(range(len(levels)))
