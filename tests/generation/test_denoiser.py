@@ -216,11 +216,11 @@ def test_a_garment_branch_checkpoints_with_its_unet() -> None:
     grads = []
     for checkpointing in (False, True):
         model = denoiser(13, garment="branch", gradient_checkpointing=checkpointing).train()
-        parts = [m for m in model.modules() if hasattr(m, "gradient_checkpointing")]
-        assert {m.gradient_checkpointing for m in parts} == {checkpointing}
-        assert len(parts) > len([m for m in model.unet.modules() if hasattr(m, "gradient_checkpointing")])
-        for conv in model.garment.zero_convs:  # type: ignore[union-attr]
-            torch.nn.init.constant_(conv.weight, 0.05)
+        assert model.garment is not None
+        parts = [model.garment, *model.unet.modules(), *model.garment.encoder.modules()]
+        assert {m.gradient_checkpointing for m in parts if hasattr(m, "gradient_checkpointing")} == {checkpointing}
+        for conv in model.garment.zero_convs:
+            torch.nn.init.constant_(conv.weight, 0.05)  # type: ignore[arg-type]
         model(LATENTS, T, CONTEXT, garment=PERSON).square().mean().backward()
         grads.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(grads[0], grads[1], atol=1e-6, rtol=1e-4)
@@ -273,3 +273,19 @@ def test_weights_say_what_they_predict_and_a_config_can_overrule_them() -> None:
     assert int(resumed.predicts_v) == 1
     with pytest.raises(ValueError, match=r"unknown prediction 'x0'; known are epsilon, v"):
         denoiser(prediction="x0")
+
+
+def test_a_pipelines_scheduler_says_what_its_unet_predicts(tmp_path: Path) -> None:
+    """Stable Diffusion 2.x at 768 predicts v; nothing in its U-Net's own folder says so."""
+    save_unet(tmp_path / "unet", 4)
+    assert int(Denoiser(source=str(tmp_path)).predicts_v) == 0
+    DDIMScheduler(**{**PROCESS, "prediction_type": "v_prediction"}).save_pretrained(tmp_path / "scheduler")
+    model = Denoiser(source=str(tmp_path))
+    assert int(model.predicts_v) == 1
+    assert model.prediction is None
+    assert int(Denoiser(source=str(tmp_path), prediction="epsilon").predicts_v) == 0
+    assert int(Denoiser(source=str(tmp_path / "unet")).predicts_v) == 0
+    for change in ({"prediction_type": "sample"}, {"beta_end": 0.02}):
+        DDIMScheduler(**{**PROCESS, **change}).save_pretrained(tmp_path / "scheduler")
+        with pytest.raises(ValueError, match=r"was trained for .* name the folder of its U-Net alone"):
+            Denoiser(source=str(tmp_path))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
-from unifashion_pl.generation.schedules import alphas_cumprod, signal_of
+from unifashion_pl.generation.schedules import PROCESS, alphas_cumprod, signal_of
 from unifashion_pl.weights.files import floating, load_part
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
@@ -19,6 +21,8 @@ SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 LATENT_CHANNELS = 4
 CHANNELS = (4, 13)
 GARMENT_WAYS = ("branch", "branch_full", "panels")
+#: Names in schedulers' configs of diffusers -> ours.
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 @dataclass
@@ -69,8 +73,8 @@ class Denoiser(nn.Module):
         prediction: what the U-Net itself gives: ``epsilon`` (Stable Diffusion 1.x), or ``v`` = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0
             (arXiv 2202.00512; Stable Diffusion 2.x at 768). :meth:`forward` returns eps either way. A narrow U-Net cannot repeat noise
             exactly, and at late timesteps what it misses is more than the picture; with ``v`` the noise is taken from its input.
-            None = what the weights that are loaded were trained for (:attr:`predicts_v`), else epsilon. A value holds whatever they
-            were trained for: training goes over from one to the other within a few hundred steps.
+            None = what the weights that are loaded were trained for (:attr:`predicts_v`; of a pipeline its scheduler's config says it), else
+            epsilon. A value holds whatever they were trained for: training goes over from one to the other within a few hundred steps.
 
     Attributes:
         unet: the diffusers model.
@@ -118,7 +122,8 @@ class Denoiser(nn.Module):
             raise ValueError(f"unknown prediction {prediction!r}; known are epsilon, v")
         self.prediction = prediction
         self.predicts_v: Tensor
-        self.register_buffer("predicts_v", torch.tensor(int(prediction == "v")))
+        trained_for = prediction or ("epsilon" if source is None else _trained_for(source))
+        self.register_buffer("predicts_v", torch.tensor(int(trained_for == "v")))
         self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
         self.panels = garment == "panels"
@@ -337,6 +342,30 @@ def _load_unet(source: str) -> Any:
     from diffusers import UNet2DConditionModel
 
     return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
+
+
+def _trained_for(source: str) -> str:
+    """What a pipeline's U-Net predicts, by its scheduler's config; ``epsilon`` of a U-Net by itself.
+
+    Raises:
+        ValueError: neither eps nor v, or another diffusion process than :data:`~unifashion_pl.generation.schedules.PROCESS`.
+    """
+    from diffusers import DDIMScheduler
+
+    try:
+        config = load_part(DDIMScheduler, source, "scheduler", load="load_config")
+    except OSError:
+        if not Path(source).exists() and source != "tiny":
+            warnings.warn(f"{source} has no scheduler_config.json at hand: its U-Net is taken to predict eps", stacklevel=3)
+        return "epsilon"
+    process = {name: config.get(name, usual) for name, usual in PROCESS.items() if name != "prediction_type"}
+    kind = PREDICTIONS.get(config.get("prediction_type", "epsilon"))  # whose default it is
+    if kind is None or process != {name: PROCESS[name] for name in process}:
+        raise ValueError(
+            f"{source} was trained for {config.get('prediction_type')} under {process}; known are {', '.join(PREDICTIONS)} under {PROCESS}. "
+            "To train it further all the same, name the folder of its U-Net alone as source"
+        )
+    return kind
 
 
 def _new_unet(config: dict[str, Any], in_channels: int | None) -> Any:

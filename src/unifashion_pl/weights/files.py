@@ -75,7 +75,7 @@ def tiny_sd_folder() -> Path:
     return Path(str(files("unifashion_pl.configs"))) / "tiny_sd"
 
 
-def load_part(cls: Any, source: str | Path, subfolder: str, **kwargs: Any) -> Any:
+def load_part(cls: Any, source: str | Path, subfolder: str, *, load: str = "from_pretrained", **kwargs: Any) -> Any:
     """A model or tokenizer of diffusers or transformers from a hub id, a pipeline's folder, or the part's own folder.
 
     Args:
@@ -83,13 +83,14 @@ def load_part(cls: Any, source: str | Path, subfolder: str, **kwargs: Any) -> An
         source: ``tiny`` is the shipped toy Stable Diffusion.
         subfolder: where a pipeline keeps the part, e.g. ``unet``. A hub id is taken to be a pipeline; ``owner/name:`` with a colon
             is a repository of that part alone.
+        load: the class's method, e.g. ``load_config`` for its fields alone.
     """
     name = str(tiny_sd_folder() if source == "tiny" else source)
     path = Path(name)
     if name.endswith(":"):
-        return cls.from_pretrained(name.removesuffix(":"), **kwargs)
+        return getattr(cls, load)(name.removesuffix(":"), **kwargs)
     inside = (path / subfolder).is_dir() or not path.exists()
-    return cls.from_pretrained(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
+    return getattr(cls, load)(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
 
 
 def floating(name: str) -> torch.dtype:
