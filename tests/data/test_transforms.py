@@ -6,7 +6,7 @@ import torch
 from data.rawdata import picture
 from PIL import Image
 
-from unifashion_pl.data.transforms import EncoderTransform, MaskTransform, PixelTransform, target_pad, to_tensor
+from unifashion_pl.data.transforms import EncoderTransform, MaskTransform, PixelTransform, resize, target_pad, to_tensor
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,22 @@ def test_masks_are_hard_and_outside_is_false() -> None:
 def test_wrong_settings_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match="expected"):
         make()  # type: ignore[operator]
+
+
+def test_off_the_cpu_pictures_are_resized_by_a_kernel_that_gpus_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The antialiased bicubic one of GPUs takes floats alone; its pictures are within 1 of those on the CPU."""
+    kinds: list[torch.dtype] = []
+    interpolate = torch.nn.functional.interpolate
+
+    def kernel(x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        kinds.append(x.dtype)
+        return interpolate(x.cpu() if x.device.type == "cpu" else torch.zeros(x.shape), *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", kernel)
+    photo = to_tensor(picture(3, 60, 80))
+    small = resize(photo, 45, 40)
+    elsewhere = resize(photo.to("meta"), 45, 40)
+    assert kinds == [torch.uint8, torch.float32]
+    assert (elsewhere.shape, elsewhere.dtype) == (small.shape, torch.uint8)
+    exact = interpolate(photo[None].float(), (45, 40), mode="bicubic", antialias=True)[0].round().clamp(0, 255)
+    assert (small.float() - exact).abs().max() <= 1

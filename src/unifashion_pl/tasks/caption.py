@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -82,8 +83,8 @@ class CaptionModule(TaskModule):
     def caption_loss(self, queries: Tensor, styles: list[str], captions: list[str]) -> Tensor:
         """Mean negative log-likelihood per supervised token of non-empty ``captions`` given queries (B, Q, D)."""
         embeddings, mask, labels = self.training_sequences(queries, styles, captions)
-        first = int((labels != IGNORED).int().argmax(1).min())
-        targets = labels[:, first:]
+        head, tails = self.prefix_ids(styles)
+        targets = labels[:, len(head) + queries.shape[1] + min(map(len, tails)) :]  # nothing is asked for before
         logits = self.language_model.logits(embeddings, mask, keep=targets.shape[1] + 1)[:, :-1]
         reduction = "none" if self.per_caption else "mean"
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
@@ -96,11 +97,11 @@ class CaptionModule(TaskModule):
         head, tails = self.prefix_ids(styles)
         answers = [self.answer_ids(style, caption) for style, caption in zip(styles, captions)]
         embeddings, mask = self._sequences(queries, head, [t + a for t, a in zip(tails, answers)], "right")
-        labels = torch.full(mask.shape, IGNORED, device=mask.device)
+        labels = torch.full(mask.shape, IGNORED)
         for i, (tail, answer) in enumerate(zip(tails, answers)):
             start = len(head) + queries.shape[1] + len(tail)
-            labels[i, start : start + len(answer)] = torch.tensor(answer, device=mask.device)
-        return embeddings, mask, labels
+            labels[i, start : start + len(answer)] = torch.tensor(answer)
+        return embeddings, mask, labels.to(mask.device)
 
     def prefix_ids(self, styles: list[str]) -> tuple[list[int], list[list[int]]]:
         """What stands around the queries, in training as in generation: ids before them, and ids after them for each style.
@@ -173,16 +174,13 @@ class CaptionModule(TaskModule):
         self, queries: Tensor, head: list[int], tails: list[list[int]], padding_side: Literal["left", "right"]
     ) -> tuple[Tensor, Tensor]:
         """Queries (B, Q, D) between ``head`` and each of B ``tails`` -> embeddings (B, T, H), mask (B, T)."""
-        device = queries.device
-        before = self.language_model.embed(torch.tensor(head, device=device))
+        ids = torch.tensor([*head, *chain.from_iterable(tails)]).to(queries.device)  # one copy to the device
+        before, *after = self.language_model.embed(ids).split([len(head), *map(len, tails)])
         middle = self.adapter(queries).to(before.dtype)
-        rows = [
-            torch.cat([before, middle[i], self.language_model.embed(torch.tensor(tail, device=device))])
-            for i, tail in enumerate(tails)
-        ]
-        ones = [torch.ones(len(row), dtype=torch.long, device=device) for row in rows]
+        rows = [torch.cat([before, own, tail]) for own, tail in zip(middle, after)]
+        ones = [torch.ones(len(row), dtype=torch.long) for row in rows]
         embeddings = pad_sequence(rows, batch_first=True, padding_side=padding_side)
-        return embeddings, pad_sequence(ones, batch_first=True, padding_side=padding_side)
+        return embeddings, pad_sequence(ones, batch_first=True, padding_side=padding_side).to(queries.device)
 
     def _instruction_text(self, style: str) -> str:
         if style not in self.styles:

@@ -81,7 +81,7 @@ def edits(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     """
     photo, sketch = (torch.tensor([t == name for t in tasks], device=batch.pixels.device) for name in ("tryon", "design"))
     images, shown = batch.garments, batch.garment_pixels
-    if bool(sketch.any()):
+    if "design" in tasks:
         if batch.sketches is None:
             raise ValueError(f"{batch.dataset} has no sketches to learn design from: set its share in editing.tasks to 0")
         if images.ndim == 3:

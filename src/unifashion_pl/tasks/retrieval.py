@@ -129,8 +129,9 @@ class RetrievalModule(TaskModule):
         own = torch.arange(B, device=features.device)
         texts, wrong_images = hard_negatives(scores, ids, how=self.negatives)
         images, wrong_texts = hard_negatives(scores.T, ids, how=self.negatives)
-        wrong_images, wrong_texts = wrong_images[texts < B], wrong_texts[images < B]
-        texts, images = texts[texts < B], images[images < B]
+        if len(features) > B:
+            wrong_images, wrong_texts = wrong_images[texts < B], wrong_texts[images < B]
+            texts, images = texts[texts < B], images[images < B]
         image_rows = torch.cat([own, wrong_images, images])
         text_rows = torch.cat([own, texts, wrong_texts])
         logits = self.match(backbone, features[image_rows], tokens[text_rows], query_set)

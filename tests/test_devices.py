@@ -1,0 +1,149 @@
+"""Every tensor follows the model to a GPU: whole steps and paintings on torch's fake CUDA tensors, which need none.
+
+They carry shapes, types and devices, and refuse operations of two devices as a GPU does; what waits for a value cannot run on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from small import images, pair_batch, triplet_batch, tryon_batch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from unifashion_pl import UniFashionModule
+from unifashion_pl.data.samples import TrainBatch
+from unifashion_pl.generation.sampling import NoisePredictor
+from unifashion_pl.tasks import EditSettings, diffusion, retrieval
+from unifashion_pl.tasks.editing import edits
+
+GPU = torch.device("cuda:0")
+
+
+def moved(value: Any) -> Any:
+    """A tensor, or the tensors of a batch, as fake ones on the GPU."""
+    if isinstance(value, Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=GPU)
+    changed = {f.name: moved(x) for f in dataclasses.fields(value) if isinstance(x := getattr(value, f.name), Tensor)}
+    return dataclasses.replace(value, **changed)
+
+
+def move(model: nn.Module) -> None:
+    """As ``model.to(GPU)``: parameters and buffers alone, so that a tensor kept elsewhere stays where it is."""
+    twins: dict[int, Any] = {}
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, tensor in own.items():
+                if tensor is not None and id(tensor) not in twins:
+                    twins[id(tensor)] = moved(tensor)
+                    if isinstance(tensor, nn.Parameter):
+                        twins[id(tensor)] = nn.Parameter(twins[id(tensor)], requires_grad=tensor.requires_grad)
+                if tensor is not None:
+                    own[name] = twins[id(tensor)]
+
+
+def model_of(config: str, **overrides: Any) -> UniFashionModule:
+    """Without the autoencoder's cache, which reads pictures on the CPU."""
+    return UniFashionModule.from_config(config, {"init_from": None, "diffusion.init_args.vae.init_args.cache": 0, **overrides})
+
+
+def batch_for(model: UniFashionModule, kind: str) -> TrainBatch:
+    assert model.diffusion_head is not None
+    side, size = model.backbone.vision.image_size, model.diffusion_head.size
+    pixels = images(3, size[0], seed=1)[..., : size[1]]
+    if kind == "pairs":
+        return dataclasses.replace(pair_batch(3, pixels=pixels), images=images(3, side))
+    if kind == "triplets":
+        seen = images(3, side)
+        return dataclasses.replace(triplet_batch(3, pixels=pixels), references=seen, targets=seen)
+    h, w = model.diffusion_head.edit_size
+    shown, mask = images(3, h, seed=2)[..., :w], torch.zeros(3, 1, h, w, dtype=torch.bool)
+    mask[..., h // 4 : h // 2, w // 4 : w // 2] = True
+    return dataclasses.replace(
+        tryon_batch(3), garments=images(3, side), pixels=shown, agnostic=shown, masks=mask, pose=shown, garment_pixels=shown,
+        sketches=shown, worn=mask, shapes=mask, texts=["red top"] * 3,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def known_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn as Python values, which fake tensors have not: tasks, negatives."""
+    monkeypatch.setattr(EditSettings, "draw", lambda _, rows: ["tryon", "design", "text"][:rows])
+
+    def negatives(scores: Tensor, ids: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        assert scores.device == ids.device == GPU
+        anchors = torch.arange(len(scores), device=scores.device)
+        return anchors, anchors.roll(1)
+
+    monkeypatch.setattr(retrieval, "hard_negatives", negatives)
+
+
+@pytest.fixture
+def fake() -> FakeTensorMode:
+    return FakeTensorMode(allow_non_fake_inputs=False)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [("phase1.yaml", "pairs"), ("phase2.yaml", "triplets"), ("tryon.yaml", "tryon"), ("tryon.yaml", "pairs")],
+)
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")
+def test_losses_of_a_step(fake: FakeTensorMode, config: str, kind: str, precision: torch.dtype | None) -> None:
+    model = model_of(config).train()
+    batch = batch_for(model, kind)
+    with fake:
+        move(model)
+        with torch.autocast("cuda", precision, enabled=precision is not None):
+            losses = model.compute_losses(moved(batch))
+    expected = {"pairs": {"q2i"}, "triplets": {"cir_itm", "q2i", "itg"}, "tryon": {"q2i"}}[kind]
+    assert expected <= losses.keys()
+    assert all(loss.device == GPU and loss.shape == () and loss.dtype == torch.float32 for loss in losses.values())
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")
+def test_paintings(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What surrounds a solver, and one evaluation for it; diffusers' solvers themselves read values off tables on the CPU."""
+
+    def once(predict: NoisePredictor, noise: Tensor, **_: Any) -> Tensor:
+        return noise - predict(noise, torch.full((len(noise),), 999, device=noise.device))
+
+    monkeypatch.setattr(diffusion, "sample", once)
+    model = model_of("tryon.yaml").eval()
+    head = model.diffusion_head
+    assert head is not None
+    batch = batch_for(model, "tryon")
+    pictures = images(3, model.backbone.vision.image_size)
+    with fake, torch.no_grad():
+        move(model)
+        rows = edits(moved(batch), ["tryon", "design", "text"])
+        queries = model.backbone.encode(rows).queries
+        made = head.paint(queries, rows, seeds=[0, 1, 2], guidance=3.0, garment_guidance=2.0)
+        assert made.shape == (3, 3, *head.edit_size)
+        features = model.backbone.image_features(moved(pictures))
+        composed = model.backbone.fused_pass(features, model.backbone.tokenize(["red"] * 3))[0]
+        made = head.generate(composed, ["red"] * 3, seeds=[0, 1, 2])
+    assert made.shape == (3, 3, *head.size)
+    assert made.device == GPU
+    assert made.dtype == torch.uint8
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")
+def test_embeddings_of_queries(fake: FakeTensorMode) -> None:
+    model = model_of("phase2.yaml").eval()
+    head = model.retrieval_head
+    assert head is not None
+    pictures = images(3, model.backbone.vision.image_size)
+    with fake, torch.no_grad():
+        move(model)
+        found = head.compose(model.backbone, moved(pictures), ["red"] * 3), head.text_embeddings(model.backbone, ["blue"] * 3)
+    assert all(vectors.device == GPU and len(vectors) == 3 for vectors in found)
+
+
+def test_two_devices_are_refused_here(fake: FakeTensorMode) -> None:
+    """That this file can fail: the kind of mistake it looks for."""
+    with fake, pytest.raises(Exception, match="on the same device"):
+        torch.empty(3, device=GPU) + torch.zeros(3)
