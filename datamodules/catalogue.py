@@ -126,11 +126,14 @@ def _row(line: Mapping[str | None, Any], names: Mapping[str, str], root: Path, w
     values = {what: (line.get(names[what]) or "").strip() if what in names else "" for what in COLUMNS}
     if not values["image"]:
         raise ValueError(f"{where}: no image")
+    image = root / values["image"]
+    if not image.is_relative_to(root):
+        raise ValueError(f"{where}: {image} lies outside of {root}: name a folder that holds all images, or relative paths")
     id = values["id"] or Path(values["image"]).stem
     split = values["split"].lower()
     return CatalogueRow(
         id=id,
-        image=root / values["image"],
+        image=image,
         text=values["text"],
         name=values["name"],
         category=values["category"],

@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from small import images, pair_batch, triplet_batch
 
 from unifashion_pl import UniFashionModule
@@ -80,6 +81,70 @@ def test_policy_trains_what_it_names_and_every_trainable_parameter_gets_a_gradie
     silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert silent == []
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("policy", "without", "weights"),
+    [
+        ("phase1_joint", (), {"itg": 0.0}), ("phase1_joint", (), {"itg": 0.0, "q2i": 0.0}), ("phase1_joint", ("retrieval",), {}),
+        ("phase1_joint", (), {"cross": 0.0, "q2i": 0.0}), ("phase2_composed", ("retrieval",), {}), ("phase2_composed", (), {"cross": 0.0}),
+    ],
+)  # fmt: skip
+def test_what_no_loss_reaches_does_not_train(policy: str, without: tuple[str, ...], weights: dict[str, float]) -> None:
+    """Plain DDP waits in vain for a gradient that never comes; captions may be absent from a rank's whole batch."""
+    model = tiny(policy=policy, loss_weights=weights, **dict.fromkeys(without)).train()
+    batch = batches()["pairs" if policy == "phase1_joint" else "triplets"]
+    for captions in (batch.captions, [""] * len(batch.captions)):  # type: ignore[attr-defined]
+        model.zero_grad()
+        batch.captions = captions  # type: ignore[attr-defined]
+        losses = model.compute_losses(batch)  # type: ignore[arg-type]
+        torch.stack(list(losses.values())).sum().backward()
+        assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert "encoder" in {part_of(name) for name in model.trainable_names}
+    if "itg" in losses:
+        assert float(losses["itg"]) == 0.0
+
+
+def test_targets_queries_follow_the_references_until_they_train(tmp_path: Path) -> None:
+    """q_T starts as a copy of q_R: phase 2 has to get the one that phase 1 made."""
+    model = tiny(caption=None, diffusion=None)
+    before = model.backbone.query_tokens.detach().clone()
+    trainer = L.Trainer(
+        max_steps=2, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=tmp_path,
+        callbacks=[ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([{"pairs": batches()["pairs"]}] * 2, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(model, loader)
+    assert not torch.equal(model.backbone.query_tokens, before)
+    assert torch.equal(model.backbone.target_query_tokens, model.backbone.query_tokens)
+    state = torch.load(tmp_path / "step=1.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(state["backbone.target_query_tokens"], state["backbone.query_tokens"])
+    phase2 = tiny(caption=None, diffusion=None, policy="phase2_composed", init_from=str(tmp_path / "step=2.ckpt"))
+    again = L.Trainer(
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+    )
+    loader = torch.utils.data.DataLoader([{"triplets": batches()["triplets"]}] * 2, batch_size=None)  # type: ignore[arg-type]
+    again.fit(phase2, loader)
+    trained = phase2.backbone.target_query_tokens.detach().clone()
+    assert not torch.equal(trained, phase2.backbone.query_tokens)
+    folder = phase2.save_pretrained(tmp_path / "phase2")
+    # a later training that leaves the trained ones alone keeps them
+    later = tiny(caption=None, diffusion=None, policy="phase1_retrieval", init_from=str(folder))
+    once = L.Trainer(
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+    )
+    once.fit(later, torch.utils.data.DataLoader([{"pairs": batches()["pairs"]}], batch_size=None))  # type: ignore[arg-type]
+    assert torch.equal(later.backbone.target_query_tokens, trained)
 
 
 def test_frozen_parts_stay_in_eval_mode(model: UniFashionModule) -> None:

@@ -246,11 +246,19 @@ def check_batch(model: L.LightningModule, stream: str, batch: TrainBatch) -> lis
                 f"stream {stream}: the diffusion head paints {tuple(size)} (height, width) and the batches' pixels are {found}: set "
                 f"pixel_size of the data to {list(size)}"
             )
-    if "itg" in active and isinstance(batch, PairBatch | TripletBatch) and not any(c.strip() for c in batch.captions):
-        return [
-            f"stream {stream}: none of the first {len(batch)} samples has a caption, from which the caption head would learn"
-        ]
-    return []
+    if not isinstance(batch, PairBatch | TripletBatch) or any(c.strip() for c in batch.captions):
+        return []
+    learners = ["the caption head"] if "itg" in active else []
+    if "cross" in active and isinstance(batch, TripletBatch):
+        learners.append("the caption's part of L_cir (Eq. 10)")
+        retrieval: Any = getattr(model, "retrieval_head", None)
+        if retrieval.itm_text == "caption" and retrieval.itm_head is not None:
+            learners.append("matching (itm_text: caption)")
+    if not learners:
+        return []
+    return [
+        f"stream {stream}: none of the first {len(batch)} samples has a caption, from which {', '.join(learners)} would learn"
+    ]
 
 
 def _seen(batch: TrainBatch) -> Tensor:

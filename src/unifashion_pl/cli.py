@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 EXTENDS = "# extends:"
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -93,6 +94,8 @@ def _train(args: list[str]) -> None:
             logger = self.config[self.subcommand].trainer.logger
             if self.subcommand != "fit" and getattr(getattr(logger, "init_args", None), "version", None) == "":
                 logger.init_args.version = self.subcommand
+            if self.subcommand == "fit":
+                _not_from_itself(self.config.fit)
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _quiet()
@@ -103,6 +106,16 @@ def _train(args: list[str]) -> None:
         save_config_kwargs={"overwrite": True},
         args=resolve_configs(args),
     )
+
+
+def _not_from_itself(config: Any) -> None:
+    """Of several places to start from, leave out the one that this run writes: a second run would go on from the first."""
+    places = config.model.init_from
+    dirpaths = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in config.trainer.callbacks or ()]
+    own = {Path(path).resolve().parent for path in dirpaths if path}
+    if isinstance(places, list) and (itself := [p for p in places if isinstance(p, str) and Path(p).resolve() in own]):
+        print(f"init_from: {', '.join(itself)} is what this run writes, so it does not start from it")
+        config.model.init_from = [place for place in places if place not in itself] or None
 
 
 def _quiet() -> None:

@@ -57,6 +57,7 @@ class Policy:
         unreached: patterns inside trained parts that no active loss reaches and that plain DDP would complain about; ``{last}`` is
             the Q-Former's last layer, ``{lowest}`` and ``{above}`` are the U-Net's last two levels.
         within: patterns that train though their part does not.
+        pairs_alone: phase 1, whose batches are image–text pairs.
     """
 
     trains: tuple[str, ...]
@@ -64,9 +65,18 @@ class Policy:
     source: str
     unreached: tuple[str, ...] = field(default=())
     within: tuple[str, ...] = field(default=())
+    pairs_alone: bool = False
 
 
 _LAST_TEXT_FFN = ("backbone.qformer.encoder.layer.{last}.intermediate.*", "backbone.qformer.encoder.layer.{last}.output.*")
+#: What the retrieval losses alone reach: targets' queries and the text's way behind the last attention; of pairs, which are read as text by
+#: no other loss, all of the text's.
+_MATCHED = ("backbone.target_query_tokens", *_LAST_TEXT_FFN)
+_READ = (
+    "backbone.embeddings.*",
+    "backbone.qformer.encoder.layer.*.intermediate.*",
+    "backbone.qformer.encoder.layer.*.output.*",
+)
 _UNET = "diffusion_head.denoiser.unet."
 _NULL = "diffusion_head.null_context"
 _DECODER = tuple(f"{_UNET}{part}.*" for part in ("up_blocks", "conv_norm_out", "conv_out"))
@@ -84,7 +94,10 @@ POLICIES: dict[str, Policy] = {
     "phase1_diffusion": Policy(("tsa_diffusion", "unet"), ("q2i",), "§4.1 phase 1, the diffusion model apart; App. B"),
     "phase1_adapters": Policy(("tsa_llm", "tsa_diffusion"), ("itg", "q2i"), "§3.1.2"),
     "phase1_joint": Policy(
-        ("encoder", "heads", "lm_head", "tsa_llm", "lora", "tsa_diffusion", "unet"), ("cross", "itg", "q2i"), "§3.1, Eq. 8"
+        ("encoder", "heads", "lm_head", "tsa_llm", "lora", "tsa_diffusion", "unet"),
+        ("cross", "itg", "q2i"),
+        "§3.1, Eq. 8",
+        pairs_alone=True,
     ),
     "phase2_composed": Policy(("encoder", "target_queries", "heads"), ("cross", "itg", "q2i"), "§1, §4.1 phase 2, Eq. 13"),
     "phase2_adapters_diffusion": Policy(
@@ -135,7 +148,8 @@ def apply_policy(
         policy: a key of :data:`POLICIES`.
         also_train: further parts, for models without pretrained parts (the tiny profile trains its own tower and LLM); parts
             that are not built are passed over.
-        active: loss families whose heads exist and whose weights are not zero; default: the policy's.
+        active: loss families whose heads exist and whose weights are not zero; default: the policy's. What none of them reaches is
+            frozen: it would learn nothing, and plain DDP would wait for its gradients.
 
     Returns:
         Names of the trainable parameters.
@@ -149,15 +163,18 @@ def apply_policy(
     trains = {*chosen.trains, *also_train}
     names = {name: part_of(name) for name, _ in model.named_parameters()}
     _check_parts(names, set(also_train))
-    unreached = tuple(pattern.format(**_numbers(model)) for pattern in chosen.unreached)
+    families = set(chosen.losses if active is None else active)
+    idle = {part for part in trains if not any(part in LEARNERS[family] for family in families)}
+    beyond = chosen.unreached if "cross" in families else (*chosen.unreached, *_MATCHED, *(_READ if chosen.pairs_alone else ()))
+    unreached = tuple(pattern.format(**_numbers(model)) for pattern in beyond)
     trainable = set()
     for name, parameter in model.named_parameters():
-        wanted = names[name] in trains or any(fnmatchcase(name, w) for w in chosen.within)
+        wanted = names[name] in trains - idle or any(fnmatchcase(name, w) for w in chosen.within)
         wanted = wanted and not any(fnmatchcase(name, u) for u in unreached)
         parameter.requires_grad_(wanted)
         if wanted:
             trainable.add(name)
-    for family in chosen.losses if active is None else active:
+    for family in sorted(families):
         if not {names[n] for n in trainable} & set(LEARNERS[family]):
             raise ValueError(
                 f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them"

@@ -16,7 +16,7 @@ from unifashion_pl.callbacks import StepSeeds, Streams
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
-from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, left_out, settle
+from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, left_out, part_of, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
 from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
@@ -96,6 +96,7 @@ class UniFashionModule(L.LightningModule):
         if diffusion is not None:
             diffusion.denoiser.cast_frozen()
         check_left_out(self)
+        self._same_queries = self._targets_are_untrained()
 
     @property
     def active_families(self) -> list[Family]:
@@ -167,13 +168,37 @@ class UniFashionModule(L.LightningModule):
         trains, frozen = (sum(c[i] for c in found.values()) for i in (0, 1))
         return "\n".join([*lines, f"{'all':<16}{trains:>14,}{frozen:>14,}"])
 
+    def _targets_are_untrained(self) -> bool:
+        """Whether the targets' queries never trained: they are a copy of the reference's, and this policy leaves them alone."""
+        targets, references = getattr(self.backbone, "target_query_tokens", None), self.backbone.query_tokens
+        if targets is None or targets.is_meta or any(part_of(name) == "target_queries" for name in self.trainable_names):
+            return False
+        return torch.equal(targets, references)
+
+    def _follow_references(self) -> None:
+        """Queries of targets that never trained stay copies, so that phase 2 starts them where phase 1 brought the reference's."""
+        if self._same_queries:
+            with torch.no_grad():
+                self.backbone.target_query_tokens.copy_(self.backbone.query_tokens)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._follow_references()
+
+    def on_train_end(self) -> None:
+        self._follow_references()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the parts that building the model restores."""
+        if self._same_queries:  # callbacks save before the batch's end reaches the module
+            state = checkpoint["state_dict"]
+            state["backbone.target_query_tokens"] = state["backbone.query_tokens"]
         for name in left_out(self) & checkpoint["state_dict"].keys():
             del checkpoint["state_dict"][name]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lend the dropped parts to a checkpoint, so that everything else is still compared name by name."""
+        if "state_dict" not in checkpoint:  # FSDP2 has loaded it already, see sharding
+            return
         own = self.state_dict()
         checkpoint["state_dict"].update({name: own[name] for name in left_out(self) - checkpoint["state_dict"].keys()})
 

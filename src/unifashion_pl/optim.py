@@ -15,15 +15,21 @@ from unifashion_pl.freezing import part_of
 Shape = Literal["one_cycle", "cosine", "constant"]
 Side = Literal["qformer", "vision", "llm", "diffusion"]
 
-#: Part -> side of the model whose preset it follows.
+#: Part -> side of the model whose preset it follows; every part of :data:`~unifashion_pl.freezing.PARTS`.
 SIDES: dict[str, Side] = {
     "vision": "vision",
+    "target_queries": "qformer",
+    "encoder": "qformer",
+    "heads": "qformer",
+    "lm_head": "qformer",
     "tsa_llm": "llm",
     "lora": "llm",
     "llm": "llm",
     "tsa_diffusion": "diffusion",
+    "unet_lora": "diffusion",
     "unet": "diffusion",
     "garment": "diffusion",
+    "vae": "diffusion",
     "clip_text": "diffusion",
 }
 
@@ -106,7 +112,7 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[di
     buckets: dict[tuple[Side, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            side = SIDES.get(part_of(name) or "", "qformer")
+            side = SIDES[part_of(name) or "encoder"]
             decayed = settings.preset(side).decay_all or parameter.ndim >= 2
             buckets.setdefault((side, decayed), []).append(parameter)
     groups, presets = [], []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from unifashion_pl.freezing import left_out
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -116,3 +119,23 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
         super().setup_environment()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """A single file may lack what the model leaves out of its checkpoints; Lightning would load all names or any.
+
+        Raises:
+            KeyError: it lacks more.
+        """
+        module = self.lightning_module
+        assert module is not None
+        absent = left_out(module)
+        if not absent or Path(checkpoint_path).is_dir():
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        there = torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)["state_dict"].keys()
+        if lacking := sorted(module.state_dict().keys() - there - absent):
+            raise KeyError(f"{checkpoint_path} lacks {len(lacking)} tensors of this model, e.g. {lacking[:3]}")
+        strict, module.strict_loading = module.strict_loading, False
+        try:
+            return super().load_checkpoint(checkpoint_path, weights_only)
+        finally:
+            module.strict_loading = strict

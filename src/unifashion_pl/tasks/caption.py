@@ -75,8 +75,8 @@ class CaptionModule(TaskModule):
         if not isinstance(batch, PairBatch | TripletBatch):
             return {}
         rows = [i for i, caption in enumerate(batch.captions) if caption.strip()][: self.max_samples]
-        if not rows:
-            return {"itg": 0 * self.adapter(encoding.queries).sum()}
+        if not rows:  # all the same every parameter has a gradient, and every rank runs the LLM
+            return {"itg": 0 * self.caption_loss(encoding.queries[:1], batch.styles[:1], ["none"])}
         styles, captions = [batch.styles[i] for i in rows], [batch.captions[i] for i in rows]
         return {"itg": self.caption_loss(encoding.queries[rows], styles, captions)}
 

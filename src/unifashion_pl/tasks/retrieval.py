@@ -96,14 +96,25 @@ class RetrievalModule(TaskModule):
         losses = {"cir_itc": self._itc(e, z, batch.target_ids)}
         losses["cir_caption"] = self._caption_term(backbone, batch, e, encoding.queries)
         if self.itm_head is not None:
-            tokens = encoding.tokens if self.itm_text == "modifying" else backbone.tokenize(batch.captions)
             scores = max_sim(e.detach(), z.detach()) / self.clamped_temperature.detach()
-            losses["cir_itm"] = self._itm(backbone, features, tokens, scores, batch.target_ids, "target")
+            if self.itm_text == "modifying":
+                losses["cir_itm"] = self._itm(backbone, features, encoding.tokens, scores, batch.target_ids, "target")
+            else:
+                losses["cir_itm"] = self._caption_itm(backbone, features, batch, scores)
         return losses
+
+    def _caption_itm(self, backbone: QFormerBackbone, features: Tensor, batch: TripletBatch, scores: Tensor) -> Tensor:
+        """Matching of targets and their captions; samples without a caption take no part."""
+        rows = [i for i, caption in enumerate(batch.captions) if caption.strip()]
+        if not rows:  # all the same every parameter has a gradient
+            return 0 * self.match(backbone, features[:1], backbone.tokenize(["none"]), "target").sum()
+        own = torch.tensor(rows).to(features.device)
+        tokens = backbone.tokenize([batch.captions[i] for i in rows])
+        return self._itm(backbone, features[own], tokens, scores[own][:, own], batch.target_ids[own], "target")
 
     def _caption_term(self, backbone: QFormerBackbone, batch: TripletBatch, e: Tensor, queries: Tensor) -> Tensor:
         """ITC between composed query and target caption; samples without a caption take no part."""
-        valid = torch.tensor([bool(c) for c in batch.captions], device=e.device)
+        valid = torch.tensor([bool(c.strip()) for c in batch.captions]).to(e.device)
         c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
         composed = e[:, None] if self.caption_term == "cls" else self.project_images(queries)
         return self._itc(c, composed, batch.target_ids, valid)
