@@ -102,6 +102,19 @@ def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest
     assert 'src="http' not in page
 
 
+def test_a_run_does_not_start_from_what_it_writes(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a second phase 1 of paper.yaml would, whose list of places to start from begins with phase 1 itself."""
+    fit = ["fit", "--config", "phase1.yaml", *QUICK, *CPU, "--model.caption", "null", "--model.diffusion", "null"]
+    several = ["--model.init_from", '["runs/phase1", "tiny"]']
+    main([*fit, *several])
+    said = capsys.readouterr().out
+    assert "init_from: runs/phase1 is what this run writes, so it does not start from it" in said
+    assert "weights: " in said
+    assert "checkpoints/tiny" in said
+    main([*fit, "--model.init_from", "runs/phase1"])  # one place alone is meant
+    assert "weights: runs/phase1" in capsys.readouterr().out
+
+
 def run(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
     command = [sys.executable, "-m", "unifashion_pl", *args]

@@ -109,3 +109,13 @@ def test_itm_and_lm_losses() -> None:
     log_p = states.log_softmax(-1)[0]
     expected_lm = -(log_p[0, 1] + log_p[1, 2]) / 2
     assert float(lm_loss(states, ids, mask, label_smoothing=0.0)) == pytest.approx(float(expected_lm), abs=1e-6)
+
+
+def test_itc_is_exact_under_autocast() -> None:
+    """At small temperatures logits of bf16 are half a unit apart."""
+    text, image = unit(16, 32, seed=1), unit(16, 4, 32, seed=2)
+    exact = itc_loss(text, image, 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (text @ text.T).dtype == torch.bfloat16
+        assert torch.equal(itc_loss(text, image, torch.tensor(0.01)), exact)
+    assert itc_loss(text.bfloat16(), image.bfloat16(), 0.01).dtype == torch.float32

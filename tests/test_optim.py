@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from unifashion_pl.optim import PRESETS, GroupSchedule, OptimSettings, one_cycle, parameter_groups
+from unifashion_pl.freezing import PARTS
+from unifashion_pl.optim import PRESETS, SIDES, GroupSchedule, OptimSettings, one_cycle, parameter_groups
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(2100, 0.1), (100, 0.3), (7, 0.5)])
@@ -71,3 +72,8 @@ def test_schedule_state_is_plain_and_restores_the_step() -> None:
     again.load_state_dict(state)
     assert again.last_epoch == 7
     assert again.get_last_lr() == scheduler.get_last_lr()
+
+
+def test_every_part_has_a_side_and_adapters_learn_as_what_they_stand_on() -> None:
+    assert set(SIDES) == set(PARTS)
+    assert (SIDES["lora"], SIDES["unet_lora"], SIDES["target_queries"]) == ("llm", "diffusion", "qformer")

@@ -7,19 +7,21 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from ranks import Entry, trained
-from small import images, pair_batch
+from small import images, pair_batch, triplet_batch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import PairBatch
+from unifashion_pl.freezing import part_of
 from unifashion_pl.provenance import whole
-from unifashion_pl.sharding import BLOCKS, blocks_of, gather, release, shard, shards_of
+from unifashion_pl.sharding import BLOCKS, ShardedStrategy, blocks_of, gather, release, shard, shards_of
 
 BFLOAT16_LLM = """
 model:
@@ -86,6 +88,40 @@ def test_two_shards_train_as_two_copies_do(tmp_path: Path) -> None:
         assert rank["expected"][0] != rank["expected"][2]
         assert rank["difference"] < 1e-3
         assert 0.49 < rank["share"] < 0.55
+
+
+def resume(rank: int, store: str, out: str) -> None:
+    os.environ |= {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    torch.set_num_threads(1)
+    folder, found = Path(store).parent, {}
+    triplets = triplet_batch(references=images(4, 64), targets=images(4, 64, 3))
+    loader = torch.utils.data.DataLoader([{"triplets": triplets}] * 2, batch_size=None)  # type: ignore[arg-type]
+    for leave_out in ([], ["vae", "clip_text"]):
+        overrides = {"policy": "phase2_composed", "caption": None, "leave_out": leave_out}
+        runs = []
+        for steps, ckpt in ((1, None), (2, folder / "one.ckpt")):
+            torch.manual_seed(steps)
+            model = UniFashionModule.from_config("phase1.yaml", overrides)
+            trainer = L.Trainer(
+                max_steps=steps, accelerator="cpu", devices=1, strategy=ShardedStrategy(), logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+            )  # fmt: skip
+            trainer.fit(model, loader, ckpt_path=ckpt, weights_only=None if ckpt is None else True)
+            if ckpt is None:
+                trainer.save_checkpoint(folder / "one.ckpt")
+            runs.append(
+                (trainer.global_step, {part_of(n) for n in torch.load(folder / "one.ckpt", weights_only=True)["state_dict"]})
+            )
+        found[",".join(leave_out)] = runs
+    torch.save(found, out)
+
+
+def test_a_run_under_fsdp2_resumes_with_and_without_left_out_parts(tmp_path: Path) -> None:
+    mp.start_processes(resume, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=1, start_method="forkserver")
+    found = torch.load(tmp_path / "out", weights_only=False)
+    for left_out, ((first, held), (second, _)) in found.items():
+        assert (first, second) == (1, 2)
+        assert {"vae", "clip_text"} & held == (set() if left_out else {"vae", "clip_text"})
 
 
 def test_blocks_are_found_once_and_only_outermost() -> None:

@@ -6,7 +6,10 @@ import lightning as L
 import pytest
 import torch
 from small import TEXTS, pair_batch, small_backbone, triplet_batch
+from torch import Tensor
 
+from unifashion_pl.backbone import QFormerBackbone
+from unifashion_pl.backbone.qformer import QuerySet, TextTokens
 from unifashion_pl.losses import itc_loss
 from unifashion_pl.tasks import RetrievalModule
 
@@ -104,3 +107,29 @@ def test_matching_only_some_samples_takes_three_passes_of_each(monkeypatch: pyte
     batch = pair_batch()
     module.losses(backbone, batch, backbone.encode(batch))
     assert rows == [6]
+
+
+def test_matching_by_captions_leaves_out_samples_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty text would be its own positive and its own negative."""
+    torch.manual_seed(0)
+    backbone, module = small_backbone(), head(itm_text="caption")
+    seen: list[list[list[int]]] = []
+    match = module.match
+
+    def looked(backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, query_set: QuerySet) -> Tensor:
+        seen.append([row[mask].tolist() for row, mask in zip(tokens.ids, tokens.mask)])
+        return match(backbone, features, tokens, query_set)
+
+    monkeypatch.setattr(module, "match", looked)
+    batch = triplet_batch(captions=["Red.", "", "Blue dress.", "Green top."])
+    losses = module.losses(backbone, batch, backbone.encode(batch))
+    known = [backbone.tokenize([caption]).ids[0].tolist() for caption in batch.captions if caption]
+    assert len(seen[0]) == 9
+    assert all(row in known for row in seen[0])
+    assert float(losses["cir_itm"].detach()) > 0
+    nothing = triplet_batch(captions=[""] * 4)
+    silent = module.losses(backbone, nothing, backbone.encode(nothing))["cir_itm"]
+    assert float(silent.detach()) == 0
+    silent.backward()
+    assert module.itm_head is not None
+    assert all(p.grad is not None for p in module.itm_head.parameters())
