@@ -38,8 +38,13 @@ def resolve_config(name: str) -> str:
     raise SystemExit(f"no config {name!r} in {Path.cwd()} nor among the shipped ones: {', '.join(known)}")
 
 
-def config_chain(name: str) -> list[str]:
+def config_chain(name: str, above: tuple[Path, ...] = ()) -> list[str]:
     """A config's path behind those that it extends: a first line ``# extends: tiny.yaml`` names the config that it lies over.
+
+    It is looked up beside the config, then as every name; a config of its own name is the shipped one, which it adapts.
+
+    Args:
+        above: configs that extend this one.
 
     Raises:
         SystemExit: a config that does not exist.
@@ -51,7 +56,10 @@ def config_chain(name: str) -> list[str]:
         first = file.readline().strip()
     if not first.startswith(EXTENDS):
         return [path]
-    return [*config_chain(first.removeprefix(EXTENDS).strip()), path]
+    base, chain = first.removeprefix(EXTENDS).strip(), (*above, Path(path).resolve())
+    places = [Path(path).parent / base, Path(base), Path(str(files("unifashion_pl.configs"))) / base]
+    there = next((place for place in places if place.is_file() and place.resolve() not in chain), None)
+    return [*config_chain(base if there is None else str(there), chain), path]
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from unifashion_pl.commands import Commands
+    from unifashion_pl.module import UniFashionModule
 
 #: Inputs of the person that are passed on by name where they are given.
 PERSON = ("mask", "pose", "densepose", "parse", "agnostic", "box")
@@ -61,24 +62,34 @@ def _painting(parser: argparse.ArgumentParser, out: str) -> argparse.ArgumentPar
     return model_option(parser)
 
 
+def _model(args: argparse.Namespace) -> UniFashionModule:
+    """``--model``, once it is known that ``--out`` can be written: paintings take minutes."""
+    from PIL import Image
+
+    if args.out.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out {args.out}: the ending says no kind of picture; use .png or .jpg")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    return load_model(args)
+
+
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     names = ("sampler", "steps", "guidance", "garment_guidance", *PERSON)
     return {"progress": True} | {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def _generate(args: argparse.Namespace) -> int:
-    model = load_model(args)
+    model = _model(args)
     return _save(args, model.generate(args.prompt, image=args.image, seed=args.seed, **_settings(args)))
 
 
 def _tryon(args: argparse.Namespace) -> int:
-    model = load_model(args)
+    model = _model(args)
     flags = {"invert_mask": args.invert_mask, "paste_back": not args.as_painted}
     return _save(args, model.try_on(args.person, args.garment, seed=args.seed, **flags, **_settings(args)))
 
 
 def _design(args: argparse.Namespace) -> int:
-    model = load_model(args)
+    model = _model(args)
     flags = {"invert_mask": args.invert_mask, "invert_sketch": args.invert_sketch, "paste_back": not args.as_painted}
     made = model.design(args.person, args.text, sketch=args.sketch, seed=args.seed, **flags, **_settings(args))
     return _save(args, made)

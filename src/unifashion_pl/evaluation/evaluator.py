@@ -221,10 +221,15 @@ class Evaluator:
         }
         out_dir.mkdir(parents=True, exist_ok=True)
         for name in (*PREDICTIONS, ROBUSTNESS):
+            # of an earlier test, or of none: what stands here is shown beside today's numbers
+            (out_dir / "predictions" / f"{name}.jsonl").unlink(missing_ok=True)
             lines = [line for outcome in outcomes for line in outcome.lines.get(name, [])]
             if lines:
                 write_lines(out_dir / "predictions" / f"{name}.jsonl", lines)
         (out_dir / "images").mkdir(exist_ok=True)
+        for picture in (out_dir / "images").iterdir():
+            if "--" in picture.name and picture.suffix in (".png", ".jpg"):  # see image_name
+                picture.unlink()
         for file, data in files.items():
             (out_dir / "images" / file).write_bytes(data)
         write_records(out_dir / "results.json", [r.with_context(**context) for o in outcomes for r in o.records])

@@ -118,7 +118,9 @@ class Gallery:
         return self
 
     def _names(self, items: Sequence[Any]) -> list[str]:
-        return [str(x) if isinstance(x, str | Path) else str(len(self) + i) for i, x in enumerate(items)]
+        numbers = [int(name) for name in self.ids if name.isdecimal()]
+        first = max([len(self) - 1, *numbers]) + 1
+        return [str(x) if isinstance(x, str | Path) else str(first + i) for i, x in enumerate(items)]
 
     def _embed_captions(self, texts: Sequence[str], width: int) -> Tensor:
         """(n, E), zero where there is no caption."""

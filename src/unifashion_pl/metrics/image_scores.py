@@ -112,11 +112,12 @@ class ImageScores(nn.Module):
             del values["LPIPS"]
         return {**values, **{name: value for name, value in found.items() if not name.startswith("n_")}}
 
-    def records(self, *, absent: bool = False, **context: Any) -> list[ResultRecord]:
+    def records(self, *, absent: bool = False, n: int | None = None, **context: Any) -> list[ResultRecord]:
         """One record per number that was computed.
 
         Args:
             absent: also a record without value per number whose weights were not named, which says which ones it needs.
+            n: pictures that such a record would be of; default: that of the numbers that there are.
             context: further fields of the records.
         """
         records = self.distances.records(**context) if self.features is not None else []
@@ -126,7 +127,9 @@ class ImageScores(nn.Module):
                 protocol = f"{self.protocol}/{self.cosines.name}" if name == "CLIP-S" and self.cosines else self.protocol
                 record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), protocol)
                 records.append(record.with_context(**context))
-        return [*records, *(r.with_context(**context) for r in self._absent(records[-1].n))] if absent and records else records
+        if n is None and records:
+            n = records[-1].n
+        return [*records, *(r.with_context(**context) for r in self._absent(n))] if absent and n else records
 
     def _absent(self, n: int) -> list[ResultRecord]:
         """Numbers whose networks were not built, and what they need."""

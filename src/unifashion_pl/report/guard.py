@@ -84,7 +84,7 @@ def _audit_table(audits: list[ResultRecord]) -> str:
         if name != "caption-AUC":
             continue
         control = values.get(f"{metric}/labels-shuffled")
-        verdict = re.search(r"verdict (\w+)", record.implementation or "")
+        verdict = re.search(r"bag of words: (\w+)", record.implementation or "")
         said = verdict[1] if verdict else "–"
         mark = f'<b class="flag">{escape(said)}</b>' if said in ("warn", "refuse") else escape(said)
         error = re.search(r"standard error without leak ([\d.]+)", record.implementation or "")

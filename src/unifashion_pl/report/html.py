@@ -54,9 +54,9 @@ class Page:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "", over: Sequence[tuple[str, int]] = ()) -> str:
     """A table of HTML cells; the first column is a row header. A row of one cell spans the table as a group title.
 
-    ``over`` are (name, columns) of a header row above, for the columns after the first; ``head`` cells then lose that prefix.
+    ``over`` are (name as text, columns) of a header row above, for the columns after the first; ``head`` cells then lose that prefix.
     """
-    above = "".join(f'<th scope="colgroup" colspan="{span}">{name}</th>' for name, span in over)
+    above = "".join(f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in over)
     top = f"<tr><th></th>{above}</tr>" if over else ""
     names = [cell.partition("/")[2] if over and i else cell for i, cell in enumerate(head)]
     header = "".join(f'<th scope="col">{cell}</th>' for cell in names)

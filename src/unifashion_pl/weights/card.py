@@ -57,6 +57,10 @@ def parts_of(source: str) -> list[Part]:
     return [part for part in parts if part.name in names or (not names and part.source == source)][: len(names) or 1]
 
 
+#: In every card of this library.
+MARK = "Saved by unifashion-pl"
+
+
 def model_card(model: UniFashionModule, records: Sequence[ResultRecord] = (), data: str = "", licence: str = "other") -> str:
     """Markdown with the front matter that model hubs read.
 
@@ -77,7 +81,7 @@ def model_card(model: UniFashionModule, records: Sequence[ResultRecord] = (), da
         "tags: [fashion, composed-image-retrieval, image-captioning, image-generation]",
         "---",
         "# UniFashion model",
-        f"Heads: {', '.join(heads)}. Saved by unifashion-pl {__version__}; the method is that of arXiv 2408.11305.",
+        f"Heads: {', '.join(heads)}. {MARK} {__version__}; the method is that of arXiv 2408.11305.",
         "",
         "```python",
         "from unifashion_pl import UniFashionModule",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.metrics.records import write_records
-from unifashion_pl.weights.card import model_card, read_results
+from unifashion_pl.weights.card import MARK, model_card, read_results
 from unifashion_pl.weights.loading import is_imported, load_imported
 
 if TYPE_CHECKING:
@@ -61,7 +61,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file or a Lightning checkpoint; only tensors are ever unpickled."""
     if path.suffix == ".safetensors":
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(
+            f"{path} is no checkpoint of this library. If it is a published one: `unifashion weights import {path} --out FOLDER`, then "
+            "init_from: FOLDER"
+        )
+    state: dict[str, Tensor] = content["state_dict"]
+    return state
 
 
 def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
@@ -234,6 +241,7 @@ def save_pretrained(
             "this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it"
         )
     folder = Path(folder)
+    _check_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
     text = json.dumps({"format": FORMAT, "model": section}, indent=2, sort_keys=True, default=_plain)
@@ -242,10 +250,30 @@ def save_pretrained(
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items() if name not in absent}
     save_file(state, folder / TENSORS, metadata={"format": "pt"})
     records = read_results(results)
-    (folder / "README.md").write_text(model_card(model, records, data, licence), encoding="utf-8")
+    card = folder / "README.md"
+    if card.is_file() and MARK not in card.read_text("utf-8", errors="replace"):
+        print(f"{card} is not this library's model card, so it stays as it is")
+    else:
+        card.write_text(model_card(model, records, data, licence), encoding="utf-8")
     if records:
         write_records(folder / "results.json", records)
     return folder
+
+
+def _check_ours(folder: Path) -> None:
+    """A folder that is to be written holds no other model.
+
+    Raises:
+        FileExistsError: it has a ``config.json`` of something else.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        try:
+            ours = {"format", "model"} <= json.loads(path.read_text("utf-8")).keys()
+        except (ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise FileExistsError(f"{path} was not written by this library: save into a new folder")
 
 
 def push_to_hub(model: UniFashionModule, repository: str, *, private: bool = False, **saving: Any) -> str:
