@@ -23,6 +23,7 @@ from unifashion_pl.datamodules.fashioniq_raw import (
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.plan import Input, Item, Plan
+from unifashion_pl.data.reader import planned
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
@@ -191,8 +192,9 @@ class FashionIQDataModule(FashionDataModule):
         if self.gallery_captions is not None:
             ids = {key.partition("-")[2] for key in gallery.keys}
             library = read_library(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
-        queries = QueryAssembler(self.encoder, self.pixels, self.joiner)
+        queries = self.source("queries-val")
+        shelves = GalleryAssembler(self.encoder, library, self.allow_unsafe_captions, planned(gallery))
         return [
-            self.evaluation(gallery, GalleryAssembler(self.encoder, library, self.allow_unsafe_captions)),
-            self.evaluation(self.source("queries-val"), queries),
+            self.evaluation(gallery, shelves),
+            self.evaluation(queries, QueryAssembler(self.encoder, self.pixels, self.joiner, planned(queries))),
         ]

@@ -68,6 +68,20 @@ def test_extends_puts_the_base_config_before_its_overlay(empty_folder: Path) -> 
     ]
 
 
+def test_a_config_extends_its_namesake_and_what_lies_beside_it(empty_folder: Path) -> None:
+    Path("phase1.yaml").write_text("# extends: phase1.yaml\ntrainer: {max_epochs: 2}\n")
+    assert [Path(p).name for p in config_chain("phase1.yaml")] == ["tiny.yaml", "phase1.yaml", "phase1.yaml"]
+    assert Path(config_chain("phase1.yaml")[1]).parent.name == "configs"
+    Path("conf").mkdir()
+    Path("conf/base.yaml").write_text("trainer: {max_epochs: 3}\n")
+    Path("conf/mine.yaml").write_text("# extends: base.yaml\n")
+    assert [Path(p).as_posix() for p in config_chain("conf/mine.yaml")] == ["conf/base.yaml", "conf/mine.yaml"]
+    Path("a.yaml").write_text("# extends: b.yaml\n")
+    Path("b.yaml").write_text("# extends: a.yaml\n")
+    with pytest.raises(SystemExit, match="a.yaml, b.yaml extend each other"):
+        config_chain("a.yaml")
+
+
 def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "phase1.yaml", *QUICK, *CPU])
     assert "policy phase1_joint: losses cross, itg, q2i" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.evaluation.collect import Outcome
 from unifashion_pl.evaluation.edits import SCORES, VARIANTS, EditEvaluation, rows_of, scores, variants_of
 from unifashion_pl.evaluation.painting import noise_seed, taken
+from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.report.build import build_report
 
@@ -134,6 +135,31 @@ def test_unpaired_persons_are_painted_and_not_scored(painter: UniFashionModule) 
     assert len(outcome.lines["edits"]) == 2
     assert outcome.records == []
     assert all(set(line["made"]) == {"tryon"} and "worn before" in line["given"] for line in outcome.lines["edits"])
+
+
+def test_unpaired_persons_are_compared_with_the_photos_as_sets(painter: UniFashionModule) -> None:
+    """FID and KID as in Table 3: the real side are the persons' photos, each once; without weights it says what is needed."""
+
+    class Means(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return pictures.float().mean((2, 3))
+
+    evaluation = EditEvaluation("vitonhd/test-unpaired", None, 0, steps=2)
+    scores = ImageScores(task="x", subset_size=3, subsets=2)
+    scores.features = Means()  # type: ignore[assignment]
+    evaluation.scores = scores
+    batch = tryon_batch(paired=False, dataset="vitonhd/test-unpaired", keys=["a__x", "a__y", "b__x", "c__x"])
+    evaluation.update(batch)
+    records = {record.metric: record for record in evaluation.finish(Team(False), painter).records}
+    real = scores.distances.compute()
+    assert (real["n_real"], real["n_generated"]) == (3, 4)
+    assert records["FID"].value == pytest.approx(real["FID"])
+    assert records["FID"].n == 4
+    evaluation.scores = ImageScores(task="x")
+    nothing = {r.metric: r for r in evaluation.finish(Team(False), painter).records}
+    assert nothing["FID"].value is None
+    assert nothing["FID"].n == 4
+    assert "needs the weights" in (nothing["FID"].implementation or "")
 
 
 @pytest.mark.parametrize("channels", [13, 4])

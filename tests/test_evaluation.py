@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TryOnBatch
 from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.evaluation.collect import Chosen, chance_recall, order, team_of_all
-from unifashion_pl.evaluation.composed import ABLATIONS, half_query
+from unifashion_pl.evaluation.composed import ABLATIONS, ComposedEvaluation, half_query
 from unifashion_pl.evaluation.samples import COLOURS, first_mention, word_accuracy
 from unifashion_pl.metrics.images import ssim
 from unifashion_pl.metrics.records import read_records
@@ -368,3 +370,29 @@ def test_two_ranks_equal_one(tested: tuple[Path, dict[str, float]], tmp_path: Pa
         one = (tested[0] / f"predictions/{name}.jsonl").read_text()
         assert (tmp_path / f"test/predictions/{name}.jsonl").read_text() == one
     assert {p.name for p in (tmp_path / "test/images").iterdir()} == {p.name for p in (tested[0] / "images").iterdir()}
+
+
+def test_what_a_shrunken_split_lacks_stands_in_protocol_and_records() -> None:
+    """As after ``data shards --allow-missing``: fewer images make recall easier, and must not look like the whole split."""
+    whole, short = ComposedEvaluation("f/val", (1, 5), True, 0, 5, 0), ComposedEvaluation("f/val", (1, 5), True, 0, 5, 0)
+    model, shelves, questions = make_model(), gallery(), queries()
+    sizes, asked = Counter(shelves.categories), Counter(questions.categories)
+    for evaluation, more in ((whole, 0), (short, 3)):
+        planned = {name: n + more for name, n in sizes.items()}
+        evaluation.update_gallery(model, replace(shelves, planned=planned))
+        evaluation.update_queries(
+            model, replace(questions, planned={name: n + more for name, n in asked.items()}, joiner="comma")
+        )
+    records = {name: e.finish(team_of_all(), True).records for name, e in (("whole", whole), ("short", short))}
+    n, lacking = len(questions), 3 * len(asked)
+    assert {r.protocol.partition("/ref")[0] for r in records["whole"] if "R@" in r.metric and "original" in r.protocol} == {
+        "fashioniq/original"
+    }
+    assert all("text=comma" in r.protocol and "gallery=" not in r.protocol for r in records["whole"] if "R@" in r.metric)
+    for record in records["short"]:
+        if "R@" in record.metric:
+            assert f"[{n}/{n + lacking}]" in record.protocol
+            assert f"gallery={len(shelves)}/{len(shelves) + 3 * len(sizes)}" in record.protocol
+    means = [r for r in records["short"] if r.metric == "mean/R@5" and "/image(score=itc" in r.protocol]
+    assert {(r.n, r.n_expected) for r in means if not r.protocol.endswith("/chance")} == {(n, n + lacking)}
+    assert {r.data_hash for r in records["whole"] if r.data_hash} == {r.data_hash for r in records["short"] if r.data_hash}

@@ -59,6 +59,8 @@ def config_chain(name: str, above: tuple[Path, ...] = ()) -> list[str]:
     base, chain = first.removeprefix(EXTENDS).strip(), (*above, Path(path).resolve())
     places = [Path(path).parent / base, Path(base), Path(str(files("unifashion_pl.configs"))) / base]
     there = next((place for place in places if place.is_file() and place.resolve() not in chain), None)
+    if there is None and any(place.is_file() for place in places):
+        raise SystemExit(f"configs {', '.join(p.name for p in chain)} extend each other")
     return [*config_chain(base if there is None else str(there), chain), path]
 
 

@@ -191,3 +191,10 @@ def test_failed_steps_leave_the_session(model: UniFashionModule) -> None:
     assert session.texts == ()
     with pytest.raises(ValueError, match="starts from"):
         Session(session.gallery)
+
+
+def test_images_without_names_can_be_added_after_some_were_removed(model: UniFashionModule) -> None:
+    gallery = build(model, list(pictures(3)))
+    assert gallery.ids == ["0", "1", "2"]
+    gallery.remove("0").add([pictures(4)[3]])
+    assert gallery.ids == ["1", "2", "3"]

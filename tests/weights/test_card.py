@@ -78,3 +78,18 @@ def test_push_uploads_what_is_saved(model: UniFashionModule, monkeypatch: pytest
     assert model.push_to_hub("me/model", private=True) == "address"
     assert seen["files"] == ["README.md", "config.json", "model.safetensors"]
     assert (seen["repository"], seen["repo_id"], seen["private"]) == ("me/model", "me/model", True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = UniFashionModule.from_config("phase1.yaml", {"caption": None, "diffusion": None})
+    (tmp_path / "README.md").write_text("my project\n")
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my project\n"
+    assert "is not this library's model card, so it stays as it is" in capsys.readouterr().out
+    model.save_pretrained(tmp_path)  # its own config may be written again
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="was not written by this library: save into a new folder"):
+        model.save_pretrained(other)
+    assert [p.name for p in other.iterdir()] == ["config.json"]

@@ -241,6 +241,7 @@ class GalleryAssembler:
     encoder: EncoderTransform
     library: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     allow_unsafe_captions: bool = False
+    planned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -270,6 +271,7 @@ class GalleryAssembler:
             dataset=dataset,
             provenance=_column(rows, "provenance"),
             allow_unsafe_captions=self.allow_unsafe_captions,
+            planned=dict(self.planned),
         )
 
 
@@ -280,6 +282,7 @@ class QueryAssembler:
     encoder: EncoderTransform
     pixels: PixelTransform | None = None
     joiner: Joiner = "and"
+    planned: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -309,6 +312,8 @@ class QueryAssembler:
             categories=_column(rows, "category"),
             pixels=_stack_optional(rows, "pixels"),
             dataset=dataset,
+            planned=dict(self.planned),
+            joiner=self.joiner,
         )
 
 

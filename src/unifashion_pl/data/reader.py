@@ -168,6 +168,12 @@ def _expand(data: bytes, name: str) -> dict[str, bytes]:
     return {field: value for field, value in samples[0].items() if not field.startswith("__")}
 
 
+def planned(source: Source) -> dict[str, int]:
+    """Group -> samples of the whole split, as its shards were planned; {} where nothing says it."""
+    index: ShardIndex | None = getattr(source, "index", None)
+    return {} if index is None else {group: counts["expected"] for group, counts in index.metrics.items()}
+
+
 class PlanSource:
     """Samples straight from the raw files, for catalogues too small to be worth shards.
 

@@ -121,7 +121,7 @@ class GalleryBatch:
 
     ``captions`` are query-blind generated captions, "" = none, and ``provenance`` says of each how it was made: a line of its
     library, {} where there is no caption, an empty list if there are none. ``allow_unsafe_captions``: evaluate captions that do not
-    prove to be query-blind, and label the results.
+    prove to be query-blind, and label the results. ``planned``: images per category of the whole gallery, {} = not known.
     """
 
     keys: list[str]
@@ -132,6 +132,7 @@ class GalleryBatch:
     dataset: str
     provenance: list[dict[str, Any]] = field(default_factory=list)
     allow_unsafe_captions: bool = False
+    planned: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -141,7 +142,8 @@ class GalleryBatch:
 class QueryBatch:
     """Composed queries of an evaluation split: reference image + modifying text, the target known by its id only.
 
-    ``pixels`` is (B, 3, H, W) uint8 of the *target*, only to be shown beside a generated image, or None.
+    ``pixels`` is (B, 3, H, W) uint8 of the *target*, only to be shown beside a generated image, or None. ``planned``: queries per
+    category of the whole split, {} = not known; ``joiner``: the rule that joined the texts, as protocols name it.
     """
 
     keys: list[str]
@@ -152,6 +154,8 @@ class QueryBatch:
     categories: list[str]
     pixels: Tensor | None
     dataset: str
+    planned: dict[str, int] = field(default_factory=dict)
+    joiner: str = "and"
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -62,6 +62,9 @@ class ComposedEvaluation:
         self.unsafe: list[dict[str, Any]] = []
         self.allow_unsafe = False
         self.texts: dict[str, str] = {}
+        self.asked: dict[str, str] = {}
+        self.joiners: set[str] = set()
+        self.planned: dict[str, dict[str, int]] = {"queries": {}, "gallery": {}}
         self.thumbnails: dict[str, bytes] = {}
 
     def update_gallery(self, model: UniFashionModule, batch: GalleryBatch) -> None:
@@ -77,6 +80,7 @@ class ComposedEvaluation:
         captions = model.retrieval_head.text_embeddings(model.backbone, batch.captions).float() if any(has) else None
         self.metric.update_gallery(batch.keys, batch.categories, tokens, batch.in_union, captions, has)
         self.gallery.update(zip(batch.categories, batch.keys, batch.in_union))
+        self.planned["gallery"] |= batch.planned
         for category, key, text in zip(batch.categories, batch.keys, batch.captions):
             if text:
                 self.captions[category, key] = text
@@ -96,6 +100,10 @@ class ComposedEvaluation:
         for name, metric in self.halves.items():
             self._rank(metric, batch, half_query(model, batch, name))
         self.texts.update(zip(batch.keys, batch.texts))
+        pairs = zip(batch.keys, batch.reference_ids, batch.target_ids, batch.texts)
+        self.asked |= {key: f"{reference}\t{target}\t{text}" for key, reference, target, text in pairs}
+        self.planned["queries"] |= batch.planned
+        self.joiners.add(batch.joiner)
         self._keep(batch.reference_ids, batch.references)
 
     @staticmethod
@@ -111,6 +119,7 @@ class ComposedEvaluation:
     def finish(self, team: Team, full: bool) -> Outcome:
         """Metrics on every rank; with ``full`` also records, chance levels and prediction lines."""
         outcome = Outcome(self.dataset, thumbnails=self.thumbnails)
+        self._know_the_whole(team)
         computed = self.metric.compute()
         if not computed:
             return outcome
@@ -120,8 +129,9 @@ class ComposedEvaluation:
         outcome.values = self._values(computed, label=label)
         if full:
             texts = {k: v for part in team.objects(self.texts) for k, v in part.items()}
+            data = self._fingerprint(team)
             outcome.records = [
-                *labelled([*self.metric.records(data_hash=fingerprint(texts)), *self._floor(captions, texts)], label, reason),
+                *labelled([*self.metric.records(data_hash=data), *self._floor(captions, texts)], label, reason),
                 *audit_records(audits, captions),
                 *self._chance(team),
             ]
@@ -134,6 +144,28 @@ class ComposedEvaluation:
         if full:
             self._lines(outcome, texts)
         return outcome
+
+    def _know_the_whole(self, team: Team) -> None:
+        """Tell the metrics how large split and gallery are meant to be; what is smaller is allowed, and named in the protocol."""
+        planned: dict[str, dict[str, int]] = {"queries": {}, "gallery": {}}
+        for part in team.objects(self.planned):
+            for name, counts in part.items():
+                planned[name] |= counts
+        seen = {key for part in team.objects(set(self.texts)) for key in part}
+        shelved = {member[:2] for part in team.objects(self.gallery) for member in part}
+        joiners = {joiner for part in team.objects(self.joiners) for joiner in part}
+        images, queries = sum(planned["gallery"].values()), sum(planned["queries"].values())
+        for metric in (self.metric, *self.halves.values()):
+            metric.text = "+".join(sorted(joiners)) or metric.text
+            metric.expected = planned["queries"] or None
+            metric.gallery_expected = images or None
+            metric.allow_partial = len(seen) < queries or len(shelved) < images
+
+    def _fingerprint(self, team: Team) -> str:
+        """Of queries, their references and targets, and of the galleries."""
+        asked = {k: v for part in team.objects(self.asked) for k, v in part.items()}
+        shelved = {f"gallery\t{category}\t{key}": "" for part in team.objects(self.gallery) for category, key, _ in part}
+        return fingerprint(asked | shelved)
 
     def _values(self, computed: dict[str, float], half: str = "", label: str = "") -> dict[str, float]:
         """``fashioniq/mean/R@10`` for the headline variant; further scores and halves under their own names."""

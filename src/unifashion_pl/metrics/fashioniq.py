@@ -28,6 +28,7 @@ class FashionIQRecall(KeyedMetric):
         caption_weight: weight of the caption score in ``both``.
         expected: queries per category of the whole split (``FULL_QUERIES`` for the published one); another number is an error.
             None = not known, not checked.
+        gallery_expected: images of the whole gallery, all categories; the protocol string says when there are fewer.
         allow_partial: accept fewer queries, targets missing from the gallery (dropped, counted) and captions for a part of the
             gallery (a missing one scores 0); the protocol string then says so.
         score, text: parts of the protocol string: how the score is made and the rule that joins the two texts.
@@ -47,6 +48,7 @@ class FashionIQRecall(KeyedMetric):
         caption_weight: float = 1.0,
         expected: Mapping[str, int] | None = None,
         allow_partial: bool = False,
+        gallery_expected: int | None = None,
         score: str = "itc",
         text: str = "and",
         top_k: int = 10,
@@ -57,7 +59,7 @@ class FashionIQRecall(KeyedMetric):
             raise ValueError(f"unknown scores {sorted(unknown)}; expected some of {', '.join(SCORES)}")
         self.ks, self.scores, self.caption_weight = tuple(ks), tuple(s for s in SCORES if s in scores), caption_weight
         self.expected = dict(expected) if expected is not None else None
-        self.allow_partial = allow_partial
+        self.allow_partial, self.gallery_expected = allow_partial, gallery_expected
         self.score, self.text, self.top_k = score, text, top_k
         self._clear()
 
@@ -65,6 +67,7 @@ class FashionIQRecall(KeyedMetric):
         self._ranked: list[RankedQuery] = []
         self._dropped: dict[str, int] = {}
         self._captioned: dict[str, tuple[int, int]] = {}
+        self._images = 0
 
     def reset(self) -> None:
         """Forget all rows and results."""
@@ -133,6 +136,7 @@ class FashionIQRecall(KeyedMetric):
         self._clear()
         gallery = team.rows(team.own(team.guarded(lambda: self._local("gallery"))))
         queries = team.own(team.guarded(lambda: self._local("queries")))
+        self._images = len(gallery)
         facts = team.facts(queries)
         if not len(facts):
             return {}
@@ -263,6 +267,8 @@ class FashionIQRecall(KeyedMetric):
         partial = f"[{len(self._ranked)}/{total}]" if len(self._ranked) != total else ""
         details = [f"w={self.caption_weight:g}"] if score == "both" else []
         details += [f"score={self.score}", f"text={self.text}"]
+        if self.gallery_expected not in (None, self._images):
+            details.append(f"gallery={self._images}/{self.gallery_expected}")
         have, size = (sum(column) for column in zip((0, 0), *self._captioned.values()))
         if score != "image" and have < size:
             details.append(f"captions={have}/{size}")
