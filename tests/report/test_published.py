@@ -80,3 +80,19 @@ def test_unpublished_candidate_lists_cannot_be_reproduced() -> None:
     assert judge("1", "UniFashion (Ours)", 71.4, 71.4, 0.1).startswith("protocol not reproducible")
     assert judge("4", "UniFashion", 67.93, 67.93, 0.1).startswith("protocol not reproducible")
     assert judge("4", "UniFashion w/o cap", 65.04, 65.0, math.inf) == "inconclusive"
+
+
+def test_another_catalogues_pairs_and_a_shrunken_gallery_fill_no_cell() -> None:
+    """The protocols of pairs do not name the data, and serve any catalogue."""
+    record = ResultRecord("i2t/R@1", 99.0, "percent", 100, "fashiongen_100(pool=subcategory,n=100)")
+    runs = {}
+    for name in ("CatalogueDataModule", "FashionGenDataModule"):
+        configs = {"test": {"data": {"class_path": f"unifashion_pl.datamodules.{name}"}}}
+        runs[name] = Run(
+            Path("run"), configs=configs, config_texts={"": ""}, evaluations=[Evaluation("", Path("run"), [record], {})]
+        )
+    row = ("1", "UniFashion", "i2t/R@1", 71.44)
+    assert compare(*row, [runs["CatalogueDataModule"]]).status == "not run (not FashionGen)"
+    assert compare(*row, [runs["FashionGenDataModule"]]).ours == 99.0
+    short = run_with(65.0, protocol=FULL.replace("text=and", "text=and,gallery=5000/5373"))
+    assert compare("4", "UniFashion w/o cap", "Avg", 65.04, [short]).status == "not run (not the full split)"
