@@ -105,46 +105,34 @@ def test_what_no_loss_reaches_does_not_train(policy: str, without: tuple[str, ..
         assert float(losses["itg"]) == 0.0
 
 
+def trained(model: UniFashionModule, stream: str, folder: Path) -> UniFashionModule:
+    """After two steps, with a checkpoint of each."""
+    trainer = L.Trainer(
+        max_steps=2, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=folder,
+        callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader([{stream: batches()[stream]}] * 2, batch_size=None))  # type: ignore[arg-type]
+    return model
+
+
 def test_targets_queries_follow_the_references_until_they_train(tmp_path: Path) -> None:
     """q_T starts as a copy of q_R: phase 2 has to get the one that phase 1 made."""
-    model = tiny(caption=None, diffusion=None)
+    alone: dict[str, object] = {"caption": None, "diffusion": None}
+    model = tiny(**alone)
     before = model.backbone.query_tokens.detach().clone()
-    trainer = L.Trainer(
-        max_steps=2, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=tmp_path,
-        callbacks=[ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
-    )  # fmt: skip
-    loader = torch.utils.data.DataLoader([{"pairs": batches()["pairs"]}] * 2, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(model, loader)
+    trained(model, "pairs", tmp_path / "1")
     assert not torch.equal(model.backbone.query_tokens, before)
     assert torch.equal(model.backbone.target_query_tokens, model.backbone.query_tokens)
-    state = torch.load(tmp_path / "step=1.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(tmp_path / "1/step=1.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(state["backbone.target_query_tokens"], state["backbone.query_tokens"])
-    phase2 = tiny(caption=None, diffusion=None, policy="phase2_composed", init_from=str(tmp_path / "step=2.ckpt"))
-    again = L.Trainer(
-        max_steps=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-    )
-    loader = torch.utils.data.DataLoader([{"triplets": batches()["triplets"]}] * 2, batch_size=None)  # type: ignore[arg-type]
-    again.fit(phase2, loader)
-    trained = phase2.backbone.target_query_tokens.detach().clone()
-    assert not torch.equal(trained, phase2.backbone.query_tokens)
-    folder = phase2.save_pretrained(tmp_path / "phase2")
-    # a later training that leaves the trained ones alone keeps them
-    later = tiny(caption=None, diffusion=None, policy="phase1_retrieval", init_from=str(folder))
-    once = L.Trainer(
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        accelerator="cpu",
-        default_root_dir=tmp_path,
-    )
-    once.fit(later, torch.utils.data.DataLoader([{"pairs": batches()["pairs"]}], batch_size=None))  # type: ignore[arg-type]
-    assert torch.equal(later.backbone.target_query_tokens, trained)
+    phase2 = tiny(**alone, policy="phase2_composed", init_from=str(tmp_path / "1/step=2.ckpt"))
+    assert torch.equal(phase2.backbone.target_query_tokens, model.backbone.query_tokens)
+    trained(phase2, "triplets", tmp_path / "2")
+    targets = phase2.backbone.target_query_tokens.detach().clone()
+    assert not torch.equal(targets, phase2.backbone.query_tokens)
+    # a later training that leaves them alone keeps the trained ones
+    later = tiny(**alone, policy="phase1_retrieval", init_from=str(tmp_path / "2/step=2.ckpt"))
+    assert torch.equal(trained(later, "pairs", tmp_path / "3").backbone.target_query_tokens, targets)
 
 
 def test_frozen_parts_stay_in_eval_mode(model: UniFashionModule) -> None:
