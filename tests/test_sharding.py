@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+import socket
 from pathlib import Path
 
 import lightning as L
@@ -114,6 +115,36 @@ def resume(rank: int, store: str, out: str) -> None:
             )
         found[",".join(leave_out)] = runs
     torch.save(found, out)
+
+
+def follow(rank: int, store: str, out: str) -> None:
+    os.environ |= {
+        "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store, "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = UniFashionModule.from_config("phase1.yaml", {"caption": None, "diffusion": None})
+    before = model.backbone.query_tokens.detach().clone()
+    trainer = L.Trainer(
+        max_steps=2, accelerator="cpu", devices=2, strategy=ShardedStrategy(), logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=Path(out).parent,
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader([{"pairs": batch(rank)}] * 2, batch_size=None))  # type: ignore[arg-type]
+    trainer.save_checkpoint(f"{out}.ckpt")
+    own = [whole(p.detach()) for p in (model.backbone.query_tokens, model.backbone.target_query_tokens)]
+    torch.save([bool(torch.equal(*own)), bool(torch.equal(own[0], before))], f"{out}.{rank}")
+
+
+def test_under_fsdp2_targets_queries_follow_and_every_rank_saves(tmp_path: Path) -> None:
+    """Only rank 0 is handed the whole state."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(follow, (str(port), str(tmp_path / "out")), nprocs=2, start_method="forkserver")
+    assert [torch.load(tmp_path / f"out.{rank}") for rank in range(2)] == [[True, False]] * 2
+    state = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(state["backbone.target_query_tokens"], state["backbone.query_tokens"])
 
 
 def test_a_run_under_fsdp2_resumes_with_and_without_left_out_parts(tmp_path: Path) -> None:

@@ -189,8 +189,9 @@ class UniFashionModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the parts that building the model restores."""
-        if self._same_queries:  # callbacks save before the batch's end reaches the module
-            state = checkpoint["state_dict"]
+        state = checkpoint["state_dict"]
+        # callbacks save before the batch's end reaches the module; of a sharded model only rank 0 has the state
+        if self._same_queries and "backbone.query_tokens" in state:
             state["backbone.target_query_tokens"] = state["backbone.query_tokens"]
         for name in left_out(self) & checkpoint["state_dict"].keys():
             del checkpoint["state_dict"][name]
