@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from unifashion_pl.commands import run
+from unifashion_pl.cli import main
 from unifashion_pl.doctor import TRAININGS, check_memory, examine, examine_overlay, merged, needed
 from unifashion_pl.parameters import STAGES, shapes_only
 from unifashion_pl.weights.card import IMPORTED, parts_of
@@ -83,7 +83,7 @@ def test_commercial_only_names_what_it_refuses(nothing_here: Path, capsys: pytes
     assert "timm/vit_base_patch16_siglip_gap_224.webli" in text
     assert line(text, "starts from").split(maxsplit=2)[2].startswith("absent: runs/phase1")  # the tiny model would not fit
     with pytest.raises(SystemExit) as status:
-        run(["doctor", "--commercial-only"])
+        main(["doctor", "--commercial-only"])
     assert status.value.code == 2
     assert "name its --config too" in capsys.readouterr().err
 

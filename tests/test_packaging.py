@@ -66,7 +66,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_code_configs_and_the_tiny_model(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in (
-        "cli.py",
+        "cli/main.py",
         "datamodules/wardrobe.py",
         "configs/phase1.yaml",
         "configs/phase2.yaml",

@@ -19,12 +19,12 @@ from data.rawdata import write_fashiongen
 from data.test_shards import FORK, contents, train_plan
 from unifashion_pl.datamodules import fashiongen
 
-from unifashion_pl.data import files
-from unifashion_pl.data.files import WriteError, replacing
+from unifashion_pl import files
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import BadSample, Item, Made
 from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.shards import write_shards
+from unifashion_pl.files import WriteError, replacing
 
 BUILD = """
 import sys

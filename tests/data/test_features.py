@@ -23,13 +23,13 @@ from unifashion_pl.datamodules import fashioniq
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.assemble import PairAssembler, TripletAssembler, image_of
 from unifashion_pl.data.features import FeatureIndex, FeatureSource
-from unifashion_pl.data.files import WriteError
 from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.reader import DamagedSample, ShardSource
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import TrainLoader, Workers
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
+from unifashion_pl.files import WriteError
 from unifashion_pl.provenance import weights_hash
 
 SIZE = 32

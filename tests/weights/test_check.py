@@ -10,7 +10,7 @@ import pytest
 import torch
 from small import save_stable_diffusion
 
-from unifashion_pl.commands import run
+from unifashion_pl.cli import main
 from unifashion_pl.weights.check import check_weights
 from unifashion_pl.weights.importing import import_weights
 from unifashion_pl.weights.kinds import KINDS
@@ -34,7 +34,7 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     del state["Qformer.bert.encoder.layer.2.output.dense.bias"]
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(SystemExit) as status:
-        run(["weights", "check", str(tmp_path / "x.pth")])
+        main(["weights", "check", str(tmp_path / "x.pth")])
     assert status.value.code == 1
     assert "NOT COMPLETE: " in (text := capsys.readouterr().out)
     assert "1 tensors missing ['backbone.qformer.encoder.layer.2.output.dense.bias']" in text
@@ -87,9 +87,9 @@ def test_the_manifest_is_whole() -> None:
 
 
 def test_the_list_and_its_commercial_half(capsys: pytest.CaptureFixture[str]) -> None:
-    run(["weights", "list"])
+    main(["weights", "list"])
     everything = capsys.readouterr().out
-    run(["weights", "list", "--commercial-only"])
+    main(["weights", "list", "--commercial-only"])
     free = capsys.readouterr().out
     assert "stableviton-vitonhd" in everything
     assert "stableviton" not in free
@@ -101,12 +101,12 @@ def test_the_list_and_its_commercial_half(capsys: pytest.CaptureFixture[str]) ->
 
 def test_import_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": peers.to_lavis(peers.blip2().state_dict())}, tmp_path / "x.pth")
-    run(["weights", "import", str(tmp_path / "x.pth"), "--as", "blip2-lavis", "--out", str(tmp_path / "out")])
+    main(["weights", "import", str(tmp_path / "x.pth"), "--as", "blip2-lavis", "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert "dropped 1: equal to the word embeddings" in printed
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.safetensors", "report.json"]
     with pytest.raises(SystemExit) as status:
-        run(["weights", "import", str(tmp_path / "x.pth"), "--out", str(tmp_path / "free"), "--commercial-only"])
+        main(["weights", "import", str(tmp_path / "x.pth"), "--out", str(tmp_path / "free"), "--commercial-only"])
     assert status.value.code == 2
     assert "refused under --commercial-only" in capsys.readouterr().err
     assert not (tmp_path / "free").exists()

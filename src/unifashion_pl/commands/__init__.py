@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -29,12 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Parse, run and exit with the command's status; errors about the user's input are one sentence, not a traceback."""
+    """Parse, run and exit with the command's status; :func:`unifashion_pl.cli.main.sentences` turns errors into sentences."""
     args = parser().parse_args(argv)
-    try:
-        status = args.handler(args)
-    except (FileNotFoundError, ValueError, RuntimeError) as error:
-        print(f"unifashion {args.command}: {error}", file=sys.stderr)
-        status = 2
-    if status:
+    if status := args.handler(args):
         raise SystemExit(status)

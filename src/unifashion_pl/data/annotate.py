@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from unifashion_pl.data.captions import LeakError, provenance_faults
 from unifashion_pl.data.decode import BadInput, open_image, read_bytes, to_rgb
-from unifashion_pl.data.files import replacing, writing
 from unifashion_pl.data.plan import MissingDataError, compact_json, some
+from unifashion_pl.files import replacing, writing
 
 #: Our words after Fig. 5; ``{garment}`` and ``{keywords}`` are filled in.
 TEMPLATE = (

@@ -11,8 +11,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from unifashion_pl.data.files import replacing
 from unifashion_pl.data.plan import compact_json
+from unifashion_pl.files import replacing
 
 FORMAT = 1
 NAME = "index.json"

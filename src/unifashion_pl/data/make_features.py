@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_of
 from unifashion_pl.data.features import FOLDER, FeatureFile, FeatureIndex, Identity, run_tower
-from unifashion_pl.data.files import replacing, writing
 from unifashion_pl.data.index import NAME, Shard
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.shards import locked
 from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.files import replacing, writing
 from unifashion_pl.provenance import tensor_bytes
 
 #: Kind of shards -> their image fields that a vision tower reads.

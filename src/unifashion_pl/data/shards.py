@@ -26,9 +26,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from unifashion_pl.data.files import replacing, writing
 from unifashion_pl.data.index import NAME, Shard, ShardIndex, fingerprint, preflight
 from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
+from unifashion_pl.files import replacing, writing
 
 BLOCK = 512
 FIELD = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")

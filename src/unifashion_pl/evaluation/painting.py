@@ -21,9 +21,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from unifashion_pl.data.files import replacing, writing
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
+from unifashion_pl.files import replacing, writing
 from unifashion_pl.generation.schedules import steps_of
 from unifashion_pl.inference import head_of
 from unifashion_pl.inference_edits import editing_head

@@ -1,0 +1,82 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI as this library uses it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningCLI
+
+from unifashion_pl.cli.configs import resolve_configs
+from unifashion_pl.module import UniFashionModule
+
+#: Parts of ``model`` that are no part of what was trained.
+OF_THE_COMMAND = ("evaluator", "painter")
+
+
+class UniFashionCLI(LightningCLI):
+    """LightningCLI whose evaluations log beside the training run, not over its learning curves.
+
+    A checkpoint given by ``--ckpt_path`` says what the model is; how it is evaluated and painted with is the command's to say.
+    """
+
+    def _parse_ckpt_path(self) -> None:
+        chosen = self.config.get(self.config.get("subcommand"))
+        asked = {name: chosen.model.get(name) for name in OF_THE_COMMAND} if chosen is not None else {}
+        super()._parse_ckpt_path()
+        for name, value in asked.items():
+            if value is not None:
+                self.config[self.config.subcommand].model[name] = value
+
+    def before_instantiate_classes(self) -> None:
+        logger = self.config[self.subcommand].trainer.logger
+        if self.subcommand != "fit" and getattr(getattr(logger, "init_args", None), "version", None) == "":
+            logger.init_args.version = self.subcommand
+        if self.subcommand == "fit":
+            _not_from_itself(self.config.fit)
+
+
+def train(args: list[str]) -> None:
+    """Run a trainer's command.
+
+    Args:
+        args: the command and its options; bare names of configs are looked up.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _quiet()
+    UniFashionCLI(
+        UniFashionModule,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        args=resolve_configs(args),
+    )
+
+
+def _not_from_itself(config: Any) -> None:
+    """Of several places to start from, leave out the one that this run writes: a second run would go on from the first."""
+    places = config.model.init_from
+    dirpaths = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in config.trainer.callbacks or ()]
+    own = {Path(path).resolve().parent for path in dirpaths if path}
+    if isinstance(places, list) and (itself := [p for p in places if isinstance(p, str) and Path(p).resolve() in own]):
+        print(f"init_from: {', '.join(itself)} is what this run writes, so it does not start from it")
+        config.model.init_from = [place for place in places if place not in itself] or None
+
+
+def _quiet() -> None:
+    """Hide what no user of this program can act on: deprecations inside libraries, intended settings, advertisements."""
+    for message in (
+        ".*LightningCLI's args parameter is intended.*",  # main() hands its own arguments over
+        ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are
+        ".*Experiment logs directory .* exists and is not empty.*",  # a run folder is written anew
+        ".*does not have many workers.*",  # the toy decodes in 30 ms a batch
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*is_gradient_checkpointing.*",
+        ".*__array__ implementation doesn't accept a copy keyword.*",
+        ".*was deprecated in v4.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
