@@ -16,7 +16,7 @@ from PIL import Image
 from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.cloth import garment_sketch
-from unifashion_pl.data.decode import encode_png, upright
+from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, compact_json, some
 from unifashion_pl.data.pose import Pose, body_part_colours, read_pose
 from unifashion_pl.data.problems import InputError
@@ -126,7 +126,7 @@ class DressCodeRecipe(FileRecipe):
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """What is made: mask, joints, colours of body parts, in-shop sketch."""
         category, person, _, _ = item.spec
-        size = upright(pictures["person"].image).size
+        size = pictures["person"].image.size
         made: dict[str, bytes] = {}
         pose = self._pose(item, size) if "pose" in self.roles else None
         if pose is not None:

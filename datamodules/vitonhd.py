@@ -17,7 +17,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.assemble import TryOnAssembler
-from unifashion_pl.data.decode import encode_png, upright
+from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.data.repaint import mask_from_agnostic
@@ -96,13 +96,13 @@ class TryOnRecipe(FileRecipe):
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """``pose.json``, and ``mask.png`` where it has to be made."""
         made: dict[str, bytes] = {}
-        person = upright(pictures["person"].image)
+        person = pictures["person"].image
         if "mask" not in pictures:
             made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
         if self.pose is not None:
             made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec[0]), item.spec[0], person)
         for role in ("mask", "agnostic", "densepose", "parse"):
-            if role in pictures and (found := upright(pictures[role].image).size) != person.size:
+            if role in pictures and (found := pictures[role].image.size) != person.size:
                 size = person.size
                 raise BadSample(item.spec[0], role, f"is {found[0]} × {found[1]}, the person {size[0]} × {size[1]}")
         return made

@@ -64,13 +64,16 @@ def open_image(item: OneImage) -> Image.Image:
         TypeError: anything else.
     """
     if isinstance(item, Image.Image):
-        return decode.to_rgb(item)
+        try:
+            return decode.to_rgb(decode.own_image(item))
+        except decode.BadInput as error:
+            raise ValueError(f"{getattr(item, 'filename', '') or item!r} is no readable image: {error.reason}") from error
     if isinstance(item, str | Path):
         path = Path(item)
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"image {str(path)!r} not found" + (" (it is a folder)" if path.is_dir() else ""))
         try:
-            return decode.to_rgb(decode.open_image(decode.read_bytes(path)))
+            return decode.to_rgb(decode.open_image(decode.read_bytes(path), str(path)))
         except decode.BadInput as error:
             raise ValueError(f"{str(path)!r} is no readable image: {error.reason}") from error
     if isinstance(item, Tensor):

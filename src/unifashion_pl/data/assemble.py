@@ -55,7 +55,7 @@ def image_of(raw: RawSample, name: str) -> Image.Image:
     if data is None:
         raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png, only {', '.join(sorted(raw.fields))}")
     try:
-        return open_image(data)
+        return open_image(data, f"{raw.key}: {name}")
     except BadInput as error:
         raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
 

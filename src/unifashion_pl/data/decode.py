@@ -1,101 +1,231 @@
-"""Image bytes -> PIL, with one stated rule for every mode and one named reason for every failure."""
+"""Image bytes -> PIL, with one stated rule for every mode and one named reason for every failure.
+
+The one opener of pictures: training, shards, checks, search, captions, try-on and annotation all come through :func:`decoded`, so that a
+file is good or bad everywhere alike. Decoders are other people's and may raise anything; what leaves here is :class:`BadInput`. Damaged
+metadata never costs the pixels.
+"""
 
 from __future__ import annotations
 
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF8", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\x00", "tiff"),
-    (b"MM\x00*", "tiff"),
-)
-PASSED_THROUGH = ("jpg", "png")
+from unifashion_pl.data import formats
+from unifashion_pl.data.formats import BadInput, sniff
+
+__all__ = ["BadInput", "Decoded", "decoded", "open_image", "passable", "read_bytes", "sniff", "to_rgb", "upright"]
+
 MAX_PIXELS = 80_000_000
+#: Transforms pad long pictures to nearly square ones, so that a side costs by its square.
+MAX_SIDE = 16_384
+#: Each scan of a progressive JPEG goes over all pixels: a small file may ask for hours.
+MAX_SCANS = 50 * MAX_PIXELS
+PASSED_THROUGH = ("jpg", "png")
+#: No picture within :data:`MAX_PIXELS` needs more, even uncompressed at 16 bits.
+MAX_BYTES = 1 << 30
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+#: Modes that become RGB whatever the pixels are; of all others this is tried before a picture counts as good.
+PLAIN = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "F", *WIDE)
+#: Pictures with damaged metadata that are named; a folder may be full of them.
+NAMED = 20
+_mentioned: set[int] = set()
+
+# Pillow's remarks about metadata name no file. What matters of them is said here, with the file's name.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-class BadInput(Exception):
-    """A file that cannot be used.
+@dataclass(frozen=True)
+class Decoded:
+    """A completely decoded picture.
 
     Attributes:
-        reason: e.g. ``missing``, ``empty file``, ``text/html, not an image``, ``truncated``.
+        image: upright, in its own mode, with nothing of the file's metadata but transparency.
+        kind: format, a key of :data:`unifashion_pl.data.formats.FORMATS`.
+        turned: whether its orientation was another than it is stored in.
+        flaw: what is wrong with its metadata, "" if nothing is.
+        info: what Pillow found in the file beside pixels; foreign, and to be used with care.
     """
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    image: Image.Image
+    kind: str
+    turned: bool
+    flaw: str
+    info: Mapping[str, Any]
 
 
-def sniff(data: bytes) -> str:
-    """Format by content, not by name: ``jpg``, ``png``, ``gif``, ``bmp``, ``tiff``, ``webp``.
+def decoded(data: bytes) -> Decoded:
+    """Decode completely, turn upright, and make sure that the pixels can become RGB.
 
     Raises:
-        BadInput: nothing known starts this way.
+        BadInput: empty, of another type, truncated, damaged or larger than is allowed.
     """
-    if not data:
-        raise BadInput("empty file")
-    for start, name in SIGNATURES:
-        if data.startswith(start):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    head = data[:512].lstrip().lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        raise BadInput("text/html, not an image")
-    if head.startswith((b"<?xml", b"<svg")):
-        raise BadInput("XML, not a bitmap image")
-    if head.startswith((b"{", b"[")):
-        raise BadInput("JSON, not an image")
-    if data.startswith(b"version https://git-lfs"):
-        raise BadInput("Git LFS pointer, not an image")
-    raise BadInput(f"unknown format (starts with {data[:8].hex(' ')})")
-
-
-def open_image(data: bytes) -> Image.Image:
-    """Decode completely; the mode is the file's own.
-
-    Raises:
-        BadInput: empty, of another type, truncated, damaged or larger than :data:`MAX_PIXELS`.
-    """
+    kind = sniff(data)
     try:
-        image = Image.open(BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise BadInput(f"{image.width} × {image.height} px, allowed are {MAX_PIXELS:,} pixels")
+        return _opened(data, kind)
+    except BadInput:
+        raise
+    except Exception as error:  # decoders are foreign: TypeError, struct.error, RuntimeError, MemoryError … were all seen
+        bare = formats.without_metadata(data, kind)
+        if bare is not None and bare != data:
+            with suppress(Exception):
+                return replace(_opened(bare, kind), flaw=f"its metadata cannot be read ({_short(error)})")
+        raise BadInput(_reason(kind, error)) from error
+
+
+def open_image(data: bytes, name: str = "") -> Image.Image:
+    """The image of :func:`decoded`: upright, in its own mode.
+
+    Args:
+        name: of the file; damaged metadata are mentioned with it, once.
+
+    Raises:
+        BadInput: as :func:`decoded`.
+    """
+    picture = decoded(data)
+    mention(picture.flaw, name, data)
+    return picture.image
+
+
+def mention(flaw: str, name: str, data: bytes) -> None:
+    """Warn of damaged metadata of a picture that is used all the same; once for each content, and not of more than a few pictures."""
+    if not flaw or hash(data) in _mentioned or len(_mentioned) > NAMED:
+        return
+    _mentioned.add(hash(data))
+    if len(_mentioned) > NAMED:
+        warnings.warn(f"more than {NAMED} pictures have damaged metadata; further ones are not named", stacklevel=3)
+    else:
+        warnings.warn(f"{name or 'a picture'}: {flaw}; its pixels are used as they are stored", stacklevel=3)
+
+
+def own_image(image: Image.Image) -> Image.Image:
+    """A loaded upright copy, in its own mode, of an image that a user opened, perhaps lazily; the user's stays as it is.
+
+    Raises:
+        BadInput: truncated or damaged, too large, or opened by a plugin of Pillow's that is not used here.
+    """
+    if image.format is not None and image.format not in formats.PILLOW_FORMATS:
+        raise BadInput(f"{image.format}, which is not opened here: make pixels of it first, by image.convert('RGB')")
+    with _guarded(image.format or "image"):
+        check_size(*image.size)
         image.load()
-    except Image.DecompressionBombError as error:
-        raise BadInput(f"more than {MAX_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        reason = sniff(data)
-        raise BadInput(f"damaged {reason} header") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        text = str(error).lower()
-        raise BadInput("truncated" if "truncat" in text or "broken data stream" in text else f"damaged: {error}") from error
-    return image
+        return _finished(image.copy(), image.info.get("exif", b""))[0]
+
+
+def _opened(data: bytes, kind: str) -> Decoded:
+    for inside in formats.inside_icon(data) if kind == "ico" else ():  # Pillow decodes icons on opening
+        check_size(*inside)
+    image = Image.open(BytesIO(data), formats=[formats.FORMATS[kind]])
+    check_size(*image.size)
+    if kind == "jpg" and (scans := data.count(b"\xff\xda")) * image.width * image.height > MAX_SCANS:
+        raise BadInput(f"a progressive JPEG of {scans:,} scans over {image.width} × {image.height} px")
+    if kind == "tiff":
+        # Pillow turns TIFFs itself, on loading, and parses all of their EXIF for it
+        exif = {ORIENTATION: image.tag_v2.get(ORIENTATION, 1)}  # type: ignore[attr-defined]
+        image.getexif = Image.Exif  # type: ignore[method-assign,assignment]
+    image.load()
+    check_size(*image.size)
+    info = dict(image.info)
+    pixels, turned, flaw = _finished(image, exif if kind == "tiff" else info.get("exif", b""))
+    return Decoded(pixels, kind, turned, flaw, info)
+
+
+def check_size(width: int, height: int) -> None:
+    """Compare a picture's declared size with :data:`MAX_PIXELS` and :data:`MAX_SIDE`, before anything is made for it.
+
+    Raises:
+        BadInput: it is larger, or has no pixels.
+    """
+    if min(width, height) < 1:
+        raise BadInput(f"{width} × {height} px, expected at least one pixel")
+    if width * height > MAX_PIXELS:
+        raise BadInput(f"{width} × {height} px, allowed are {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_SIDE:
+        raise BadInput(f"{width} × {height} px, allowed are {MAX_SIDE:,} pixels a side")
+
+
+def _finished(image: Image.Image, exif: Any) -> tuple[Image.Image, bool, str]:
+    """A loaded image upright and without metadata, whether it was turned, and what is wrong with its EXIF."""
+    turn, flaw = _turn(exif)
+    image = image if turn is None else image.transpose(turn)
+    image.info = {name: value for name, value in image.info.items() if name == "transparency"}
+    if image.mode not in PLAIN or image.info:
+        to_rgb(image)
+    return image, turn is not None, flaw
+
+
+def _turn(exif: Any) -> tuple[Image.Transpose | None, str]:
+    try:
+        read = formats.checked_orientation(exif[ORIENTATION]) if isinstance(exif, dict) else formats.orientation(bytes(exif))
+    except (ValueError, TypeError) as error:
+        return None, f"its EXIF is damaged ({error}), so that its orientation is unknown"
+    return TURNS.get(read), ""
+
+
+@contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    try:
+        yield
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(_reason(what, error)) from error
+
+
+def _reason(kind: str, error: Exception) -> str:
+    text = str(error).lower()
+    if isinstance(error, UnidentifiedImageError):
+        return f"damaged {kind} header"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"more than {MAX_PIXELS:,} pixels"
+    if "truncat" in text or "broken data stream" in text:
+        return "truncated"
+    return f"damaged: {_short(error)}"
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def upright(image: Image.Image) -> Image.Image:
     """EXIF orientation applied, the mode kept: palettes of label maps stay what they are."""
-    return ImageOps.exif_transpose(image) if image.info.get("exif") else image
+    turn, _ = _turn(image.info.get("exif", b""))
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info.pop("exif")
+    return turned
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image -> RGB: EXIF orientation applied, alpha laid over white, palettes and CMYK converted, 16 bits scaled to 8."""
-    if image.mode == "RGB" and not image.info.get("exif") and "transparency" not in image.info:
-        return image
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+    if image.mode in WIDE:
         wide = np.asarray(image, np.int64)
         return Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(np.asarray(image, np.float32).clip(0, 255).astype(np.uint8)).convert("RGB")
+        values = np.nan_to_num(np.asarray(image, np.float32))
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -107,14 +237,21 @@ def read_bytes(path: Path) -> bytes:
     """Content of a file.
 
     Raises:
-        BadInput: ``missing``, ``empty file`` or the system's reason.
+        BadInput: ``missing``, ``empty file``, no file (a pipe or a device, which may never end), too large, or the system's reason.
     """
     try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise BadInput("a folder, not a file")
+        if not stat.S_ISREG(found.st_mode):
+            raise BadInput("a device or a pipe, not a file")
+        if found.st_size > MAX_BYTES:
+            raise BadInput(f"{found.st_size:,} bytes, allowed are {MAX_BYTES:,}")
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise BadInput("missing") from error
-    except OSError as error:
-        raise BadInput(error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise BadInput(getattr(error, "strerror", None) or str(error)) from error
     if not data:
         raise BadInput("empty file")
     return data
@@ -134,17 +271,17 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def passable(data: bytes) -> tuple[str, bytes, Image.Image]:
-    """What a shard stores of an image file: (``jpg`` or ``png``, bytes, decoded image).
+def passable(data: bytes) -> tuple[str, bytes, Decoded]:
+    """What a shard stores of an image file: (``jpg`` or ``png``, bytes, decoded picture).
 
     JPEG and PNG pass byte for byte, whatever the file is called; other formats become PNG.
 
     Raises:
-        BadInput: as :func:`open_image`.
+        BadInput: as :func:`decoded`.
     """
-    kind = sniff(data)
-    image = open_image(data)
-    if kind in PASSED_THROUGH:
-        return kind, data, image
-    rgb = to_rgb(image)
-    return "png", encode_png(rgb), rgb
+    picture = decoded(data)
+    if picture.kind in PASSED_THROUGH:
+        return picture.kind, data, picture
+    with _guarded(picture.kind):
+        rgb = to_rgb(picture.image)
+        return "png", encode_png(rgb), replace(picture, image=rgb)

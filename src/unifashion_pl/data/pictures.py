@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from unifashion_pl.data.decode import BadInput, open_image, read_bytes, upright
+from unifashion_pl.data.decode import BadInput, open_image, own_image, read_bytes
 from unifashion_pl.data.problems import InputError
 
 ImageLike = str | Path | Image.Image | Tensor | NDArray[Any]
@@ -24,14 +24,17 @@ def read_picture(subject: str, value: ImageLike) -> Image.Image:
     """
     if isinstance(value, str | Path):
         path = Path(value)
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"{subject}: no file {path}")
         try:
-            return upright(open_image(read_bytes(path)))
+            return open_image(read_bytes(path), str(path))
         except BadInput as error:
             raise InputError(subject, f"{path}: {error.reason}", "a picture", "Save or download it again") from error
     if isinstance(value, Image.Image):
-        return upright(value)
+        try:
+            return own_image(value)
+        except BadInput as error:
+            raise InputError(subject, f"is no readable picture: {error.reason}", "a picture", "Open or download it again") from error
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
         value = np.moveaxis(value, 0, -1) if value.ndim == 3 else value

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import PIL
 from PIL import Image
 
-from unifashion_pl.data.decode import BadInput, passable, read_bytes, to_rgb
+from unifashion_pl.data.decode import BadInput, mention, passable, read_bytes, to_rgb
 from unifashion_pl.data.plan import BadSample, Input, Item, Made, compact_json
 
 
@@ -27,11 +27,16 @@ def pixel_hash(image: Image.Image) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file as a shard stores it: field name with extension, bytes, and the decoded image."""
+    """An image file as a shard stores it: field name with extension, bytes, the decoded image, upright.
+
+    ``turned`` and ``flaw`` as in :class:`~unifashion_pl.data.decode.Decoded`.
+    """
 
     field: str
     data: bytes
     image: Image.Image
+    turned: bool = False
+    flaw: str = ""
 
     @property
     def source(self) -> dict[str, Any]:
@@ -46,10 +51,10 @@ def read_picture(needed: Input) -> Picture:
         BadSample: unusable, with its id, role and reason.
     """
     try:
-        kind, data, image = passable(read_bytes(needed.path))
+        kind, data, found = passable(read_bytes(needed.path))
     except BadInput as error:
         raise BadSample(needed.id, needed.role, error.reason) from error
-    return Picture(f"{needed.role}.{kind}", data, image)
+    return Picture(f"{needed.role}.{kind}", data, found.image, found.turned, found.flaw)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Finding:
     Attributes:
         reason: why it is unusable, or None.
         pixels: hash of the upright RGB pixels of a usable photo, None of label maps and the like.
-        oddity: in what a usable photo differs from plain RGB, e.g. ``CMYK``; "" if it does not.
+        oddity: in what a usable photo differs from plain upright RGB, e.g. ``CMYK``; "" if it does not.
     """
 
     reason: str | None = None
@@ -75,14 +80,14 @@ ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK"
 def look(needed: Input) -> Finding:
     """Read and fully decode an input."""
     try:
-        image = read_picture(needed).image
+        picture = read_picture(needed)
     except BadSample as error:
         return Finding(error.reason)
     if needed.role not in PHOTOS:
         return Finding()
-    turned = image.getexif().get(0x0112, 1) not in (0, 1) if image.info.get("exif") else False
-    mode = "" if image.mode == "RGB" else ODDITIES.get(image.mode, image.mode)
-    return Finding(None, pixel_hash(image), ", ".join(filter(None, (mode, "turned by EXIF" if turned else ""))))
+    mode = "" if picture.image.mode == "RGB" else ODDITIES.get(picture.image.mode, picture.image.mode)
+    turned = "turned by EXIF" if picture.turned else "damaged metadata, orientation unknown" if picture.flaw else ""
+    return Finding(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
 
 
 class FileRecipe:
@@ -121,6 +126,8 @@ class FileRecipe:
     def _sample(self, item: Item) -> Made:
         needed = self.inputs(item)
         pictures = {n.role: read_picture(n) for n in needed}
+        for one in needed:
+            mention(pictures[one.role].flaw, str(one.path), pictures[one.role].data)
         meta = {**self.meta(item), "source": {n.role: pictures[n.role].source for n in needed}}
         fields = {p.field: p.data for p in pictures.values()} | self.extra(item, pictures)
         hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None

@@ -264,12 +264,11 @@ def _log_text(logger: Any, tag: str, lines: Sequence[dict[str, Any]], step: int)
 
 
 def _log_image(logger: Any, tag: str, data: bytes, step: int) -> None:
-    from io import BytesIO
-
     import numpy as np
-    from PIL import Image
 
-    picture = Image.open(BytesIO(data)).convert("RGB")
+    from unifashion_pl.data.decode import open_image, to_rgb
+
+    picture = to_rgb(open_image(data))
     if hasattr(logger, "log_image"):
         logger.log_image(tag, [picture], step=step)
     elif hasattr(getattr(logger, "experiment", None), "add_image"):

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from unifashion_pl.data.decode import BadInput, decoded
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
 from unifashion_pl.files import replacing, writing
@@ -225,13 +225,11 @@ class Painter:
             return None
         data = path.read_bytes()
         try:
-            with Image.open(BytesIO(data)) as image:
-                image.load()
-                text = image.info.get(CHUNK)
-        except (OSError, SyntaxError) as error:
+            text = decoded(data).info.get(CHUNK)
+            found = json.loads(text) if text else {}
+        except (BadInput, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None
-        found = json.loads(text) if text else {}
         expected = {name: value for name, value in line.items() if name not in AFTER}
         if found != expected:
             names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
