@@ -12,22 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from PIL import Image
 from unifashion_pl.datamodules import fashiongen_files
 from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.fashiongen_h5 import IMAGES, NEEDED, PRODUCTS, TEXTS, column, image_row, open_file
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.decode import encode_jpeg, encode_png
+from unifashion_pl.data.decode import BadInput, encode_jpeg, encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, Made, MissingDataError, Plan, compact_json
 from unifashion_pl.data.recipes import encoder_versions, pixel_hash
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import PairText
 
+__all__ = ["NEEDED", "FashionGenDataModule", "FashionGenRecipe", "open_file", "plan_split", "plans", "read_rows"]
+
 SPLITS = ("train", "validation")
 PUBLISHED = {"train": 260_480, "validation": 32_528}
-TEXTS = ("input_name", "input_description", "input_category", "input_subcategory")
-NEEDED = ("input_image", "input_productID", *TEXTS)
 QUALITY = 95
 SHARD_SIZE = 2048
 LICENCE = "the authors' own terms, on registration"
@@ -50,31 +50,6 @@ def find_file(root: Path, split: str) -> Path:
     )
 
 
-def open_file(path: Path) -> h5py.File:
-    """Open an HDF5 file and check that the datasets that are needed are there.
-
-    Raises:
-        MissingDataError: not HDF5, datasets absent, or of other shapes than one row per image.
-    """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise MissingDataError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a complete HDF5 file: {error}. Download it again"
-        ) from error
-    if absent := [name for name in NEEDED if not isinstance(file.get(name), h5py.Dataset)]:
-        raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(set(file) - set(absent)))}")
-    images = file["input_image"]
-    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise MissingDataError(f"{path}: input_image is {images.dtype} {images.shape}, expected uint8 (rows, height, width, 3)")
-    for name in NEEDED:
-        if file[name].shape[:1] != images.shape[:1]:
-            raise MissingDataError(
-                f"{path}: {name} has the shape {file[name].shape}, input_image {images.shape}; expected are equally many rows"
-            )
-    return file
-
-
 def decode_text(value: bytes | str) -> tuple[str, bool]:
     """UTF-8 if it is valid, else Latin-1; and whether it was Latin-1.
 
@@ -89,22 +64,17 @@ def decode_text(value: bytes | str) -> tuple[str, bool]:
         return value.decode("latin-1"), True
 
 
-def _column(file: h5py.File, name: str) -> list[Any]:
-    values = np.asarray(file[name][()])
-    return list(values.reshape(len(values), -1)[:, 0]) if len(values) else []
-
-
 def read_rows(file: h5py.File) -> tuple[list[dict[str, Any]], int]:
     """Texts and product of every row, and how many texts were Latin-1.
 
     Raises:
         MissingDataError: a product is not a whole number, or its rows are not consecutive.
     """
-    columns = {name: [decode_text(v) for v in _column(file, name)] for name in TEXTS}
+    columns = {name: [decode_text(v) for v in column(file, name)] for name in TEXTS}
     try:
-        products = [int(p) for p in _column(file, "input_productID")]
+        products = [int(p) for p in column(file, PRODUCTS)]
     except ValueError as error:
-        raise MissingDataError(f"{file.filename}: input_productID: expected whole numbers ({error})") from error
+        raise MissingDataError(f"{file.filename}: {PRODUCTS}: expected whole numbers ({error})") from error
     fallbacks = sum(latin for column in columns.values() for _, latin in column)
     rows: list[dict[str, Any]] = []
     finished: set[int] = set()
@@ -139,16 +109,17 @@ class FashionGenRecipe:
     def make(self, items: Sequence[Item]) -> Iterator[tuple[Item, Made | BadSample]]:
         """Rows are read in file order, so that every chunk is unpacked once, and handed out in the items' order."""
         with open_file(self.path) as file:
-            made = {i.spec[0]["row"]: self._sample(file, i) for i in sorted(items, key=lambda item: item.spec[0]["row"])}
+            images = file[IMAGES]
+            made = {i.spec[0]["row"]: self._sample(images, i) for i in sorted(items, key=lambda item: item.spec[0]["row"])}
         for item in items:
             yield item, made[item.spec[0]["row"]]
 
-    def _sample(self, file: h5py.File, item: Item) -> Made | BadSample:
+    def _sample(self, images: h5py.Dataset, item: Item) -> Made | BadSample:
         meta = item.spec[0]
         try:
-            image = Image.fromarray(file["input_image"][meta["row"]])
-        except OSError as error:
-            return BadSample(item.key, "image", f"damaged HDF5 chunk: {error}")
+            image = Image.fromarray(image_row(images, meta["row"]))
+        except BadInput as error:
+            return BadSample(item.key, "image", error.reason)
         name, data = (
             ("image.png", encode_png(image)) if self.quality is None else ("image.jpg", encode_jpeg(image, self.quality))
         )
@@ -169,7 +140,7 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
     path = find_file(root, split)
     with open_file(path) as file:
         rows, fallbacks = read_rows(file)
-        chunk = file["input_image"].chunks
+        chunk = file[IMAGES].chunks
     order = _mixed(len(rows), chunk[0] if chunk else 1, shard_size) if split == "train" else range(len(rows))
     notes = [f"{len(rows):,} rows, {len({r['product'] for r in rows}):,} products"]
     if len(rows) != PUBLISHED[split]:

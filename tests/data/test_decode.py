@@ -113,5 +113,6 @@ def test_exif_orientation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = open_image(encoded(picture(0, 40, 20), "JPEG", exif=exif))
-    assert turned.size == (40, 20)
+    assert turned.size == (20, 40)
     assert to_rgb(turned).size == (20, 40)
+    assert to_rgb(Image.open(BytesIO(encoded(picture(0, 40, 20), "JPEG", exif=exif)))).size == (20, 40)

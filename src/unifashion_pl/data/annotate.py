@@ -247,7 +247,9 @@ def _lines(
     for target in part:
         try:
             data = read_bytes(target.path)
-            subjects[target.id] = Subject(to_rgb(open_image(data, str(target.path))), target.category, keywords.of(target.category))
+            subjects[target.id] = Subject(
+                to_rgb(open_image(data, str(target.path))), target.category, keywords.of(target.category)
+            )
             hashes[target.id] = hashlib.sha256(data).hexdigest()
         except BadInput as error:
             bad.append(f"{target.id}: {error.reason}")

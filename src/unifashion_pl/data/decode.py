@@ -202,6 +202,8 @@ def _reason(kind: str, error: Exception) -> str:
 
 
 def _short(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "its header is damaged"
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
@@ -271,17 +273,21 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def passable(data: bytes) -> tuple[str, bytes, Decoded]:
-    """What a shard stores of an image file: (``jpg`` or ``png``, bytes, decoded picture).
+def passable(data: bytes) -> tuple[str, bytes, Image.Image]:
+    """What a shard stores of an image file: (``jpg`` or ``png``, bytes, decoded image).
 
     JPEG and PNG pass byte for byte, whatever the file is called; other formats become PNG.
 
     Raises:
         BadInput: as :func:`decoded`.
     """
-    picture = decoded(data)
+    return stored(data, decoded(data))
+
+
+def stored(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:
+    """:func:`passable` of a picture that is decoded already."""
     if picture.kind in PASSED_THROUGH:
-        return picture.kind, data, picture
+        return picture.kind, data, picture.image
     with _guarded(picture.kind):
         rgb = to_rgb(picture.image)
-        return "png", encode_png(rgb), replace(picture, image=rgb)
+        return "png", encode_png(rgb), rgb

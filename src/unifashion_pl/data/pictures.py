@@ -34,7 +34,9 @@ def read_picture(subject: str, value: ImageLike) -> Image.Image:
         try:
             return own_image(value)
         except BadInput as error:
-            raise InputError(subject, f"is no readable picture: {error.reason}", "a picture", "Open or download it again") from error
+            raise InputError(
+                subject, f"is no readable picture: {error.reason}", "a picture", "Open or download it again"
+            ) from error
     if isinstance(value, Tensor):
         value = value.detach().cpu().numpy()
         value = np.moveaxis(value, 0, -1) if value.ndim == 3 else value

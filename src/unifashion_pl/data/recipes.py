@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import PIL
 from PIL import Image
 
-from unifashion_pl.data.decode import BadInput, mention, passable, read_bytes, to_rgb
+from unifashion_pl.data.decode import BadInput, decoded, mention, read_bytes, stored, to_rgb
 from unifashion_pl.data.plan import BadSample, Input, Item, Made, compact_json
 
 
@@ -51,10 +51,12 @@ def read_picture(needed: Input) -> Picture:
         BadSample: unusable, with its id, role and reason.
     """
     try:
-        kind, data, found = passable(read_bytes(needed.path))
+        raw = read_bytes(needed.path)
+        found = decoded(raw)
+        kind, data, image = stored(raw, found)
     except BadInput as error:
         raise BadSample(needed.id, needed.role, error.reason) from error
-    return Picture(f"{needed.role}.{kind}", data, found.image, found.turned, found.flaw)
+    return Picture(f"{needed.role}.{kind}", data, image, found.turned, found.flaw)
 
 
 @dataclass(frozen=True)

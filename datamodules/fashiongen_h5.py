@@ -1,0 +1,163 @@
+"""The only way into FashionGen's HDF5 files: they are foreign, may point at other files and may declare any size.
+
+What is opened here is inside the named file, of the expected types and shapes, and no larger than its own bytes can be.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from unifashion_pl.data.decode import BadInput
+from unifashion_pl.data.plan import MissingDataError
+
+IMAGES, PRODUCTS = "input_image", "input_productID"
+TEXTS = ("input_name", "input_description", "input_category", "input_subcategory")
+NEEDED = (IMAGES, PRODUCTS, *TEXTS)
+#: Pixels of a row; the published files have 256 × 256.
+MAX_ROW = 4096 * 4096
+MAX_CHUNK = 512 << 20
+MAX_COLUMN = 2 << 30
+#: What deflate can make of a byte at most.
+MAX_RATIO = 1032
+#: Rows of strings without a fixed length that are read at once: each may be as long as the file.
+SLICE = 64
+
+
+def open_file(path: Path) -> h5py.File:
+    """Open an HDF5 file and check that the datasets that are needed are there, in it, and plausible.
+
+    Raises:
+        MissingDataError: not HDF5, datasets absent, elsewhere, of other types or shapes than one row per image, or of sizes that the
+            file cannot hold.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        size = f" ({path.stat().st_size:,} bytes)" if path.is_file() else ""
+        raise MissingDataError(f"{path}{size} is not a complete HDF5 file: {error}. Download it again") from error
+    try:
+        found = {name: data for name in NEEDED if (data := _dataset(file, path, name)) is not None}
+        if absent := [name for name in NEEDED if name not in found]:
+            raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(set(file) - set(absent)))}")
+        _check_images(path, found[IMAGES])
+        for name in NEEDED[1:]:
+            _check_column(path, name, found[name], found[IMAGES])
+        for name, data in found.items():
+            _check_stored(path, name, data)
+    except MissingDataError:
+        file.close()
+        raise
+    except Exception as error:  # h5py and HDF5 raise anything on damaged structures
+        file.close()
+        raise MissingDataError(f"{path} is a damaged HDF5 file: {error}. Download it again") from error
+    return file
+
+
+def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
+    """A dataset of this very file; None if there is none of the name."""
+    if name not in set(file):  # `in file` would follow links
+        return None
+    try:
+        link = file.get(name, getlink=True)
+    except TypeError:
+        link = None
+    if not isinstance(link, h5py.HardLink):
+        where = f" to {getattr(link, 'filename', '')}{link.path}" if hasattr(link, "path") else ""
+        raise MissingDataError(f"{path}: {name} is a link{where}, not data of this file; links are not followed")
+    data = file[name]
+    if not isinstance(data, h5py.Dataset):
+        return None
+    if data.external or data.is_virtual:
+        where = ", ".join(str(entry[0]) for entry in data.external or ()) or "virtual sources"
+        raise MissingDataError(f"{path}: the data of {name} lie outside of the file ({where}); other files are not read")
+    return data
+
+
+def _check_images(path: Path, images: h5py.Dataset) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise MissingDataError(f"{path}: {IMAGES} is {images.dtype} {images.shape}, expected uint8 (rows, height, width, 3)")
+    height, width = images.shape[1:3]
+    if not 0 < height * width <= MAX_ROW:
+        raise MissingDataError(
+            f"{path}: the images of {IMAGES} have {height} × {width} px, allowed are up to {MAX_ROW:,} pixels"
+        )
+
+
+def _check_column(path: Path, name: str, data: h5py.Dataset, images: h5py.Dataset) -> None:
+    """One value for each image: text, or for products also whole numbers."""
+    if data.shape[:1] != images.shape[:1]:
+        raise MissingDataError(
+            f"{path}: {name} has the shape {data.shape}, {IMAGES} {images.shape}; expected are equally many rows"
+        )
+    if data.shape[1:] not in ((), (1,)):
+        raise MissingDataError(f"{path}: {name} has the shape {data.shape}, expected one value a row")
+    text = h5py.check_string_dtype(data.dtype) is not None
+    if not text and not (name == PRODUCTS and data.dtype.kind in "iu"):
+        expected = "whole numbers" if name == PRODUCTS else "texts"
+        raise MissingDataError(f"{path}: {name} is {data.dtype}, expected {expected}")
+    if data.size * data.dtype.itemsize > MAX_COLUMN:
+        raise MissingDataError(f"{path}: {name} declares {data.size * data.dtype.itemsize:,} bytes, allowed are {MAX_COLUMN:,}")
+
+
+def _check_stored(path: Path, name: str, data: h5py.Dataset) -> None:
+    """Declared sizes against the bytes that are there, and filters against those that are installed."""
+    declared, stored, size = data.size * data.dtype.itemsize, data.id.get_storage_size(), path.stat().st_size
+    if stored > size or declared > MAX_RATIO * stored:
+        raise MissingDataError(
+            f"{path}: {name} declares {declared:,} bytes, of which {stored:,} are stored in a file of {size:,}. Was it written to "
+            "its end? Download it again"
+        )
+    if data.chunks is not None and (chunk := int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize) > MAX_CHUNK:
+        raise MissingDataError(f"{path}: {name} is packed in chunks of {chunk:,} bytes, allowed are {MAX_CHUNK:,}")
+    layout = data.id.get_create_plist()
+    for number in range(layout.get_nfilters()):
+        code, _, _, title = layout.get_filter(number)
+        if not h5py.h5z.filter_avail(code):
+            shown = title.decode("latin-1") if isinstance(title, bytes) else title
+            raise MissingDataError(f"{path}: {name} is packed by the HDF5 filter {code} ({shown}), which is not installed here")
+
+
+def column(file: h5py.File, name: str) -> list[Any]:
+    """All values of a text or product dataset, one a row: bytes, str or int.
+
+    Raises:
+        MissingDataError: they cannot be read.
+    """
+    data = file[name]
+    step = SLICE if data.dtype.hasobject else max(1, len(data))
+    values: list[Any] = []
+    total = 0
+    try:
+        for start in range(0, len(data), step):
+            part = np.asarray(data[start : start + step]).reshape(-1).tolist()
+            total += sum(map(len, part)) if data.dtype.hasobject else 0
+            if total > MAX_COLUMN:
+                raise MissingDataError(f"{file.filename}: the texts of {name} have more than {MAX_COLUMN:,} bytes")
+            values += part
+    except MissingDataError:
+        raise
+    except Exception as error:
+        raise MissingDataError(f"{file.filename}: {name} is damaged: {error}. Download the file again") from error
+    return values
+
+
+def image_row(images: h5py.Dataset, row: int) -> NDArray[np.uint8]:
+    """One image, (height, width, 3).
+
+    Raises:
+        BadInput: its chunk is damaged or was never written.
+    """
+    try:
+        if images.chunks is not None and images.id.get_chunk_info_by_coord((row, 0, 0, 0)).byte_offset is None:
+            raise BadInput("missing HDF5 chunk: it was never written")
+        pixels: NDArray[np.uint8] = images[row]
+    except BadInput:
+        raise
+    except Exception as error:  # filters and HDF5 raise OSError, RuntimeError, ValueError …
+        raise BadInput(f"damaged HDF5 chunk: {error}") from error
+    return pixels
