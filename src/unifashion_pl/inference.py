@@ -7,6 +7,7 @@ batch size. Results lie on the CPU.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,6 +281,7 @@ def gallery(
     captions: Sequence[str] | None = None,
     query_set: str = "both",
     batch_size: int = 32,
+    max_bad: int = 0,
 ) -> Gallery:
     """A searchable collection; see :class:`unifashion_pl.gallery.Gallery`.
 
@@ -287,7 +289,20 @@ def gallery(
         ids: unique names; None = the paths, or the positions of images that are no paths.
         captions: one per image, written without sight of any query, or None.
         query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
+        max_bad: images that cannot be read and are left out with a warning; all images are read once before any is embedded.
+
+    Raises:
+        UnreadableImages: a ValueError that names more than ``max_bad`` images.
     """
     from unifashion_pl.gallery import Gallery
+    from unifashion_pl.inference_images import left_out, unreadable
 
+    items = image_list(images)
+    if bad := unreadable(items, max_bad):
+        warnings.warn(left_out(bad), stacklevel=3)
+        names = ids or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
+        images, ids, captions = (
+            None if column is None else [entry for i, entry in enumerate(column) if i not in bad]
+            for column in (items, names, captions)
+        )
     return Gallery(model, query_set=query_set).add(images, ids=ids, captions=captions, batch_size=batch_size)

@@ -23,6 +23,7 @@ def add(actions: Commands) -> None:
     parser.add_argument("--out", type=Path, help="write here instead of beside the shards")
     parser.add_argument("--batch-size", type=int, default=64, help="images that the tower sees at once")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode")
+    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="go on without features of up to N damaged samples")
     model_option(parser).set_defaults(handler=_features)
 
 
@@ -36,7 +37,10 @@ def _features(args: argparse.Namespace) -> int:
         out = (
             None if args.out is None else args.out / folder.relative_to(args.shards if folder != args.shards else folder.parent)
         )
-        print(write_features(folder, tower, dtype=args.dtype, out=out, batch_size=args.batch_size, workers=args.workers))
+        made = write_features(
+            folder, tower, dtype=args.dtype, out=out, batch_size=args.batch_size, workers=args.workers, max_bad=args.max_bad
+        )
+        print(made)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,14 +47,25 @@ def add(commands: Commands) -> None:
 def _catalogue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="leave out up to N images that cannot be read")
     parser.add_argument("--texts", action="store_true", help="the CSV's texts count in searches by text, beside the images")
 
 
 def _rows(args: argparse.Namespace) -> dict[str, Any]:
-    """Images, ids and captions of the CSV."""
+    """Images, ids and captions of the CSV, without the few images that cannot be read; those are named.
+
+    Raises:
+        UnreadableImages: they are more than ``--max-bad``.
+    """
     from unifashion_pl.datamodules.catalogue import read_catalogue
+    from unifashion_pl.inference_images import left_out, unreadable
 
     rows = read_catalogue(args.csv, args.root)
+    if bad := unreadable([row.image for row in rows], args.max_bad):
+        print(left_out(bad), file=sys.stderr)
+        rows = [row for i, row in enumerate(rows) if i not in bad]
+    if not rows:
+        raise ValueError(f"{args.csv}: none of the images can be used")
     captions = [row.text for row in rows] if args.texts else None
     if captions is not None and not any(captions):
         raise ValueError(f"{args.csv} has no texts: --texts needs a column text")

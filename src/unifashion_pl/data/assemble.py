@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl.data.decode import BadInput, open_image
+from unifashion_pl.data.meta import GalleryMeta, PairMeta, QueryMeta, TripletMeta, TryOnMeta, meta_of
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text
@@ -87,21 +87,6 @@ def has_image(raw: RawSample, name: str) -> bool:
     return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
 
 
-def meta_of(raw: RawSample) -> dict[str, Any]:
-    """The decoded ``meta.json``.
-
-    Raises:
-        DamagedSample: absent or not a JSON object.
-    """
-    try:
-        meta = json.loads(raw.fields["meta.json"])
-    except (KeyError, ValueError) as error:
-        raise DamagedSample(raw.key, f"meta.json is absent or broken ({error})") from error
-    if not isinstance(meta, dict):
-        raise DamagedSample(raw.key, f"meta.json holds a {type(meta).__name__}, not an object")
-    return meta
-
-
 def _column(rows: Sequence[Row], name: str) -> list[Any]:
     return [row[name] for row in rows]
 
@@ -143,7 +128,7 @@ class PairAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, image = meta_of(raw), painted(raw, "image", self.pixels)
+        meta, image = meta_of(raw, PairMeta), painted(raw, "image", self.pixels)
         key = meta.get("id", raw.key)
         if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{key}").random() < self.flip:
             image = image.flip(-1)
@@ -201,7 +186,7 @@ class TripletAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, target = meta_of(raw), painted(raw, "target", self.pixels)
+        meta, target = meta_of(raw, TripletMeta), painted(raw, "target", self.pixels)
         return {
             "key": raw.key,
             "reference": seen(raw, "reference", self.encoder),
@@ -249,7 +234,7 @@ class GalleryAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta = meta_of(raw)
+        meta = meta_of(raw, GalleryMeta)
         line = dict(self.library.get(meta["id"], {}))
         return {
             "key": meta["id"],
@@ -290,7 +275,7 @@ class QueryAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta = meta_of(raw)
+        meta = meta_of(raw, QueryMeta)
         return {
             "key": raw.key,
             "reference": self.encoder(image_of(raw, "reference")),
@@ -339,7 +324,7 @@ class TryOnAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, garment = meta_of(raw), to_tensor(image_of(raw, "garment"))
+        meta, garment = meta_of(raw, TryOnMeta), to_tensor(image_of(raw, "garment"))
         person, mask = self.picture(image_of(raw, "person")), self.mask(image_of(raw, "mask"))
         agnostic = self.picture(image_of(raw, "agnostic")) if has_image(raw, "agnostic") else person.masked_fill(mask, GREY)
         return {

@@ -32,6 +32,8 @@ from unifashion_pl.provenance import tensor_bytes, weights_hash
 
 FORMAT = 2
 FOLDER = "features"
+#: In ``rows``: the image of a sample that was damaged.
+NONE = -1
 #: Largest relative difference between kept features of an image and the tower's output today: rounding, and arithmetic of other devices.
 TOLERANCE = {"bf16": 0.05, "fp32": 0.01}
 MAKE = "`unifashion data features --shards FOLDER --model MODEL`"
@@ -225,7 +227,7 @@ class FeatureSource:
             self._probe(tower, encoder)
 
     def _probe(self, tower: nn.Module, encoder: EncoderTransform) -> None:
-        raw, name = self.read(0), self.found.fields[0]
+        raw, name = self.read(int((self._numbers != NONE).all(1).argmax())), self.found.fields[0]
         now = run_tower(tower, encoder(image_of(raw, name))[None])[0].float().cpu()
         kept = raw.features[name].float()
         error = float((now - kept).norm() / now.norm().clamp_min(1e-12))
@@ -236,6 +238,8 @@ class FeatureSource:
             )
 
     def _feature(self, image: int, key: str) -> Tensor:
+        if image == NONE:
+            raise DamagedSample(key, "it was damaged when the features were made, and has none")
         place = bisect_right(self._first, image) - 1
         row = image - self._first[place]
         name = f"{key} (image {row} of {self.folder / self.found.files[place].name})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_of
-from unifashion_pl.data.features import FOLDER, FeatureFile, FeatureIndex, Identity, run_tower
+from unifashion_pl.data.features import FOLDER, NONE, FeatureFile, FeatureIndex, Identity, run_tower
 from unifashion_pl.data.index import NAME, Shard
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
@@ -42,6 +43,7 @@ def write_features(
     out: str | Path | None = None,
     batch_size: int = 64,
     workers: int = 2,
+    max_bad: int = 0,
     progress: bool = True,
 ) -> Path:
     """Run a vision tower over the images of a folder of training shards and keep its outputs; returns the path of their index.
@@ -57,10 +59,11 @@ def write_features(
         out: folder to write to; default ``folder/features``.
         batch_size: images that the tower sees at once.
         workers: threads that decode.
+        max_bad: damaged samples that get no features, each with a warning; training then counts them as damaged, too.
 
     Raises:
         ValueError: not training shards, or of a kind that no tower reads.
-        DamagedSample: an image cannot be read.
+        DamagedSample: images of more than ``max_bad`` samples cannot be read.
         WriteError: the disk is full, or ``out`` cannot be written.
         RuntimeError: another process is making the same features.
     """
@@ -73,7 +76,7 @@ def write_features(
     out = Path(out) if out is not None else source.folder / FOLDER
     encoder = encoder or EncoderTransform(_size(tower))
     identity = Identity.of(tower, encoder, dtype)
-    maker = _Maker(source, tower, encoder, identity, batch_size)
+    maker = _Maker(source, tower, encoder, identity, batch_size, max_bad)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
@@ -104,9 +107,16 @@ class _Maker:
     """Makes the files one after the other and knows which images earlier ones hold."""
 
     def __init__(
-        self, source: ShardSource, tower: nn.Module, encoder: EncoderTransform, identity: Identity, batch_size: int
+        self,
+        source: ShardSource,
+        tower: nn.Module,
+        encoder: EncoderTransform,
+        identity: Identity,
+        batch_size: int,
+        max_bad: int,
     ) -> None:
         self.source, self.tower, self.encoder, self.identity, self.batch_size = source, tower, encoder, identity, batch_size
+        self.max_bad, self.bad = max_bad, set[str]()
         self.fields = TOWER_FIELDS[source.kind]
         self.starts = source.index.starts()
         self.numbers: dict[bytes, int] = {}
@@ -126,10 +136,11 @@ class _Maker:
     def _make(self, number: int, shard: Shard, path: Path, metadata: dict[str, str], pool: Executor) -> list[bytes]:
         new: dict[bytes, tuple[RawSample, str]] = {}
         numbers: dict[bytes, int] = {}
-        rows = torch.empty(shard.samples, len(self.fields), dtype=torch.int64)
+        rows = torch.full((shard.samples, len(self.fields)), NONE, dtype=torch.int64)
         for i in range(shard.samples):
-            raw = self.source.read(self.starts[number] + i)
-            for column, name in enumerate(self.fields):
+            raw = self._good(self.starts[number] + i)
+            for column, name in enumerate(self.fields if raw is not None else ()):
+                assert raw is not None
                 digest = hashlib.sha256(_content(raw, name)).digest()
                 if digest not in self.numbers and digest not in numbers:
                     numbers[digest], new[digest] = len(self.numbers) + len(new), (raw, name)
@@ -139,11 +150,30 @@ class _Maker:
             "features": features,
             "rows": rows,
             "crc32": torch.tensor([zlib.crc32(tensor_bytes(row)) for row in features], dtype=torch.int64),
-            "sha256": torch.tensor(list(b"".join(new)), dtype=torch.uint8).view(-1, 32),
+            "sha256": torch.tensor(list(b"".join(new)), dtype=torch.uint8).view(len(new), 32),
         }
         with replacing(path) as file:
             file.write(save(tensors, metadata))
         return list(new)
+
+    def _good(self, number: int) -> RawSample | None:
+        """A sample; None if it is one of the few damaged ones.
+
+        Raises:
+            DamagedSample: it is one too many.
+        """
+        try:
+            raw = self.source.read(number)
+            if self.max_bad:  # decoded now: a picture that is found to be damaged later has its place in the file already
+                for name in self.fields:
+                    image_of(raw, name)
+        except DamagedSample as error:
+            self.bad.add(error.name)
+            if len(self.bad) > self.max_bad:
+                raise
+            warnings.warn(f"damaged sample {len(self.bad)} of at most {self.max_bad}: {error}", stacklevel=2)
+            return None
+        return raw
 
     def _run(self, images: Sequence[tuple[RawSample, str]], pool: Executor) -> Tensor:
         """Features of images (N, P, W) on the CPU; the next batch is decoded while the tower works on one."""
@@ -182,6 +212,8 @@ def _digests(path: Path, metadata: dict[str, str]) -> list[bytes] | None:
     try:
         with safe_open(path, framework="pt") as file:
             if file.metadata() != metadata:
+                return None
+            if bool((file.get_tensor("rows") == NONE).any()):  # what was damaged may be mended by now
                 return None
             return [bytes(row.tolist()) for row in file.get_tensor("sha256")]
     except (FileNotFoundError, SafetensorError):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tarfile
 import zlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from torch import Tensor
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from unifashion_pl.data.index import ShardIndex, preflight
 from unifashion_pl.data.plan import BadSample, Plan, compact_json
+from unifashion_pl.data.shards import FIELD
 
 OPEN_FILES = 64
 
@@ -102,8 +102,9 @@ class Source(Protocol):
 class ShardSource:
     """Samples of a folder of shards, read by seeking.
 
-    The byte range of a sample goes through webdataset's tar expander; its CRC-32 is compared with the index first, because a tar
-    reader takes flipped bytes for content and stops silently at a damaged header.
+    The byte range of a sample is compared with the index by its CRC-32 first, because a tar reader takes flipped bytes for content and
+    stops silently at a damaged header. Then only what :func:`~unifashion_pl.data.shards.tar_member` writes is accepted: plain files
+    named ``KEY.field``, one after the other. Links, sparse files, extended headers and other names are refused.
 
     Args:
         folder: with ``index.json``.
@@ -140,13 +141,13 @@ class ShardSource:
             file = self._open(place)
             file.seek(start)
             data = file.read(end - start)
-        except OSError as error:
-            raise DamagedSample(name, str(error)) from error
+        except (OSError, ValueError, OverflowError, MemoryError) as error:
+            raise DamagedSample(name, str(error) or type(error).__name__) from error
         if len(data) < end - start:
             raise DamagedSample(name, f"the file ends after {start + len(data)} bytes")
         if zlib.crc32(data) != shard.crc32[i]:
             raise DamagedSample(name, "its bytes changed since the shard was written (CRC-32 differs)")
-        return RawSample(shard.keys[i], _expand(data, name))
+        return RawSample(shard.keys[i], _fields(data, shard.keys[i], name))
 
     def _open(self, place: int) -> BinaryIO:
         if self._pid != os.getpid():
@@ -161,11 +162,32 @@ class ShardSource:
         return self._files[place]
 
 
-def _expand(data: bytes, name: str) -> dict[str, bytes]:
-    samples = list(group_by_keys(tar_file_expander([{"url": name, "stream": BytesIO(data)}], eof_value=None)))
-    if len(samples) != 1:
-        raise DamagedSample(name, f"{len(samples)} samples where one was written")
-    return {field: value for field, value in samples[0].items() if not field.startswith("__")}
+def _fields(data: bytes, key: str, name: str) -> dict[str, bytes]:
+    """Content of the members of a sample by field.
+
+    Raises:
+        DamagedSample: something else than plain files ``key.field``, or sizes beyond the sample's own.
+    """
+    fields: dict[str, bytes] = {}
+    place = 0
+    while place < len(data):
+        try:
+            header = tarfile.TarInfo.frombuf(data[place : place + tarfile.BLOCKSIZE], "utf-8", "strict")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise DamagedSample(name, f"byte {place}: no tar header ({error})") from error
+        owner, _, field = header.name.partition(".")
+        end = place + tarfile.BLOCKSIZE + header.size
+        if header.type != tarfile.REGTYPE or owner != key or not FIELD.fullmatch(field) or field in fields:
+            raise DamagedSample(
+                name, f"holds {header.name[:80]!r} (type {header.type!r}), expected is a plain file {key}.FIELD, once"
+            )
+        if not 0 <= header.size <= len(data) - place - tarfile.BLOCKSIZE:
+            raise DamagedSample(name, f"{header.name} declares {header.size:,} bytes, the sample has {len(data):,}")
+        fields[field] = data[place + tarfile.BLOCKSIZE : end]
+        place = end + -header.size % tarfile.BLOCKSIZE
+    if not fields:
+        raise DamagedSample(name, "has no content")
+    return fields
 
 
 def planned(source: Source) -> dict[str, int]:

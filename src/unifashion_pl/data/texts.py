@@ -82,6 +82,6 @@ def number_of(name: str) -> int:
     >>> number_of("12345")
     12345
     """
-    if name.isascii() and name.isdigit() and str(int(name)) == name and int(name) < 2**62:
+    if len(name) < 20 and name.isascii() and name.isdigit() and str(int(name)) == name and int(name) < 2**62:
         return int(name)
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

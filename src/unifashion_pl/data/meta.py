@@ -1,0 +1,71 @@
+"""``meta.json`` of a sample, checked field by field: what each kind of sample has to say beside its pictures."""
+
+from __future__ import annotations
+
+from typing import TypedDict, TypeVar
+
+from unifashion_pl.data.reader import DamagedSample, RawSample
+from unifashion_pl.reading import FormatError, from_json
+
+
+class PairMeta(TypedDict, total=False):
+    """Of a picture with texts; ``product`` names the pictures that belong together."""
+
+    id: str
+    product: int | str
+    name: str
+    description: str
+    category: str
+    subcategory: str
+
+
+class TripletMeta(TypedDict):
+    """Of a reference, a target (an image id) and the texts between them."""
+
+    target: str
+    captions: list[str]
+    category: str
+
+
+class GalleryMeta(TypedDict):
+    """Of an image that queries are searched in; ``in_union``: whether Fashion-IQ's union protocol counts it."""
+
+    id: str
+    category: str
+    in_union: bool
+
+
+class _Query(TypedDict):
+    reference: str
+    captions: list[str]
+    category: str
+
+
+class QueryMeta(_Query, total=False):
+    """Of a query; the target is unknown in test splits without answers."""
+
+    target: str
+
+
+class TryOnMeta(TypedDict, total=False):
+    """Of a person and a garment; ``phrases`` describe the garment."""
+
+    phrases: list[str]
+
+
+M = TypeVar("M", PairMeta, TripletMeta, GalleryMeta, QueryMeta, TryOnMeta)
+
+
+def meta_of(raw: RawSample, kind: type[M]) -> M:
+    """The decoded ``meta.json``; entries that the kind does not know are left out.
+
+    Raises:
+        DamagedSample: absent, no JSON object, or an entry is absent or of another type.
+    """
+    data = raw.fields.get("meta.json")
+    if data is None:
+        raise DamagedSample(raw.key, f"has no meta.json, only {', '.join(sorted(raw.fields))}")
+    try:
+        return from_json(data, kind, "meta.json")  # type: ignore[no-any-return]
+    except FormatError as error:
+        raise DamagedSample(raw.key, str(error)) from error
