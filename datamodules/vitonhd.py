@@ -97,14 +97,14 @@ class TryOnRecipe(FileRecipe):
         """``pose.json``, and ``mask.png`` where it has to be made."""
         made: dict[str, bytes] = {}
         person = pictures["person"].image
-        if "mask" not in pictures:
-            made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
-        if self.pose is not None:
-            made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec[0]), item.spec[0], person)
         for role in ("mask", "agnostic", "densepose", "parse"):
             if role in pictures and (found := pictures[role].image.size) != person.size:
                 size = person.size
                 raise BadSample(item.spec[0], role, f"is {found[0]} × {found[1]}, the person {size[0]} × {size[1]}")
+        if "mask" not in pictures:
+            made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
+        if self.pose is not None:
+            made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec[0]), item.spec[0], person)
         return made
 
 

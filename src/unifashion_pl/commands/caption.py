@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unifashion_pl.commands.options import load_model, model_option
+from unifashion_pl.commands.options import load_model, max_bad_option, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
     caption = commands.add_parser("caption", help="describe images")
     caption.add_argument("images", nargs="+", type=Path)
     caption.add_argument("--style", default="fashiongen", choices=("fashion200k", "fashiongen", "fashioniq"))
-    caption.add_argument("--max-bad", type=int, default=0, metavar="N", help="leave out up to N images that cannot be read")
+    max_bad_option(caption, "leave out up to N images that cannot be read")
     model_option(caption).set_defaults(handler=_caption)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,12 @@ def _check(args: argparse.Namespace) -> int:
 
 def _shards(args: argparse.Namespace) -> int:
     from unifashion_pl.data.check import build_shards
+    from unifashion_pl.data.index import ShardIndex
+    from unifashion_pl.data.plan import some
 
     for index in build_shards(args.dataset, args.root, args.out, workers=args.workers, allow_missing=args.allow_missing):
         print(index)
+        if lost := ShardIndex.load(index.parent).missing:
+            named = some((f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in lost), 20)
+            print(f"{len(lost):,} samples are left out: {named}", file=sys.stderr)
     return 0

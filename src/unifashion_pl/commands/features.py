@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unifashion_pl.commands.options import device_of, model_option
+from unifashion_pl.commands.options import device_of, max_bad_option, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -23,7 +23,7 @@ def add(actions: Commands) -> None:
     parser.add_argument("--out", type=Path, help="write here instead of beside the shards")
     parser.add_argument("--batch-size", type=int, default=64, help="images that the tower sees at once")
     parser.add_argument("--workers", type=int, default=2, help="threads that decode")
-    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="go on without features of up to N damaged samples")
+    max_bad_option(parser, "go on without features of up to N damaged samples")
     model_option(parser).set_defaults(handler=_features)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl.commands.options import load_model, model_option
+from unifashion_pl.commands.options import load_model, max_bad_option, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
 def _catalogue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", type=Path, required=True)
     parser.add_argument("--root", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--max-bad", type=int, default=0, metavar="N", help="leave out up to N images that cannot be read")
+    max_bad_option(parser, "leave out up to N images that cannot be read")
     parser.add_argument("--texts", action="store_true", help="the CSV's texts count in searches by text, beside the images")
 
 

@@ -15,6 +15,18 @@ def device_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def max_bad_option(parser: argparse.ArgumentParser, what: str) -> argparse.ArgumentParser:
+    """``--max-bad``, a number that is not negative."""
+
+    def count(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+        return int(text)
+
+    parser.add_argument("--max-bad", type=count, default=0, metavar="N", help=f"{what}; each is named")
+    return parser
+
+
 def model_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """``--model`` and ``--device``."""
     parser.add_argument("--model", default="tiny", help="tiny, a folder, a .ckpt or a hub id")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,7 +176,7 @@ def annotate(
         targets: images, one per id.
         keywords: of the training split; nothing else of the dataset's texts reaches the captioner.
         attempts: how often an image is asked about when the answer is a refusal or empty; what then stands is ``.`` with ``"empty": true``.
-        allow_missing: leave images out that cannot be read, and say so on the bar.
+        allow_missing: leave images out that cannot be read, with a warning that names them.
 
     Raises:
         MissingDataError: images are absent or broken and ``allow_missing`` is off.
@@ -204,6 +205,8 @@ def annotate(
                         f"{len(bad):,} images cannot be captioned: {some(bad)}. Mend them and run the same command again, or pass "
                         "--allow-missing to leave such images out"
                     )
+    if bad:
+        warnings.warn(f"{len(bad):,} images have no caption: {some(bad, 20)}", stacklevel=2)
     return _sorted(out)
 
 

@@ -131,6 +131,16 @@ class FileRecipe:
         for one in needed:
             mention(pictures[one.role].flaw, str(one.path), pictures[one.role].data)
         meta = {**self.meta(item), "source": {n.role: pictures[n.role].source for n in needed}}
-        fields = {p.field: p.data for p in pictures.values()} | self.extra(item, pictures)
+        try:
+            extra = self.extra(item, pictures)
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+            OSError,
+        ) as error:  # pictures and notes that nobody foresaw
+            raise BadSample(needed[0].id, "sample", f"cannot be made: {type(error).__name__} {error}") from error
+        fields = {p.field: p.data for p in pictures.values()} | extra
         hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None
         return Made({**fields, "meta.json": compact_json(meta)}, needed[0].id, hashed)
