@@ -127,7 +127,7 @@ def own_image(image: Image.Image) -> Image.Image:
     with _guarded(image.format or "image"):
         check_size(*image.size)
         image.load()
-        return _finished(image.copy(), image.info.get("exif", b""))[0]
+        return _finished(image, image.info.get("exif", b""))[0]
 
 
 def _opened(data: bytes, kind: str) -> Decoded:
@@ -163,9 +163,9 @@ def check_size(width: int, height: int) -> None:
 
 
 def _finished(image: Image.Image, exif: Any) -> tuple[Image.Image, bool, str]:
-    """A loaded image upright and without metadata, whether it was turned, and what is wrong with its EXIF."""
+    """A loaded image as an upright copy without metadata, whether it was turned, and what is wrong with its EXIF."""
     turn, flaw = _turn(exif)
-    image = image if turn is None else image.transpose(turn)
+    image = image.copy() if turn is None else image.transpose(turn)  # either leaves EXIF that Pillow has parsed behind
     image.info = {name: value for name, value in image.info.items() if name == "transparency"}
     if image.mode not in PLAIN or image.info:
         to_rgb(image)
