@@ -255,3 +255,32 @@ def test_a_sharded_tower_is_known_by_its_weights(repeated: Path, frozen: QFormer
             cached.check(other, EncoderTransform(SIZE))
     finally:
         dist.destroy_process_group()
+
+
+def test_damaged_samples_take_only_themselves_out_where_it_is_allowed(
+    repeated: Path, frozen: QFormerBackbone, tmp_path: Path
+) -> None:
+    shards = Path(shutil.copytree(repeated, tmp_path / "shards"))
+    index = ShardSource(shards).index.shards[1]
+    with open(shards / index.name, "r+b") as file:
+        file.seek(index.offsets[2] + 700)
+        file.write(bytes(50))
+    with pytest.raises(DamagedSample, match=rf"{index.keys[2]} .*CRC-32"):
+        made(shards, frozen, tmp_path / "out")
+    with pytest.warns(UserWarning, match=rf"damaged sample 1 of at most 1: {index.keys[2]} .*CRC-32"):
+        source = made(shards, frozen, tmp_path / "out", max_bad=1)
+    whole = made(repeated, frozen, tmp_path / "whole")
+    for number, key in enumerate(source.keys):
+        if key == index.keys[2]:
+            with pytest.raises(DamagedSample, match=key):
+                source.read(number)
+        else:
+            ours, expected = source.read(number).features, whole.read(number).features
+            assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    encoder = EncoderTransform(SIZE)
+    loader = TrainLoader(source, TripletAssembler(encoder), batch_size=8, max_bad=1)
+    with pytest.warns(UserWarning, match="damaged sample 1 of at most 1"):
+        assert len(list(loader)) == 3
+    shutil.copy(repeated / index.name, shards / index.name)
+    mended = made(shards, frozen, tmp_path / "out", max_bad=1)
+    assert mended.read(7).features["reference"].equal(whole.read(7).features["reference"])
