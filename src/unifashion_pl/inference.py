@@ -298,11 +298,13 @@ def gallery(
     from unifashion_pl.inference_images import left_out, unreadable
 
     items = image_list(images)
+    for what, column in (("ids", ids), ("captions", captions)):
+        if column is not None and len(column) != len(items):
+            raise ValueError(f"{len(items)} images but {len(column)} {what}")
     if bad := unreadable(items, max_bad):
         warnings.warn(left_out(bad), stacklevel=3)
         names = ids or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
-        images, ids, captions = (
-            None if column is None else [entry for i, entry in enumerate(column) if i not in bad]
-            for column in (items, names, captions)
-        )
-    return Gallery(model, query_set=query_set).add(images, ids=ids, captions=captions, batch_size=batch_size)
+        kept = [i for i in range(len(items)) if i not in bad]
+        items, ids = [items[i] for i in kept], [names[i] for i in kept]
+        captions = None if captions is None else [captions[i] for i in kept]
+    return Gallery(model, query_set=query_set).add(items, ids=ids, captions=captions, batch_size=batch_size)

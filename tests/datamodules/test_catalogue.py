@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from data.rawdata import jpeg, write_catalogue
-from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
+from PIL import Image
+from readers import DAMAGES, check, content, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import CatalogueDataModule, catalogue
 from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, with_splits
 
@@ -18,6 +20,8 @@ from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.reader import DamagedSample
 from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.data.shards import write_shards
+from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.inference import open_image
 
 
 @pytest.fixture
@@ -150,6 +154,28 @@ def test_a_broken_image_stops_training_unless_it_is_allowed(root: Path) -> None:
         seen = keys(module(root, max_bad=1).train_loader())
     assert len(seen) == 16
     assert bad not in seen
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "PPM", "ICO", "TGA", "MPO", "damaged EXIF"])
+@pytest.mark.parametrize("through_shards", [False, True])
+def test_what_search_reads_training_and_shards_read_too(root: Path, tmp_path: Path, kind: str, through_shards: bool) -> None:
+    odd = next(plan.items[0].spec[0]["id"] for plan in catalogue.plans(root) if plan.split == "train")
+    path = root / f"photos/{odd}.jpg"
+    data = jpeg(3, 64, 64)
+    if kind != "damaged EXIF":
+        try:
+            data = content(Image.open(BytesIO(data)), kind)
+        except (OSError, KeyError):
+            pytest.skip(f"Pillow was built without {kind}")
+    else:
+        data = data[:2] + b"\xff\xe1\x00\x10Exif\0\0garbage!" + data[2:]
+    path.write_bytes(data)
+    expected = EncoderTransform(16)(open_image(path))
+    options = {"shards": tmp_path / "shards"} if through_shards else {}
+    data_module = module(root, batch_size=1, image_size=16, **options)
+    data_module.prepare_data()
+    images = {batch.keys[0]: batch.images[0] for batch in data_module.train_loader()}
+    assert images[odd].equal(expected)
 
 
 @pytest.mark.parametrize("through_shards", [False, True])

@@ -99,20 +99,10 @@ def elsewhere(name: str, where: Path) -> Callable[[h5py.File], object]:
             lambda f: f.create_dataset("input_name", (ROWS, 1), f"S{2**30}", chunks=(1, 1), compression="gzip"),
             "input_name declares 6,442,450,944 bytes, allowed are",
         ),
-        (
-            "input_image",
-            lambda f: (
-                f.create_dataset("input_image", data=PIXELS, chunks=(1, 16, 16, 3), maxshape=(None, None, None, 3)) and None
-            ),
-            None,
-        ),
     ],
 )
-def test_what_a_foreign_file_may_not_do(path: Path, name: str, how: Callable[[h5py.File], object], message: str | None) -> None:
+def test_what_a_foreign_file_may_not_do(path: Path, name: str, how: Callable[[h5py.File], object], message: str) -> None:
     change(path, name, how)
-    if message is None:
-        assert len(fashiongen.plan_split(path.parent, "validation").items) == ROWS
-        return
     with pytest.raises(MissingDataError, match=re.escape(message)) as caught:
         fashiongen.plan_split(path.parent, "validation")
     assert str(path) in str(caught.value)

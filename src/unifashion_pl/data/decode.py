@@ -140,10 +140,10 @@ def _opened(data: bytes, kind: str) -> Decoded:
     if kind == "tiff":
         # Pillow turns TIFFs itself, on loading, and parses all of their EXIF for it
         exif = {ORIENTATION: image.tag_v2.get(ORIENTATION, 1)}  # type: ignore[attr-defined]
-        image.getexif = Image.Exif  # type: ignore[method-assign,assignment]
+        image.getexif = Image.Exif  # type: ignore[method-assign]
     image.load()
     check_size(*image.size)
-    info = dict(image.info)
+    info = {str(name): value for name, value in image.info.items()}
     pixels, turned, flaw = _finished(image, exif if kind == "tiff" else info.get("exif", b""))
     return Decoded(pixels, kind, turned, flaw, info)
 

@@ -66,6 +66,6 @@ def meta_of(raw: RawSample, kind: type[M]) -> M:
     if data is None:
         raise DamagedSample(raw.key, f"has no meta.json, only {', '.join(sorted(raw.fields))}")
     try:
-        return from_json(data, kind, "meta.json")  # type: ignore[no-any-return]
+        return from_json(data, kind, "meta.json")
     except FormatError as error:
         raise DamagedSample(raw.key, str(error)) from error
