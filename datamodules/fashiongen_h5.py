@@ -153,7 +153,8 @@ def image_row(images: h5py.Dataset, row: int) -> NDArray[np.uint8]:
         BadInput: its chunk is damaged or was never written.
     """
     try:
-        if images.chunks is not None and images.id.get_chunk_info_by_coord((row, 0, 0, 0)).byte_offset is None:
+        place = getattr(images.id, "get_chunk_info_by_coord", None)  # not with HDF5 before 1.10.5
+        if images.chunks is not None and place is not None and place((row, 0, 0, 0)).byte_offset is None:
             raise BadInput("missing HDF5 chunk: it was never written")
         pixels: NDArray[np.uint8] = images[row]
     except BadInput:

@@ -105,11 +105,14 @@ def open_image(data: bytes, name: str = "") -> Image.Image:
     return picture.image
 
 
-def mention(flaw: str, name: str, data: bytes) -> None:
+def mention(flaw: str, name: str, data: object) -> None:
     """Warn of damaged metadata of a picture that is used all the same; once for each content, and not of more than a few pictures."""
-    if not flaw or hash(data) in _mentioned or len(_mentioned) > NAMED:
+    if not flaw:
         return
-    _mentioned.add(hash(data))
+    content = hash(data) if isinstance(data, bytes) else hash(str(data))
+    if content in _mentioned or len(_mentioned) > NAMED:
+        return
+    _mentioned.add(content)
     if len(_mentioned) > NAMED:
         warnings.warn(f"more than {NAMED} pictures have damaged metadata; further ones are not named", stacklevel=3)
     else:
@@ -127,7 +130,10 @@ def own_image(image: Image.Image) -> Image.Image:
     with _guarded(image.format or "image"):
         check_size(*image.size)
         image.load()
-        return _finished(image, image.info.get("exif", b""))[0]
+        exif = image.info.get("exif", b"")
+        own, _, flaw = _finished(image, exif)
+    mention(flaw, str(getattr(image, "filename", "") or "an image"), exif)
+    return own
 
 
 def _opened(data: bytes, kind: str) -> Decoded:

@@ -28,6 +28,7 @@ from unifashion_pl.generation.schedules import steps_of
 from unifashion_pl.inference import head_of
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.provenance import __version__, weights_hash
+from unifashion_pl.reading import from_json
 from unifashion_pl.report.runfolder import image_name
 from unifashion_pl.tasks import modes
 from unifashion_pl.tasks.editing import TASKS, Task, edits
@@ -226,7 +227,7 @@ class Painter:
         data = path.read_bytes()
         try:
             text = decoded(data).info.get(CHUNK)
-            found = json.loads(text) if text else {}
+            found = from_json(str(text), dict[str, Any], str(path)) if text else {}
         except (BadInput, ValueError) as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None
