@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
@@ -59,6 +63,36 @@ def warn_of_cut(texts: Sequence[str], lengths: Sequence[int], read: Sequence[int
             "the end is not read",
             stacklevel=4,
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a vocabulary makes of a text: whether it has anything of it that says something, and the words that it lacks."""
+
+    says: bool
+    unknown: tuple[str, ...]
+
+
+def reading_of(tokenizer: Any, text: str) -> Reading:
+    """See :class:`Reading`. Letters, digits and pictographs say something; blanks and punctuation, known or not, do not."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    spans = [(text[start:end], id == tokenizer.unk_token_id) for id, (start, end) in zip(found.input_ids, found.offset_mapping)]
+    telling = [(span, unknown) for span, unknown in spans if any(map(_says, span))]
+    return Reading(any(not unknown for _, unknown in telling), tuple(span for span, unknown in telling if unknown))
+
+
+def scripts_of(tokenizer: Any) -> str:
+    """The scripts that most of a vocabulary's letters belong to, e.g. ``Latin``."""
+    letters = Counter(c for token in tokenizer.get_vocab() for c in token if c.isalpha())
+    scripts: Counter[str] = Counter()
+    for letter, times in letters.items():
+        scripts[unicodedata.name(letter, "UNKNOWN").split()[0].capitalize()] += times
+    return ", ".join(name for name, _ in scripts.most_common(3))
+
+
+def _says(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return kind[0] in "LN" or kind == "So"
 
 
 def shorten(text: str, width: int) -> str:
