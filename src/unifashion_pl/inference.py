@@ -106,7 +106,7 @@ def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) -> list[str]:
-    """The texts of a request as a list, if the model can read them. A word that one of the readers has not is named in a warning.
+    """The texts of a request as a list, if the model can read them. Words that one of the readers has not are named in a warning.
 
     Args:
         readers: backbone, text encoder: whoever reads them.
@@ -117,21 +117,24 @@ def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) 
     """
     listed = text_list(texts)
     found = [[reader.reading_of(text) for reader in readers] for text in listed]
-    silent = [text for text, parts in zip(listed, found) if parts and not any(part.says for part in parts)]
-    if silent:
-        names = ", ".join(repr(shorten(text, 60)) for text in silent[:3]) + " …" * (len(silent) > 3)
-        scripts = ", ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
-        message = (
-            f"nothing of {names} can be read by this model's tokenizer: expected words in its vocabulary's script ({scripts})"
-        )
+    parts = [part for row in found for part in row]
+    if unknown := _quoted(word for part in parts for word in part.unknown):
+        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=4)
+    if spelled := _quoted(word for part in parts for word in part.spelled):
+        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=4)
+    if silent := [text for text, row in zip(listed, found) if row and not any(part.says for part in row)]:
+        scripts = " or ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
+        message = f"nothing of {_quoted(silent)} can be read by this model's tokenizer: expected words ({scripts} letters)"
         if strict:
             raise ArgumentError(message)
         warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=4)
-    unknown = dict.fromkeys(w for t, parts in zip(listed, found) if t not in silent for part in parts for w in part.unknown)
-    if unknown:
-        words = ", ".join(repr(shorten(word, 30)) for word in list(unknown)[:5]) + " …" * (len(unknown) > 5)
-        warnings.warn(f"this model's tokenizer cannot read {words}; the rest of the text is read", stacklevel=4)
     return listed
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    """The first few different texts, for messages."""
+    different = list(dict.fromkeys(texts))
+    return ", ".join(repr(shorten(text, 60)) for text in different[:5]) + " …" * (len(different) > 5)
 
 
 def paired(images: list[OneImage], texts: list[str]) -> tuple[list[OneImage], list[str]]:

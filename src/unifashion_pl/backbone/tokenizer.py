@@ -67,18 +67,31 @@ def warn_of_cut(texts: Sequence[str], lengths: Sequence[int], read: Sequence[int
 
 @dataclass(frozen=True)
 class Reading:
-    """What a vocabulary makes of a text: whether it has anything of it that says something, and the words that it lacks."""
+    """What a vocabulary makes of a text.
+
+    Attributes:
+        says: anything of the text that says something is read.
+        unknown: words that are not read.
+        spelled: words that are read letter by letter, so that no model can have learned what they mean.
+    """
 
     says: bool
     unknown: tuple[str, ...]
+    spelled: tuple[str, ...]
 
 
 def reading_of(tokenizer: Any, text: str) -> Reading:
     """See :class:`Reading`. Letters, digits and pictographs say something; blanks and punctuation, known or not, do not."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [(text[start:end], id == tokenizer.unk_token_id) for id, (start, end) in zip(found.input_ids, found.offset_mapping)]
-    telling = [(span, unknown) for span, unknown in spans if any(map(_says, span))]
-    return Reading(any(not unknown for _, unknown in telling), tuple(span for span, unknown in telling if unknown))
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    words: dict[int, list[tuple[int, int]]] = {}
+    read, unknown = [], []
+    for id, (start, end), word in zip(found.input_ids, found.offset_mapping, found.word_ids()):
+        words.setdefault(word, []).append((start, end))
+        if any(map(_says, text[start:end])):
+            (unknown if id == tokenizer.unk_token_id else read).append(text[start:end])
+    wholes = [(text[parts[0][0] : parts[-1][1]], len(parts)) for parts in words.values()]
+    spelled = [word for word, pieces in wholes if pieces == len(word) > 2 and word.isalpha()]
+    return Reading(bool(read), tuple(unknown), tuple(spelled))
 
 
 def scripts_of(tokenizer: Any) -> str:

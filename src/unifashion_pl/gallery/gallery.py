@@ -305,7 +305,7 @@ class Gallery:
         content, own = stored.description, fingerprint(model)
         if content.model != own:
             raise ValueError(
-                f"the gallery in {folder} was made by another model ({content.model}, this one is {own}): "
+                f"the gallery in {folder} was made by another model ({shorten(content.model, 16)}, this one is {own}): "
                 "load that model, or build the gallery again"
             )
         gallery, width = cls(model, content.query_set), head_of(model, "retrieval").text_proj.out_features
