@@ -93,6 +93,18 @@ def number(value: Any, name: str, expected: str = "a finite number") -> float:
     raise ArgumentError(f"{name} is {shown(value)}, expected {expected}")
 
 
+def choice(value: Any, name: str, known: Iterable[str]) -> str:
+    """One of a few names.
+
+    Raises:
+        ArgumentError: something else, with the names that there are.
+    """
+    names = list(known)
+    if not isinstance(value, str) or value not in names:
+        raise ArgumentError(f"unknown {name} {value!r}; known are {', '.join(names)}")
+    return value
+
+
 def seeds(value: Seeds) -> list[int]:
     """One seed or many -> a list of whole numbers from 0 to 2^64 - 1.
 

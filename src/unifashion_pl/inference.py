@@ -8,7 +8,7 @@ batch size. Results lie on the CPU.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, get_args
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, seeds, text_list
+from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data import decode
@@ -168,8 +168,20 @@ def head_of(model: UniFashionModule, name: str) -> Any:
 
 def readers_of(model: UniFashionModule, *, with_backbone: bool) -> list[Reader]:
     """Who reads the text of a picture that is to be painted: the head's text encoder, if it has one, and the backbone beside an image."""
-    encoder = head_of(model, "diffusion").text_encoder
+    encoder = getattr(head_of(model, "diffusion"), "text_encoder", None)  # a head of one's own may read no text
     return [*([model.backbone] if with_backbone else []), *([encoder] if encoder is not None else [])]
+
+
+def check_scales(settings: Mapping[str, Any]) -> None:
+    """Scales of guidance that a person asks for: at 0 the picture would be painted from the absence of what was asked for.
+
+    Raises:
+        ValueError: not a number above 0.
+    """
+    for name in ("guidance", "garment_guidance"):
+        scale, expected = settings.get(name), "a number above 0; 1 = none"
+        if scale is not None and number(scale, name, expected) <= 0:
+            raise ArgumentError(f"{name} is {scale}, expected {expected}")
 
 
 @contextmanager
@@ -203,8 +215,9 @@ def encode_image_sets(
 ) -> dict[str, Tensor]:
     """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
     head, backbone = head_of(model, "retrieval"), model.backbone
-    if unknown := set(query_sets) - set(get_args(QuerySet)):
-        raise ValueError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(get_args(QuerySet))}")
+    known = get_args(QuerySet)
+    if unknown := [str(name) for name in query_sets if not isinstance(name, str) or name not in known]:
+        raise ArgumentError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(known)}")
     names = cast(Sequence[QuerySet], query_sets)
 
     def work(items: list[OneImage]) -> list[Tensor]:
@@ -296,6 +309,7 @@ def generate(
     head = head_of(model, "diffusion")
     prompts = readable(prompt, *readers_of(model, with_backbone=image is not None))
     noise = seeds(seed)
+    check_scales(settings)
     images: list[OneImage | None] = list(image_list(image)) if image is not None else [None]
     n = max(len(prompts), len(noise), len(images))
     if any(len(column) not in (1, n) for column in (prompts, noise, images)):

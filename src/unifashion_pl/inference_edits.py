@@ -14,7 +14,7 @@ from torch import Tensor
 from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
-from unifashion_pl.inference import Images, evaluating, head_of, image_list, in_batches, readable, readers_of
+from unifashion_pl.inference import Images, check_scales, evaluating, head_of, image_list, in_batches, readable, readers_of
 from unifashion_pl.tasks.editing import Task, edits
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def _paint(
     settings: dict[str, Any],
 ) -> list[Image.Image]:
     head = editing_head(model)
-    painting = {name: settings.pop(name) for name in PAINTING if name in settings}
+    painting = _taken(settings, PAINTING)
+    check_scales(painting)
     common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}
     rows = _rows({**columns, "seed": seeds(seed)})
     noise = [row.pop("seed") for row in rows]

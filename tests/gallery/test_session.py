@@ -46,7 +46,7 @@ def test_failed_steps_leave_the_session(model: UniFashionModule) -> None:
     session = build(model, pictures(), query_set="reference").session(pictures()[0])
     with pytest.raises(RuntimeError, match="made with reference queries"):
         session.refine("longer")
-    with pytest.raises(ValueError, match="nothing of '  ' can be read"):
+    with pytest.raises(ValueError, match="refine needs a text"):
         session.refine("  ")
     assert session.texts == ()
     with pytest.raises(ValueError, match="starts from"):
@@ -58,7 +58,7 @@ def test_a_wish_that_says_nothing_is_refused_beside_others(gallery: Gallery) -> 
     hits = session.hits
     for wrong, said in (
         ("!!!", "nothing of '!!!' can be read"),
-        ("", "nothing of '' can be read"),
+        ("", "refine needs a text, e.g. 'longer sleeves'"),
         (["red", "blue"], "a wish is one text, e.g. 'longer sleeves', got 2"),
         (None, "expected a text or a list of texts, got NoneType"),
         (b"red", "got bytes"),

@@ -84,7 +84,8 @@ def reading_of(tokenizer: Any, text: str) -> Reading:
     """See :class:`Reading`. Letters, digits and pictographs say something; blanks and punctuation, known or not, do not."""
     found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     words: dict[int, list[tuple[int, int]]] = {}
-    read, unknown = [], []
+    read: list[str] = []
+    unknown: list[str] = []
     for id, (start, end), word in zip(found.input_ids, found.offset_mapping, found.word_ids()):
         words.setdefault(word, []).append((start, end))
         if any(map(_says, text[start:end])):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl import files
-from unifashion_pl.arguments import ArgumentError, Id, Ids, count, identifier, identifiers, number, text_list, vector
+from unifashion_pl.arguments import ArgumentError, Id, Ids, choice, count, identifier, identifiers, number, text_list, vector
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
 from unifashion_pl.inference import Images, compose, encode_image, encode_image_sets, encode_text, head_of, image_list
@@ -69,8 +69,8 @@ class Gallery:
     """
 
     def __init__(self, model: UniFashionModule, query_set: str = "both") -> None:
-        if query_set not in QUERY_SETS:
-            raise ValueError(f"query_set is {query_set!r}, expected one of {', '.join(QUERY_SETS)}")
+        if not isinstance(query_set, str) or query_set not in QUERY_SETS:
+            raise ArgumentError(f"query_set is {query_set!r}, expected one of {', '.join(QUERY_SETS)}")
         self.model = model
         self.query_set = query_set
         self.ids: list[str] = []
@@ -210,7 +210,7 @@ class Gallery:
     ) -> list[Hit]:
         """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
         how = _Asked(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
-        return self._by_vector(vector, query_set, how)
+        return self._by_vector(vector, choice(query_set, "query set", USES), how)
 
     def _by_vector(self, query: Any, query_set: str, how: _Asked) -> list[Hit]:
         tokens = self._tokens(query_set)

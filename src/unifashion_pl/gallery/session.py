@@ -64,8 +64,10 @@ class Session:
         """Add a wish and search again.
 
         Raises:
-            ValueError: a text of which the model can read nothing.
+            ValueError: an empty text, or one of which the model can read nothing.
         """
+        if isinstance(text, str) and not text.strip():
+            raise ValueError("refine needs a text, e.g. 'longer sleeves'")
         return self._go(replace(self._steps[-1], texts=(*self.texts, self._wish(text))))
 
     def look_from(self, image: Images) -> list[Hit]:

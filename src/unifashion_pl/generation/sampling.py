@@ -28,14 +28,14 @@ def start_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.devi
 
 
 def scale_of(guidance: Any, name: str) -> float:
-    """A scale of guidance.
+    """A scale of guidance: 1 = none, 0 = as if the condition were absent, a control.
 
     Raises:
-        ValueError: not a number above 0. At 0 a picture would be painted from the absence of what was asked for.
+        ValueError: not a number from 0.
     """
-    expected = "a number above 0; 1 = none"
+    expected = "a number from 0; 1 = none"
     scale = arguments.number(guidance, name, expected)
-    if scale <= 0:
+    if scale < 0:
         raise arguments.ArgumentError(f"{name} is {scale:g}, expected {expected}")
     return scale
 

@@ -56,8 +56,7 @@ def steps_of(sampler: str, steps: int | None = None) -> int:
     Raises:
         ValueError: unknown sampler, or a number of steps outside 1 to 1000.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(SAMPLERS)}")
+    sampler = arguments.choice(sampler, "sampler", SAMPLERS)
     steps = SAMPLERS[sampler].steps if steps is None else arguments.whole(steps, "steps")
     if not 1 <= steps <= TRAIN_STEPS:
         raise ValueError(f"sampling takes 1 to {TRAIN_STEPS} steps, got {steps}")

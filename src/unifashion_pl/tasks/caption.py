@@ -186,8 +186,7 @@ class CaptionModule(TaskModule):
         return embeddings, pad_sequence(ones, batch_first=True, padding_side=padding_side).to(queries.device)
 
     def _instruction_text(self, style: str) -> str:
-        if not isinstance(style, str) or style not in self.styles:
-            raise ValueError(f"unknown caption style {style!r}; known are {', '.join(sorted(self.styles))}")
+        style = arguments.choice(style, "caption style", sorted(self.styles))
         instruction = self.styles[style]
         ids = self._encode(instruction)
         if len(ids) > self.max_instruction_tokens:
