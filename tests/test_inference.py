@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,8 @@ class Captioner(nn.Module):
 
 
 class Painter(nn.Module):
+    text_encoder = None
+
     def generate(self, queries: Tensor | None, prompts: list[str], *, seeds: list[int], **_: object) -> Tensor:
         out = torch.stack([images(1, 8, seed)[0] for seed in seeds])
         if queries is not None:
@@ -70,7 +74,7 @@ def test_unit_vectors_that_can_be_trained_on(model: UniFashionModule, files: lis
 def test_batch_size_changes_nothing(model: UniFashionModule, files: list[Path]) -> None:
     from unifashion_pl import inference
 
-    texts = ["red", "a much longer text about a dress with sleeves", "blue", "", "x"]
+    texts = ["red", "a much longer text about a dress with sleeves", "blue", "dress", "x"]
     for call in (
         lambda n: inference.encode_image(model, files, batch_size=n),
         lambda n: inference.encode_text(model, texts, batch_size=n),
@@ -105,12 +109,71 @@ def test_captions_pass_style_and_settings(model: UniFashionModule, files: list[P
 def test_seeds_are_per_image(model: UniFashionModule, files: list[Path]) -> None:
     one, two = model.generate(["a", "b"], seed=7)
     assert one == two == model.generate("a", seed=7)[0]
-    variations = model.generate("a", seed=[1, 2, 3])  # type: ignore[arg-type]
+    variations = model.generate("a", seed=[1, 2, 3])
     assert len(variations) == 3
     assert variations[0] != variations[1]
     assert model.generate("redder", image=files[0], seed=7)[0].getpixel((0, 0))[0] == 255
     with pytest.raises(ValueError, match="2 prompts, 3 images, 1 seeds"):
         model.generate(["a", "b"], image=files[:3])
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        np.int64(7),
+        np.uint8(7),
+        torch.tensor(7),
+        torch.tensor([7]),
+        np.array(7),
+        np.array([7]),
+        range(7, 8),
+        [np.int32(7)],
+        (7,),
+    ],
+)
+def test_a_seed_of_any_kind_is_its_number(model: UniFashionModule, seed: object) -> None:
+    assert model.generate("a", seed=seed) == model.generate("a", seed=7)  # type: ignore[arg-type]
+    assert model.generate("a", seed=np.arange(3)) == model.generate("a", seed=[0, 1, 2])
+
+
+@pytest.mark.parametrize("seed", [7.0, "7", True, None, b"7", -1, 2**64, [], [None], [1, 1.5], torch.tensor(7.0)])
+def test_a_seed_that_is_no_whole_number_is_refused(model: UniFashionModule, seed: object) -> None:
+    with pytest.raises(ValueError, match="seed is .*, expected|list of seeds is empty"):
+        model.generate("a", seed=seed)  # type: ignore[arg-type]
+
+
+def test_texts_that_cannot_be_read(model: UniFashionModule, files: list[Path]) -> None:
+    """Vectors of many texts: named; a request: refused."""
+    texts = ["красное платье", "red dress", "", "???"]
+    with pytest.warns(
+        UserWarning, match="nothing of 'красное платье', '', '[?]{3}' can be read.*; 3 of 4 texts get the vector of an"
+    ):
+        vectors = model.encode_text(texts)
+    assert torch.isfinite(vectors).all()
+    for text in ("", "  ", "!!!", "赤い"):
+        for ask in (
+            lambda: model.compose(files[0], text),  # noqa: B023
+            lambda: model.compose(files[0], ["red", text]),  # noqa: B023
+            lambda: model.generate(text, image=files[0]),  # noqa: B023
+        ):
+            with warnings.catch_warnings(), pytest.raises(ValueError, match=f"nothing of {re.escape(repr(text))} can be read"):
+                warnings.simplefilter("ignore")
+                ask()
+    for wrong in (None, 3, b"red", [b"red"], [None], [["red"]], np.array([1, 2])):
+        with pytest.raises(TypeError, match="expected (a text or a list of )?texts"):
+            model.encode_text(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="holds half a character"):
+        model.encode_text("red \udcff")
+    assert torch.equal(model.encode_text(np.array(["red", "blue"])), model.encode_text(["red", "blue"]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, "2", None])
+def test_a_batch_size_is_a_whole_number_from_1(model: UniFashionModule, size: object) -> None:
+    from unifashion_pl import inference
+
+    with pytest.raises(ValueError, match="batch_size is .*, expected (a whole number|at least 1)"):
+        inference.encode_text(model, "red", batch_size=size)  # type: ignore[arg-type]
+    assert len(inference.encode_text(model, "red", batch_size=np.int64(2))) == 1  # type: ignore[arg-type]
 
 
 def test_modes_come_back(model: UniFashionModule, files: list[Path]) -> None:

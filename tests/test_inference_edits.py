@@ -116,13 +116,28 @@ def test_what_try_on_does_not_read_and_what_is_out_of_range_is_refused(
         model.try_on(*ask, text="a red dress", **FAST)
     for wrong, said in (
         ({"garment_until": -3}, "garment_until is -3, expected 0 to 1"),
+        ({"garment_until": "x"}, r"garment_until is 'x' \(str\), expected a finite number"),
         ({"guidance": float("nan")}, "guidance is nan, expected a number"),
+        ({"guidance": 0}, "guidance is 0, expected a number above 0"),
+        ({"garment_guidance": -1.5}, "garment_guidance is -1.5, expected a number above 0"),
+        ({"steps": 0}, "sampling takes 1 to 1000 steps, got 0"),
+        ({"steps": 2.5}, r"steps is 2.5 \(float\), expected a whole number"),
+        ({"seed": -1}, "seed is -1, expected 0 to"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"garment_guidance": float("inf")}, "garment_guidance is inf"),
     ):
         with pytest.raises(ValueError, match=said):
-            model.try_on(*ask, **FAST, **wrong)
+            model.try_on(*ask, **(FAST | wrong))  # type: ignore[operator]
     with pytest.raises(ValueError, match="guidance is nan"):
         model.generate("red", guidance=float("nan"), **FAST)
+    with pytest.raises(ValueError, match="nothing of '!!!' can be read"):
+        model.design(ask[0], "!!!", mask=ask[2], **FAST)
+    with pytest.raises(ValueError, match="mask is of type int"):
+        model.try_on(*ask[:2], mask=3, **FAST)
+    numpy_s = {"seed": np.int64(3), "guidance": np.float32(2), "steps": np.int32(2), "batch_size": np.int16(1)}
+    ours = {"seed": 3, "guidance": 2.0, "steps": 2, "batch_size": 1}
+    assert model.try_on(*ask, **(FAST | numpy_s)) == model.try_on(*ask, **(FAST | ours))  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_meant_is_refused(model: UniFashionModule, files: dict[str, list[Path]], tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
 def exclusive(folder: str | Path, *, wait: float = -1) -> Iterator[Path]:
     """One writer of a folder at a time; what an interrupted one left there is removed. The folder is made.
 
+    Who holds a folder may ask for it again: a change of several steps is one block, around steps that lock by themselves.
+
     Args:
         wait: seconds for another writer to end; below 0 = as long as it takes, and a line says so.
 
@@ -186,7 +188,7 @@ def exclusive(folder: str | Path, *, wait: float = -1) -> Iterator[Path]:
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, mode=0o666 & ~_umask())
+        lock = FileLock(folder.resolve() / LOCK, mode=0o666 & ~_umask(), is_singleton=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:

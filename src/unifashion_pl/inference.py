@@ -8,10 +8,10 @@ batch size. Results lie on the CPU.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
+from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data import decode
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.tasks import modes
@@ -34,6 +36,15 @@ T = TypeVar("T")
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
 
 
+class Reader(Protocol):
+    """A part of the model that reads texts: the backbone, or a text encoder."""
+
+    tokenizer: Any
+
+    def reading_of(self, text: str) -> Reading:
+        """What its vocabulary has of a text."""
+
+
 def image_list(images: Images) -> list[OneImage]:
     """One image or many -> a list; a (B, 3, H, W) tensor is B images.
 
@@ -45,7 +56,7 @@ def image_list(images: Images) -> list[OneImage]:
         items: list[OneImage] = list(images)
     elif isinstance(images, str | Path | Image.Image | Tensor | np.ndarray):
         items = [images]
-    elif isinstance(images, Sequence):
+    elif isinstance(images, Sequence) and not isinstance(images, bytes | bytearray):
         items = list(images)
     else:
         raise TypeError(f"expected an image, a path or a list of them, got {type(images).__name__}")
@@ -97,19 +108,36 @@ def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
 
 
-def text_list(texts: str | Sequence[str]) -> list[str]:
-    """One text or many -> a list.
+def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) -> list[str]:
+    """The texts of a request as a list, if the model can read them. Words that one of the readers has not are named in a warning.
+
+    Args:
+        readers: backbone, text encoder: whoever reads them.
+        strict: refuse texts of which no reader has anything; else a warning names them.
 
     Raises:
-        ValueError: nothing given. TypeError: something that is no text.
+        ValueError: no texts, or with ``strict`` one that says nothing to the model: two such texts would be one and the same request.
     """
-    items = [texts] if isinstance(texts, str) else list(texts)
-    if not items:
-        raise ValueError("the list of texts is empty")
-    for item in items:
-        if not isinstance(item, str):
-            raise TypeError(f"expected texts, got {type(item).__name__}")
-    return items
+    listed = text_list(texts)
+    found = [[reader.reading_of(text) for reader in readers] for text in listed]
+    parts = [part for row in found for part in row]
+    if unknown := _quoted(word for part in parts for word in part.unknown):
+        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=4)
+    if spelled := _quoted(word for part in parts for word in part.spelled):
+        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=4)
+    if silent := [text for text, row in zip(listed, found) if row and not any(part.says for part in row)]:
+        scripts = " or ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
+        message = f"nothing of {_quoted(silent)} can be read by this model's tokenizer: expected words ({scripts} letters)"
+        if strict:
+            raise ArgumentError(message)
+        warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=4)
+    return listed
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    """The first few different texts, for messages."""
+    different = list(dict.fromkeys(texts))
+    return ", ".join(repr(shorten(text, 60)) for text in different[:5]) + " …" * (len(different) > 5)
 
 
 def paired(images: list[OneImage], texts: list[str]) -> tuple[list[OneImage], list[str]]:
@@ -141,6 +169,24 @@ def head_of(model: UniFashionModule, name: str) -> Any:
     return head
 
 
+def readers_of(model: UniFashionModule, *, with_backbone: bool) -> list[Reader]:
+    """Who reads the text of a picture that is to be painted: the head's text encoder, if it has one, and the backbone beside an image."""
+    encoder = getattr(head_of(model, "diffusion"), "text_encoder", None)  # a head of one's own may read no text
+    return [*([model.backbone] if with_backbone else []), *([encoder] if encoder is not None else [])]
+
+
+def check_scales(settings: Mapping[str, Any]) -> None:
+    """Scales of guidance that a person asks for: at 0 the picture would be painted from the absence of what was asked for.
+
+    Raises:
+        ValueError: not a number above 0.
+    """
+    for name in ("guidance", "garment_guidance"):
+        scale, expected = settings.get(name), "a number above 0; 1 = none"
+        if scale is not None and number(scale, name, expected) <= 0:
+            raise ArgumentError(f"{name} is {scale}, expected {expected}")
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Eval mode without gradients; afterwards every module is in the mode it was in."""
@@ -150,8 +196,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], what: str) -> list[Any]:
     """``work`` on batches of items, with a progress bar when there are more than a few."""
-    if size < 1:
-        raise ValueError(f"batch_size is {size}, expected at least 1")
+    size = count(size, "batch_size")
     starts = range(0, len(items), size)
     bar = tqdm(starts, desc=what, unit="batch", disable=len(starts) < 8, leave=False)
     return [work(list(items[start : start + size])) for start in bar]
@@ -173,8 +218,9 @@ def encode_image_sets(
 ) -> dict[str, Tensor]:
     """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
     head, backbone = head_of(model, "retrieval"), model.backbone
-    if unknown := set(query_sets) - set(get_args(QuerySet)):
-        raise ValueError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(get_args(QuerySet))}")
+    known = get_args(QuerySet)
+    if unknown := [str(name) for name in query_sets if not isinstance(name, str) or name not in known]:
+        raise ArgumentError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(known)}")
     names = cast(Sequence[QuerySet], query_sets)
 
     def work(items: list[OneImage]) -> list[Tensor]:
@@ -186,9 +232,16 @@ def encode_image_sets(
     return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(query_sets)}
 
 
-def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_size: int = 256) -> Tensor:
-    """(B, E) unit vectors."""
-    head, listed = head_of(model, "retrieval"), text_list(texts)
+def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_size: int = 256, strict: bool = False) -> Tensor:
+    """(B, E) unit vectors.
+
+    Args:
+        strict: refuse a text of which the model can read nothing; else it gets the vector of an empty text, and a warning names it.
+
+    Raises:
+        ValueError: no texts, something that is no text, or with ``strict`` an unreadable one.
+    """
+    head, listed = head_of(model, "retrieval"), readable(texts, model.backbone, strict=strict)
     model.backbone.warn_if_cut(listed)
     with evaluating(model):
         return torch.cat(
@@ -197,9 +250,13 @@ def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_si
 
 
 def compose(model: UniFashionModule, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
-    """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery."""
+    """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery.
+
+    Raises:
+        ValueError: unequal numbers, or a text of which the model can read nothing.
+    """
     head = head_of(model, "retrieval")
-    listed = text_list(texts)
+    listed = readable(texts, model.backbone)
     model.backbone.warn_if_cut(listed)
     pairs = list(zip(*paired(image_list(images), listed)))
 
@@ -237,7 +294,7 @@ def generate(
     prompt: str | Sequence[str],
     *,
     image: Images | None = None,
-    seed: int | Sequence[int] = 0,
+    seed: Seeds = 0,
     batch_size: int = 4,
     **settings: Any,
 ) -> list[Image.Image]:
@@ -248,17 +305,21 @@ def generate(
         image: reference image(s) whose composition with the text guides the painting (Eq. 12), or None for text alone.
         seed: one for all prompts, or one each. A single prompt with several seeds gives variations.
         settings: of the diffusion head's ``generate``: ``sampler``, ``guidance``, ``steps``.
+
+    Raises:
+        ValueError: unequal numbers, a seed that is no whole number from 0, or a prompt of which the model can read nothing.
     """
     head = head_of(model, "diffusion")
-    prompts = text_list(prompt)
-    seeds = [seed] if isinstance(seed, int) else list(seed)
+    prompts = readable(prompt, *readers_of(model, with_backbone=image is not None))
+    noise = seeds(seed)
+    check_scales(settings)
     images: list[OneImage | None] = list(image_list(image)) if image is not None else [None]
-    n = max(len(prompts), len(seeds), len(images))
-    if any(len(column) not in (1, n) for column in (prompts, seeds, images)):
-        raise ValueError(f"{len(prompts)} prompts, {len(images)} images, {len(seeds)} seeds: expected equal numbers or one")
+    n = max(len(prompts), len(noise), len(images))
+    if any(len(column) not in (1, n) for column in (prompts, noise, images)):
+        raise ValueError(f"{len(prompts)} prompts, {len(images)} images, {len(noise)} seeds: expected equal numbers or one")
     if image is not None:
         model.backbone.warn_if_cut(prompts)
-    rows = [(prompts[i % len(prompts)], images[i % len(images)], seeds[i % len(seeds)]) for i in range(n)]
+    rows = [(prompts[i % len(prompts)], images[i % len(images)], noise[i % len(noise)]) for i in range(n)]
 
     def work(part: list[tuple[str, OneImage | None, int]]) -> list[Image.Image]:
         texts, pictures, own = [p for p, _, _ in part], [i for _, i, _ in part if i is not None], [s for _, _, s in part]
@@ -277,8 +338,8 @@ def gallery(
     model: UniFashionModule,
     images: Images,
     *,
-    ids: Sequence[str] | None = None,
-    captions: Sequence[str] | None = None,
+    ids: Ids | None = None,
+    captions: str | Sequence[str] | None = None,
     query_set: str = "both",
     batch_size: int = 32,
     max_bad: int = 0,
@@ -286,8 +347,8 @@ def gallery(
     """A searchable collection; see :class:`unifashion_pl.gallery.Gallery`.
 
     Args:
-        ids: unique names; None = the paths, or the positions of images that are no paths.
-        captions: one per image, written without sight of any query, or None.
+        ids: unique texts, paths or whole numbers, kept as texts; None = the paths, or the positions of images that are no paths.
+        captions: one per image, written without sight of any query, "" = none; or None.
         query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
         max_bad: images that cannot be read and are left out with a warning; all images are read once before any is embedded.
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
-from unifashion_pl.inference import Images, evaluating, head_of, image_list, in_batches, text_list
+from unifashion_pl.inference import Images, check_scales, evaluating, head_of, image_list, in_batches, readable, readers_of
 from unifashion_pl.tasks.editing import Task, edits
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def try_on(
     *,
     mask: Any = None,
     pose: Any = None,
-    seed: int | Sequence[int] = 0,
+    seed: Seeds = 0,
     batch_size: int = 4,
     paste_back: bool = True,
     **settings: Any,
@@ -66,7 +67,7 @@ def design(
     sketch: Any = None,
     pose: Any = None,
     mask: Any = None,
-    seed: int | Sequence[int] = 0,
+    seed: Seeds = 0,
     batch_size: int = 4,
     paste_back: bool = True,
     **settings: Any,
@@ -77,8 +78,17 @@ def design(
         text: phrases; one of either goes with all of the other.
         sketch: light strokes on black; of several rows a list, or one for all.
         mask, pose, seed, paste_back, settings: as in :func:`try_on`, with the inputs of ``prepare_design``.
+
+    Raises:
+        ValueError: unequal numbers, or a text of which the model can read nothing.
     """
-    columns = {"person": person, "text": text_list(text), "sketch": sketch, "mask": mask, "pose": pose}
+    columns = {
+        "person": person,
+        "text": readable(text, *readers_of(model, with_backbone=True)),
+        "sketch": sketch,
+        "mask": mask,
+        "pose": pose,
+    }
     model.backbone.warn_if_cut(columns["text"])
     columns |= _taken(settings, ("garment", *OF_PERSON))
     return _paint(model, columns, prepare_design, seed, batch_size, paste_back, settings)
@@ -151,16 +161,17 @@ def _paint(
     model: UniFashionModule,
     columns: dict[str, Any],
     prepare: Callable[..., TryOnInputs],
-    seed: int | Sequence[int],
+    seed: Seeds,
     batch_size: int,
     paste_back: bool,
     settings: dict[str, Any],
 ) -> list[Image.Image]:
     head = editing_head(model)
-    painting = {name: settings.pop(name) for name in PAINTING if name in settings}
+    painting = _taken(settings, PAINTING)
+    check_scales(painting)
     common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}
-    rows = _rows({**columns, "seed": seed})
-    seeds = [row.pop("seed") for row in rows]
+    rows = _rows({**columns, "seed": seeds(seed)})
+    noise = [row.pop("seed") for row in rows]
     inputs = [prepare(**row, **common) for row in rows]
 
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
@@ -175,4 +186,4 @@ def _paint(
         return "tryon" if prepare is prepare_tryon else "text" if item.sketches is None else "design"
 
     with evaluating(model), torch.no_grad():
-        return [picture for part in in_batches(list(zip(inputs, seeds)), batch_size, work, "painting") for picture in part]
+        return [picture for part in in_batches(list(zip(inputs, noise)), batch_size, work, "painting") for picture in part]

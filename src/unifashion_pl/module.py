@@ -24,6 +24,7 @@ from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from unifashion_pl.arguments import Ids, Seeds
     from unifashion_pl.gallery import Gallery
     from unifashion_pl.inference import Images, OneImage
 
@@ -317,14 +318,14 @@ class UniFashionModule(L.LightningModule):
 
         return inference.caption(self, images, style=style, **kwargs)
 
-    def generate(self, prompt: str | Sequence[str], image: Images | None = None, seed: int = 0, **kwargs: Any) -> list[Image]:
+    def generate(self, prompt: str | Sequence[str], image: Images | None = None, seed: Seeds = 0, **kwargs: Any) -> list[Image]:
         """Images from text, or from an image and a modifying text."""
         from unifashion_pl import inference
 
         return inference.generate(self, prompt, image=image, seed=seed, **kwargs)
 
     def try_on(
-        self, person: OneImage, garment: Images, mask: Any = None, pose: Any = None, seed: int = 0, **kwargs: Any
+        self, person: OneImage, garment: Images, mask: Any = None, pose: Any = None, seed: Seeds = 0, **kwargs: Any
     ) -> list[Image]:
         """The person wearing each garment; see :func:`unifashion_pl.inference_edits.try_on`."""
         from unifashion_pl import inference_edits
@@ -338,7 +339,7 @@ class UniFashionModule(L.LightningModule):
         sketch: Any = None,
         pose: Any = None,
         mask: Any = None,
-        seed: int = 0,
+        seed: Seeds = 0,
         **kwargs: Any,
     ) -> list[Image]:
         """The person in what text and sketch describe; see :func:`unifashion_pl.inference_edits.design`."""
@@ -347,7 +348,7 @@ class UniFashionModule(L.LightningModule):
         return inference_edits.design(self, person, text, sketch=sketch, pose=pose, mask=mask, seed=seed, **kwargs)
 
     def gallery(
-        self, images: Images, ids: Sequence[str] | None = None, captions: Sequence[str] | None = None, **kwargs: Any
+        self, images: Images, ids: Ids | None = None, captions: str | Sequence[str] | None = None, **kwargs: Any
     ) -> Gallery:
         """A searchable collection of images; see :func:`unifashion_pl.inference.gallery`."""
         from unifashion_pl import inference

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +91,58 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["index", "search", str(tmp_path / "nowhere"), "--text", "red"])
     assert "expected a folder written by Gallery.save" in capsys.readouterr().err
+
+
+def test_requests_that_cannot_be_meant_are_one_sentence(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unifashion_pl.commands.index.load_model", lambda args: model)
+    index = str(tmp_path / "index")
+    main(["index", "build", *catalogue(tmp_path / "a", "red", "blue"), "--out", index])
+    for options, said in (
+        (["--text", "red", "-k", "0"], "k is 0, expected at least 1"),
+        (["--text", "red", "-k", "-1"], "k is -1, expected at least 1"),
+        (["--text", ""], "nothing of '' can be read by this model's tokenizer"),
+        (["--text", "!!!"], "nothing of '!!!' can be read"),
+        (["--text", "", "--image", str(tmp_path / "a" / "red.png")], "nothing of '' can be read"),
+        ([], "give a text, an image, or both"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["index", "search", index, *options])
+        assert ended.value.code == 2
+        assert f"unifashion index: {said}" in capsys.readouterr().err
+
+
+def test_an_index_that_is_none_is_left_alone(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unifashion_pl.commands.index.load_model", lambda args: model)
+    options = catalogue(tmp_path / "a", "red")
+    for command in (["add", str(tmp_path / "no"), *options], ["remove", str(tmp_path / "no"), "red"]):
+        with pytest.raises(SystemExit):
+            main(["index", *command])
+        assert "expected a folder written by Gallery.save" in capsys.readouterr().err
+        assert not (tmp_path / "no").exists()
+    with pytest.raises(SystemExit):
+        main(["index", "build", *options, "--out", str(tmp_path / "a" / "red.png")])
+    assert "a file stands where a folder is needed" in capsys.readouterr().err
+    main(["index", "build", *options, "--out", str(tmp_path / "index")])
+    (tmp_path / "index" / "gallery.json").write_text("{")
+    with pytest.raises(SystemExit) as ended:
+        main(["index", "add", str(tmp_path / "index"), *options])
+    assert ended.value.code == 2
+    assert "gallery.json is not the gallery.json of a gallery" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_that_add_at_once_both_add(tmp_path: Path, model: UniFashionModule) -> None:
+    """Two processes; the second waits for the first."""
+    index = tmp_path / "index"
+    main(["index", "build", *catalogue(tmp_path / "a", "red"), "--out", str(index)])
+    more = [catalogue(tmp_path / name, name) for name in ("blue", "green", "white")]
+    command = [sys.executable, "-m", "unifashion_pl", "index", "add", str(index)]
+    running = [subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) for options in more]
+    said = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert sorted(line.rsplit("added, 0 replaced, ")[1].split()[0] for line in said) == ["2", "3", "4"]
+    assert sorted(Gallery.load(index, model).ids) == ["blue", "green", "red", "white"]

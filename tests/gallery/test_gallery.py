@@ -1,49 +1,27 @@
-"""Galleries and sessions against brute force, on a real small model."""
+"""Galleries against brute force, on a real small model; what is asked of them."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from galleries import N, make_model, pictures, same
 from PIL import Image
-from small import images, small_backbone
 
-from unifashion_pl.gallery import Gallery, Hit, Session
+from unifashion_pl.gallery import Gallery
 from unifashion_pl.inference import gallery as build
 from unifashion_pl.module import UniFashionModule
-from unifashion_pl.tasks.retrieval import RetrievalModule
 
-N = 9
 TEXTS = [f"a {c} {g}" for c in ("red", "blue", "black") for g in ("dress", "shirt", "skirt")]
-
-
-def make_model(seed: int = 0) -> UniFashionModule:
-    torch.manual_seed(seed)
-    # weights large enough that the outputs of an untrained model differ by more than rounding
-    model = UniFashionModule(small_backbone(seed, initializer_range=0.3), RetrievalModule(hidden_size=32, embed_dim=8))
-    with torch.no_grad():
-        model.backbone.target_query_tokens.add_(torch.randn(1, 4, 32) * 0.5)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def model() -> UniFashionModule:
     return make_model()
-
-
-def pictures(n: int = N) -> torch.Tensor:
-    """Coarse random patterns: unlike fine noise, an untrained tower tells them apart."""
-    return F.interpolate(images(n, 2, seed=5).float(), size=(32, 32), mode="nearest").byte()
-
-
-def same(one: list[Hit], two: list[Hit]) -> bool:
-    """Equal but for the last bits, which depend on where tensors lie in memory."""
-    return [h.id for h in one] == [h.id for h in two] and [h.score for h in one] == pytest.approx(
-        [h.score for h in two], abs=1e-6
-    )
 
 
 @pytest.fixture
@@ -93,8 +71,11 @@ def test_wrong_query_set_is_refused(model: UniFashionModule, captioned: Gallery)
         captioned.search(text="red")
     with pytest.raises(RuntimeError, match="query_set='target' or 'both'"):
         build(model, pictures(2), query_set="reference").search(text="red", image=pictures()[0])
-    with pytest.raises(ValueError, match="query_set is 'other'"):
-        Gallery(model, "other")
+    for other in ("other", ["both"], None):
+        with pytest.raises(ValueError, match="query_set is .*, expected one of reference, target, both"):
+            Gallery(model, other)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown query set 'both'; known are reference, target"):
+        captioned.by_vector(torch.ones(8), "both")
 
 
 def test_saved_and_loaded(model: UniFashionModule, captioned: Gallery, tmp_path: Path) -> None:
@@ -102,8 +83,10 @@ def test_saved_and_loaded(model: UniFashionModule, captioned: Gallery, tmp_path:
     loaded = Gallery.load(folder, model)
     question = {"text": "in red", "image": pictures()[0]}
     assert same(loaded.search(**question), captioned.search(**question))  # type: ignore[arg-type]
-    assert sorted(p.name for p in folder.iterdir()) == ["gallery.json", "gallery.safetensors"]
+    names = sorted(p.name for p in folder.iterdir())
+    assert names == [".lock", json.loads((folder / "gallery.json").read_text())["tensors"], "gallery.json"]
     captioned.save(folder)
+    assert sorted(p.name for p in folder.iterdir()) == names
 
 
 def test_a_gallery_of_another_model_is_refused(gallery: Gallery, tmp_path: Path) -> None:
@@ -160,41 +143,119 @@ def test_equal_scores_come_in_the_order_of_ids(model: UniFashionModule) -> None:
     assert [h.id for h in made.search(text="red")] == ["a", "b", "c"]
 
 
-def test_session_adds_wishes_and_takes_them_back(gallery: Gallery) -> None:
-    session = gallery.session(pictures()[0], k=3)
-    start = session.hits
-    first = session.refine("longer sleeves")
-    second = session.refine(" in red ")
-    assert second == gallery.search(text="longer sleeves and in red", image=pictures()[0], k=3)
-    assert session.texts == ("longer sleeves", "in red")
-    assert session.undo() == first
-    assert session.undo() == start == session.hits
-    with pytest.raises(ValueError, match="nothing to undo"):
-        session.undo()
-
-
-def test_session_may_look_from_a_hit(gallery: Gallery) -> None:
-    session = Session(gallery, text="a red dress", k=2)
-    session.look_from(pictures()[4])
-    assert session.hits[0].id == "i4"
-    assert session.texts == ()
-    assert session.refine("shorter") == gallery.search(text="shorter", image=pictures()[4], k=2)
-    assert len(session) == 2
-
-
-def test_failed_steps_leave_the_session(model: UniFashionModule) -> None:
-    session = build(model, pictures(), query_set="reference").session(pictures()[0])
-    with pytest.raises(RuntimeError, match="made with reference queries"):
-        session.refine("longer")
-    with pytest.raises(ValueError, match="refine needs a text"):
-        session.refine("  ")
-    assert session.texts == ()
-    with pytest.raises(ValueError, match="starts from"):
-        Session(session.gallery)
-
-
 def test_images_without_names_can_be_added_after_some_were_removed(model: UniFashionModule) -> None:
     gallery = build(model, list(pictures(3)))
     assert gallery.ids == ["0", "1", "2"]
     gallery.remove("0").add([pictures(4)[3]])
     assert gallery.ids == ["1", "2", "3"]
+
+
+def test_an_id_is_the_same_however_it_is_written(model: UniFashionModule, tmp_path: Path) -> None:
+    made = build(model, pictures(4), ids=np.arange(101, 105))
+    assert made.ids == ["101", "102", "103", "104"]
+    for one in (101, "101", np.int64(101), torch.tensor(101), Path("101")):
+        assert one in made
+        for some in (one, [one], (one, 999), {"101"}, np.array([101]), range(101, 102), iter([one])):
+            assert [h.id for h in made.search(image=pictures()[0], exclude=some)].count("101") == 0  # type: ignore[arg-type]
+    assert 105 not in made
+    assert len(made.search(text="red", exclude=["no-such", Path("none")])) == 4
+    assert made.remove(101).remove(np.array([102])).remove("103").ids == ["104"]
+    assert build(model, pictures()[0], ids="whole").ids == ["whole"]
+    for wrong in (1.0, True, None, b"101", [None], [1.5], np.array([1.0, 2.0]), [[1]], ["\udcff"]):
+        for ask in (
+            lambda: made.search(text="red", exclude=wrong),  # noqa: B023
+            lambda: made.remove(wrong),  # noqa: B023
+            lambda: build(model, pictures()[0], ids=[wrong]),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match=r"an id is|half a character"):
+                ask()
+    with pytest.raises(ValueError, match="3 images but 1 ids"):
+        build(model, pictures(3), ids="abc")
+    with pytest.raises(ValueError, match="3 images but 1 captions"):
+        build(model, pictures(3), captions="red")
+    with pytest.raises(TypeError, match="an id is 101.0"):
+        101.0 in made  # noqa: B015
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, 2.0, True, "2", None, float("nan"), [1, 2]])
+def test_a_number_of_hits_is_a_whole_number_from_1(gallery: Gallery, k: object) -> None:
+    for ask in (gallery.search, gallery.session, lambda text, k: gallery.by_vector(torch.ones(8), "reference", k)):
+        with pytest.raises(ValueError, match="k is .*, expected (a whole number|at least 1)"):
+            ask(text="red", k=k)
+    assert len(gallery.search(text="red", k=np.int64(2))) == len(gallery.session(text="red", k=torch.tensor(2)).hits) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:not in this model's vocabulary")
+@pytest.mark.parametrize("text", ["", "   ", "\n", "!!!", "...", "???", "赤いドレス", "красное платье", "ثوب أحمر", "\u200b"])
+def test_what_cannot_be_read_is_no_request(gallery: Gallery, text: str) -> None:
+    for ask in (
+        lambda: gallery.search(text=text),
+        lambda: gallery.search(text=text, image=pictures()[0]),
+        lambda: gallery.session(text=text),
+        lambda: gallery.session(pictures()[0], text=text),
+        lambda: gallery.session(pictures()[0]).refine(text),
+    ):
+        with pytest.raises(
+            ValueError, match="nothing of .* can be read by this model's tokenizer: expected words .Latin|refine needs a text"
+        ):
+            ask()
+
+
+def test_words_that_are_not_read_are_named(gallery: Gallery) -> None:
+    with pytest.warns(UserWarning, match="not in this model's vocabulary, so not read: 'платье'$"):
+        assert len(gallery.search(text="red платье", k=2)) == 2
+    with pytest.warns(UserWarning, match="read letter by letter, so without a meaning: 'zzqx'$"):
+        gallery.search(text="red zzqx dress")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gallery.search(text="a red – long – dress, size 38")
+
+
+def test_one_request_is_one_request(gallery: Gallery) -> None:
+    with pytest.raises(ValueError, match="search takes one text, got 2"):
+        gallery.search(text=["red", "blue"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected a text or a list of texts, got int"):
+        gallery.search(text=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="expected an image, a path or a list of them, got bytes"):
+        gallery.search(image=b"\xff\xd8")  # type: ignore[arg-type]
+    for weight in (float("nan"), float("inf"), "1", None, True):
+        with pytest.raises(ValueError, match="caption_weight is .*, expected a finite number"):
+            gallery.search(text="red", caption_weight=weight)  # type: ignore[arg-type]
+    assert same(gallery.search(text="red", caption_weight=np.float32(0)), gallery.search(text="red", caption_weight=0.0))  # type: ignore[arg-type]
+
+
+def test_vectors_without_numbers_find_nothing(gallery: Gallery, model: UniFashionModule) -> None:
+    query = model.encode_text("red")[0]
+    expected = gallery.by_vector(query, "reference")
+    for same_query in (query.numpy(), query.tolist(), query.double()):
+        assert same(gallery.by_vector(same_query, "reference"), expected)  # type: ignore[arg-type]
+    for wrong, said in (
+        (query * float("nan"), "holds NaN or infinite"),
+        (query.double() * 1e300, "holds NaN or infinite"),
+        (query * 0, "all zero"),
+        (query[None], r"of shape \(1, 8\), expected one vector of 8 numbers"),
+        (query[:4], r"of shape \(4,\)"),
+        (query > 0, "torch.bool"),
+        ("red", "expected 8 numbers"),
+        (None, "expected 8 numbers"),
+        (torch.full((8,), 3e38), "scores are NaN or infinite"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            gallery.by_vector(wrong, "reference")  # type: ignore[arg-type]
+    broken = make_model()
+    with torch.no_grad():
+        broken.retrieval_head.vision_proj.weight[0, 0] = float("nan")  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="the vectors of a, b are NaN or infinite"):
+        build(broken, pictures(2), ids=["a", "b"])
+
+
+def test_a_caption_that_cannot_be_read_counts_as_none(model: UniFashionModule) -> None:
+    with pytest.warns(UserWarning, match="can read nothing of 1 captions, which count as none: 'красное платье'"):
+        made = build(model, pictures(2), ids=["a", "b"], captions=["красное платье", " "])
+    assert {h.caption_score for h in made.search(text="a red dress")} == {0.0}
+    assert made.captions == ["красное платье", " "]
+
+
+def test_numbers_as_long_as_names_do_not_end_a_gallery(model: UniFashionModule) -> None:
+    made = build(model, list(pictures(2)), ids=["9" * 5000, "7"])
+    assert made.add([pictures()[4]]).ids[-1] == "8"

@@ -15,7 +15,7 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
-from unifashion_pl.backbone.tokenizer import MAX_WORDS, clean_text, load_tokenizer, warn_of_cut
+from unifashion_pl.backbone.tokenizer import MAX_WORDS, Reading, clean_text, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
 from unifashion_pl.weights.initial import load_bert
@@ -148,6 +148,10 @@ class QFormerBackbone(nn.Module):
             [len(self.tokenizer(clean_text(t, words)).input_ids) for t in texts] for words in (sys.maxsize, MAX_WORDS)
         )
         warn_of_cut(texts, whole, [min(length, self.max_text_tokens) for length in kept], "the Q-Former")
+
+    def reading_of(self, text: str) -> Reading:
+        """What the vocabulary has of a text as :meth:`tokenize` reads it; for users' texts, training's may be empty."""
+        return reading_of(self.tokenizer, clean_text(text))
 
     def image_features(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) -> (B, P, W). A frozen tower runs without gradient; ``ln_vision`` always has one.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
@@ -59,6 +63,50 @@ def warn_of_cut(texts: Sequence[str], lengths: Sequence[int], read: Sequence[int
             "the end is not read",
             stacklevel=4,
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a vocabulary makes of a text.
+
+    Attributes:
+        says: anything of the text that says something is read.
+        unknown: words that are not read.
+        spelled: words that are read letter by letter, so that no model can have learned what they mean.
+    """
+
+    says: bool
+    unknown: tuple[str, ...]
+    spelled: tuple[str, ...]
+
+
+def reading_of(tokenizer: Any, text: str) -> Reading:
+    """See :class:`Reading`. Letters, digits and pictographs say something; blanks and punctuation, known or not, do not."""
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    words: dict[int, list[tuple[int, int]]] = {}
+    read: list[str] = []
+    unknown: list[str] = []
+    for id, (start, end), word in zip(found.input_ids, found.offset_mapping, found.word_ids()):
+        words.setdefault(word, []).append((start, end))
+        if any(map(_says, text[start:end])):
+            (unknown if id == tokenizer.unk_token_id else read).append(text[start:end])
+    wholes = [(text[parts[0][0] : parts[-1][1]], len(parts)) for parts in words.values()]
+    spelled = [word for word, pieces in wholes if pieces == len(word) > 2 and word.isalpha()]
+    return Reading(bool(read), tuple(unknown), tuple(spelled))
+
+
+def scripts_of(tokenizer: Any) -> str:
+    """The scripts that most of a vocabulary's letters belong to, e.g. ``Latin``."""
+    letters = Counter(c for token in tokenizer.get_vocab() for c in token if c.isalpha())
+    scripts: Counter[str] = Counter()
+    for letter, times in letters.items():
+        scripts[unicodedata.name(letter, "UNKNOWN").split()[0].capitalize()] += times
+    return ", ".join(name for name, _ in scripts.most_common(3))
+
+
+def _says(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return kind[0] in "LN" or kind == "So"
 
 
 def shorten(text: str, width: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,22 +80,40 @@ def _load(args: argparse.Namespace) -> Gallery:
     return Gallery.load(args.index, load_model(args))
 
 
+@contextmanager
+def _changing(args: argparse.Namespace) -> Iterator[Gallery]:
+    """The index, saved when the block ends well; other commands that would change it wait until then."""
+    from unifashion_pl.files import exclusive
+    from unifashion_pl.gallery import Gallery
+    from unifashion_pl.gallery.store import description_at
+
+    description_at(args.index)
+    model = load_model(args)
+    with exclusive(args.index):
+        gallery = Gallery.load(args.index, model)
+        yield gallery
+        gallery.save(args.index)
+
+
 def _index_build(args: argparse.Namespace) -> int:
-    rows = _rows(args)
-    gallery = load_model(args).gallery(**rows, query_set=args.queries)
-    print(gallery.save(args.out))
+    from unifashion_pl.files import check_writable, exclusive
+
+    rows, out = _rows(args), check_writable(args.out, folder=True)
+    model = load_model(args)
+    with exclusive(out):
+        print(model.gallery(**rows, query_set=args.queries).save(out))
     return 0
 
 
 def _index_add(args: argparse.Namespace) -> int:
     from unifashion_pl.data.plan import some
 
-    rows, gallery = _rows(args), _load(args)
-    known = sorted(set(rows["ids"]) & set(gallery.ids))
-    if known and not args.replace:
-        raise ValueError(f"{args.index} has {some(known)} already: --replace takes the new images instead")
-    gallery.remove(known).add(**rows)
-    gallery.save(args.index)
+    rows = _rows(args)
+    with _changing(args) as gallery:
+        known = sorted(set(rows["ids"]) & set(gallery.ids))
+        if known and not args.replace:
+            raise ValueError(f"{args.index} has {some(known)} already: --replace takes the new images instead")
+        gallery.remove(known).add(**rows)
     print(f"{len(rows['ids']) - len(known)} added, {len(known)} replaced, {len(gallery)} images in {args.index}")
     return 0
 
@@ -101,10 +121,10 @@ def _index_add(args: argparse.Namespace) -> int:
 def _index_remove(args: argparse.Namespace) -> int:
     from unifashion_pl.data.plan import some
 
-    gallery = _load(args)
-    if unknown := set(args.ids) - set(gallery.ids):
-        raise ValueError(f"not in {args.index}, which holds {len(gallery)} images: {some(sorted(unknown))}")
-    gallery.remove(args.ids).save(args.index)
+    with _changing(args) as gallery:
+        if unknown := set(args.ids) - set(gallery.ids):
+            raise ValueError(f"not in {args.index}, which holds {len(gallery)} images: {some(sorted(unknown))}")
+        gallery.remove(args.ids)
     print(f"{len(set(args.ids))} removed, {len(gallery)} images in {args.index}")
     return 0
 

@@ -44,6 +44,10 @@ def read_picture(subject: str, value: ImageLike) -> Image.Image:
 
 
 def _bytes(subject: str, array: NDArray[Any]) -> NDArray[np.uint8]:
+    if not isinstance(array, np.ndarray):
+        raise InputError(
+            subject, f"is of type {type(array).__name__}", "a path, a picture, an array or a tensor", "Pass one of these"
+        )
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):

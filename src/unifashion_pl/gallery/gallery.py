@@ -6,26 +6,26 @@ Letters: M images, Q query tokens, E embedding width.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unifashion_pl.inference import Images, compose, encode_image, encode_image_sets, encode_text, image_list
+from unifashion_pl import files
+from unifashion_pl.arguments import ArgumentError, Id, Ids, choice, count, identifier, identifiers, number, text_list, vector
+from unifashion_pl.backbone.tokenizer import shorten
+from unifashion_pl.gallery import store
+from unifashion_pl.inference import Images, compose, encode_image, encode_image_sets, encode_text, head_of, image_list
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 
 if TYPE_CHECKING:
     from unifashion_pl.gallery.session import Session
     from unifashion_pl.module import UniFashionModule
 
-FORMAT = 1
-DESCRIPTION, TENSORS = "gallery.json", "gallery.safetensors"
 QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 
@@ -69,20 +69,26 @@ class Gallery:
     """
 
     def __init__(self, model: UniFashionModule, query_set: str = "both") -> None:
-        if query_set not in QUERY_SETS:
-            raise ValueError(f"query_set is {query_set!r}, expected one of {', '.join(QUERY_SETS)}")
+        if not isinstance(query_set, str) or query_set not in QUERY_SETS:
+            raise ArgumentError(f"query_set is {query_set!r}, expected one of {', '.join(QUERY_SETS)}")
         self.model = model
         self.query_set = query_set
         self.ids: list[str] = []
         self.captions: list[str] = []
         self.tokens: dict[str, Tensor] = {}
         self.caption_vectors: Tensor | None = None
+        self._at: tuple[Path, str] | None = None  # the folder that it was read from or written to, and its state then
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __contains__(self, key: object) -> bool:
-        return key in self.ids
+        """Whether an id is there; ids are converted as in :meth:`add`.
+
+        Raises:
+            TypeError: something that is no id.
+        """
+        return identifier(cast(Id, key)) in self.ids
 
     def __repr__(self) -> str:
         captioned = sum(bool(c) for c in self.captions)
@@ -91,18 +97,21 @@ class Gallery:
     def add(
         self,
         images: Images,
-        ids: Sequence[str] | None = None,
-        captions: Sequence[str] | None = None,
+        ids: Ids | None = None,
+        captions: str | Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> Gallery:
         """Embed and append images; arguments as in :func:`unifashion_pl.inference.gallery`. Nothing is added on an error.
 
+        A caption of which the model can read nothing counts as none in searches, and a warning names it.
+
         Raises:
-            ValueError: other numbers of ids or captions than images, or an id that is there already.
+            ValueError: other numbers of ids or captions than images, an id that is there already or is none, or an image whose vectors
+                are no numbers.
         """
         items = image_list(images)
-        names = [str(i) for i in ids] if ids is not None else self._names(items)
-        texts = list(captions) if captions is not None else [""] * len(items)
+        names = self._names(items) if ids is None else identifiers(ids)
+        texts = [""] * len(items) if captions is None else text_list(captions)
         for what, column in (("ids", names), ("captions", texts)):
             if len(column) != len(items):
                 raise ValueError(f"{len(items)} images but {len(column)} {what}")
@@ -111,6 +120,8 @@ class Gallery:
             raise ValueError(f"ids must be unique, these are there already: {', '.join(twice[:5])}")
         new = encode_image_sets(self.model, items, QUERY_SETS[self.query_set], batch_size=batch_size)
         vectors = self._embed_captions(texts, next(iter(new.values())).shape[-1])
+        for tensor in (*new.values(), vectors):
+            _check_finite(tensor, names)
         self.tokens = {name: torch.cat([self.tokens[name], t]) if self.ids else t for name, t in new.items()}
         self.caption_vectors = torch.cat([self.caption_vectors, vectors]) if self.caption_vectors is not None else vectors
         self.ids += names
@@ -118,25 +129,32 @@ class Gallery:
         return self
 
     def _names(self, items: Sequence[Any]) -> list[str]:
-        numbers = [int(name) for name in self.ids if name.isdecimal()]
+        numbers = [int(name) for name in self.ids if name.isdecimal() and len(name) < 19]
         first = max([len(self) - 1, *numbers]) + 1
-        return [str(x) if isinstance(x, str | Path) else str(first + i) for i, x in enumerate(items)]
+        return [identifier(x) if isinstance(x, str | Path) else str(first + i) for i, x in enumerate(items)]
 
     def _embed_captions(self, texts: Sequence[str], width: int) -> Tensor:
-        """(n, E), zero where there is no caption."""
+        """(n, E), zero where there is no caption, or none that the model can read."""
         vectors = torch.zeros(len(texts), width)
-        present = [i for i, text in enumerate(texts) if text]
+        given = [i for i, text in enumerate(texts) if text.strip()]
+        present = [i for i in given if self.model.backbone.reading_of(texts[i]).says]
+        if silent := sorted(set(given) - set(present)):
+            names = ", ".join(repr(shorten(texts[i], 40)) for i in silent[:3])
+            warnings.warn(
+                f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}", stacklevel=4
+            )
         if present:
             vectors[present] = encode_text(self.model, [texts[i] for i in present])
         return vectors
 
-    def remove(self, ids: str | Iterable[str]) -> Gallery:
-        """Take images out.
+    def remove(self, ids: Ids) -> Gallery:
+        """Take images out; ids are converted as in :meth:`add`.
 
         Raises:
             KeyError: ids that are not there; nothing is removed then.
+            ValueError: something that is no id.
         """
-        gone = {ids} if isinstance(ids, str) else set(ids)
+        gone = set(identifiers(ids))
         if unknown := sorted(gone - set(self.ids)):
             raise KeyError(f"not in the gallery of {len(self)} images: {', '.join(unknown[:5])}")
         keep = [i for i, name in enumerate(self.ids) if name not in gone]
@@ -153,57 +171,69 @@ class Gallery:
         k: int = 10,
         *,
         caption_weight: float = 1.0,
-        exclude: Iterable[str] = (),
+        exclude: Ids = (),
     ) -> list[Hit]:
         """The k best images, best first; equal scores in the order of ids.
 
         Args:
             text: a description, or with ``image`` a modifying text.
             image: one image: a reference, or without ``text`` an example of what is wanted.
+            k: at least 1.
             caption_weight: of the caption score, for galleries with captions.
-            exclude: ids to leave out.
+            exclude: ids to leave out, converted as in :meth:`add`; those that are not there change nothing.
 
         Raises:
-            ValueError: neither text nor image, several images, or an empty gallery.
+            ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, or an
+                empty gallery.
             RuntimeError: the gallery was made without the query set that this search needs.
         """
         if not self.ids:
             raise ValueError("the gallery is empty")
         if text is None and image is None:
             raise ValueError("give a text, an image, or both")
-        if image is not None and len(image_list(image)) != 1:
-            raise ValueError(f"search takes one image, got {len(image_list(image))}")
+        for what, given in (
+            ("image", image_list(image) if image is not None else []),
+            ("text", text_list(text) if text is not None else []),
+        ):
+            if len(given) > 1:
+                raise ValueError(f"search takes one {what}, got {len(given)}")
+        how = _Asked(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
         if image is not None and text is not None:
-            return self.by_vector(compose(self.model, image, text)[0], "target", k, caption_weight, exclude)
+            return self._by_vector(compose(self.model, image, text)[0], "target", how)
         if text is not None:
-            return self.by_vector(encode_text(self.model, text)[0], "reference", k, caption_weight, exclude)
+            return self._by_vector(encode_text(self.model, text, strict=True)[0], "reference", how)
         assert image is not None
-        return self._by_example(encode_image(self.model, image)[0], k, exclude)
+        return self._by_example(encode_image(self.model, image)[0], how)
 
     def by_vector(
-        self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Iterable[str] = ()
+        self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = ()
     ) -> list[Hit]:
-        """Search with a ready query vector (E,) in the space of a query set."""
+        """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
+        how = _Asked(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
+        return self._by_vector(vector, choice(query_set, "query set", USES), how)
+
+    def _by_vector(self, query: Any, query_set: str, how: _Asked) -> list[Hit]:
         tokens = self._tokens(query_set)
+        query = vector(query, tokens.shape[-1])
         with exact_fp32(tokens.device):
-            image = token_scores(vector[None].float(), tokens)[0]
-            caption = self.caption_vectors @ vector.float() if self.caption_vectors is not None else torch.zeros(len(self))
-        score = image + caption_weight * caption
+            image = token_scores(query[None], tokens)[0]
+            caption = self.caption_vectors @ query if self.caption_vectors is not None else torch.zeros(len(self))
+        score = image + how.caption_weight * caption
         hits = []
-        for i in self._best(score, k, exclude):
+        for i in self._best(score, how):
             with exact_fp32(tokens.device):
-                token = int((tokens[i] @ vector.float()).argmax())
+                token = int((tokens[i] @ query).argmax())
             text = self.captions[i] or None
             part = float(caption[i]) if text else None
             hits.append(Hit(self.ids[i], float(score[i]), float(image[i]), token, part, text))
         return hits
 
-    def _by_example(self, query: Tensor, k: int, exclude: Iterable[str]) -> list[Hit]:
+    def _by_example(self, query: Tensor, how: _Asked) -> list[Hit]:
         """Each of the example's tokens finds its best match in an image; the score is their mean."""
         tokens = self._tokens("reference")
         with exact_fp32(tokens.device):
             score = token_scores(query, tokens).mean(0)
-        return [Hit(self.ids[i], float(score[i]), float(score[i])) for i in self._best(score, k, exclude)]
+        return [Hit(self.ids[i], float(score[i]), float(score[i])) for i in self._best(score, how)]
 
     def _tokens(self, query_set: str) -> Tensor:
         if query_set not in self.tokens:
@@ -213,11 +243,14 @@ class Gallery:
             )
         return self.tokens[query_set]
 
-    def _best(self, scores: Tensor, k: int, exclude: Iterable[str]) -> list[int]:
-        left_out = set(exclude)
+    def _best(self, scores: Tensor, how: _Asked) -> list[int]:
+        if not scores.isfinite().all():
+            raise ValueError(
+                "scores are NaN or infinite: the query's numbers, caption_weight or the model's weights are out of range"
+            )
         values = scores.tolist()
         order = sorted(range(len(values)), key=lambda i: (-values[i], self.ids[i]))
-        return [i for i in order if self.ids[i] not in left_out][:k]
+        return [i for i in order if self.ids[i] not in how.exclude][: how.k]
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
         """Start a search that is refined step by step."""
@@ -226,28 +259,37 @@ class Gallery:
         return Session(self, image=image, text=text, k=k)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``gallery.safetensors`` and ``gallery.json``; an older gallery there is replaced as a whole.
+        """Write ``gallery.json`` and the file of tensors that it names; an older gallery there is replaced as a whole, in one step.
+
+        To change a gallery that others may change too, hold its folder (:func:`unifashion_pl.files.exclusive`) while it is loaded, changed
+        and saved, as ``unifashion index add`` does.
 
         Returns:
             The folder.
+
+        Raises:
+            RuntimeError: it was read from this folder, or saved there, and another process has changed it since: what that one added
+                would be lost.
+            WriteError: the folder cannot be written; an older gallery is as it was.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"tokens.{name}": tokens.contiguous() for name, tokens in self.tokens.items()}
+        tensors = {f"tokens.{name}": tokens for name, tokens in self.tokens.items()}
         if self.caption_vectors is not None:
-            tensors["captions"] = self.caption_vectors.contiguous()
+            tensors["captions"] = self.caption_vectors
         description = {
-            "format": FORMAT,
             "query_set": self.query_set,
             "model": fingerprint(self.model),
             "ids": self.ids,
             "captions": self.captions,
         }
-        save_file(tensors, folder / (TENSORS + ".part"), metadata={"format": "pt"})
-        text = json.dumps(description, ensure_ascii=False, indent=1) + "\n"
-        (folder / (DESCRIPTION + ".part")).write_text(text, encoding="utf-8")
-        for name in (TENSORS, DESCRIPTION):
-            os.replace(folder / (name + ".part"), folder / name)
+        with files.exclusive(folder):
+            place, now = folder.resolve(), store.state_of(folder)
+            if self._at is not None and self._at[0] == place and now not in (None, self._at[1]):
+                raise RuntimeError(
+                    f"the gallery in {folder} was changed by another process since it was read: load it again and repeat the change, "
+                    "or save to another folder"
+                )
+            self._at = place, store.write(folder, description, tensors)
         return folder
 
     @classmethod
@@ -256,28 +298,46 @@ class Gallery:
 
         Raises:
             FileNotFoundError: no gallery there.
-            ValueError: another format, or a gallery of another model: its vectors would mean nothing to this one.
+            ValueError: another format, a damaged file, or a gallery of another model: its vectors would mean nothing to this one.
         """
         folder = Path(folder)
-        for name in (DESCRIPTION, TENSORS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} has no {name}: expected a folder written by Gallery.save")
-        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
-            raise ValueError(f"{folder / DESCRIPTION} has format {content.get('format')!r}, this version reads {FORMAT}")
-        if content["model"] != fingerprint(model):
+        stored = store.read(folder)
+        content, own = stored.description, fingerprint(model)
+        if content.model != own:
             raise ValueError(
-                f"the gallery in {folder} was made by another model ({content['model']}, this one is {fingerprint(model)}): "
+                f"the gallery in {folder} was made by another model ({shorten(content.model, 16)}, this one is {own}): "
                 "load that model, or build the gallery again"
             )
-        gallery = cls(model, content["query_set"])
-        tensors = load_file(folder / TENSORS)
-        gallery.ids, gallery.captions = content["ids"], content["captions"]
-        gallery.tokens = {n.removeprefix("tokens."): t for n, t in tensors.items() if n.startswith("tokens.")}
-        gallery.caption_vectors = tensors.get("captions")
-        if any(len(t) != len(gallery.ids) for t in tensors.values()):
-            raise ValueError(f"{folder / TENSORS} does not belong to {DESCRIPTION}: other numbers of images")
+        gallery, width = cls(model, content.query_set), head_of(model, "retrieval").text_proj.out_features
+        shapes: dict[str, tuple[int, ...]] = {"captions": (len(content.ids), width)}
+        for name in QUERY_SETS[content.query_set]:
+            shapes[f"tokens.{name}"] = (len(content.ids), model.backbone.num_queries, width)
+        store.check_tensors(stored, folder, shapes)
+        gallery.ids, gallery.captions = content.ids, content.captions
+        gallery.tokens = {n.removeprefix("tokens."): t for n, t in stored.tensors.items() if n.startswith("tokens.")}
+        gallery.caption_vectors = stored.tensors.get("captions")
+        gallery._at = folder.resolve(), stored.state
         return gallery
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How many hits, the weight of captions, and the ids to leave out."""
+
+    k: int
+    caption_weight: float
+    exclude: frozenset[str]
+
+
+def _check_finite(vectors: Tensor, ids: Sequence[str]) -> None:
+    """Refuse vectors (n, …) that are NaN or infinite.
+
+    Raises:
+        ArgumentError: with the ids.
+    """
+    if bad := (~vectors.flatten(1).isfinite().all(1)).nonzero().flatten().tolist():
+        names = ", ".join(ids[row] for row in bad[:5])
+        raise ArgumentError(f"the vectors of {names} are NaN or infinite: look at the model's weights")
 
 
 def fingerprint(model: UniFashionModule) -> str:

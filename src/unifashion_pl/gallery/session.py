@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from unifashion_pl.inference import Images, image_list, open_image
+from unifashion_pl.arguments import count
+from unifashion_pl.inference import Images, image_list, open_image, readable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,11 +43,12 @@ class Session:
     """
 
     def __init__(self, gallery: Gallery, image: Images | None = None, text: str | None = None, k: int = 10) -> None:
-        if image is None and not (text or "").strip():
+        if image is None and text is None:
             raise ValueError("a session starts from an image, a text, or both")
         self.gallery = gallery
-        self.k = k
-        self._steps = [Step(_reference(image) if image is not None else None, (text.strip(),) if text else ())]
+        self.k = count(k, "k")
+        texts = () if text is None else (self._wish(text),)
+        self._steps = [Step(_reference(image) if image is not None else None, texts)]
         self.hits = self._search()
 
     @property
@@ -62,11 +64,11 @@ class Session:
         """Add a wish and search again.
 
         Raises:
-            ValueError: an empty text.
+            ValueError: an empty text, or one of which the model can read nothing.
         """
-        if not text.strip():
+        if isinstance(text, str) and not text.strip():
             raise ValueError("refine needs a text, e.g. 'longer sleeves'")
-        return self._go(replace(self._steps[-1], texts=(*self.texts, text.strip())))
+        return self._go(replace(self._steps[-1], texts=(*self.texts, self._wish(text))))
 
     def look_from(self, image: Images) -> list[Hit]:
         """Make another image the reference, e.g. that of a hit; earlier wishes are forgotten."""
@@ -83,6 +85,13 @@ class Session:
         self._steps.pop()
         self.hits = self._search()
         return self.hits
+
+    def _wish(self, text: str) -> str:
+        """One text that can be read by itself: beside earlier wishes nobody would notice that it cannot."""
+        listed = readable(text, self.gallery.model.backbone)
+        if len(listed) != 1:
+            raise ValueError(f"a wish is one text, e.g. 'longer sleeves', got {len(listed)}")
+        return listed[0].strip()
 
     def _go(self, step: Step) -> list[Hit]:
         """Take a step; one that fails leaves the session as it was."""

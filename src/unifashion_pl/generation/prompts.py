@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
-from unifashion_pl.backbone.tokenizer import load_tokenizer, warn_of_cut
+from unifashion_pl.backbone.tokenizer import Reading, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.weights.files import floating, load_part
 
 
@@ -64,6 +64,10 @@ class PromptEncoder(nn.Module):
         ).input_ids
         states: Tensor = self.model(input_ids=ids.to(self.model.device)).last_hidden_state
         return states
+
+    def reading_of(self, text: str) -> Reading:
+        """What the vocabulary has of a text; for users' texts, training's may be empty."""
+        return reading_of(self.tokenizer, text)
 
 
 def warn_if_cut(encoder: PromptEncoder, texts: Sequence[str]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from unifashion_pl import arguments
 from unifashion_pl.generation.schedules import build_scheduler
 
 #: (latents (B, C, h, w), timesteps (B,)) -> eps of the same shape as the latents.
@@ -22,19 +23,21 @@ def start_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.devi
 
     Drawn on the CPU, so that a seed gives the same picture whatever its batch and device.
     """
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in arguments.seeds(seeds)]
     return torch.stack(noise).to(device)
 
 
-def check_scales(**scales: float | None) -> None:
-    """Scales of guidance; None = the usual one.
+def scale_of(guidance: Any, name: str) -> float:
+    """A scale of guidance: 1 = none, 0 = as if the condition were absent, a control.
 
     Raises:
-        ValueError: infinite or not a number.
+        ValueError: not a number from 0.
     """
-    for name, scale in scales.items():
-        if scale is not None and not math.isfinite(scale):
-            raise ValueError(f"{name} is {scale}, expected a number; 1 = none")
+    expected = "a number from 0; 1 = none"
+    scale = arguments.number(guidance, name, expected)
+    if scale < 0:
+        raise arguments.ArgumentError(f"{name} is {scale:g}, expected {expected}")
+    return scale
 
 
 def guided(

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unifashion_pl import arguments
+
 TRAIN_STEPS = 1000
 
 #: beta 0.00085 to 0.012, linear in sqrt(beta), eps-prediction.
@@ -54,9 +56,8 @@ def steps_of(sampler: str, steps: int | None = None) -> int:
     Raises:
         ValueError: unknown sampler, or a number of steps outside 1 to 1000.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; known are {', '.join(SAMPLERS)}")
-    steps = SAMPLERS[sampler].steps if steps is None else steps
+    sampler = arguments.choice(sampler, "sampler", SAMPLERS)
+    steps = SAMPLERS[sampler].steps if steps is None else arguments.whole(steps, "steps")
     if not 1 <= steps <= TRAIN_STEPS:
         raise ValueError(f"sampling takes 1 to {TRAIN_STEPS} steps, got {steps}")
     return steps

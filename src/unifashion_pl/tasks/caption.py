@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
+from unifashion_pl import arguments
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.tasks.base import TaskModule
@@ -151,9 +152,9 @@ class CaptionModule(TaskModule):
             return []
         tokenizer = self.language_model.tokenizer
         config = GenerationConfig(
-            num_beams=num_beams,
+            num_beams=arguments.count(num_beams, "num_beams"),
             do_sample=False,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=arguments.count(max_new_tokens, "max_new_tokens"),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -161,7 +162,9 @@ class CaptionModule(TaskModule):
         )
         # transformers 5's own `repetition_penalty` takes the padding of the mask for ids of a prompt, which embeddings do not have,
         # and spares as many generated tokens: captions would depend on their batch.
-        penalty = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(float(repetition_penalty))])
+        penalty = LogitsProcessorList(
+            [RepetitionPenaltyLogitsProcessor(arguments.number(repetition_penalty, "repetition_penalty"))]
+        )
         with evaluating(self.adapter, self.language_model):
             embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
             ids = self.language_model.model.generate(
@@ -183,8 +186,7 @@ class CaptionModule(TaskModule):
         return embeddings, pad_sequence(ones, batch_first=True, padding_side=padding_side).to(queries.device)
 
     def _instruction_text(self, style: str) -> str:
-        if style not in self.styles:
-            raise ValueError(f"unknown caption style {style!r}; known are {', '.join(sorted(self.styles))}")
+        style = arguments.choice(style, "caption style", sorted(self.styles))
         instruction = self.styles[style]
         ids = self._encode(instruction)
         if len(ids) > self.max_instruction_tokens:

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl import arguments
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.attention import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
-from unifashion_pl.generation.sampling import Conditions, check_scales, guided, released_start, sample, start_noise
+from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, scale_of, start_noise
 from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, draw_timesteps, signal_of, training_noise
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
@@ -273,11 +274,10 @@ class DiffusionModule(TaskModule):
         progress: bool = False,
     ) -> Tensor:
         """:meth:`generate` before the autoencoder: (B, 4, H/f, W/f) float32."""
-        check_scales(guidance=guidance)
-        if guidance is None:
-            guidance = self.usual_guidance("caption" if queries is None else "composed")
+        usual = self.usual_guidance("caption" if queries is None else "composed")
+        scale = usual if guidance is None else scale_of(guidance, "guidance")
         context = self.build_context(queries, prompts)
-        absent = [(guidance, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
+        absent = [(scale, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
         noise = self._noise(seeds, self.size)
         return sample(
             guided(self.denoiser, {"context": context}, absent), noise, sampler=sampler, steps=steps, progress=progress
@@ -321,24 +321,23 @@ class DiffusionModule(TaskModule):
             raise ValueError(f"persons are {tuple(batch.pixels.shape[-2:])}, this head paints {self.edit_size}")
         if start not in ("noise", "released"):
             raise ValueError(f"unknown start {start!r}; known are noise, released")
-        if not 0 <= garment_until <= 1:
-            raise ValueError(
-                f"garment_until is {garment_until}, expected 0 to 1, the part of the steps in which the garment is read"
-            )
-        check_scales(guidance=guidance, garment_guidance=garment_guidance)
-        if guidance is None:
-            guidance = self.usual_guidance("tryon" if bool(batch.has_photo.all()) else "design")
+        until = arguments.number(garment_until, "garment_until")
+        if not 0 <= until <= 1:
+            raise ValueError(f"garment_until is {until:g}, expected 0 to 1, the part of the steps in which the garment is read")
+        usual = self.usual_guidance("tryon" if bool(batch.has_photo.all()) else "design")
+        scale = usual if guidance is None else scale_of(guidance, "guidance")
+        garment_scale = scale_of(garment_guidance, "garment_guidance")
         with evaluating(self):
             conditions = editing.encoded(self.vae, self.denoiser, batch, sample=False)
             context = self.build_context(queries, batch.texts, has_queries=batch.has_image)
             conditions["context"] = context
-            absent: list[tuple[float, Conditions]] = [(guidance, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
+            absent: list[tuple[float, Conditions]] = [(scale, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
             if "gate" in conditions:
-                absent.append((garment_guidance, {"gate": torch.zeros_like(conditions["gate"])}))
+                absent.append((garment_scale, {"gate": torch.zeros_like(conditions["gate"])}))
             noise = self._noise(seeds, self.edit_size)
             if start == "released":
                 noise = released_start(noise, self.vae.encode(batch.pixels).float(), self.alpha_bar)
-            predict = guided(self._until(garment_until), conditions, absent)
+            predict = guided(self._until(until), conditions, absent)
             return self.vae.decode(sample(predict, noise, sampler=sampler, steps=steps, progress=progress))
 
     def usual_guidance(self, kind: str) -> float:

@@ -1,0 +1,35 @@
+"""A small model with a retrieval head and pictures that it tells apart, for the tests of galleries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import images, small_backbone
+
+from unifashion_pl.gallery import Hit
+from unifashion_pl.module import UniFashionModule
+from unifashion_pl.tasks.retrieval import RetrievalModule
+
+N = 9
+
+
+def make_model(seed: int = 0) -> UniFashionModule:
+    torch.manual_seed(seed)
+    # weights large enough that the outputs of an untrained model differ by more than rounding
+    model = UniFashionModule(small_backbone(seed, initializer_range=0.3), RetrievalModule(hidden_size=32, embed_dim=8))
+    with torch.no_grad():
+        model.backbone.target_query_tokens.add_(torch.randn(1, 4, 32) * 0.5)
+    return model.eval()
+
+
+def pictures(n: int = N) -> torch.Tensor:
+    """Coarse random patterns: unlike fine noise, an untrained tower tells them apart."""
+    return F.interpolate(images(n, 2, seed=5).float(), size=(32, 32), mode="nearest").byte()
+
+
+def same(one: list[Hit], two: list[Hit]) -> bool:
+    """Equal but for the last bits, which depend on where tensors lie in memory."""
+    return [h.id for h in one] == [h.id for h in two] and [h.score for h in one] == pytest.approx(
+        [h.score for h in two], abs=1e-6
+    )
