@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 Family = Literal["cross", "itg", "q2i"]
@@ -203,6 +204,17 @@ def left_out(model: nn.Module) -> set[str]:
     """Names of a UniFashionModule's state that its checkpoints do not hold."""
     parts = set(model.leave_out)  # type: ignore[arg-type]
     return {name for name in model.state_dict() if part_of(name) in parts} if parts else set()
+
+
+def drop_unbuilt(model: nn.Module, state: dict[str, Any]) -> None:
+    """Take the tensors of heads that a model was built without out of a checkpoint's state; a line names the heads."""
+    unbuilt = {name.split(".")[0] for name in state if name.split(".")[0].endswith("_head")} - {
+        name for name, _ in model.named_children()
+    }
+    for name in [name for name in state if name.split(".")[0] in unbuilt]:
+        del state[name]
+    if unbuilt:
+        rank_zero_only(print)(f"weights: not built here, left out: {', '.join(sorted(unbuilt))}")
 
 
 def check_left_out(model: nn.Module) -> None:

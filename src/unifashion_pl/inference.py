@@ -24,6 +24,7 @@ from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data import decode
 from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.learned import require
 from unifashion_pl.tasks import modes
 
 if TYPE_CHECKING:
@@ -240,8 +241,10 @@ def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_si
 
     Raises:
         ValueError: no texts, something that is no text, or with ``strict`` an unreadable one.
+        RuntimeError: the model has not learned to match texts and images.
     """
     head, listed = head_of(model, "retrieval"), readable(texts, model.backbone, strict=strict)
+    require(model, "retrieval")
     model.backbone.warn_if_cut(listed)
     with evaluating(model):
         return torch.cat(
@@ -254,8 +257,10 @@ def compose(model: UniFashionModule, images: Images, texts: str | Sequence[str],
 
     Raises:
         ValueError: unequal numbers, or a text of which the model can read nothing.
+        RuntimeError: the model has not learned to compose.
     """
     head = head_of(model, "retrieval")
+    require(model, "composed")
     listed = readable(texts, model.backbone)
     model.backbone.warn_if_cut(listed)
     pairs = list(zip(*paired(image_list(images), listed)))
@@ -277,8 +282,12 @@ def caption(
     Args:
         style: ``fashion200k``, ``fashiongen`` or ``fashioniq`` (Table 7).
         settings: of the caption head's ``generate``, e.g. ``num_beams``, ``max_new_tokens``.
+
+    Raises:
+        RuntimeError: the model has not learned to caption.
     """
     head = head_of(model, "caption")
+    require(model, "caption")
 
     def work(items: list[OneImage]) -> list[str]:
         queries = model.backbone.image_pass(model.backbone.image_features(pixels_for(model, items)))
@@ -308,8 +317,10 @@ def generate(
 
     Raises:
         ValueError: unequal numbers, a seed that is no whole number from 0, or a prompt of which the model can read nothing.
+        RuntimeError: the model has not learned to paint from this.
     """
     head = head_of(model, "diffusion")
+    require(model, "generation" if image is None else "composed generation")
     prompts = readable(prompt, *readers_of(model, with_backbone=image is not None))
     noise = seeds(seed)
     check_scales(settings)

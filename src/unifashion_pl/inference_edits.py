@@ -15,6 +15,7 @@ from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
 from unifashion_pl.inference import Images, check_scales, evaluating, head_of, image_list, in_batches, readable, readers_of
+from unifashion_pl.learned import require
 from unifashion_pl.tasks.editing import Task, edits
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def _paint(
     settings: dict[str, Any],
 ) -> list[Image.Image]:
     head = editing_head(model)
+    require(model, "try-on" if prepare is prepare_tryon else "design")
     painting = _taken(settings, PAINTING)
     check_scales(painting)
     common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}

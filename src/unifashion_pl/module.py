@@ -11,12 +11,13 @@ import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
 
+from unifashion_pl import learned
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.callbacks import StepSeeds, Streams
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
-from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, left_out, part_of, settle
+from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, drop_unbuilt, left_out, part_of, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
 from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
@@ -51,7 +52,13 @@ class UniFashionModule(L.LightningModule):
             the list is one source of several parts, e.g. the runs of phase 1's stages, a later one before an earlier one.
         leave_out: parts that checkpoints do not hold, because building the model loads them from published weights: ``vision``,
             ``llm``, ``vae``, ``clip_text``. They have to be frozen.
+
+    Attributes:
+        learned: tasks that optimiser steps were taken for, over all stages of its training (see :mod:`unifashion_pl.learned`); None = not
+            known, as of a model that was built by hand.
     """
+
+    learned: frozenset[str] | None
 
     def __init__(
         self,
@@ -89,6 +96,9 @@ class UniFashionModule(L.LightningModule):
         self.evaluator = evaluator or Evaluator()
         self.painter = painter or Painter()
         self.leave_out = tuple(leave_out)
+        self.learned = frozenset() if self.hparams else None
+        self._announced: frozenset[str] | None = None
+        self._in_step: set[str] = set()
         if init_from:
             from unifashion_pl.weights.checkpoint import load_weights
 
@@ -116,8 +126,11 @@ class UniFashionModule(L.LightningModule):
         for family in self.active_families:
             head = heads[family]
             assert head is not None
-            for name, loss in head.losses(self.backbone, batch, encoding).items():
-                losses[name] = self.loss_weights[family] * loss
+            found = head.losses(self.backbone, batch, encoding)
+            losses |= {name: self.loss_weights[family] * loss for name, loss in found.items()}
+            if found:
+                edits = None if self.diffusion_head is None else self.diffusion_head.editing.tasks
+                self._in_step |= learned.taught(batch, [family], edits)
         return losses
 
     def training_step(self, batch: dict[str, TrainBatch], batch_idx: int) -> Tensor:
@@ -134,6 +147,11 @@ class UniFashionModule(L.LightningModule):
         total = torch.stack(terms).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.learned is not None:
+            self.learned |= self._in_step
+        self._in_step.clear()
 
     def train(self, mode: bool = True) -> UniFashionModule:
         """Frozen parts stay in eval mode: no dropout, no running statistics."""
@@ -196,17 +214,32 @@ class UniFashionModule(L.LightningModule):
             state["backbone.target_query_tokens"] = state["backbone.query_tokens"]
         for name in left_out(self) & checkpoint["state_dict"].keys():
             del checkpoint["state_dict"][name]
+        checkpoint[learned.KEY] = learned.stored(self.learned)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lend the dropped parts to a checkpoint, so that everything else is still compared name by name."""
+        """Lend the dropped parts to a checkpoint, so that everything else is still compared name by name.
+
+        Heads that this model was built without are left out where nothing is trained further.
+        """
+        self._announced = learned.of_checkpoint(checkpoint)
         if "state_dict" not in checkpoint:  # FSDP2 has loaded it already, see sharding
+            learned.give(self, self._announced)
             return
-        own = self.state_dict()
-        checkpoint["state_dict"].update({name: own[name] for name in left_out(self) - checkpoint["state_dict"].keys()})
+        own, state = self.state_dict(), checkpoint["state_dict"]
+        if self._trainer is None or not self.trainer.training:
+            drop_unbuilt(self, state)
+        state.update({name: own[name] for name in left_out(self) - state.keys()})
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module; what the weights have :attr:`learned` is not known then, unless a checkpoint said so before."""
+        learned.give(self, self._announced)
+        self._announced = None
+        return super().load_state_dict(*args, **kwargs)
 
     def on_validation_epoch_start(self) -> None:
         gather(self)
-        self.evaluator.start("validation")
+        learned.say_if_random(self)
+        self.evaluator.start("validation", self.trainer.val_dataloaders, self.trainer.limit_val_batches)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.evaluator.update(self, batch)
@@ -222,7 +255,8 @@ class UniFashionModule(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         gather(self)
-        self.evaluator.start("test")
+        learned.say_if_random(self)
+        self.evaluator.start("test", self.trainer.test_dataloaders, self.trainer.limit_test_batches)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.evaluator.update(self, batch)
@@ -234,6 +268,7 @@ class UniFashionModule(L.LightningModule):
 
     def on_predict_epoch_start(self) -> None:
         gather(self)
+        learned.say_if_random(self)
         self.painter.start(self, self._folder("predict"))
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
+
+import yaml
 
 EXTENDS = "# extends:"
 
@@ -57,17 +60,41 @@ def config_chain(name: str, above: tuple[Path, ...] = ()) -> list[str]:
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:
-    """Replace the value of every ``--config`` (or ``-c``) by its :func:`config_chain`."""
-    out: list[str] = []
+    """The command, every ``--config`` (or ``-c``) with its :func:`config_chain`, then all other options.
+
+    Options come last, so that what is said on the command line holds whether it stands before or behind a config.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    pending = False
     for arg in args:
-        if out and out[-1] in ("--config", "-c"):
-            out.pop()
-            names = config_chain(arg)
-        elif arg.startswith("--config="):
-            names = config_chain(arg.removeprefix("--config="))
+        if pending or arg.startswith("--config="):
+            configs += [part for name in config_chain(arg.removeprefix("--config=")) for part in ("--config", name)]
+            pending = False
+        elif arg in ("--config", "-c"):
+            pending = True
         else:
-            out.append(arg)
-            continue
-        for name in names:
-            out += ["--config", name]
-    return out
+            others.append(arg)
+    return [*others[:1], *configs, *others[1:], *(["--config"] if pending else [])]
+
+
+def nulls(args: Sequence[str], section: str = "model") -> set[str]:
+    """Names of a section that the last config that names them sets to null.
+
+    Args:
+        args: as :func:`resolve_configs` returns them.
+    """
+    last: dict[str, object] = {}
+    for option, name in pairwise(args):
+        if option == "--config":
+            inline = name.lstrip().startswith("{")
+            content = yaml.safe_load(name if inline else Path(name).read_text(encoding="utf-8"))
+            named = content.get(section) if isinstance(content, dict) else None
+            last |= named if isinstance(named, dict) else {}
+    return {key for key, value in last.items() if value is None}
+
+
+def with_config(args: Sequence[str], config: str) -> list[str]:
+    """Arguments of :func:`resolve_configs` with one more config, behind all that there are and before the options."""
+    end = next((i for i in range(1, len(args), 2) if args[i] != "--config"), len(args))
+    return [*args[:end], "--config", config, *args[end:]]

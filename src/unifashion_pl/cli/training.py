@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.cli import LightningCLI
 
-from unifashion_pl.cli.configs import resolve_configs
+from unifashion_pl.cli.configs import nulls, resolve_configs, with_config
 from unifashion_pl.module import UniFashionModule
 
 #: Parts of ``model`` that are no part of what was trained.
 OF_THE_COMMAND = ("evaluator", "painter")
+HEADS = ("retrieval", "caption", "diffusion")
 
 
 class UniFashionCLI(LightningCLI):
     """LightningCLI whose evaluations log beside the training run, not over its learning curves.
 
-    A checkpoint given by ``--ckpt_path`` says what the model is; how it is evaluated and painted with is the command's to say.
+    A checkpoint given by ``--ckpt_path`` says what the model is, but for heads that a config sets to null and for options of the command
+    line, which both hold; how it is evaluated and painted with is the command's to say.
     """
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        self._args: list[str] = list(args)
+        super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         chosen = self.config.get(self.config.get("subcommand"))
-        asked = {name: chosen.model.get(name) for name in OF_THE_COMMAND} if chosen is not None else {}
-        super()._parse_ckpt_path()
-        for name, value in asked.items():
-            if value is not None:
-                self.config[self.config.subcommand].model[name] = value
+        if chosen is None or chosen.get("ckpt_path") is None:
+            return
+        chosen.ckpt_path = found = checkpoint(str(chosen.ckpt_path), self.config.subcommand, chosen.trainer)
+        if not Path(found).is_file():
+            return
+        section = torch.load(found, map_location="cpu", mmap=True, weights_only=True).get("hyper_parameters") or {}
+        if section:
+            self._lay_below_options({name: value for name, value in section.items() if not name.startswith("_")})
+            self.config[self.config.subcommand].ckpt_path = found
+
+    def _lay_below_options(self, section: dict[str, Any]) -> None:
+        """A checkpoint's model over that of the configs and below the options of the command line."""
+        left = {*OF_THE_COMMAND, *(nulls(self._args) & {*HEADS})}
+        model = json.dumps({"model": {name: value for name, value in section.items() if name not in left}})
+        self.config = self.parser.parse_args(with_config(self._args, model))
+        self.config[self.config.subcommand].model.init_from = None  # the checkpoint has all weights
 
     def before_instantiate_classes(self) -> None:
         logger = self.config[self.subcommand].trainer.logger
@@ -54,6 +75,49 @@ def train(args: list[str]) -> None:
         save_config_kwargs={"overwrite": True},
         args=resolve_configs(args),
     )
+
+
+def checkpoint(asked: str, command: str, trainer: Any) -> str:
+    """The file or folder that ``--ckpt_path`` means.
+
+    Args:
+        asked: a path, ``last``, ``best``, ``hpc``, or an address that Lightning reads.
+        command: ``fit`` leaves ``last`` to Lightning, which starts anew where there is none, so that a job can be put into a queue again.
+        trainer: its config.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint: nothing else is measured in its place.
+    """
+    registry = asked.startswith("registry") and find_spec("litmodels") is not None
+    if Path(asked).exists() or "://" in asked or registry or (command == "fit" and asked in ("last", "hpc")):
+        return asked
+    folders = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in trainer.callbacks or ()]
+    places = [Path(str(folder)) for folder in folders if folder]
+    if asked == "hpc":
+        places, pattern = [Path(str(trainer.default_root_dir or "."))], "hpc_ckpt_*.ckpt"
+    elif asked == "last":
+        pattern = "last*.ckpt"
+    elif asked == "best":
+        raise FileNotFoundError(
+            f"--ckpt_path best: which checkpoint was the best is known to the process that trained alone; name its file{_there(places)}"
+        )
+    else:
+        raise FileNotFoundError(
+            f"--ckpt_path {asked}: there is no such file{_there(places) or ' (train first, or look for the path)'}"
+        )
+    found = [path for place in places for path in place.glob(pattern)]
+    if not found:
+        where = ", ".join(map(str, places)) or "no folder, because no ModelCheckpoint names a dirpath"
+        raise FileNotFoundError(
+            f"--ckpt_path {asked}: no {pattern} was found (looked in {where}); train first, or name the checkpoint's file"
+        )
+    return str(max(found, key=lambda path: path.stat().st_mtime))
+
+
+def _there(places: Sequence[Path]) -> str:
+    """The checkpoints that there are, as the end of a sentence."""
+    names = sorted(str(path) for place in places for path in place.glob("*.ckpt"))
+    return f"; there are {', '.join(names[:5])}" if names else ""
 
 
 def _not_from_itself(config: Any) -> None:

@@ -128,17 +128,27 @@ class PairAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, image = meta_of(raw, PairMeta), painted(raw, "image", self.pixels)
-        key = meta.get("id", raw.key)
-        if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{key}").random() < self.flip:
+        row, image = self.described(raw, draw), painted(raw, "image", self.pixels)
+        if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{row['key']}").random() < self.flip:
             image = image.flip(-1)
-        name = meta.get("name", "")
+        return {
+            **row,
+            "image": seen(raw, "image", self.encoder, image),
+            "pixels": self.pixels(image) if self.pixels and image is not None else None,
+        }
+
+    def described(self, raw: RawSample, draw: Draw) -> Row:
+        """The row without its picture.
+
+        Raises:
+            DamagedSample: the description is absent or broken.
+        """
+        meta = meta_of(raw, PairMeta)
+        key, name = meta.get("id", raw.key), meta.get("name", "")
         description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
         text = product_text(name, description, self.text, draw)
         return {
             "key": key,
-            "image": seen(raw, "image", self.encoder, image),
-            "pixels": self.pixels(image) if self.pixels and image is not None else None,
             "text": text,
             "caption": product_text(name, description, self.caption, draw),
             "product": number_of(text if self.same == "text" else str(meta.get("product", raw.key))),

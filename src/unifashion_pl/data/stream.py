@@ -353,7 +353,7 @@ class EvalLoader(Generic[B]):
         workers: Workers = Workers(),
     ) -> None:
         _check_source(source, assembler)
-        self.source, self.batch_size = source, batch_size
+        self.source, self.assembler, self.batch_size = source, assembler, batch_size
         own = range(place.rank, len(source.keys), place.world)
         self.requests = [_Request(list(own[i : i + batch_size]), EVALUATION) for i in range(0, len(own), batch_size)]
         self._loader = workers.loader(_Batches(source, assembler, strict=True), self.requests, persistent=False)

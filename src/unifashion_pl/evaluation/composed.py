@@ -193,8 +193,15 @@ class ComposedEvaluation:
             text = self.metric.protocol((gallery, *HEADLINE[1:])) + "/chance"
             for name, value in {**levels, **averages(levels, self.metric.ks)}.items():
                 n = queries.get(name.partition("/")[0], sum(queries.values()))
-                records.append(ResultRecord(name, value, "percent", n, text, implementation="hypergeometric"))
+                records.append(
+                    ResultRecord(name, value, "percent", n, text, self._asked(name), implementation="hypergeometric")
+                )
         return records
+
+    def _asked(self, metric: str) -> int | None:
+        """Queries of the whole split that a number is about; None = not known."""
+        expected = self.metric.expected
+        return None if expected is None else expected.get(metric.partition("/")[0], sum(expected.values()))
 
     def _gallery_captions(self, team: Team) -> dict[str, dict[str, str]]:
         """Category -> image id -> caption over all ranks, sorted by id."""
@@ -233,7 +240,13 @@ class ComposedEvaluation:
         protocol = self.metric.protocol(HEADLINE).replace("/image(score=itc", "/caption(score=bm25")
         return [
             ResultRecord(
-                name, value, "percent", counts.get(name.partition("/")[0], len(queries)), protocol, implementation="BM25"
+                name,
+                value,
+                "percent",
+                counts.get(name.partition("/")[0], len(queries)),
+                protocol,
+                self._asked(name),
+                implementation="BM25",
             )
             for name, value in text_only_floor(queries, captions, self.metric.ks).items()
         ]

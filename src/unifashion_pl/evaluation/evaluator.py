@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,13 +14,15 @@ import torch
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Outcome, team_of_all
 from unifashion_pl.evaluation.composed import ComposedEvaluation
+from unifashion_pl.evaluation.coverage import Coverage
 from unifashion_pl.evaluation.edits import EditEvaluation
 from unifashion_pl.evaluation.pairs import PairEvaluation
 from unifashion_pl.evaluation.robustness import NAME as ROBUSTNESS
 from unifashion_pl.evaluation.robustness import RobustComposedEvaluation, RobustPairEvaluation
 from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, CaptionEvaluation, ImageEvaluation
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
-from unifashion_pl.metrics.records import write_records
+from unifashion_pl.learned import Task, label
+from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.provenance import __version__, commit, weights_hash
 from unifashion_pl.report.runfolder import PREDICTIONS, image_name, write_lines
@@ -27,6 +31,14 @@ if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 Stage = Literal["validation", "test"]
+#: Part of an evaluation -> what a model has to have learned for it; persons may be painted from a text, too.
+TASK_OF: dict[str, Task] = {
+    "pairs": "retrieval",
+    "composed": "composed",
+    "captions": "caption",
+    "images": "generation",
+    "edits": "try-on",
+}
 Part = PairEvaluation | ComposedEvaluation | CaptionEvaluation | ImageEvaluation | EditEvaluation
 
 
@@ -101,11 +113,21 @@ class Evaluator:
         self.num_beams, self.max_new_tokens, self.batch_size = num_beams, max_new_tokens, batch_size
         self.word_checks = word_checks if word_checks is not None else {"category": list(GARMENTS), "colour": list(COLOURS)}
         self.shown, self.top_k, self.seed = shown, top_k, seed
+        self._told: set[str] = set()
         self.start("validation")
 
-    def start(self, stage: Stage) -> None:
-        """Forget everything and prepare for an epoch of this stage."""
+    def start(self, stage: Stage, loaders: Any = (), limit: float | None = None) -> None:
+        """Forget everything and prepare for an epoch of this stage.
+
+        Args:
+            loaders: whose batches will come, so that it is known how many samples there are.
+            limit: the trainer's on their batches: a count, or a share; None = none.
+
+        Raises:
+            ValueError: see :class:`~unifashion_pl.evaluation.coverage.Coverage`.
+        """
         self.stage: Stage = stage
+        self._coverage = Coverage(loaders, limit)
         self._started = time.monotonic()
         self._parts: dict[tuple[str, str], Part] = {}
         self._model: UniFashionModule | None = None
@@ -115,6 +137,7 @@ class Evaluator:
     def update(self, model: UniFashionModule, batch: Batch) -> None:
         """Embed a batch and remember what the end of the epoch needs. Training triplets are ignored."""
         self._model = model
+        self._coverage.add(batch)
         for kind in self._kinds(model, batch):
             match self._part(kind, batch.dataset), batch:
                 case PairEvaluation() as part, PairBatch() as pairs:
@@ -187,8 +210,13 @@ class Evaluator:
         team = team_of_all()
         names = sorted({name for part in team.objects(sorted(self._parts)) for name in part})
         full = out_dir is not None
-        outcomes = [self._finish_part(self._part(*name), team, full) for name in names]
-        values = {name: value for outcome in outcomes for name, value in outcome.values.items()}
+        self._coverage.close(team)
+        if team.rank == 0:
+            for note in [note for note in self._coverage.notes() if note not in self._told]:
+                print(f"{self.stage}: {note}")
+                self._told.add(note)
+        outcomes = [self._finish_part(*name, team, full) for name in names]
+        values = named_apart(outcomes)
         if out_dir is not None:
             self._write(out_dir, outcomes, team)
         self._samples = [o for o in outcomes if o.files or "captions" in o.lines]
@@ -196,12 +224,33 @@ class Evaluator:
         self._model = None
         return values
 
-    def _finish_part(self, part: Part, team: Team, full: bool) -> Outcome:
+    def _finish_part(self, kind: str, dataset: str, team: Team, full: bool) -> Outcome:
+        part, coverage = self._part(kind, dataset), self._coverage
+        whole = coverage.whole(dataset) if full and coverage.missed((dataset, "pairs")) else None
         if isinstance(part, CaptionEvaluation):
-            return part.finish(team, self._model, full)
-        if isinstance(part, ImageEvaluation | EditEvaluation):
-            return part.finish(team, self._model)
-        return part.finish(team, full)
+            outcome = part.finish(team, self._model, full, None if whole is None else whole.captioned)
+        elif isinstance(part, ImageEvaluation | EditEvaluation):
+            outcome = part.finish(team, self._model)
+        elif isinstance(part, PairEvaluation):
+            outcome = part.finish(team, full, None if whole is None else whole.catalogue)
+        else:
+            outcome = part.finish(team, full)
+        outcome.records = [self._completed(record, kind, dataset) for record in outcome.records]
+        return outcome
+
+    def _completed(self, record: ResultRecord, kind: str, dataset: str) -> ResultRecord:
+        """A record with its dataset, how many there are in all, and what is wrong with weights or data."""
+        kinds = {"composed": ("gallery", "queries"), "edits": ("tryon",)}.get(kind, ("pairs",))
+        keys = [(dataset, name) for name in kinds]
+        if record.n_expected is None:
+            there = self._coverage.total(keys[-1])
+            drawn = kind in ("images", "edits") or self._coverage.missed(keys[-1])
+            record = replace(record, n_expected=there if drawn else record.n)
+        for key in keys:
+            record = self._coverage.labelled(record, key)
+        task: Task = "design" if kind == "edits" and f"{dataset}/design" in record.protocol else TASK_OF[kind]
+        weights = label(self._model, task) if self._model is not None else None
+        return replace(record, dataset=dataset, weights=weights)
 
     def _write(self, out_dir: Path, outcomes: Sequence[Outcome], team: Team) -> None:
         """Pictures travel to rank 0, which writes all files."""
@@ -249,6 +298,23 @@ class Evaluator:
                     _log_text(one, f"{outcome.dataset}/captions", lines, step)
                 for name, data in outcome.files.items():
                     _log_image(one, f"{outcome.dataset}/{name}", data, step)
+
+
+def named_apart(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Values of all outcomes by name; names that two datasets would share begin with the whole name of each.
+
+    >>> parts = [Outcome("shop/val", {"shop/t2i/R@1": 1.0}), Outcome("shop/test", {"shop/t2i/R@1": 2.0})]
+    >>> named_apart(parts), named_apart(parts[:1])
+    ({'shop/val/t2i/R@1': 1.0, 'shop/test/t2i/R@1': 2.0}, {'shop/t2i/R@1': 1.0})
+    """
+    times = Counter(name for outcome in outcomes for name in outcome.values)
+    shared = {name.partition("/")[0] for name, count in times.items() if count > 1}
+    values = {}
+    for outcome in outcomes:
+        for name, value in outcome.values.items():
+            short, _, rest = name.partition("/")
+            values[f"{outcome.dataset}/{rest}" if short in shared else name] = value
+    return values
 
 
 def _log_text(logger: Any, tag: str, lines: Sequence[dict[str, Any]], step: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
 from unifashion_pl.inference import evaluating, head_of
+from unifashion_pl.learned import require
 from unifashion_pl.metrics.leaks import check_provenance
 from unifashion_pl.provenance import weights_hash
 
@@ -42,10 +43,11 @@ def write_gallery_captions(
         ``out``.
 
     Raises:
-        RuntimeError: a model without a caption head.
+        RuntimeError: a model without a caption head, or that has not learned to caption.
         ValueError: no gallery image among the batches.
     """
     head = head_of(model, "caption")
+    require(model, "caption")
     provenance: dict[str, Any] = {
         "captioner": "unifashion_pl caption head",
         "weights_hash": weights_hash(model),

@@ -27,6 +27,8 @@ from unifashion_pl.files import replacing, writing
 from unifashion_pl.generation.schedules import steps_of
 from unifashion_pl.inference import head_of
 from unifashion_pl.inference_edits import editing_head
+from unifashion_pl.learned import Task as LearnedTask
+from unifashion_pl.learned import lacks
 from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import from_json
 from unifashion_pl.report.runfolder import image_name
@@ -39,6 +41,15 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.jsonl"
 #: Name of the PNG text that holds a picture's line.
 CHUNK = "unifashion"
+#: What is painted -> the task that a model has to have learned for it.
+LEARNED: dict[str, LearnedTask] = {
+    "caption": "generation",
+    "reconstruction": "generation",
+    "composed": "composed generation",
+    "tryon": "try-on",
+    "design": "design",
+    "text": "design",
+}
 #: Of a line, what only the finished file has.
 AFTER = ("file", "sha256")
 
@@ -165,6 +176,8 @@ class Painter:
         head = model.diffusion_head
         assert head is not None
         kind = self._kind(batch)
+        if sentence := lacks(model, LEARNED[kind]):
+            warnings.warn(sentence, stacklevel=2)
         guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
         size = head.edit_size if isinstance(batch, TryOnBatch) else head.size
         made_by = {**self._made_by, "size": list(size)}

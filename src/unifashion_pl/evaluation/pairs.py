@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.evaluation.collect import Chosen, Line, Outcome, chance_recall, fingerprint, thumbnail
+from unifashion_pl.metrics.candidates import Catalogue
 from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
@@ -71,14 +73,19 @@ class PairEvaluation:
             if self.images.wants(key, key):
                 self.images.add(key, key, (product, tokens[i].cpu()))
 
-    def finish(self, team: Team, full: bool) -> Outcome:
-        """Metrics on every rank; with ``full`` also records, prediction lines and the list of thumbnails they need."""
+    def finish(self, team: Team, full: bool, whole: Catalogue | None = None) -> Outcome:
+        """Metrics on every rank; with ``full`` also records, prediction lines and the list of thumbnails they need.
+
+        Args:
+            whole: all pairs of the dataset, where only a part of them was seen.
+        """
         outcome = Outcome(self.dataset, values=self._values(self.metric.compute()), thumbnails=self.thumbnails)
         if not full or not outcome.values:
             return outcome
         rows = {k: v for part in team.objects(self.rows) for k, v in part.items()}
         ranked = self.metric.per_query()
-        outcome.records = [*self.metric.records(data_hash=fingerprint(rows)), *self._chance(ranked)]
+        records = [*self.metric.records(data_hash=fingerprint(rows)), *self._chance(ranked)]
+        outcome.records = records if whole is None else expecting(records, self.metric.queries_of(whole))
         shown = self._result_lists(team, ranked)
         outcome.lines["retrieval"] = [{"dataset": self.dataset, "shown": False, **line} for line in ranked] + shown
         outcome.needed = {key for line in shown if line["direction"] == "t2i" for key, _ in line["top"]}
@@ -154,6 +161,16 @@ class PairEvaluation:
             "candidates": candidates,
             "top": [[name, round(score, 6)] for name, score in top[: self.top_k]],
         }
+
+
+def expecting(records: Sequence[ResultRecord], queries: Mapping[str, Mapping[str, int]]) -> list[ResultRecord]:
+    """Records with the number of queries that the whole data would be asked: protocol -> direction -> queries."""
+    out = []
+    for record in records:
+        counts = queries[record.protocol.partition("(")[0]]
+        direction = record.metric.partition("/")[0]
+        out.append(replace(record, n_expected=counts.get(direction, sum(counts.values()))))
+    return out
 
 
 def _best_images(pictures: Rows, vectors: list[Tensor]) -> list[list[tuple[str, float]]]:

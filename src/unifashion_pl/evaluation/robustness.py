@@ -6,7 +6,7 @@ The evaluator takes :class:`RobustComposedEvaluation` and :class:`RobustPairEval
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from unifashion_pl.data.samples import PairBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Line, Outcome, fingerprint, merged
 from unifashion_pl.evaluation.composed import HEADLINE, ComposedEvaluation
 from unifashion_pl.evaluation.pairs import PairEvaluation
+from unifashion_pl.metrics.candidates import Catalogue
 from unifashion_pl.metrics.fashiongen import first_texts
 from unifashion_pl.metrics.fashioniq import top_lists
 from unifashion_pl.metrics.intervals import bootstrap_interval, wilson_interval
@@ -96,9 +97,10 @@ class RobustComposedEvaluation(ComposedEvaluation):
         lines = merged(team, own, "key")
         outcome.lines[NAME] = lines
         base = self.metric.protocol(HEADLINE)
+        asked = sum((self.metric.expected or {}).values()) or len(texts)
         for rule in REWRITINGS:
             records = self._records(rule, [line for line in lines if line["rule"] == rule], len(texts), base)
-            outcome.records += [record.with_context(data_hash=fingerprint(texts)) for record in records]
+            outcome.records += [record.with_context(data_hash=fingerprint(texts), n_expected=asked) for record in records]
             short = self.dataset.partition("/")[0]
             if rule in LOGGED:
                 outcome.values |= {f"{short}/{NAME}/{rule}/{r.metric}": r.value for r in records if r.value is not None}
@@ -174,23 +176,21 @@ class RobustComposedEvaluation(ComposedEvaluation):
         def mean(metric: str, values: Sequence[float], unit: str = "raw") -> ResultRecord:
             interval = bootstrap_interval(values, clusters)
             value = sum(values) / len(values)
-            return ResultRecord(
-                metric, value, unit, len(values), protocol, interval=interval, implementation=IMPLEMENTATION, n_expected=total
-            )
+            return ResultRecord(metric, value, unit, len(values), protocol, interval=interval, implementation=IMPLEMENTATION)
 
         for k in self.metric.ks:
             new, given = ([line[name] < k for line in lines] for name in ("rewritten_rank", "rank"))
             for name, hits, ties in ((f"R@{k}", new, "rewritten_ties"), (f"R@{k}/original", given, "ties")):
                 tied = sum(line[ties] > 0 for line in lines)
-                records.append(share(name, hits, protocol, n_expected=total, ties=tied))
+                records.append(share(name, hits, protocol, ties=tied))
             records.append(mean(f"R@{k}/difference", [100.0 * (a - b) for a, b in zip(new, given)], "percent"))
         overlaps = [100 * line["overlap"] for line in lines]
         return [
             *records,
             mean(f"overlap@{self.metric.top_k}", overlaps, "percent"),
             mean("rank_change", [float(abs(move)) for move in moves]),
-            share("rank_falls", [move > 0 for move in moves], protocol, n_expected=total),
-            share("score_falls", [gain < 0 for gain in gains], protocol, n_expected=total),
+            share("rank_falls", [move > 0 for move in moves], protocol),
+            share("score_falls", [gain < 0 for gain in gains], protocol),
             mean("score_change", gains),
         ]
 
@@ -219,9 +219,9 @@ class RobustPairEvaluation(PairEvaluation):
         super().update(model, batch)
         self.device = batch.images.device
 
-    def finish(self, team: Team, full: bool) -> Outcome:
+    def finish(self, team: Team, full: bool, whole: Catalogue | None = None) -> Outcome:
         """See the base class; with ``full`` also records and lines of products."""
-        outcome = super().finish(team, full)
+        outcome = super().finish(team, full, whole)
         if not full or not outcome.values:
             return outcome
         images = team.own(merge(self.metric.images))  # type: ignore[arg-type]
@@ -231,7 +231,8 @@ class RobustPairEvaluation(PairEvaluation):
         details = f"views={views},products={len(texts)},text={self.metric.text},score={self.metric.score}"
         protocol = f"{NAME}/product-level/fashiongen_full({details})"
         records = recall_records(ranks, self.metric.ks, protocol, "t2i/")
-        outcome.records += records
+        products = len(texts) if whole is None else len(whole.kind_of)
+        outcome.records += [replace(record, n_expected=products) for record in records]
         short = self.dataset.partition("/")[0]
         outcome.values |= {f"{short}/{NAME}/product-level/{r.metric}": r.value for r in records if r.value is not None}
         keys = [str(product) for product in texts.ids]

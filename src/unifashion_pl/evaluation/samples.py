@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,16 +100,22 @@ class CaptionEvaluation:
         self.dataset, self.words, self.shown, self.batch_size = dataset, words, shown, batch_size
         self.generation = generation
         self.chosen: Chosen[tuple[Tensor, str, str]] = Chosen(most, seed)
+        self.products: set[str] = set()
 
     def update(self, batch: PairBatch) -> None:
         """Keep the images to be captioned; nothing is generated yet."""
         for i, key in enumerate(batch.keys):
             product = str(int(batch.products[i]))
+            self.products |= {product} if batch.captions[i] else set()
             if batch.captions[i] and self.chosen.wants(product, key):
                 self.chosen.add(product, key, (batch.images[i].cpu(), batch.captions[i], batch.styles[i]))
 
-    def finish(self, team: Team, model: UniFashionModule | None, full: bool) -> Outcome:
-        """Generate on the rank that holds the image, score on all."""
+    def finish(self, team: Team, model: UniFashionModule | None, full: bool, whole: int | None = None) -> Outcome:
+        """Generate on the rank that holds the image, score on all.
+
+        Args:
+            whole: products with a caption, where only a part of the data was seen.
+        """
         own = self.chosen.own(team)
         outcome = Outcome(self.dataset)
         lines = []
@@ -123,7 +130,8 @@ class CaptionEvaluation:
         scores = CaptionScores(protocol="coco", meteor=full)
         scores.update([x["hypothesis"] for x in lines], [[x["reference"]] for x in lines], [x["id"] for x in lines])
         words = [r for name, w in self.words.items() for r in word_accuracy(name, [x["words"][name] for x in lines], len(w))]
-        outcome.records = [*scores.records(), *words]
+        there = len({product for part in team.objects(self.products) for product in part}) if whole is None else whole
+        outcome.records = [replace(record, n_expected=there) for record in (*scores.records(), *words)]
         short = self.dataset.partition("/")[0]
         for r in outcome.records:
             if r.value is not None and not r.protocol.endswith("/chance"):

@@ -180,6 +180,22 @@ class FashionGenRecall(KeyedMetric):
         parts += [f"draws={lists.draws}", f"seed={lists.seed}", f"text={self.text}", f"score={self.score}"]
         return f"{lists.protocol}({','.join(parts)},list={lists.digest[:12]})"
 
+    def queries_of(self, catalogue: Catalogue) -> dict[str, dict[str, int]]:
+        """Protocol -> direction -> queries, over all draws, that a catalogue would be asked."""
+        counts = {}
+        for name in self.protocols:
+            if name == "fashiongen_full":
+                counts[name] = {"i2t": len(catalogue.product_of), "t2i": len(catalogue.kind_of)}
+                continue
+            trials = build_candidates(
+                catalogue, name, self.n_queries, self.draws, self.seed, self.small_pool, self.group
+            ).trials
+            counts[name] = {
+                "i2t": sum(len(t.rows) for t in trials if t.direction in ("i2t", "both")),
+                "t2i": sum(len(t.products) for t in trials if t.direction in ("t2i", "both")),
+            }
+        return counts
+
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file; call after ``compute`` (on all ranks)."""
         self.compute()

@@ -41,13 +41,16 @@ class ResultRecord:
         value: the number; None = not available, ``implementation`` says why.
         unit: ``percent`` (recall), ``raw`` (captions, FID, KID) or ``count``.
         n: queries, captions or images it was computed from.
-        n_expected: how many there should have been; None = not known.
+        n_expected: how many there are in all; None = not known. A smaller ``n`` is a part: a draw of captions or images, or of data that
+            were not all seen, which the protocol then says (``shortened=…``).
         protocol: data, gallery or candidates, score, text. Numbers of different protocols do not share a column.
+        dataset: e.g. ``fashiongen/validation``; None in records of before 2026-11-29.
         interval: see :class:`Interval`; None where none is defined.
         ties: number of queries whose positive ties with another candidate.
         dropped: reason -> number of samples left out.
         seed: of training or generation; None = not applicable.
         data_hash, weights_hash: of the evaluated data and the weights.
+        weights: what is wrong with them, ``random`` or ``not trained for …``; None = nothing, or nobody knows.
         implementation: code or tokeniser that produced the value.
         code_version: version of this library.
         commit: git commit of the checkout that it ran from, ``-dirty`` behind it where files were changed; None = installed package.
@@ -74,6 +77,8 @@ class ResultRecord:
     code_version: str | None = None
     commit: str | None = None
     wall_seconds: float | None = None
+    dataset: str | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -110,7 +115,7 @@ class ResultRecord:
         return cls.from_dict(json.loads(text))
 
     def with_context(self, **context: Any) -> ResultRecord:
-        """The same number with ``seed``, ``data_hash``, ``weights_hash``, ``code_version``, ``commit`` or ``wall_seconds`` filled in."""
+        """The same number with ``dataset``, ``seed``, hashes, versions or whatever else it comes from filled in."""
         return replace(self, **context)
 
 

@@ -14,8 +14,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unifashion_pl import learned
 from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.metrics.records import write_records
+from unifashion_pl.reading import read_json
 from unifashion_pl.weights.card import MARK, model_card, read_results
 from unifashion_pl.weights.loading import is_imported, load_imported
 
@@ -71,6 +73,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def learned_of(path: Path) -> frozenset[str] | None:
+    """What the weights of a file have learned; None where neither it nor what lies beside it says so."""
+    if path.suffix == ".safetensors":
+        config = path.parent / CONFIG
+        return learned.of_config(read_json(config, dict[str, Any], "a model's config")) if config.is_file() else None
+    return learned.of_checkpoint(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+
+
 def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
     """Load a model's weights before training; of several sources the first that exists.
 
@@ -89,14 +99,19 @@ def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) 
     """
     paths, skipped = _first_there([source] if isinstance(source, str) else list(source))
     state: dict[str, Tensor] = {}
+    records: list[frozenset[str] | None] = []
     for path in paths:
         if is_imported(path.parent):
             report = load_imported(model, path.parent)
+            records.append(learned.of_import(report.kind, report.absent))
             print(f"weights: {path.parent} ({report.kind}); not in it: {', '.join(report.absent) or 'nothing'}")
         else:
             state |= read_state(path)
+            records.append(learned_of(path))
+    known = learned.joined(records)
     name = " + ".join(map(str, paths)) + (f" (nothing was at {', '.join(skipped)})" if skipped else "")
     if not state:
+        learned.give(model, known)
         return name
     heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
@@ -109,6 +124,7 @@ def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) 
     _check_unchanged(model, state, name)
     begun = {n for n in model.state_dict() if n.split(".")[0] in fresh}
     _load_exactly(model, state, name, optional=left_out(model) | begun)
+    learned.give(model, known)
     notes = [f"not built here, left out: {', '.join(sorted(heads))}"] if heads else []
     notes += [f"not in it, trained from where it stands: {', '.join(sorted(fresh))}"] if fresh else []
     print(f"weights: {name}" + (f" ({'; '.join(notes)})" if notes else ""))
@@ -244,7 +260,9 @@ def save_pretrained(
     _check_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
-    text = json.dumps({"format": FORMAT, "model": section}, indent=2, sort_keys=True, default=_plain)
+    text = json.dumps(
+        {"format": FORMAT, "model": section, "learned": learned.stored(model.learned)}, indent=2, sort_keys=True, default=_plain
+    )
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     absent = left_out(model)
     state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items() if name not in absent}
@@ -317,6 +335,7 @@ def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: s
         raise ValueError(f"{folder / CONFIG} has format {content.get('format')!r}, this version reads {FORMAT}")
     model = _build(cls, {**content["model"], "init_from": None})
     _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS), left_out(model))
+    learned.give(model, learned.of_config(content))
     return model.eval()
 
 
@@ -328,6 +347,7 @@ def _from_checkpoint(cls: type[UniFashionModule], path: Path) -> UniFashionModul
         raise ValueError(f"{path} holds no config of a UniFashionModule: it was not written by `unifashion fit`")
     model = _build(cls, {**section, "init_from": None})
     _load_exactly(model, content["state_dict"], str(path), left_out(model))
+    learned.give(model, learned.of_checkpoint(content))
     return model.eval()
 
 
