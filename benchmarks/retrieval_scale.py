@@ -88,7 +88,7 @@ def checked_ranks(args: argparse.Namespace, metric: FashionGenRecall) -> int:
     Raises:
         AssertionError: naming an image whose rank is another one, though no other score is within rounding of its own.
     """
-    found = {q["query"]: q["rank"] for q in metric.per_query() if q["direction"] == "i2t"}
+    found = {q["query"]: q["rank"] - 1 for q in metric.per_query() if q["direction"] == "i2t"}
     tokens = features("images", *blocks(args.images)[0], args)[:CHECKED]
     vectors = torch.cat([features("texts", start, stop, args) for start, stop in blocks(args.texts)])
     for i, scores in enumerate(max_similarity(tokens, vectors)):

@@ -15,6 +15,7 @@ import yaml
 from torch import nn
 
 from unifashion_pl.parameters import RANDOM, shapes_only
+from unifashion_pl.reading import read_json
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
 
 if TYPE_CHECKING:
@@ -79,10 +80,13 @@ def _device() -> list[str]:
 
 
 def _models() -> list[str]:
-    from unifashion_pl.weights.checkpoint import tiny_folder
+    from unifashion_pl import learned
+    from unifashion_pl.weights.checkpoint import CONFIG, tiny_folder
 
     try:
-        return [f"{'tiny model':<16}{tiny_folder()}"]
+        folder = tiny_folder()
+        record = learned.of_config(read_json(folder / CONFIG, dict[str, Any], "a model's config"))
+        return [f"{'tiny model':<16}{folder}", f"{'':<16}a toy that knows drawings alone; trained for {learned.said(record)}"]
     except FileNotFoundError as error:
         return [f"{'tiny model':<16}{error}"]
 

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from unifashion_pl import toy
 from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
@@ -206,7 +207,9 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], wh
 def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
     """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
     transform = EncoderTransform(model.backbone.vision.image_size)
-    return torch.stack([transform(open_image(item)) for item in items]).to(model.device)
+    opened = [open_image(item) for item in items]
+    toy.tell(model, opened)
+    return torch.stack([transform(image) for image in opened]).to(model.device)
 
 
 def encode_image(model: UniFashionModule, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from unifashion_pl import toy
 from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
@@ -175,6 +176,7 @@ def _paint(
     rows = _rows({**columns, "seed": seeds(seed)})
     noise = [row.pop("seed") for row in rows]
     inputs = [prepare(**row, **common) for row in rows]
+    toy.tell(model, [item.person for item in inputs])
 
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
         items = [item for item, _ in part]

@@ -56,9 +56,11 @@ class UniFashionModule(L.LightningModule):
     Attributes:
         learned: tasks that optimiser steps were taken for, over all stages of its training (see :mod:`unifashion_pl.learned`); None = not
             known, as of a model that was built by hand.
+        toy: whether this is the shipped toy, which knows drawings alone.
     """
 
     learned: frozenset[str] | None
+    toy = False
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: without the program's name; default ``sys.argv[1:]``.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    with sentences(argv[0] if argv else ""):
+    with notes(), sentences(argv[0] if argv else ""):
         if argv and argv[0] in TRAINER_COMMANDS:
             from unifashion_pl.cli.training import train
 
@@ -48,6 +49,23 @@ def sentences(command: str) -> Iterator[None]:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"unifashion {command}: {text}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Warnings that are for the user of a command are one line, without the place in the code."""
+    from unifashion_pl.toy import ToyWarning
+
+    usual = warnings.formatwarning
+
+    def plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        return f"note: {message}\n" if issubclass(category, ToyWarning) else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def raised_here(error: BaseException) -> bool:

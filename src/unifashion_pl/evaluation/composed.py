@@ -264,7 +264,7 @@ class ComposedEvaluation:
                 outcome.needed |= {line["reference"], line["target"], *(key for key, _ in line["top"])}
 
     def _ranks_of_halves(self) -> dict[str, dict[str, list[int]]]:
-        """Key of a query -> half -> [candidates that score higher than the target, ties], under the headline protocol."""
+        """Key of a query -> half -> [rank, ties], under the headline protocol."""
         found: dict[str, dict[str, list[int]]] = {}
         for name, metric in self.halves.items():
             for line in metric.per_query():
@@ -272,14 +272,14 @@ class ComposedEvaluation:
         return found
 
     def _line(self, ranked: Line, text: str, shown: bool) -> dict[str, Any]:
-        """A line of the metric with what the report shows: rank and list of the image score, ties counted against the query."""
+        """A line of the metric with what the report shows: rank, ties and list of the image score."""
         rank, ties = ranked["ranks"]["/".join(HEADLINE)]
         return {
             **ranked,
             "dataset": self.dataset,
             "text": text,
             "shown": shown,
-            "rank": rank + ties,
+            "rank": rank,
             "ties": ties,
             "target_shown": ranked["target"],
             "top": ranked["top"]["image"],

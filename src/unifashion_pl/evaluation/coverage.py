@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,8 +20,6 @@ from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
 
 Key = tuple[str, str]
-#: How protocols say that only a part of the data was seen: composed retrieval has its own words.
-SHORTENED = re.compile(r"shortened=[\d?]+/[\d?]+|\[\d+/\d+\]|gallery=\d+/\d+")
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Coverage:
     def labelled(self, record: ResultRecord, key: Key) -> ResultRecord:
         """A record whose protocol says that a part was seen; unchanged if it says so already, or if all was seen."""
         part = self.missed(key)
-        if not part or SHORTENED.search(record.protocol):
+        if not part or record.shortened:
             return record
         label = f"shortened={part}"
         inner = record.protocol.replace(")", f",{label})", 1)

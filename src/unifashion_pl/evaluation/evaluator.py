@@ -25,6 +25,7 @@ from unifashion_pl.learned import Task, label
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.provenance import __version__, commit, weights_hash
+from unifashion_pl.report.lines import marked
 from unifashion_pl.report.runfolder import PREDICTIONS, image_name, write_lines
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ class Evaluator:
             (out_dir / "predictions" / f"{name}.jsonl").unlink(missing_ok=True)
             lines = [line for outcome in outcomes for line in outcome.lines.get(name, [])]
             if lines:
-                write_lines(out_dir / "predictions" / f"{name}.jsonl", lines)
+                write_lines(out_dir / "predictions" / f"{name}.jsonl", marked(lines))
         (out_dir / "images").mkdir(exist_ok=True)
         for picture in (out_dir / "images").iterdir():
             if "--" in picture.name and picture.suffix in (".png", ".jpg"):  # see image_name

@@ -156,7 +156,7 @@ class PairEvaluation:
             "key": key,
             "targets": sorted(targets),
             "target_shown": top[places[0]][0] if places and direction == "t2i" else None,
-            "rank": better + ties,
+            "rank": better + 1,
             "ties": ties,
             "candidates": candidates,
             "top": [[name, round(score, 6)] for name, score in top[: self.top_k]],

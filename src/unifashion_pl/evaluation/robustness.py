@@ -24,6 +24,7 @@ from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.robustness import REWRITINGS, overlap_at, product_scores
 from unifashion_pl.metrics.tables import Rows, Team, merge
+from unifashion_pl.report.lines import place
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -147,7 +148,7 @@ class RobustComposedEvaluation(ComposedEvaluation):
             tops = [[key for key, _ in top] for top in top_lists(scores, ids, self.metric.top_k)]
             own = scores[torch.arange(len(targets)), torch.tensor(targets)]
             columns = zip(ranks.better.tolist(), ranks.ties.tolist(), own.tolist(), tops)
-            places += [_Place(better + ties, ties, score, top) for better, ties, score, top in columns]
+            places += [_Place(better + 1, ties, score, top) for better, ties, score, top in columns]
         return places
 
     def _changes(self, before: _Place, after: _Place) -> Line:
@@ -170,7 +171,7 @@ class RobustComposedEvaluation(ComposedEvaluation):
             return records
         protocol = protocol.replace("(pooled,", "(pooled,queries=changed,", 1)
         clusters = [(line["category"], line["reference"]) for line in lines]
-        moves = [line["rewritten_rank"] - line["rank"] for line in lines]
+        moves = [place(line, "rewritten_") - place(line) for line in lines]
         gains = [line["rewritten_score"] - line["score"] for line in lines]
 
         def mean(metric: str, values: Sequence[float], unit: str = "raw") -> ResultRecord:
@@ -179,7 +180,7 @@ class RobustComposedEvaluation(ComposedEvaluation):
             return ResultRecord(metric, value, unit, len(values), protocol, interval=interval, implementation=IMPLEMENTATION)
 
         for k in self.metric.ks:
-            new, given = ([line[name] < k for line in lines] for name in ("rewritten_rank", "rank"))
+            new, given = ([place(line, name) <= k for line in lines] for name in ("rewritten_", ""))
             for name, hits, ties in ((f"R@{k}", new, "rewritten_ties"), (f"R@{k}/original", given, "ties")):
                 tied = sum(line[ties] > 0 for line in lines)
                 records.append(share(name, hits, protocol, ties=tied))
@@ -197,7 +198,7 @@ class RobustComposedEvaluation(ComposedEvaluation):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a query's target stands: rank from 0 with ties counted against it, its score, and the ids of the best."""
+    """Where a query's target stands: rank and ties as in prediction files, its score, and the ids of the best."""
 
     rank: int
     ties: int
@@ -266,5 +267,5 @@ def recall_records(ranks: Ranks, ks: Sequence[int], protocol: str, prefix: str =
 
 
 def product_lines(keys: Sequence[str], products: Sequence[str], ranks: Ranks) -> list[Line]:
-    places = zip(keys, products, (ranks.better + ranks.ties).tolist(), ranks.ties.tolist())
+    places = zip(keys, products, (ranks.better + 1).tolist(), ranks.ties.tolist())
     return [{"rule": "product-level", "key": k, "product": p, "rank": rank, "ties": ties} for k, p, rank, ties in places]

@@ -21,6 +21,7 @@ from unifashion_pl.metrics.recall import exact_fp32, exact_ranks, token_scores
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.metrics.robustness import product_ranks, success_by_round
 from unifashion_pl.provenance import weights_hash
+from unifashion_pl.report.lines import marked, place
 from unifashion_pl.report.runfolder import write_lines
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Measured:
     def write(self, folder: str | Path) -> Path:
         """Write ``results.json`` and ``predictions/robustness.jsonl`` as the evaluator does; returns the folder."""
         folder = Path(folder)
-        write_lines(folder / "predictions" / f"{NAME}.jsonl", self.lines)
+        write_lines(folder / "predictions" / f"{NAME}.jsonl", marked(self.lines))
         write_records(folder / "results.json", self.records)
         return folder
 
@@ -154,7 +155,7 @@ def product_recall(
     details = f"images={len(products)},products={len(set(products))},score=itc"
     records = recall_records(ranks, ks, f"{NAME}/product-level/{data}/ref-kept/image({details})")
     lines = [{"dataset": data, **line} for line in product_lines([query.key for query in queries], targets, ranks)]
-    return Measured([r.with_context(**_context(model, queries)) for r in records], lines)
+    return Measured([r.with_context(dataset=data, **_context(model, queries)) for r in records], lines)
 
 
 @dataclass
@@ -169,11 +170,12 @@ class _Dialogue:
 
     @property
     def ranks(self) -> list[int]:
-        return [r["rank"] for r in self.rounds]
+        """From 0, ties counted against the target."""
+        return [place(r) - 1 for r in self.rounds]
 
     @property
     def goes_on(self) -> bool:
-        return self.text is not None and (not self.rounds or self.rounds[-1]["rank"] > 0)
+        return self.text is not None and (not self.rounds or place(self.rounds[-1]) > 1)
 
 
 def multi_round(
@@ -205,7 +207,7 @@ def multi_round(
 
     Returns:
         Records ``success@K/round-r``: percent of searches whose target had come under the first K by the end of round r; one line per
-        search with its rounds (``reference``, ``text``, ``rank`` from 0 with ties counted against it, ``ties``).
+        search with its rounds (``reference``, ``text``, ``rank`` and ``ties`` as in :mod:`unifashion_pl.report.lines`).
 
     Raises:
         ValueError: fewer than one round, no queries, ids missing from the gallery, equal keys, or an empty text of the feedback.
@@ -235,7 +237,7 @@ def multi_round(
         | {"gave_up": d.text is None}
         for d in dialogues
     ]
-    return Measured([r.with_context(**_context(model, queries)) for r in records], lines)
+    return Measured([r.with_context(dataset=data, **_context(model, queries)) for r in records], lines)
 
 
 def _one_round(search: _Search, active: Sequence[_Dialogue], feedback: Feedback | None) -> None:
@@ -245,9 +247,9 @@ def _one_round(search: _Search, active: Sequence[_Dialogue], feedback: Feedback 
     targets = [search.column[d.query.target] for d in active]
     ranks = exact_ranks(scores, targets, allowed, [d.query.key for d in active])
     for i, dialogue in enumerate(active):
-        rank, ties = int(ranks.better[i] + ranks.ties[i]), int(ranks.ties[i])
+        rank, ties = int(ranks.better[i]) + 1, int(ranks.ties[i])
         dialogue.rounds.append({"reference": dialogue.reference, "text": dialogue.text, "rank": rank, "ties": ties})
-        if rank > 0 and feedback is not None:
+        if dialogue.goes_on and feedback is not None:
             _go_on(dialogue, scores[i].tolist(), search.ids, feedback)
 
 

@@ -149,7 +149,7 @@ class ProtocolResult:
         )
 
     def per_query(self) -> list[dict[str, Any]]:
-        """One plain record per query."""
+        """One plain record per query; ``rank`` and ``ties`` as in prediction files (:mod:`unifashion_pl.report.lines`)."""
         return [
             {
                 "protocol": self.name,
@@ -157,7 +157,7 @@ class ProtocolResult:
                 "draw": r.draws[i],
                 "query": r.queries[i],
                 "product": r.products[i],
-                "rank": int(r.ranks.better[i]),
+                "rank": int(r.ranks.better[i]) + 1,
                 "ties": int(r.ranks.ties[i]),
                 "candidates": r.sizes[i],
                 "undecidable": r.undecidable[i],

@@ -48,9 +48,9 @@ class RankedQuery:
             "reference": self.reference,
             "target": self.target,
             "overlap": self.overlap,
-            "rank": rank,
+            "rank": rank + 1,
             "ties": ties,
-            "ranks": {"/".join(variant): list(pair) for variant, pair in self.ranks.items()},
+            "ranks": {"/".join(variant): [better + 1, ties] for variant, (better, ties) in self.ranks.items()},
             "top": {score: [[i, round(value, 6)] for i, value in pairs] for score, pairs in self.top.items()},
         }
 

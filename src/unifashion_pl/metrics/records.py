@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 UNITS = ("percent", "raw", "count")
+#: How protocols say that only a part of the data was seen: composed retrieval has its own words.
+SHORTENED = re.compile(r"shortened=[\d?]+/[\d?]+|\[\d+/\d+\]|gallery=\d+/\d+")
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,20 @@ class ResultRecord:
             raise ValueError(f"unit of {self.metric} is {self.unit!r}; expected one of {', '.join(UNITS)}")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric} under {self.protocol} is {self.value}: a result must be a finite number or None")
+
+    @property
+    def shortened(self) -> bool:
+        """Whether only a part of the data was seen, as the protocol then says."""
+        return SHORTENED.search(self.protocol) is not None
+
+    @property
+    def flaw(self) -> str:
+        """Why the number must not stand beside published ones; "" = nothing that the record knows of."""
+        if self.weights is not None:
+            return "random weights" if self.weights == "random" else self.weights
+        if self.shortened:
+            return "a shortened test"
+        return f"{self.n:,} of {self.n_expected:,}" if self.n_expected is not None and self.n < self.n_expected else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, ready for JSON."""

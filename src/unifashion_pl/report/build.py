@@ -196,6 +196,7 @@ def add_curves(page: Page, runs: Sequence[Run]) -> None:
 
 
 ORIGINS = {
+    "dataset": "dataset",
     "code version": "code_version",
     "commit": "commit",
     "weights": "weights_hash",

@@ -11,6 +11,7 @@ from html import escape
 from statistics import median
 
 from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.report.lines import place
 from unifashion_pl.report.runfolder import Line
 from unifashion_pl.report.tables import ALL_KEPT, CHANCE, CIR, VARIANTS, half_of
 
@@ -38,7 +39,7 @@ def choose(lines: Sequence[Line], best: int = 3, worst: int = 3, drawn: int = 4)
 
     The draw is from all lines, so that it is a fair sample; what it shares with the other groups is shown once and named twice.
     """
-    ordered = sorted(lines, key=lambda line: (line["rank"], -_margin_or(line, -1e9), str(line["key"])))
+    ordered = sorted(lines, key=lambda line: (place(line), -_margin_or(line, -1e9), str(line["key"])))
     top = ordered[:best]
     bottom = ordered[max(len(top), len(ordered) - worst) :][::-1]
     lot = sorted(lines, key=lambda line: hashlib.sha256(f"report|{line['key']}".encode()).hexdigest())[:drawn]
@@ -112,29 +113,29 @@ def _signed(value: float) -> str:
 
 def _reference(line: Line) -> list[str]:
     """Where the reference image itself came, which the query must leave behind."""
-    ranks, place = line.get("ranks", {}), None
+    ranks, at = line.get("ranks", {}), None
     for i, (key, _) in enumerate(line["top"], 1):
         if key == line.get("reference"):
-            place = i
+            at = i
     removed = ranks.get(HEADLINE.replace("ref-kept", "ref-removed"))
-    without = sum(removed) + 1 if removed else None
-    if place is not None and place <= line["rank"]:
+    without = sum(removed) if removed else None
+    if at is not None and at < place(line):
         tail = f"; without it the target is at {without:,}" if without is not None else ""
-        return [f"the reference itself is at rank {place}, before the target{tail}"]
-    return [f"the reference itself is at rank {place}, behind the target"] if place is not None else []
+        return [f"the reference itself is at rank {at}, before the target{tail}"]
+    return [f"the reference itself is at rank {at}, behind the target"] if at is not None else []
 
 
 def _other_scores(line: Line) -> list[str]:
     """Ranks by gallery captions and by both scores."""
     head = HEADLINE.rpartition("/")[0]
     places = {s: line.get("ranks", {}).get(f"{head}/{s}") for s in ("caption", "both")}
-    known = [f"{'captions alone' if s == 'caption' else 'image and caption'} {sum(p) + 1:,}" for s, p in places.items() if p]
+    known = [f"{'captions alone' if s == 'caption' else 'image and caption'} {sum(p):,}" for s, p in places.items() if p]
     return [f"rank by {', by '.join(known)}"] if known else []
 
 
 def _halves(line: Line) -> list[str]:
-    """Ranks of the target by one half of the query, where a prediction line has ``halves``: name -> [better, ties]."""
-    known = [f"{escape(VARIANTS.get(name, name))} {sum(place) + 1:,}" for name, place in line.get("halves", {}).items()]
+    """Ranks of the target by one half of the query, where a prediction line has ``halves``: name -> [rank, ties]."""
+    known = [f"{escape(VARIANTS.get(name, name))} {sum(pair):,}" for name, pair in line.get("halves", {}).items()]
     return [f"rank by half of the query: {', '.join(known)}"] if known else []
 
 
@@ -191,14 +192,14 @@ def rank_summary(ranks: Sequence[int], sizes: Sequence[tuple[int, int]]) -> str:
     """Where the targets of all queries stand, and where chance would put them.
 
     Args:
-        ranks: per query, from 0, ties counted against it.
+        ranks: per query, from 1, ties counted against it.
         sizes: (candidates, right ones) of the queries; empty = not known.
     """
     if not ranks:
         return ""
-    first, ten = (100 * sum(rank < k for rank in ranks) / len(ranks) for k in (1, 10))
+    first, ten = (100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 10))
     chance = f" (chance {median(chance_median(*size) for size in sizes):,.0f})" if sizes else ""
     return (
-        f"Over all {len(ranks):,} queries the median rank is {median(ranks) + 1:,.0f}{chance}; {first:.0f}&nbsp;% stand at rank 1, "
-        f"{ten:.0f}&nbsp;% among the first 10, the last one at {max(ranks) + 1:,}."
+        f"Over all {len(ranks):,} queries the median rank is {median(ranks):,.0f}{chance}; {first:.0f}&nbsp;% stand at rank 1, "
+        f"{ten:.0f}&nbsp;% among the first 10, the last one at {max(ranks):,}."
     )

@@ -64,7 +64,11 @@ def _floor_table(numbers: list[ResultRecord], floor: dict[tuple[str, str], float
     rows: list[list[str]] = []
     for protocol in dict.fromkeys(r.protocol for r in numbers):
         name, extra = split_protocol(protocol)
-        rows.append([f"<b>{escape(name)}</b> <span class='dim'>{escape(extra)}</span>{flag(protocol)}"])
+        rows.append(
+            [
+                f"<b>{escape(name)}</b> <span class='dim'>{escape(extra)}</span>{flag(protocol, next(r.weights for r in numbers if r.protocol == protocol))}"
+            ]
+        )
         own = {r.metric: r for r in numbers if r.protocol == protocol}
         for metric in column_order(own):
             record = own[metric]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.report.lines import place
 from unifashion_pl.report.runfolder import Evaluation, Line
 from unifashion_pl.report.tables import CIR, MEANINGS, column_order, half_of
 
@@ -61,7 +62,8 @@ def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
     for kind, make in (("composed", _composed), ("retrieval", _retrieval), ("captions", _captions)):
         lines = evaluation.predictions.get(kind, [])
         for dataset in sorted({str(line.get("dataset", "")) for line in lines}):
-            for found in make(evaluation.records, [line for line in lines if str(line.get("dataset", "")) == dataset]):
+            own = [r for r in evaluation.records if r.dataset in (None, dataset)]
+            for found in make(own, [line for line in lines if str(line.get("dataset", "")) == dataset]):
                 if found.rows:
                     title = f"{dataset}: {found.title}"
                     made[title] = Outcomes(title, found.protocols, found.data, found.rows)
@@ -100,8 +102,8 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
 
 
 def _composed_row(line: Line, rank: Sequence[int], ks: Sequence[int]) -> Row:
-    """``rank`` = (better, ties); a tie counts against the query."""
-    hits = {k: 100.0 * (sum(rank) < k) for k in ks}
+    """``rank`` = [rank, ties]; a tie counts against the query."""
+    hits = {k: 100.0 * (sum(rank) <= k) for k in ks}
     values = {f"{line['category']}/R@{k}": hit for k, hit in hits.items()} | {f"mean/R@{k}": hit for k, hit in hits.items()}
     if hits:
         values["Avg"] = sum(hits.values()) / len(hits)
@@ -118,7 +120,7 @@ def _retrieval(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[O
         sizes = Counter(line["direction"] for line in ranked)
         rows = {}
         for line in ranked:
-            hits = {k: 100.0 * (line["rank"] + line["ties"] < k) for k in cutoffs(own)}
+            hits = {k: 100.0 * (place(line) <= k) for k in cutoffs(own)}
             values = {f"{line['direction']}/R@{k}": hit for k, hit in hits.items()}
             if hits:  # the mean weighs both directions alike, however many queries they have
                 share = len(ranked) / (len(sizes) * sizes[line["direction"]])

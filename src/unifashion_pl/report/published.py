@@ -98,6 +98,13 @@ def reads_fashiongen(run: Run) -> bool:
     return any(name in data for name in ("FashionGenDataModule", "BenchmarkDataModule"))
 
 
+def is_comparable(number: str, run: Run, record: ResultRecord) -> bool:
+    """Whether a number is of the published data, of all of them, and of trained weights."""
+    if run.is_toy or record.flaw:
+        return False
+    return is_full(number, record) if number == "4" else reads_fashiongen(run)
+
+
 def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> Comparison:
     """Find our values of a published cell in the runs (one per training seed) and judge them."""
     found = [
@@ -107,13 +114,13 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
         for r in e.records
         if r.value is not None and matches(number, method, metric, r)
     ]
-    real = one_recipe(
-        [(run, r) for run, r in found if not run.is_toy and (is_full(number, r) if number == "4" else reads_fashiongen(run))]
-    )
+    real = one_recipe([(run, r) for run, r in found if is_comparable(number, run, r)])
     if not real:
         reason = "toy data" if found else "no evaluation"
-        if found and not all(run.is_toy for run, _ in found):
-            reason = "not the full split" if number == "4" else "not FashionGen"
+        photographed = [r for run, r in found if not run.is_toy]
+        if photographed:
+            flaws = [r.flaw for r in photographed if r.flaw]
+            reason = flaws[0] if flaws else "not the full split" if number == "4" else "not FashionGen"
         return Comparison(number, method, metric, value, None, "", None, "", f"not run ({reason})")
     scale = 100.0 if number == "2" else 1.0
     values = [r.value * scale for _, r in real if r.value is not None]

@@ -10,6 +10,7 @@ from textwrap import shorten
 
 from unifashion_pl.report.explain import choose, explain, gallery_sizes, halves_reached, rank_summary
 from unifashion_pl.report.html import Page, sanitized
+from unifashion_pl.report.lines import place
 from unifashion_pl.report.runfolder import Evaluation, Line
 
 SHOWN = 7
@@ -40,7 +41,7 @@ def strip(page: Page, evaluation: Evaluation, line: Line, targets: set[str]) -> 
         note = f"<b>{rank}</b> {'target' if hit else f'{score:.2f}'}"
         tiles.append(tile(page, evaluation, dataset, key, note, hit))
     if not targets & {key for key, _ in top} and line.get("target_shown"):
-        note = f"<b>{line['rank'] + 1}</b> target"
+        note = f"<b>{place(line)}</b> target"
         tiles.append(tile(page, evaluation, dataset, line["target_shown"], note, True, late=True))
     return f'<div class="strip">{"".join(tiles)}</div>'
 
@@ -49,8 +50,8 @@ def verdict(line: Line, size: int | None = None) -> str:
     """Rank of the target among how many; ``size`` where the line does not say."""
     size = line.get("candidates") or size
     among = f" of {size:,}" if size else ""
-    css = "good" if line["rank"] < SHOWN else "dim"
-    return f'<span class="{css}">target at rank {line["rank"] + 1:,}{among}</span>'
+    css = "good" if place(line) <= SHOWN else "dim"
+    return f'<span class="{css}">target at rank {place(line):,}{among}</span>'
 
 
 def why(line: Line) -> str:
@@ -65,7 +66,7 @@ def chosen_rows(lines: Sequence[Line], row: Callable[[Line], str]) -> str:
     for group in choose(lines):
         shown = "".join(row(line) for line in group.lines)
         again = "; ".join(
-            f"“{escape(shorten(line['text'], 80, placeholder='…'))}” (rank {line['rank'] + 1:,})" for line in group.again
+            f"“{escape(shorten(line['text'], 80, placeholder='…'))}” (rank {place(line):,})" for line in group.again
         )
         note = f'<p class="meta">Drawn too, shown above: {again}.</p>' if again else ""
         parts.append(f'<h4 class="choice">{group.title.capitalize()}</h4><div class="rows">{shown}</div>{note}')
@@ -89,7 +90,7 @@ def add_retrieval(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
         text = (
             "Text → image. Left the query; right the best images of the whole gallery with their scores, views of the right product "
             f"framed; the best of them counts. {CHOICE.format(shown=len(texts))} "
-            + rank_summary([line["rank"] + line["ties"] for line in every], sizes)
+            + rank_summary([place(line) for line in every], sizes)
         )
         page.add(chosen_rows(texts, row), page.caption("Figure", text))
     images = [line for line in lines if line["direction"] == "i2t"][:limit]
@@ -127,7 +128,7 @@ def add_composed_rows(page: Page, evaluation: Evaluation) -> None:
     text = (
         "Composed retrieval. Left the reference image and the modifying text; right the best images of the category, the target framed. "
         f"The reference stays in the gallery. {CHOICE.format(shown=len(lines))} "
-        + rank_summary([line["rank"] for line in every], [(sizes[x["category"]], 1) for x in every if x["category"] in sizes])
+        + rank_summary([place(line) for line in every], [(sizes[x["category"]], 1) for x in every if x["category"] in sizes])
         + f" {halves_reached(evaluation.records)}"
     )
     page.add(chosen_rows(lines, row), page.caption("Figure", text))

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from unifashion_pl.metrics.records import ResultRecord, read_records
+from unifashion_pl.report.lines import current
 
 Line = dict[str, Any]
 PREDICTIONS = ("retrieval", "composed", "captions", "images", "edits")
@@ -138,7 +139,9 @@ def read_run(path: Path) -> Run:
         if columns:
             run.curves.append(Curves(_label(path, file.parent), columns))
     for file in sorted(path.rglob("results.json")):
-        predictions = {name: read_lines(file.parent / "predictions" / f"{name}.jsonl") for name in PREDICTIONS}
+        predictions = {
+            name: [current(x) for x in read_lines(file.parent / "predictions" / f"{name}.jsonl")] for name in PREDICTIONS
+        }
         run.evaluations.append(Evaluation(_label(path, file.parent), file.parent, read_records(file), predictions))
     if not run.curves and not run.evaluations:
         raise FileNotFoundError(f"{path} holds neither metrics.csv nor results.json: run `fit` or `test` into it first")

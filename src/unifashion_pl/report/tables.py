@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.records import SHORTENED, ResultRecord
 from unifashion_pl.report.html import Page, details, figure, table
 from unifashion_pl.report.runfolder import Evaluation
 
@@ -44,13 +44,17 @@ def scaled(record: ResultRecord) -> tuple[float | None, float]:
     return (None if record.value is None else record.value * factor), factor
 
 
-def chance_of(records: Iterable[ResultRecord]) -> dict[tuple[str, str], float]:
-    """(protocol, metric) -> chance level in percent."""
-    return {
-        (r.protocol.removesuffix(CHANCE), r.metric): r.value
-        for r in records
-        if r.protocol.endswith(CHANCE) and r.value is not None
-    }
+Chance = dict[tuple[str | None, str, str], float]
+
+
+def chance_key(record: ResultRecord) -> tuple[str | None, str, str]:
+    """Dataset, protocol and metric, which a number and its chance level share."""
+    return record.dataset, record.protocol.removesuffix(CHANCE), record.metric
+
+
+def chance_of(records: Iterable[ResultRecord]) -> Chance:
+    """:func:`chance_key` -> chance level in percent."""
+    return {chance_key(r): r.value for r in records if r.protocol.endswith(CHANCE) and r.value is not None}
 
 
 def interval_bar(value: float, low: float, high: float, chance: float | None) -> str:
@@ -72,17 +76,21 @@ def split_protocol(protocol: str) -> tuple[str, str]:
     return name, rest.removesuffix(")").replace(",", ", ")
 
 
-def number_rows(records: list[ResultRecord], chance: dict[tuple[str, str], float]) -> list[list[str]]:
+def number_rows(records: list[ResultRecord], chance: Chance) -> list[list[str]]:
     """Rows of the table of numbers, grouped by protocol."""
     rows: list[list[str]] = []
-    last = None
+    last: tuple[str | None, str] | None = None
+    datasets = {r.dataset for r in records}
     for r in records:
-        if r.protocol != last:
+        if (r.dataset, r.protocol) != last:
             protocol, extra = split_protocol(r.protocol)
-            rows.append([f"<b>{escape(protocol)}</b> <span class='dim'>{escape(extra)}</span>{flag(r.protocol)}"])
-            last = r.protocol
+            data = f"{escape(r.dataset)}: " if r.dataset and len(datasets) > 1 else ""
+            rows.append(
+                [f"{data}<b>{escape(protocol)}</b> <span class='dim'>{escape(extra)}</span>{flag(r.protocol, r.weights)}"]
+            )
+            last = (r.dataset, r.protocol)
         value, factor = scaled(r)
-        level = chance.get((r.protocol, r.metric))
+        level = chance.get(chance_key(r))
         small = r.unit != "percent" and value is not None and abs(value) < 1
         ends = (r.interval.low * factor, r.interval.high * factor) if r.interval else None
         spread = ("{:.3f} – {:.3f}" if small else "{:.1f}–{:.1f}").format(*ends) if ends else "–"
@@ -113,14 +121,17 @@ def half_of(details: str) -> str:
     return found[1] if found else "itc"
 
 
-def flag(protocol: str) -> str:
-    """A red label where a protocol says that its gallery captions may know the queries.
+def flag(protocol: str, weights: str | None = None) -> str:
+    """Red labels where gallery captions may know the queries, where only a part of the data was seen, or where weights are not trained.
 
     >>> flag("fashioniq/original/ref-kept/caption(score=itc,text=and,captions=leaked)")
     ' <b class="flag">leaked</b>'
     """
     found = UNSAFE.search(protocol)
-    return f' <b class="flag">{found[1]}</b>' if found else ""
+    said = [found[1]] if found else []
+    said += ["shortened"] if SHORTENED.search(protocol) else []
+    said += [weights if weights != "random" else "random weights"] if weights else []
+    return "".join(f' <b class="flag">{escape(word)}</b>' for word in said)
 
 
 def is_composed(record: ResultRecord) -> bool:
@@ -173,22 +184,22 @@ def add_composed(page: Page, evaluation: Evaluation) -> None:
     )
 
 
-def gain(records: list[ResultRecord], chance: dict[tuple[str, str], float]) -> str:
+def gain(records: list[ResultRecord], chance: Chance) -> str:
     """One sentence: mean R@K of the composed query, of its stronger half and of chance, on the whole gallery."""
     smallest = min(
         (r.metric for r in records if r.metric.startswith("mean/R@")), key=lambda m: int(m.split("@")[1]), default=""
     )
-    values: dict[str, tuple[float, str]] = {}
+    values: dict[str, tuple[float, ResultRecord]] = {}
     for r in records:
         match = CIR.match(r.protocol)
         if match and r.metric == smallest and r.value is not None and match.group("gallery", "reference", "score") == ALL_KEPT:
-            values[half_of(match["details"])] = (r.value, r.protocol)
+            values[half_of(match["details"])] = (r.value, r)
     halves = {name: value for name, (value, _) in values.items() if name != "itc"}
     if "itc" not in values or not halves:
         return ""
     best = max(halves, key=lambda name: halves[name])
-    ours, protocol = values["itc"]
-    level = chance.get((protocol, smallest))
+    ours, record = values["itc"]
+    level = chance.get(chance_key(record))
     tail = f", chance {level:.1f}" if level is not None else ""
     return (
         f"In {escape(smallest)} the composed query reaches <b>{ours:.1f}</b>, its stronger half "
@@ -230,9 +241,7 @@ def groups(columns: list[str]) -> list[tuple[str, int]]:
     return runs
 
 
-def _matrix(
-    records: list[ResultRecord], chance: dict[tuple[str, str], float], columns: list[str], gallery: str
-) -> list[list[str]]:
+def _matrix(records: list[ResultRecord], chance: Chance, columns: list[str], gallery: str) -> list[list[str]]:
     """One row per (variant, score) of a gallery with the reference kept, chance last."""
     cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}
     for r in records:
@@ -244,12 +253,13 @@ def _matrix(
     several = len({score for _, score in cells}) > 1
     rows = []
     for half, score in order:
-        name = VARIANTS.get(half, half) + flag(next(iter(cells[half, score].values())).protocol)
+        first = next(iter(cells[half, score].values()))
+        name = VARIANTS.get(half, half) + flag(first.protocol, first.weights)
         name += f"<small>{SCORES[score]}</small>" if several else ""
         css = "<b>{}</b>" if half == "itc" else "{}"
         rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])
     base = cells.get(("itc", "image"), {})
-    levels = [chance.get((base[c].protocol, c)) if c in base else None for c in columns]
+    levels = [chance.get(chance_key(base[c])) if c in base else None for c in columns]
     if any(level is not None for level in levels):
         rows.append(["<i>chance</i>", *(f"<i>{figure(level, 1)}</i>" for level in levels)])
     return rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl import __version__
+from unifashion_pl import __version__, learned
 from unifashion_pl.weights.manifest import Part, load_manifest
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def model_card(model: UniFashionModule, records: Sequence[ResultRecord] = (), da
         "---",
         "# UniFashion model",
         f"Heads: {', '.join(heads)}. {MARK} {__version__}; the method is that of arXiv 2408.11305.",
+        f"Trained for: {learned.said(model.learned)}.",
         "",
         "```python",
         "from unifashion_pl import UniFashionModule",

@@ -336,6 +336,7 @@ def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: s
     model = _build(cls, {**content["model"], "init_from": None})
     _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS), left_out(model))
     learned.give(model, learned.of_config(content))
+    model.toy = str(source) == "tiny"
     return model.eval()
 
 
