@@ -188,13 +188,19 @@ def said(learned: Learned) -> str:
     return "not known" if learned is None else ", ".join(stored(learned) or ()) or "nothing"
 
 
+def of_model(model: Any) -> Learned:
+    """What a model has learned; other modules than ours keep no record."""
+    return getattr(model, "learned", None)
+
+
 def lacks(model: UniFashionModule, task: Task) -> str:
     """A sentence about what a model has not learned, "" if it has, or if nobody knows."""
-    if model.learned is None or task in model.learned:
+    known = of_model(model)
+    if known is None or task in known:
         return ""
     _, what, cure, instead = MEANINGS[task]
-    state = f"it was trained for {said(model.learned)}" if model.learned else "it was not trained at all"
-    also = f", or {instead}" if instead and model.learned else ""
+    state = f"it was trained for {said(known)}" if known else "it was not trained at all"
+    also = f", or {instead}" if instead and known else ""
     return f"this model has not learned to {what} ({state}), so its answer means nothing: {cure}{also}"
 
 
@@ -213,18 +219,19 @@ def require(model: UniFashionModule, task: Task) -> None:
 
 def label(model: UniFashionModule, task: Task) -> str | None:
     """What to write beside numbers of a model that was not trained for them; None if it was, or if nobody knows."""
-    if model.learned is None or task in model.learned:
+    known = of_model(model)
+    if known is None or task in known:
         return None
-    return f"not trained for {task}" if model.learned else "random"
+    return f"not trained for {task}" if known else "random"
 
 
 def say_if_random(model: UniFashionModule) -> None:
     """A line before weights are measured or painted with that nothing was trained for."""
     trainer = model.trainer
-    if model.learned is None or model.learned or trainer.state.fn == "fit" or not trainer.is_global_zero:
+    if model.learned is None or model.learned or trainer.state.fn in (None, "fit") or not trainer.is_global_zero:
         return
     print(
-        f"RANDOM WEIGHTS: `{trainer.state.fn}` was given no trained weights, neither --ckpt_path nor init_from: its results say nothing about "
+        f"RANDOM WEIGHTS: `{trainer.state.fn.value}` was given no trained weights, neither --ckpt_path nor init_from: its results say nothing about "
         "a model, and are labelled so",
         file=sys.stderr,
     )

@@ -45,6 +45,6 @@ _told: set[str] = set()
 
 def tell(model: UniFashionModule, images: Iterable[Image.Image]) -> None:
     """Warn once per process when the shipped toy is shown a photo."""
-    if model.toy and not _told and not all(map(is_drawing, images)):
+    if getattr(model, "toy", False) and not _told and not all(map(is_drawing, images)):
         _told.add(SENTENCE)
         warnings.warn(SENTENCE, ToyWarning, stacklevel=3)

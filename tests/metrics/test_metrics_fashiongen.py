@@ -131,7 +131,7 @@ def test_worked_example_full(examples):
             assert results[f"fashiongen_full/{direction}/{name}"] == pytest.approx(value, abs=1e-5)
     for direction in ("i2t", "t2i"):
         lines = [line for line in metric.per_query() if line["direction"] == direction]
-        assert [[line["rank"], line["ties"]] for line in lines] == case[direction]
+        assert [[line["rank"] - 1, line["ties"]] for line in lines] == case[direction]
 
 
 def test_worked_example_groups(examples):
@@ -149,7 +149,7 @@ def test_worked_example_groups(examples):
             assert results[f"fashiongen_groups100/{direction}/{name}"] == pytest.approx(value, abs=1e-5)
     lines = metric.per_query()
     for direction in ("i2t", "t2i"):
-        found = {line["product"]: [line["rank"], line["ties"]] for line in lines if line["direction"] == direction}
+        found = {line["product"]: [line["rank"] - 1, line["ties"]] for line in lines if line["direction"] == direction}
         assert [found[f"p{k}{i}"] for k in range(2) for i in range(3)] == case[direction]
 
 

@@ -111,7 +111,7 @@ def test_worked_example(examples):
             if isinstance(value, dict):
                 assert results[f"{variant}/{name}/R@1"] == pytest.approx(value["R@1"], abs=1e-5)
                 assert results[f"{variant}/{name}/R@2"] == pytest.approx(value["R@2"], abs=1e-5)
-                found = [line["ranks"][variant] for key, line in queries.items() if key.startswith(name)]
+                found = [[rank - 1, ties] for rank, ties in (q["ranks"][variant] for key, q in queries.items() if key.startswith(name))]
                 assert found == value["better_ties"]
             else:
                 assert results[f"{variant}/{name}"] == pytest.approx(value, abs=1e-5)
@@ -231,7 +231,7 @@ def test_records_and_predictions(examples):
     assert average.interval.method == "bootstrap(clusters=reference,B=200,seed=category)"
     line = metric.per_query()[0]
     assert line["key"] == "dress-0"
-    assert (line["rank"], line["ties"]) == (0, 0)
+    assert (line["rank"], line["ties"]) == (1, 0)
     assert line["top"]["image"][0] == ["d1", 0.8125]
 
 

@@ -28,12 +28,12 @@ def composed(seed: int, better: float, copies: int = 1) -> Lines:
     lines = []
     for category, n in SIZES.items():
         for i in range(n):
-            rank, ties = int(rng.geometric(better) - 1) * 3, int(rng.integers(0, 2))
+            rank, ties = int(rng.geometric(better) - 1) * 3 + 1, int(rng.integers(0, 2))
             for copy in range(copies):
                 key = f"{category}-{i:03d}-{copy}"
                 asked = {"category": category, "reference": f"r{i - i % 3 // 2}", "target": f"t{i}", "text": f"is {i}"}
                 ranks = {"original/ref-kept/image": [rank, ties], "original/ref-removed/image": [rank, ties]}
-                lines.append({"dataset": "fashioniq/val", "key": key, **asked, "ranks": ranks, "rank": rank + ties, "top": []})
+                lines.append({"dataset": "fashioniq/val", "key": key, **asked, "ranks": ranks, "rank": rank, "ties": ties, "top": []})
     return lines
 
 
@@ -42,7 +42,7 @@ def retrieval(seed: int, better: float) -> Lines:
     rng = np.random.default_rng(seed)
     return [
         {"dataset": "fashiongen/val", "protocol": "fashiongen_100", "direction": d, "draw": draw, "query": f"{d}{i}"}
-        | {"product": f"p{i % 20}", "rank": int(rng.geometric(better) - 1), "ties": 0, "candidates": 100, "shown": False}
+        | {"product": f"p{i % 20}", "rank": int(rng.geometric(better)), "ties": 0, "candidates": 100, "shown": False}
         for draw in range(2)
         for d, n in (("i2t", 40), ("t2i", 20))
         for i in range(n)
@@ -94,7 +94,7 @@ def test_composed_differences_follow_from_the_lines_by_numpy() -> None:
             hits = [
                 np.array(
                     [
-                        sum(x["ranks"]["original/ref-kept/image"]) < k
+                        sum(x["ranks"]["original/ref-kept/image"]) <= k
                         for x in e.predictions["composed"]
                         if x["category"] == category
                     ]

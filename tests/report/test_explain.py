@@ -22,7 +22,7 @@ def line(key: str, rank: int, **more: Any) -> dict[str, Any]:
     top = [[f"x{i}", round(0.9 - 0.05 * i, 3)] for i in range(10)]
     if rank < 10:
         top[rank][0] = "goal"
-    return {"key": key, "rank": rank, "ties": 0, "target": "goal", "reference": "ref", "text": key, "top": top, **more}
+    return {"key": key, "rank": rank + 1, "ties": 0, "target": "goal", "reference": "ref", "text": key, "top": top, **more}
 
 
 def test_best_and_worst_by_rank_random_by_name() -> None:
@@ -69,7 +69,7 @@ def test_a_target_beyond_the_list_has_only_a_bound() -> None:
 
 
 def test_views_of_a_product_do_not_compete() -> None:
-    asked = {"key": "p", "rank": 0, "ties": 0, "targets": ["v1", "v2"], "top": [["v1", 0.8], ["v2", 0.7], ["x", 0.5]]}
+    asked = {"key": "p", "rank": 1, "ties": 0, "targets": ["v1", "v2"], "top": [["v1", 0.8], ["v2", 0.7], ["x", 0.5]]}
     said = explain(asked)
     assert "best competitor 0.500" in said[0]
     assert len(said) == 1
@@ -77,12 +77,12 @@ def test_views_of_a_product_do_not_compete() -> None:
 
 def test_reference_ties_other_scores_and_halves_are_told_where_known() -> None:
     ranks = {
-        "original/ref-kept/image": [5, 0],
-        "original/ref-removed/image": [4, 0],
-        "original/ref-kept/caption": [0, 1],
-        "original/ref-kept/both": [2, 0],
+        "original/ref-kept/image": [6, 0],
+        "original/ref-removed/image": [5, 0],
+        "original/ref-kept/caption": [1, 1],
+        "original/ref-kept/both": [3, 0],
     }
-    asked = line("q", 5, ties=2, ranks=ranks, halves={"text-only": [30, 1], "image-only": [7, 0]})
+    asked = line("q", 5, ties=2, ranks=ranks, halves={"text-only": [31, 1], "image-only": [8, 0]})
     asked["top"][1][0] = "ref"
     said = " | ".join(explain(asked))
     assert "the reference itself is at rank 2, before the target; without it the target is at 5" in said
@@ -113,7 +113,7 @@ def test_halves_over_all_queries_name_the_stronger_ones() -> None:
 
 
 def test_summary_stands_beside_chance() -> None:
-    text = rank_summary([0, 0, 3, 40], [(101, 1)] * 4)
+    text = rank_summary([1, 1, 4, 41], [(101, 1)] * 4)
     assert "all 4 queries" in text
     assert "(chance 51)" in text
     assert "50&nbsp;% stand at rank 1, 75&nbsp;% among the first 10, the last one at 41" in text

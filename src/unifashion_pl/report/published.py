@@ -117,10 +117,10 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
     real = one_recipe([(run, r) for run, r in found if is_comparable(number, run, r)])
     if not real:
         reason = "toy data" if found else "no evaluation"
-        photographed = [r for run, r in found if not run.is_toy]
-        if photographed:
-            flaws = [r.flaw for r in photographed if r.flaw]
-            reason = flaws[0] if flaws else "not the full split" if number == "4" else "not FashionGen"
+        if photographed := [r for run, r in found if not run.is_toy and (number == "4" or reads_fashiongen(run))]:
+            reason = next((r.flaw for r in photographed if r.weights or (r.flaw and number != "4")), "not the full split")
+        elif found and not all(run.is_toy for run, _ in found):
+            reason = "not FashionGen"
         return Comparison(number, method, metric, value, None, "", None, "", f"not run ({reason})")
     scale = 100.0 if number == "2" else 1.0
     values = [r.value * scale for _, r in real if r.value is not None]
