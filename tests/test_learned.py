@@ -81,7 +81,9 @@ def test_composed_search_without_its_training_is_refused_with_the_cure(tmp_path:
     fit(trained, tmp_path, pairs=pairs())
     pictures = list(images(3, 64))
     gallery = Gallery(trained).add(pictures)
-    with pytest.raises(RuntimeError, match=r"has not learned to search by an image and a text .*trained for retrieval.*phase2.yaml"):
+    with pytest.raises(
+        RuntimeError, match=r"has not learned to search by an image and a text .*trained for retrieval.*phase2.yaml"
+    ):
         gallery.search(text="longer", image=pictures[0])
     session = gallery.session(image=pictures[0])
     before = session.hits
@@ -114,8 +116,12 @@ HEADS = {"retrieval": {}, "caption": {}, "diffusion": None}
         ({"policy": "somebody's own", **HEADS}, None, None),
     ],
 )
-def test_older_files_are_read_by_their_policy(section: dict[str, Any], streams: list[str] | None, tasks: set[str] | None) -> None:
-    content = {"hyper_parameters": {"backbone": {}, **section}} | ({} if streams is None else {"unifashion_streams": dict.fromkeys(streams, {})})
+def test_older_files_are_read_by_their_policy(
+    section: dict[str, Any], streams: list[str] | None, tasks: set[str] | None
+) -> None:
+    content = {"hyper_parameters": {"backbone": {}, **section}} | (
+        {} if streams is None else {"unifashion_streams": dict.fromkeys(streams, {})}
+    )
     assert learned.of_checkpoint(content) == tasks
     if streams is None:
         assert learned.of_config({"model": section}) == tasks

@@ -15,8 +15,6 @@ from PIL import Image
 
 from unifashion_pl import toy
 from unifashion_pl.inference import pixels_for
-from unifashion_pl.wardrobe import render_product
-from unifashion_pl.wardrobe.catalogue import pair_products
 from unifashion_pl.weights.checkpoint import from_pretrained
 
 

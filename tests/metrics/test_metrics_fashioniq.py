@@ -111,7 +111,10 @@ def test_worked_example(examples):
             if isinstance(value, dict):
                 assert results[f"{variant}/{name}/R@1"] == pytest.approx(value["R@1"], abs=1e-5)
                 assert results[f"{variant}/{name}/R@2"] == pytest.approx(value["R@2"], abs=1e-5)
-                found = [[rank - 1, ties] for rank, ties in (q["ranks"][variant] for key, q in queries.items() if key.startswith(name))]
+                found = [
+                    [rank - 1, ties]
+                    for rank, ties in (q["ranks"][variant] for key, q in queries.items() if key.startswith(name))
+                ]
                 assert found == value["better_ties"]
             else:
                 assert results[f"{variant}/{name}"] == pytest.approx(value, abs=1e-5)

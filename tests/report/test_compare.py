@@ -33,7 +33,9 @@ def composed(seed: int, better: float, copies: int = 1) -> Lines:
                 key = f"{category}-{i:03d}-{copy}"
                 asked = {"category": category, "reference": f"r{i - i % 3 // 2}", "target": f"t{i}", "text": f"is {i}"}
                 ranks = {"original/ref-kept/image": [rank, ties], "original/ref-removed/image": [rank, ties]}
-                lines.append({"dataset": "fashioniq/val", "key": key, **asked, "ranks": ranks, "rank": rank, "ties": ties, "top": []})
+                lines.append(
+                    {"dataset": "fashioniq/val", "key": key, **asked, "ranks": ranks, "rank": rank, "ties": ties, "top": []}
+                )
     return lines
 
 

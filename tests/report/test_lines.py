@@ -23,7 +23,10 @@ def test_todays_lines_stay_as_they_are() -> None:
             {"rank": 6, "ties": 1, "ranks": {"x": [5, 1]}, "halves": {"text-only": [0, 0]}},
             {"rank": 6, "ties": 1, "ranks": {"x": [6, 1]}, "halves": {"text-only": [1, 0]}},
         ),
-        ({"rank": 0, "ties": 0, "rewritten_rank": 3, "rewritten_ties": 1}, {"rank": 1, "ties": 0, "rewritten_rank": 3, "rewritten_ties": 1}),
+        (
+            {"rank": 0, "ties": 0, "rewritten_rank": 3, "rewritten_ties": 1},
+            {"rank": 1, "ties": 0, "rewritten_rank": 3, "rewritten_ties": 1},
+        ),
         ({"id": "a caption"}, {"id": "a caption"}),
     ],
 )
