@@ -120,11 +120,18 @@ def test_older_files_are_read_by_their_policy(
     section: dict[str, Any], streams: list[str] | None, tasks: set[str] | None
 ) -> None:
     content = {"hyper_parameters": {"backbone": {}, **section}} | (
-        {} if streams is None else {"unifashion_streams": dict.fromkeys(streams, {})}
+        {} if streams is None else {"unifashion_streams": {name: {} for name in streams}}
     )
     assert learned.of_checkpoint(content) == tasks
     if streams is None:
-        assert learned.of_config({"model": section}) == tasks
+        assert learned.of_config({"model": {"backbone": {}, **section}}) == tasks
+
+
+def test_files_of_others_say_nothing() -> None:
+    assert learned.of_config({"model_type": "bert"}) is None
+    assert learned.of_checkpoint({"state_dict": {}}) is None
+    with pytest.raises(ValueError, match="expected a list of tasks"):
+        learned.of_config({"learned": "composed"})
 
 
 def test_imports_know_what_their_authors_trained() -> None:

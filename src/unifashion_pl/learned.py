@@ -142,18 +142,29 @@ def of_checkpoint(content: Mapping[str, Any]) -> Learned:
     """What a Lightning checkpoint says that its weights have learned; older ones by their policy and their streams."""
     if KEY in content:
         return read(content[KEY])
-    section = content.get("hyper_parameters") or {}
-    return of_policy(section, content.get(STATES)) if "backbone" in section else None
+    section = content.get("hyper_parameters")
+    return of_policy(section, content.get(STATES)) if isinstance(section, Mapping) and "backbone" in section else None
 
 
 def of_config(content: Mapping[str, Any]) -> Learned:
     """What a ``config.json`` says that its weights have learned; older ones by their policy."""
-    return read(content["learned"]) if "learned" in content else of_policy(content.get("model") or {})
+    if "learned" in content:
+        return read(content["learned"])
+    section = content.get("model")
+    return of_policy(section) if isinstance(section, Mapping) and "backbone" in section else None
 
 
 def read(stored: Any) -> Learned:
-    """A record as it was stored; names that this version does not know are passed over."""
-    return None if stored is None else frozenset(task for task in TASKS if task in stored)
+    """A record as it was stored; names that this version does not know are passed over.
+
+    Raises:
+        ValueError: something else than a list, or None.
+    """
+    if stored is None:
+        return None
+    if not isinstance(stored, list):
+        raise ValueError(f"the record of what a model has learned is {stored!r}: expected a list of tasks, or null")
+    return frozenset(task for task in TASKS if task in stored)
 
 
 def give(model: Any, record: Learned) -> None:
