@@ -116,6 +116,24 @@ def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest
     assert 'src="http' not in page
 
 
+@pytest.mark.slow
+def test_it_measures_what_was_asked(empty_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Heads set to null stay null, beside a checkpoint too; a test of a part, or of random weights, says so."""
+    main(["fit", "--config", "phase1.yaml", *QUICK, *CPU, "--model.diffusion", "null"])
+    quick = [*QUICK, *CPU, "--model.diffusion", "null", "--trainer.limit_test_batches", "1"]
+    main(["test", "--model.caption", "null", "--config", "phase1.yaml", *quick, "--ckpt_path", "last"])
+    records = json.loads(Path("runs/phase1/test/results.json").read_text("utf-8"))
+    assert {r["unit"] for r in records} == {"percent"}
+    assert all(r["n"] < r["n_expected"] and "shortened=64/72" in r["protocol"] and r["weights"] is None for r in records)
+    assert "left out: caption_head" in capfd.readouterr().out
+    main(["test", "--config", "phase1.yaml", *quick, "--model.caption=null"])
+    assert "RANDOM WEIGHTS" in capfd.readouterr().err
+    assert {r["weights"] for r in json.loads(Path("runs/phase1/test/results.json").read_text("utf-8"))} == {"random"}
+    with pytest.raises(SystemExit) as stopped:
+        main(["test", "--config", "phase2.yaml", *quick, "--ckpt_path", "last"])
+    assert stopped.value.code == 2
+
+
 def test_a_run_does_not_start_from_what_it_writes(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As a second phase 1 of paper.yaml would, whose list of places to start from begins with phase 1 itself."""
     fit = ["fit", "--config", "phase1.yaml", *QUICK, *CPU, "--model.caption", "null", "--model.diffusion", "null"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,15 @@ def test_another_catalogues_pairs_and_a_shrunken_gallery_fill_no_cell() -> None:
         )
     row = ("1", "UniFashion", "i2t/R@1", 71.44)
     assert compare(*row, [runs["CatalogueDataModule"]]).status == "not run (not FashionGen)"
+    for flaw, changes in (
+        ("random weights", {"weights": "random"}),
+        ("a shortened test", {"protocol": "fashiongen_100(n=100,shortened=64/32528)"}),
+        ("100 of 1,000", {"n_expected": 1000}),
+    ):
+        flawed = replace(
+            runs["FashionGenDataModule"], evaluations=[Evaluation("", Path("run"), [replace(record, **changes)], {})]
+        )
+        assert compare(*row, [flawed]).status == f"not run ({flaw})"
     assert compare(*row, [runs["FashionGenDataModule"]]).ours == 99.0
     short = run_with(65.0, protocol=FULL.replace("text=and", "text=and,gallery=5000/5373"))
     assert compare("4", "UniFashion w/o cap", "Avg", 65.04, [short]).status == "not run (not the full split)"
