@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, NotRequired, Protocol, TypedDict, TypeVar
 
 import torch
 from PIL import Image
@@ -16,6 +15,7 @@ from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text
 from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform, to_tensor
+from unifashion_pl.reading import FormatError, from_json
 
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
 Row = dict[str, Any]
@@ -87,19 +87,62 @@ def has_image(raw: RawSample, name: str) -> bool:
     return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
 
 
-def meta_of(raw: RawSample) -> dict[str, Any]:
-    """The decoded ``meta.json``.
+class PairMeta(TypedDict, total=False):
+    """``meta.json`` of a pair."""
+
+    id: str
+    product: str | int
+    name: str
+    description: str
+    category: str
+    subcategory: str
+
+
+class TripletMeta(TypedDict):
+    """``meta.json`` of a triplet or query; a query of a test split has no target."""
+
+    reference: NotRequired[str]
+    target: NotRequired[str]
+    captions: list[str]
+    category: str
+
+
+class GalleryMeta(TypedDict):
+    """``meta.json`` of a gallery image."""
+
+    id: str
+    category: str
+    in_union: bool
+
+
+class TryOnMeta(TypedDict, total=False):
+    """``meta.json`` of a try-on sample."""
+
+    phrases: list[str]
+
+
+M = TypeVar("M")
+
+
+def meta_of(raw: RawSample, kind: type[M]) -> M:
+    """The decoded ``meta.json``, as far as ``kind`` declares it.
 
     Raises:
-        DamagedSample: absent or not a JSON object.
+        DamagedSample: absent, or a field lacks or is of another type.
     """
+    if "meta.json" not in raw.fields:
+        raise DamagedSample(raw.key, "has no meta.json")
     try:
-        meta = json.loads(raw.fields["meta.json"])
-    except (KeyError, ValueError) as error:
-        raise DamagedSample(raw.key, f"meta.json is absent or broken ({error})") from error
-    if not isinstance(meta, dict):
-        raise DamagedSample(raw.key, f"meta.json holds a {type(meta).__name__}, not an object")
+        meta: M = from_json(raw.fields["meta.json"], kind, "meta.json")
+    except FormatError as error:
+        raise DamagedSample(raw.key, str(error)) from error
     return meta
+
+
+def _needed(raw: RawSample, meta: TripletMeta, name: Literal["reference", "target"]) -> str:
+    if name not in meta:
+        raise DamagedSample(raw.key, f"meta.json has no {name}")
+    return meta[name]
 
 
 def _column(rows: Sequence[Row], name: str) -> list[Any]:
@@ -143,7 +186,7 @@ class PairAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, image = meta_of(raw), painted(raw, "image", self.pixels)
+        meta, image = meta_of(raw, PairMeta), painted(raw, "image", self.pixels)
         key = meta.get("id", raw.key)
         if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{key}").random() < self.flip:
             image = image.flip(-1)
@@ -201,15 +244,16 @@ class TripletAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, target = meta_of(raw), painted(raw, "target", self.pixels)
+        meta, target = meta_of(raw, TripletMeta), painted(raw, "target", self.pixels)
+        target_id = _needed(raw, meta, "target")
         return {
             "key": raw.key,
             "reference": seen(raw, "reference", self.encoder),
             "target": seen(raw, "target", self.encoder, target),
             "pixels": self.pixels(target) if self.pixels and target is not None else None,
             "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
-            "caption": self.captions.get(meta["target"], ""),
-            "target_id": number_of(meta["target"]),
+            "caption": self.captions.get(target_id, ""),
+            "target_id": number_of(target_id),
             "category": meta["category"],
         }
 
@@ -249,7 +293,7 @@ class GalleryAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta = meta_of(raw)
+        meta = meta_of(raw, GalleryMeta)
         line = dict(self.library.get(meta["id"], {}))
         return {
             "key": meta["id"],
@@ -257,7 +301,7 @@ class GalleryAssembler:
             "category": meta["category"],
             "caption": line.pop("caption", ""),
             "provenance": line,
-            "in_union": bool(meta["in_union"]),
+            "in_union": meta["in_union"],
         }
 
     def batch(self, rows: Sequence[Row], dataset: str) -> GalleryBatch:
@@ -290,11 +334,11 @@ class QueryAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta = meta_of(raw)
+        meta = meta_of(raw, TripletMeta)
         return {
             "key": raw.key,
             "reference": self.encoder(image_of(raw, "reference")),
-            "reference_id": meta["reference"],
+            "reference_id": _needed(raw, meta, "reference"),
             "target_id": meta.get("target", ""),
             "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
             "category": meta["category"],
@@ -339,7 +383,7 @@ class TryOnAssembler:
 
     def sample(self, raw: RawSample, draw: Draw) -> Row:
         """See :class:`Assembler`."""
-        meta, garment = meta_of(raw), to_tensor(image_of(raw, "garment"))
+        meta, garment = meta_of(raw, TryOnMeta), to_tensor(image_of(raw, "garment"))
         person, mask = self.picture(image_of(raw, "person")), self.mask(image_of(raw, "mask"))
         agnostic = self.picture(image_of(raw, "agnostic")) if has_image(raw, "agnostic") else person.masked_fill(mask, GREY)
         return {

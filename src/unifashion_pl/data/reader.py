@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from tarfile import BLOCKSIZE, REGTYPE, HeaderError, TarInfo
 from typing import BinaryIO, Protocol
 
 from torch import Tensor
@@ -162,10 +163,26 @@ class ShardSource:
 
 
 def _expand(data: bytes, name: str) -> dict[str, bytes]:
+    _check_plain(data, name)
     samples = list(group_by_keys(tar_file_expander([{"url": name, "stream": BytesIO(data)}], eof_value=None)))
     if len(samples) != 1:
         raise DamagedSample(name, f"{len(samples)} samples where one was written")
     return {field: value for field, value in samples[0].items() if not field.startswith("__")}
+
+
+def _check_plain(data: bytes, name: str) -> None:
+    """Refuse what no shard holds: links, sparse files, headers of other tar dialects, members that end behind the sample."""
+    place = 0
+    while place < len(data):
+        try:
+            member = TarInfo.frombuf(data[place : place + BLOCKSIZE], "utf-8", "strict")
+        except (HeaderError, ValueError) as error:
+            raise DamagedSample(name, f"no tar header at byte {place}: {error}") from error
+        if member.type != REGTYPE or member.size < 0:
+            raise DamagedSample(name, f"a tar member of type {member.type!r} and {member.size} bytes, expected a plain file")
+        place += BLOCKSIZE + -(-member.size // BLOCKSIZE) * BLOCKSIZE
+    if place != len(data):
+        raise DamagedSample(name, f"its last tar member ends {place - len(data)} bytes behind it")
 
 
 def planned(source: Source) -> dict[str, int]:
