@@ -14,7 +14,7 @@ T = TypeVar("T")
 #: Files of text and JSON beyond this are refused: the largest published one has 60 MB.
 MAX_BYTES = 2 << 30
 #: Values of a YAML file with its aliases written out; beyond this, aliases were made to exhaust memory.
-MAX_VALUES = 1_000_000
+MAX_VALUES = 100_000
 #: Beginnings of files that people take for text.
 NOT_TEXT = (
     (b"\xff\xfe", "UTF-16"),

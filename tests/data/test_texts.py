@@ -136,7 +136,10 @@ def test_captions_that_may_have_seen_a_query_are_refused(tmp_path: Path, entry: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"image": "A", "caption": null}', r"c.jsonl:2 is not an object with image and caption: .*got `null` - at `\$.caption`"),
+        (
+            '{"image": "A", "caption": null}',
+            r"c.jsonl:2 is not an object with image and caption: .*got `null` - at `\$.caption`",
+        ),
         ('{"image": ["A"], "caption": "x"}', r"c.jsonl:2 is not .* - at `\$.image`"),
         ('{"image": "A", "caption": "x", "inputs": {"image": 1}}', r"c.jsonl:2 is not .* - at `\$.inputs`"),
         ('["A", "x"]', "c.jsonl:2 is not an object with image, caption and inputs: Expected `object`"),

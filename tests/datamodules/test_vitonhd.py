@@ -114,6 +114,8 @@ JOINTS = [1.0, 2.0, 0.5] * 25
         ('{"people": []}', "nobody was found in the picture"),
         ('{"people": [{}]}', "is not an OpenPose file"),
         ('{"people": [{"pose_keypoints_2d": null}]}', "is not an OpenPose file"),
+        ('{"people": [{"pose_keypoints_2d": ["1"]}]}', "Expected `float`, got `str` - at `$.people[0].pose_keypoints_2d[0]`"),
+        (json.dumps({"people": [{"pose_keypoints_2d": [*JOINTS[:74], 1e200]}]}), "a coordinate of 1e+200"),
         (json.dumps({"people": [{"pose_keypoints_2d": JOINTS[:54]}]}), "18 points, expected the 25 of BODY-25"),
     ],
 )

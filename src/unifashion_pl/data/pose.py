@@ -142,7 +142,12 @@ def _load(value: Any) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, FormatError) as error:
-        raise InputError("pose", f"cannot be read: {str(error).replace(str(path), path.name)}", EXPECTED, "A picture of the pose goes into densepose=") from error
+        raise InputError(
+            "pose",
+            f"cannot be read: {str(error).replace(str(path), path.name)}",
+            EXPECTED,
+            "A picture of the pose goes into densepose=",
+        ) from error
     return content
 
 

@@ -149,7 +149,9 @@ class Painter:
             raise RuntimeError("the data has no try-on samples, pairs or composed queries: nothing was painted")
         if team.rank == 0:
             files = {line["file"]: line for line in [*self._earlier(path), *lines]}
-            write_text(path, "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files)))
+            write_text(
+                path, "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
+            )
         return path
 
     def _earlier(self, path: Path) -> list[Line]:

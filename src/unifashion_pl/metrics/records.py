@@ -82,7 +82,9 @@ class ResultRecord:
         if self.unit not in UNITS:
             raise ValueError(f"unit of {self.metric} is {self.unit!r}; expected one of {', '.join(UNITS)}")
         if self.n < 0 or (self.n_expected or 0) < 0:
-            raise ValueError(f"{self.metric} under {self.protocol} has n={self.n} of {self.n_expected}: expected no negative counts")
+            raise ValueError(
+                f"{self.metric} under {self.protocol} has n={self.n} of {self.n_expected}: expected no negative counts"
+            )
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric} under {self.protocol} is {self.value}: a result must be a finite number or None")
 

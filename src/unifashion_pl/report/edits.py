@@ -52,7 +52,9 @@ def _row(page: Page, evaluation: Evaluation, line: Line, kind: str, inputs: tupl
         if name.split("/")[0] == kind:
             tiles.append(page.tile(evaluation.picture(made["file"]), MADE.get(name, name), ""))
     tiles += [
-        page.tile(evaluation.picture(line["given"][name]), name, "given") for name in ("truth", "worn before") if name in line["given"]
+        page.tile(evaluation.picture(line["given"][name]), name, "given")
+        for name in ("truth", "worn before")
+        if name in line["given"]
     ]
     ask = sanitized(line["prompt"], 220) if kind == "design" else sanitized(line["id"], 80)
     return f'<div class="row"><div class="ask"><p class="q">{ask}</p></div><div class="strip big">{"".join(tiles)}</div></div>'

@@ -138,7 +138,9 @@ def read_run(path: Path) -> Run:
         if columns:
             run.curves.append(Curves(_label(path, file.parent), columns))
     for file in _files(path, "results.json"):
-        predictions = {name: read_predictions(_inside(path, file.parent / "predictions" / f"{name}.jsonl"), name) for name in PREDICTIONS}
+        predictions = {
+            name: read_predictions(_inside(path, file.parent / "predictions" / f"{name}.jsonl"), name) for name in PREDICTIONS
+        }
         run.evaluations.append(Evaluation(_label(path, file.parent), file.parent, read_records(file), predictions))
     if not run.curves and not run.evaluations:
         raise FileNotFoundError(f"{path} holds neither metrics.csv nor results.json: run `fit` or `test` into it first")
@@ -172,7 +174,9 @@ def _files(root: Path, name: str) -> list[Path]:
 def _inside(root: Path, file: Path) -> Path:
     """The file, unless it is a link out of the run: what somebody else's folder points to does not belong into a report."""
     if not file.resolve().is_relative_to(root.resolve()):
-        raise FormatError(f"{file} is a link to {file.resolve()}, outside of the run folder: copy the file there if it is meant")
+        raise FormatError(
+            f"{file} is a link to {file.resolve()}, outside of the run folder: copy the file there if it is meant"
+        )
     return file
 
 
