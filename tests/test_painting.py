@@ -254,3 +254,18 @@ def test_what_cannot_be_painted_is_said(tmp_path: Path) -> None:
         Painter(start="truth")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown sampler 'slow'"):
         Painter(sampler="slow")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file": "../x.png"}', "file is '../x.png'"),
+        ('{"file": 5}', "file is '5'"),
+        ("[]", "is not a line of a manifest"),
+        ("{", "is not a line"),
+    ],
+)
+def test_a_manifest_that_is_no_manifest_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text('{"file": "a.png", "prompt": "a\u2028b"}\n' + line + "\n", "utf-8")
+    with pytest.raises(ValueError, match=rf"manifest.jsonl:2.*{message}"):
+        Painter(tmp_path)._earlier(tmp_path / "manifest.jsonl")

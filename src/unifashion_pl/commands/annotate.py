@@ -37,6 +37,7 @@ def add(actions: Commands) -> None:
 def _annotate(args: argparse.Namespace) -> int:
     from unifashion_pl.data.annotate import annotate, keywords_of
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
+    from unifashion_pl.files import write_text
 
     keywords = keywords_of(training_texts(args.root), args.keywords)
     for category, words in keywords.counts.items():
@@ -44,7 +45,7 @@ def _annotate(args: argparse.Namespace) -> int:
     targets = caption_targets(args.root, args.split)
     out = annotate(targets, _captioner(args), keywords, args.out, batch_size=args.batch_size, allow_missing=args.allow_missing)
     beside = out.with_suffix(".keywords.json")
-    beside.write_text(json.dumps(keywords.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(beside, json.dumps(keywords.as_dict(), indent=1, ensure_ascii=False) + "\n")
     print(out)
     return 0
 

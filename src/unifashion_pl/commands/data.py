@@ -67,11 +67,14 @@ def _wardrobe(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from unifashion_pl.data.check import check_dataset
     from unifashion_pl.data.check_text import report_text
+    from unifashion_pl.files import check_writable, write_text
 
+    if args.json:
+        check_writable(args.json)
     report = check_dataset(args.dataset, args.root)
     print(report_text(report))
     if args.json:
-        args.json.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
     return 0 if report.complete else 1
 
 

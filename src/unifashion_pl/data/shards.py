@@ -7,7 +7,6 @@ agrees with its side file. ``index.json`` comes last, so that its presence means
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import re
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from unifashion_pl.data.index import NAME, Shard, ShardIndex, fingerprint, preflight
 from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
 from unifashion_pl.files import replacing, writing
+from unifashion_pl.reading import FormatError, from_json, read_json
 
 BLOCK = 512
 FIELD = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
@@ -159,15 +159,13 @@ def _finished(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
 def _kept(job: _Job) -> _Result | None:
     """A finished shard's side file, if plan and content still agree with it and nothing was lost in it."""
     try:
-        content = json.loads(_side(job.path).read_text(encoding="utf-8"))
-        result = _Result(
-            content["plan_hash"], Shard(**content["shard"]), content["missing"], [tuple(p) for p in content["pixels"]]
-        )
+        result: _Result = read_json(_side(job.path), _Result)
         data = job.path.read_bytes()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, FormatError):
         return None
-    agrees = result.plan_hash == job.plan_hash and hashlib.sha256(data).hexdigest() == result.shard.sha256
-    return result if agrees and not result.missing else None
+    known = result.plan_hash == job.plan_hash and result.shard.name == job.path.name and not any(result.shard.faults())
+    whole = len(data) == result.shard.bytes and hashlib.sha256(data).hexdigest() == result.shard.sha256
+    return result if known and whole and not result.missing else None
 
 
 def _side(path: Path) -> Path:
@@ -280,7 +278,7 @@ def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:
         kind=plan.kind,
         fields=list(plan.fields),
         optional=list(plan.optional),
-        options=json.loads(compact_json(dict(plan.options))),
+        options=from_json(compact_json(dict(plan.options))),
         encoders=dict(plan.encoders),
         source=_sources(plan),
         shards=shards,

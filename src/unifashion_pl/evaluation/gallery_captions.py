@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
+from unifashion_pl.files import write_text
 from unifashion_pl.inference import evaluating, head_of
 from unifashion_pl.metrics.leaks import check_provenance
 from unifashion_pl.provenance import weights_hash
@@ -70,9 +71,5 @@ def write_gallery_captions(
     if not lines:
         raise ValueError("no gallery image to caption: expected evaluation batches of composed retrieval, found none")
     check_provenance(lines.values())
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
     text = "".join(json.dumps(lines[key], ensure_ascii=False, sort_keys=True) + "\n" for key in sorted(lines))
-    part.write_text(text, encoding="utf-8")
-    return part.replace(out)
+    return write_text(out, text)

@@ -23,12 +23,12 @@ from torch import Tensor
 from unifashion_pl.data.decode import BadInput, decoded
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
-from unifashion_pl.files import replacing, writing
+from unifashion_pl.files import replacing, write_text, writing
 from unifashion_pl.generation.schedules import steps_of
 from unifashion_pl.inference import head_of
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.provenance import __version__, weights_hash
-from unifashion_pl.reading import from_json
+from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
 from unifashion_pl.report.runfolder import image_name
 from unifashion_pl.tasks import modes
 from unifashion_pl.tasks.editing import TASKS, Task, edits
@@ -149,16 +149,24 @@ class Painter:
             raise RuntimeError("the data has no try-on samples, pairs or composed queries: nothing was painted")
         if team.rank == 0:
             files = {line["file"]: line for line in [*self._earlier(path), *lines]}
-            text = "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
-            with replacing(path) as file:
-                file.write(text.encode())
+            write_text(
+                path, "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
+            )
         return path
 
     def _earlier(self, path: Path) -> list[Line]:
         if not path.is_file():
             return []
-        lines: list[Line] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [line for line in lines if (self.folder / line["file"]).is_file()]
+        lines: list[Line] = []
+        for number, line in read_json_lines(path, Line, "a line of a manifest"):
+            if not isinstance(line.get("file"), str) or not is_inside(line["file"]):
+                raise FormatError(
+                    f"{path}:{number}: file is {str(line.get('file'))[:80]!r}, expected a picture of this folder. "
+                    "Remove the manifest: it is made anew"
+                )
+            if (self.folder / line["file"]).is_file():
+                lines.append(line)
+        return lines
 
     def _described(self, model: UniFashionModule, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> list[Line]:
         """A line per sample, without the picture's hash."""
@@ -227,15 +235,15 @@ class Painter:
         data = path.read_bytes()
         try:
             text = decoded(data).info.get(CHUNK)
-            found = from_json(str(text), dict[str, Any], str(path)) if text else {}
-        except (BadInput, ValueError) as error:
+        except BadInput as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None
+        found = _line_of(text)
         expected = {name: value for name, value in line.items() if name not in AFTER}
         if found != expected:
             names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
             listed = "; ".join(f"{name} was {found.get(name)!r}, now it is {expected.get(name)!r}" for name in names)
-            said = listed if text else "it is not one of these pictures"
+            said = listed if found else "it is not one of these pictures"
             raise ValueError(f"{path} is there and was made in another way: {said}. Name another folder (model.painter.out)")
         return hashlib.sha256(data).hexdigest()
 
@@ -251,6 +259,15 @@ class Painter:
         with replacing(path) as file:
             file.write(buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _line_of(text: Any) -> Line:
+    """The line that a picture carries; {} if it carries none of ours."""
+    try:
+        line: Line = from_json(text, Line) if isinstance(text, str) else {}
+    except FormatError:
+        return {}
+    return line
 
 
 def noise_seed(seed: int, key: str) -> int:

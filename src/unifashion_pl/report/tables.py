@@ -245,7 +245,7 @@ def _matrix(
     rows = []
     for half, score in order:
         name = VARIANTS.get(half, half) + flag(next(iter(cells[half, score].values())).protocol)
-        name += f"<small>{SCORES[score]}</small>" if several else ""
+        name += f"<small>{SCORES.get(score, score)}</small>" if several else ""
         css = "<b>{}</b>" if half == "itc" else "{}"
         rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])
     base = cells.get(("itc", "image"), {})
