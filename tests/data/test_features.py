@@ -291,6 +291,8 @@ def test_damaged_samples_take_only_themselves_out_where_it_is_allowed(
     shutil.copy(repeated / index.name, shards / index.name)
     mended = made(shards, frozen, tmp_path / "out", max_bad=1)
     assert mended.read(7).features["reference"].equal(whole.read(7).features["reference"])
+
+
 def test_rows_that_fit_no_images_are_refused(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
     cached = made(repeated, frozen, tmp_path)
     path = tmp_path / cached.found.files[0].name

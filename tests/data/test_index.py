@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unifashion_pl.data.index import ShardIndex
-from unifashion_pl.data.reader import DamagedSample, _expand
+from unifashion_pl.data.reader import DamagedSample, _fields
 from unifashion_pl.data.shards import tar_member
 
 Content = dict[str, Any]
@@ -88,14 +88,14 @@ def test_an_index_that_contradicts_itself_is_refused_by_field(
 
 def test_members_that_no_shard_has_are_damage() -> None:
     plain = tar_member("k.meta.json", b"{}")
-    assert _expand(plain, "k") == {"meta.json": b"{}"}
+    assert _fields(plain, "k", "k") == {"meta.json": b"{}"}
     for kind in b"1235SLxg":  # links, devices, folders, sparse and extended headers
         other = bytearray(plain)
         other[156] = kind
         other[148:156] = b"%06o\0 " % (sum(other[:148]) + sum(other[156:512]) + 8 * 32)
-        with pytest.raises(DamagedSample, match="expected a plain file"):
-            _expand(bytes(other), "k")
-    with pytest.raises(DamagedSample, match="ends 512 bytes behind it"):
-        _expand(plain[:512], "k")
-    with pytest.raises(DamagedSample, match="no tar header at byte 0"):
-        _expand(bytes(1024), "k")
+        with pytest.raises(DamagedSample, match="expected is a plain file"):
+            _fields(bytes(other), "k", "k")
+    with pytest.raises(DamagedSample, match="declares 2 bytes, the sample has 512"):
+        _fields(plain[:512], "k", "k")
+    with pytest.raises(DamagedSample, match="byte 0: no tar header"):
+        _fields(bytes(1024), "k", "k")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from small import pair_batch
 
-from unifashion_pl.data.assemble import PairMeta, meta_of
-from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.samples import PairBatch
 
 
@@ -31,21 +28,3 @@ def test_equal_product_numbers_of_two_datasets_are_two_products() -> None:
 
 def test_pixels_need_all_parts() -> None:
     assert PairBatch.joined([pair_batch(2), pair_batch(2, pixels=None)]).pixels is None
-
-
-@pytest.mark.parametrize(
-    ("meta", "message"),
-    [
-        (b"{", "k: meta.json: "),
-        (b"[]", "k: meta.json: Expected `object`, got `array`"),
-        (b'{"name": 5}', r"k: meta.json: Expected `str`, got `int` - at `\$.name`"),
-        (b'{"product": [1]}', r"k: meta.json: .* - at `\$.product`"),
-        (b'{"id": "\xff"}', "k: meta.json: "),
-        (b'{"id": ' + b"[" * 100_000, "k: meta.json: "),
-    ],
-)
-def test_a_meta_of_another_form_is_one_damaged_sample(meta: bytes, message: str) -> None:
-    with pytest.raises(DamagedSample, match=message):
-        meta_of(RawSample("k", {"meta.json": meta}), PairMeta)
-    with pytest.raises(DamagedSample, match="k: has no meta.json"):
-        meta_of(RawSample("k", {}), PairMeta)
