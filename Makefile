@@ -8,6 +8,8 @@ OUT ?= demo
 # versions that the tests ran with; LOCK= (empty) takes the newest that setup.cfg allows
 LOCK ?= requirements.lock
 PINNED = $(if $(LOCK),--constraint $(LOCK),)
+# of the inputs of `make fuzz`
+SEED ?= 0
 # a test process per core; files stay together, because they share what they train
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
@@ -47,7 +49,7 @@ test-all: setup  ## all tests, the slow ones too
 	$(BIN)/python -m pytest $(SPREAD)
 
 fuzz: setup  ## 10,000 damaged and hostile inputs to everything that reads files (under 15 minutes); failing ones are kept in fuzz-failures
-	PYTHONPATH=tests $(BIN)/python -m fuzz
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED)
 
 lint: setup  ## ruff
 	$(BIN)/ruff check .
@@ -57,8 +59,9 @@ format: setup  ## let ruff put things in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-type: setup  ## mypy, strict on the library
+type: setup  ## mypy, strict on the library and the fuzzer
 	$(BIN)/mypy
+	MYPYPATH=tests $(BIN)/mypy --package fuzz
 
 wheel: setup  ## dist/*.whl
 	$(BIN)/python -m build --wheel
@@ -67,4 +70,4 @@ tiny: setup  ## train checkpoints/tiny anew (see checkpoints/README.md)
 	$(BIN)/python checkpoints/train_tiny.py
 
 clean:  ## remove what was built, not .venv
-	rm -rf build dist src/*.egg-info demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist src/*.egg-info demo fuzz-failures .hypothesis .pytest_cache .mypy_cache .ruff_cache

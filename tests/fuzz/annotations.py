@@ -165,14 +165,22 @@ def use_captions(folder: Path) -> object:
 
 
 REFUSALS = (ValueError, FileNotFoundError, MissingDataError)
-TEXT_FILES: dict[str, Damage] = {"*_pairs.txt": lines("text"), "captions.json": damaged_json}
+CSV: dict[str, Damage] = {"*.csv": lines("csv")}
+FASHIONIQ: dict[str, Damage] = {"captions/*": damaged_json, "image_splits/*": damaged_json}
+FASHION200K: dict[str, Damage] = {"labels/*": lines("text"), "test_queries.txt": lines("text")}
+TRYON: dict[str, Damage] = {
+    "**/*pairs*.txt": lines("text"),
+    "**/*captions.json": damaged_json,
+    "**/*keypoints*/*": damaged_json,
+}
+VITONHD: dict[str, Damage] = {**TRYON, "*/openpose_json/*": damaged_json}
 TARGETS = (
-    Target("catalogue", 1500, make_catalogue, changing({"*.csv": lines("csv")}), use(catalogue), REFUSALS),
-    Target("fashion-iq", 1000, rawdata.write_fashioniq, changing({"captions/*": damaged_json, "image_splits/*": damaged_json}), use(fashioniq), REFUSALS),
+    Target("catalogue", 1500, make_catalogue, changing(CSV), use(catalogue), REFUSALS),
+    Target("fashion-iq", 1000, rawdata.write_fashioniq, changing(FASHIONIQ), use(fashioniq), REFUSALS),
     Target("fashiongen-lists", 500, make_famevil, changing({"*.json": damaged_json}), use(fashiongen), REFUSALS),
-    Target("fashion200k", 500, make_fashion200k, changing({"labels/*": lines("text"), "test_queries.txt": lines("text")}), use(fashion200k), REFUSALS),
-    Target("viton-hd", 700, rawdata.write_vitonhd, changing({**TEXT_FILES, "*/openpose_json/*": damaged_json}), use(vitonhd), REFUSALS),
-    Target("mgd", 400, make_mgd, changing({"dresscode/*/*.txt": lines("text"), "dresscode/*captions.json": damaged_json, "dresscode/*/keypoints/*": damaged_json}), use(mgd), REFUSALS),
+    Target("fashion200k", 500, make_fashion200k, changing(FASHION200K), use(fashion200k), REFUSALS),
+    Target("viton-hd", 700, rawdata.write_vitonhd, changing(VITONHD), use(vitonhd), REFUSALS),
+    Target("mgd", 400, make_mgd, changing(TRYON), use(mgd), REFUSALS),
     Target("joints", 1000, make_joints, changing({"*.json": damaged_json}), use_joints),
     Target("captions", 1000, make_captions, changing({"*.jsonl": damaged_lines}), use_captions),
-)  # fmt: skip
+)

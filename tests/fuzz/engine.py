@@ -216,10 +216,15 @@ def again(target: Target, place: Place, folder: Path) -> tuple[str, str]:
 
 def table(tallies: Sequence[Tally]) -> str:
     """A line per target, and their sum."""
-    rows = [(t.name, t.inputs, t.refused, t.accepted, t.failed, t.seconds) for t in tallies]
-    rows.append(("all", *(sum(row[i] for row in rows) for i in range(1, 6))))  # type: ignore[misc]
+    everything = Tally(
+        "all", sum(t.accepted for t in tallies), sum(t.refused for t in tallies), sum(t.seconds for t in tallies)
+    )
+    everything.failures = {f"{t.name}: {kind}": failure for t in tallies for kind, failure in t.failures.items()}
     lines = [f"{'target':<24}{'inputs':>9}{'refused':>9}{'accepted':>10}{'failed':>8}{'seconds':>9}"]
-    lines += [f"{name:<24}{n:>9,}{r:>9,}{a:>10,}{f:>8,}{s:>9.1f}" for name, n, r, a, f, s in rows]
+    lines += [
+        f"{t.name:<24}{t.inputs:>9,}{t.refused:>9,}{t.accepted:>10,}{t.failed:>8,}{t.seconds:>9.1f}"
+        for t in (*tallies, everything)
+    ]
     return "\n".join(lines)
 
 

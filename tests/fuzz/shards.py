@@ -19,12 +19,14 @@ from fuzz.engine import Target
 from fuzz.mutate import OUTSIDE, STRINGS, Change, damaged_bytes, damaged_json, damaged_safetensors, of_files
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+from PIL import Image
 from small import small_backbone
 from unifashion_pl.datamodules import fashiongen
 
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.features import FeatureSource
 from unifashion_pl.data.make_features import write_features
+from unifashion_pl.data.plan import Made
 from unifashion_pl.data.reader import DamagedSample, ShardSource
 from unifashion_pl.data.shards import tar_member, write_shards
 from unifashion_pl.data.texts import EVALUATION
@@ -95,7 +97,8 @@ def read_shards(folder: Path) -> object:
         try:
             rows.append(assembler.sample(source.read(number), EVALUATION))
         except DamagedSample as error:
-            assert source.keys[number] in str(error)
+            if source.keys[number] not in str(error):
+                raise KeyError(f"{source.keys[number]} is not named: {error}") from error
     return None if not rows else assembler.batch(rows, source.dataset)
 
 
@@ -191,15 +194,9 @@ def hdf5_changes(folder: Path) -> st.SearchStrategy[Change]:
 def read_hdf5(folder: Path) -> Any:
     """As ``data check`` and ``data shards --lossless`` read it, all pixels included."""
     plans = list(fashiongen.plans(folder, lossless=True))
-    pixels = [
-        Made.fields.get("image.png", b"")
-        for plan in plans
-        for _, Made in plan.recipe.make(plan.items)
-        if hasattr(Made, "fields")
-    ]
-    from PIL import Image
-
-    return planned(plans).encode() + b"".join(Image.open(BytesIO(data)).tobytes() for data in pixels)
+    made = [sample for plan in plans for _, sample in plan.recipe.make(plan.items) if isinstance(sample, Made)]
+    pixels = (Image.open(BytesIO(sample.fields["image.png"])).tobytes() for sample in made)
+    return planned(plans).encode() + b"".join(pixels)
 
 
 TARGETS = (
