@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,20 @@ def test_the_lock_has_a_version_of_everything_that_setup_cfg_asks_for(python: st
 def test_malicious_releases_are_excluded(name: str) -> None:
     asked = next(requirement for requirement in declared() if requirement.name == name)
     assert [asked.specifier.contains(version) for version in ("2.6.1", "2.6.2", "2.6.3", "2.6.6")] == [True, False, False, True]
+
+
+def test_security_md_names_tests_and_targets_that_exist() -> None:
+    from fuzz.targets import TARGETS
+
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 5
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text()
+    targets = {target.name for target in TARGETS}
+    for line in re.findall(r"fuzz: (`.+)\|", text):
+        for name in re.findall(r"`([\w*-]+)`", line):
+            assert any(fnmatch(target, name) for target in targets), name
 
 
 def test_import_is_light() -> None:

@@ -191,18 +191,20 @@ def fuzz(target: Target, place: Place, inputs: int, start: int = 0) -> Tally:
     return tally
 
 
-def keep(tally: Tally, target: Target, place: Place, out: Path) -> list[Path]:
-    """Write every failing input, whole, with what happened, into folders of ``out``; they can be tried again with ``--again``."""
-    made = []
+def keep(tally: Tally, target: Target, place: Place, out: Path) -> dict[Path, str]:
+    """Write every failing input, whole, with what happened, into folders of ``out``; they can be tried again with ``--again``.
+
+    Returns:
+        Folder -> what failed there, the commonest first.
+    """
+    made = {}
     for number, (kind, failure) in enumerate(sorted(tally.failures.items(), key=lambda item: -item[1].count)):
         folder = out / target.name / f"{number:02d}"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(place.valid(target), folder / "input")
         place.apply(failure.change, folder / "input")
-        (folder / "what.txt").write_text(
-            f"{failure.count} inputs: {kind}\nchanged: {', '.join(failure.change)}\n{failure.text}"
-        )
-        made.append(folder)
+        made[folder] = f"{failure.count} × {kind}\nchanged: {', '.join(failure.change)}"
+        (folder / "what.txt").write_text(f"{made[folder]}\n{failure.text}")
     return made
 
 
