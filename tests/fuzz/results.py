@@ -1,4 +1,4 @@
-"""Run folders, as ``report`` reads them."""
+"""Results: run folders, as ``report`` reads them, and lists of candidates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fuzz.engine import Target
 from fuzz.mutate import damaged_json, damaged_lines, damaged_text
 from report.fake_run import make_run
 
+from unifashion_pl.metrics.candidates import CandidateLists, Trial
 from unifashion_pl.report import build_report
 
 CSV = ('"', ",", ",,,", "\n", "nan", "inf", "-1e999", "x", "\x00", "step", "1e5", ";", "\t")
@@ -48,10 +49,24 @@ def use(folder: Path) -> str:
         shutil.rmtree(out, ignore_errors=True)
 
 
+def make_candidates(folder: Path) -> None:
+    """Two trials."""
+    trials = [Trial(0, way, ("r0",), ("p0", "p1", "p2"), n) for n, way in enumerate(("i2t", "t2i"))]
+    CandidateLists("fashiongen_100", 0, 1, "fill", trials, 0).save(folder / "candidates.json")
+
+
+def use_candidates(folder: Path) -> object:
+    """As an evaluation reads them."""
+    return repr(CandidateLists.load(folder / "candidates.json"))
+
+
 FILES = {
     "**/config.yaml": lambda data: damaged_text(data, YAML),
     "**/metrics.csv": lambda data: damaged_text(data, CSV),
     "**/results.json": damaged_json,
     "**/*.jsonl": damaged_lines,
 }
-TARGETS = (Target("run-folder", 1500, make, changing(FILES), use),)
+TARGETS = (
+    Target("run-folder", 1500, make, changing(FILES), use),
+    Target("candidates", 300, make_candidates, changing({"*.json": damaged_json}), use_candidates),
+)
