@@ -51,7 +51,7 @@ def use(folder: Path) -> str:
 
 def make_candidates(folder: Path) -> None:
     """Two trials."""
-    trials = [Trial(0, way, ("r0",), ("p0", "p1", "p2"), n) for n, way in enumerate(("i2t", "t2i"))]
+    trials = [Trial(0, "i2t", ("r0",), ("p0", "p1", "p2"), 1), Trial(0, "t2i", ("r0", "r1", "r2"), ("p0",))]
     CandidateLists("fashiongen_100", 0, 1, "fill", trials, 0).save(folder / "candidates.json")
 
 
