@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unifashion_pl.weights.files import read_content
+from unifashion_pl.reading import read_json
+from unifashion_pl.weights.files import check_state, read_content
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Names that Hugging Face libraries give to weights; the first that exists is read.
@@ -84,13 +84,13 @@ def unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected names mapped to tensors")
     if _is_state(content):
-        return content, None
+        return check_state(content, path), None
     found = {str(key): value for key, value in content.items() if isinstance(value, dict) and _is_state(value)}
     for key in ("state_dict", "model"):
         if key in found:
-            return found[key], key
+            return check_state(found[key], path), key
     if len(found) == 1:
-        return next((value, key) for key, value in found.items())
+        return next((check_state(value, path), key) for key, value in found.items())
     what = f"several state dicts: {', '.join(found)}" if found else f"no state dict, only {', '.join(map(str, content))[:200]}"
     raise ValueError(f"{path} holds {what}; expected one dict of tensors, as `state_dict`, `model` or under its class name")
 
@@ -146,10 +146,4 @@ def _open_pipeline(folder: Path) -> Source:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: half downloaded? ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+    return read_json(path, dict[str, Any], "a JSON object (half downloaded?)")  # type: ignore[no-any-return]
