@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor
 
@@ -22,6 +22,12 @@ STANDARD = (
     "diffusion_pytorch_model.bin",
     "adapter_model.bin",
 )
+
+
+class Index(TypedDict):
+    """An index of shards, as transformers and diffusers write it."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass
@@ -107,7 +113,7 @@ def weight_files(folder: Path) -> list[Path]:
         ValueError: several, and nothing says which.
     """
     for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name):
-        shards = sorted(set(_read_json(index)["weight_map"].values()))
+        shards = sorted(set(_weight_map(index).values()))
         if gone := [name for name in shards if not (folder / name).is_file()]:
             raise FileNotFoundError(
                 f"{folder} is half downloaded: {index.name} names {len(shards)} files, {len(gone)} are missing, e.g. {gone[0]}"
@@ -124,9 +130,21 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file of the same folder.
+
+    Raises:
+        ValueError: not an index of shards, or one that names files elsewhere.
+    """
+    names: dict[str, str] = read_json(index, Index, "readable JSON (half downloaded?)")["weight_map"]
+    if elsewhere := [name for name in names.values() if Path(name).name != name]:
+        raise ValueError(f"{index} names {elsewhere[0]!r}, which is not a file beside it")
+    return names
+
+
 def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name)[:1]:
-        promised = _read_json(index)["weight_map"].keys()
+        promised = _weight_map(index).keys()
         if lost := sorted(promised - tensors.keys()):
             raise ValueError(f"{folder}: {index.name} promises {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
 
@@ -135,7 +153,8 @@ def _open_pipeline(folder: Path) -> Source:
     index = _read_json(folder / "model_index.json")
     parts = {}
     for name in ("unet", "vae", "text_encoder", "image_encoder"):
-        if not any(index.get(name) or ()) and not (folder / name).is_dir():
+        named = index.get(name)
+        if not (isinstance(named, list) and any(named)) and not (folder / name).is_dir():
             continue  # a part that a pipeline was saved without stands as [null, null]
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder} is half downloaded: model_index.json names {name}/, which is not there")
@@ -146,4 +165,4 @@ def _open_pipeline(folder: Path) -> Source:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path, dict[str, Any], "a JSON object (half downloaded?)")  # type: ignore[no-any-return]
+    return read_json(path, dict[str, Any], "readable JSON (half downloaded?)")  # type: ignore[no-any-return]
