@@ -71,7 +71,8 @@ class VisionTower(nn.Module):
         folder = rebuild.kept(self.part)
         start = "none" if rebuild.held(self.part) else weights
         options = {"num_classes": 0, **(timm_kwargs or {})}
-        with rebuild.published(self.part, None if start == "none" and not self._described else f"{name} ({weights})"):
+        source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
+        with rebuild.published(self.part, source):
             self.model: Any = timm.create_model(f"local-dir:{folder}" if folder else name, start == "timm", **options)
             if start not in ("none", "timm"):
                 load_vision_weights(self.model, start)

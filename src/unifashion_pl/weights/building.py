@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
 from unifashion_pl.freezing import left_out
-from unifashion_pl.weights.rebuild import Blueprints, rebuilding
+from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
 if TYPE_CHECKING:
@@ -83,18 +83,20 @@ def buildable(where: str, trusted: bool) -> Iterator[None]:
     """Inside the block a model is built from ``where``'s description: any error of any library is one of the description.
 
     Raises:
-        UntrustedCode, FileNotFoundError: as they are.
+        UntrustedCode, SourceMissing: as they are.
         ValueError: for all others.
     """
     try:
         with library_only(where, trusted), warnings.catch_warnings():
             yield
-    except (UntrustedCode, FileNotFoundError):
+    except UntrustedCode:
         raise
     except Exception as error:
-        first: BaseException = error  # jsonargparse lists every type that a value might have had
-        while first.__cause__ is not None:
+        first: BaseException = error  # jsonargparse wraps them, and lists every type that a value might have had
+        while first.__cause__ is not None and not isinstance(first, SourceMissing):
             first = first.__cause__
+        if isinstance(first, SourceMissing):
+            raise SourceMissing(str(first)) from error
         text = " ".join(str(first).split())
         raise ValueError(
             f"{where} describes a model that cannot be built: {text[:400]} ({type(first).__name__}). Is it damaged, or of another version?"

@@ -27,6 +27,13 @@ Blueprints = Mapping[str, Mapping[str, bytes]]
 NAME = re.compile(r"\w[\w.-]*")
 
 
+class SourceMissing(FileNotFoundError):
+    """A part of a saved model has to come from its source, which is not there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @runtime_checkable
 class Rebuildable(Protocol):
     """A part that is built from a source."""
@@ -131,15 +138,22 @@ def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
     return files
 
 
+def _is_path(source: str) -> bool:
+    """No hub id, so that the hub need not be asked."""
+    return Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+
+
 @contextmanager
 def published(part: str, source: str | None) -> Iterator[None]:
     """Inside the block a part is read from its source. Of a model that is being built again a failure says why it is needed.
 
     Raises:
-        FileNotFoundError: the source is not there, with the saved file, the part, and the cure.
+        SourceMissing: the source is not there, with the saved file, the part, and the cure.
     """
     current = _current.get()
     try:
+        if current is not None and kept(part) is None and source is not None and _is_path(source) and not Path(source).exists():
+            raise FileNotFoundError("there is nothing")
         with nullcontext() if current is None else torch.device("cpu"):  # read, even where the rest is built without memory
             yield
     except (OSError, ValueError) as error:
@@ -148,7 +162,7 @@ def published(part: str, source: str | None) -> Iterator[None]:
         left = part in current.published
         why = "leaves its tensors out (`leave_out`)" if left else "was saved by an older version, without what this part needs"
         cure = "take the part out of leave_out where it was trained" if left else "save it again where its sources are"
-        raise FileNotFoundError(
-            f"{current.where} {why}: {part} is loaded from {source}, which failed ({error}). Put it there (`unifashion weights list` "
-            f"names published parts), or {cure}"
+        raise SourceMissing(
+            f"{current.where} {why}: {part} is loaded from {source}, which failed ({' '.join(str(error).split())}). Put it there "
+            f"(`unifashion weights list` names published parts), or {cure}"
         ) from error
