@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from unifashion_pl.weights.trust import UntrustedCode, library_only
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
-#: Parts and parameters that a model may have beyond twice the tensors of its file: frozen parts that the file leaves out.
-SLACK = 20_000
+#: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
+EACH, SLACK = 6, 8_000
 #: Bytes of buffers that are in no file.
 BUFFERS = 1 << 30
 
@@ -48,11 +48,23 @@ class Saved:
 
 def build(cls: type[UniFashionModule], section: Mapping[str, Any]) -> UniFashionModule:
     """Instantiate from plain config so that the config is stored in ``hparams``, as under the command line."""
-    from lightning.pytorch.cli import instantiate_module
+    return builder(cls, section)()
+
+
+def builder(cls: type[UniFashionModule], section: Mapping[str, Any]) -> Callable[[], UniFashionModule]:
+    """:func:`build` in two steps, of which the second can be repeated: everything is checked, then made."""
+    from jsonargparse import ArgumentParser
     from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
 
-    with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
-        return instantiate_module(cls, dict(section))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "module", fail_untyped=False)
+    parsed = parser.parse_object({"module": dict(section)})
+
+    def make() -> UniFashionModule:
+        with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
+            return parser.instantiate(parsed).module  # type: ignore[no-any-return]
+
+    return make
 
 
 def build_saved(cls: type[UniFashionModule], saved: Saved, trusted: bool) -> UniFashionModule:
@@ -68,12 +80,13 @@ def build_saved(cls: type[UniFashionModule], saved: Saved, trusted: bool) -> Uni
         ValueError: it cannot be built, or its tensors are others.
         FileNotFoundError: a published part that it leaves out is not there.
     """
-    section = {**saved.section, "init_from": None}
+    with buildable(saved.where, trusted):
+        make = builder(cls, {**saved.section, "init_from": None})
     with buildable(saved.where, trusted), torch.device("meta"), _bounded(saved), rebuilding(saved.where, saved.parts):
-        shapes = build(cls, section)
+        shapes = make()
     check_fit(shapes, saved.state, saved.where, left_out(shapes))
     with buildable(saved.where, trusted), rebuilding(saved.where, saved.parts, shapes.leave_out):
-        model = build(cls, section)
+        model = make()
     load_exactly(model, saved.state, saved.where, left_out(model))
     return model
 
@@ -106,7 +119,7 @@ def buildable(where: str, trusted: bool) -> Iterator[None]:
 @contextmanager
 def _bounded(saved: Saved) -> Iterator[None]:
     """Refuse a description with far more parts than the file has tensors, while they are being made."""
-    limit, here = 2 * len(saved.state) + SLACK, threading.get_ident()
+    limit, here = EACH * len(saved.state) + SLACK, threading.get_ident()
     made = 0
 
     def count(*_: Any) -> None:
