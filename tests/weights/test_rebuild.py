@@ -11,6 +11,8 @@ from small import images
 from sourced import sourced_model, write_ckpt
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.cli import main
+from unifashion_pl.cli.training import UniFashionCLI
 from unifashion_pl.weights.rebuild import blueprints, check_blueprints
 
 
@@ -51,6 +53,19 @@ def test_it_loads_elsewhere_and_works_as_before(
     assert pictures[0] == pictures[1]
 
 
+def test_ckpt_path_needs_no_sources_either(
+    saved: tuple[UniFashionModule, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, root = saved
+    built: list[UniFashionModule] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(UniFashionCLI, "_run_subcommand", lambda self, name: built.append(self.model))
+    main(["test", "--config", "tiny.yaml", "--ckpt_path", str(root / "a.ckpt")])
+    assert built[0].state_dict().keys() == model.state_dict().keys()
+    built[0].load_state_dict(torch.load(root / "a.ckpt", weights_only=True)["state_dict"])
+    assert len(built[0].caption_head.language_model.tokenizer) == len(model.caption_head.language_model.tokenizer)
+
+
 def test_parts_that_the_file_leaves_out_are_named_with_the_cure(tmp_path: Path) -> None:
     (tmp_path / "sources").mkdir()
     model = sourced_model(tmp_path / "sources", leave_out=["vae"])
@@ -64,6 +79,7 @@ def test_parts_that_the_file_leaves_out_are_named_with_the_cure(tmp_path: Path) 
         UniFashionModule.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_models_of_older_versions_load_where_their_sources_are(tmp_path: Path) -> None:
     (tmp_path / "sources").mkdir()
     model = sourced_model(tmp_path / "sources")

@@ -165,4 +165,4 @@ def _open_pipeline(folder: Path) -> Source:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path, dict[str, Any], "readable JSON (half downloaded?)")  # type: ignore[no-any-return]
+    return read_json(path, dict[str, Any], "readable JSON (half downloaded?)")
