@@ -239,6 +239,13 @@ def _take_place(part: Path, path: Path) -> None:
     shutil.rmtree(older, ignore_errors=True)
 
 
+def follow_umask(folder: Path) -> None:
+    """Give the files below a folder the permissions of new ones, where a library made them for their writer alone."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~_umask())
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

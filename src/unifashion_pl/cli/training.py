@@ -8,10 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningCLI
 
 from unifashion_pl.cli.configs import resolve_configs
 from unifashion_pl.module import UniFashionModule
+from unifashion_pl.weights.building import Saved, buildable
+from unifashion_pl.weights.checkpoint import local, read_checkpoint
+from unifashion_pl.weights.rebuild import rebuilding
+from unifashion_pl.weights.trust import SWITCH
 
 #: Parts of ``model`` that are no part of what was trained.
 OF_THE_COMMAND = ("evaluator", "painter")
@@ -23,13 +28,49 @@ class UniFashionCLI(LightningCLI):
     A checkpoint given by ``--ckpt_path`` says what the model is; how it is evaluated and painted with is the command's to say.
     """
 
+    #: Of ``--ckpt_path``.
+    _saved: Saved | None = None
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_argument(
+            f"--{SWITCH}",
+            action="store_true",
+            help="let --ckpt_path name classes that are not of this library; they may run any program",
+        )
+
     def _parse_ckpt_path(self) -> None:
+        """The model's section from the checkpoint, which may have been written by anybody, over the command's own."""
         chosen = self.config.get(self.config.get("subcommand"))
-        asked = {name: chosen.model.get(name) for name in OF_THE_COMMAND} if chosen is not None else {}
-        super()._parse_ckpt_path()
+        path = chosen.get("ckpt_path") if chosen is not None else None
+        if not path or not local(path).is_file():
+            return
+        saved = read_checkpoint(path, described=False)
+        if not saved.section:
+            return  # of a model that was assembled by hand
+        self._saved = saved
+        section = {**saved.section, "init_from": None}
+        with buildable(str(path), chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
+            self._model_parser().parse_object({"model": section})
+        asked = {name: chosen.model.get(name) for name in OF_THE_COMMAND}
+        self.config = self.parser.parse_object({self.config.subcommand: {"model": section}}, self.config)
         for name, value in asked.items():
             if value is not None:
                 self.config[self.config.subcommand].model[name] = value
+
+    @staticmethod
+    def _model_parser() -> ArgumentParser:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(UniFashionModule, "model", fail_untyped=False)
+        return parser
+
+    def instantiate_classes(self) -> None:
+        """A model whose tensors are in the checkpoint needs no files that it was started from."""
+        if self._saved is None:
+            super().instantiate_classes()
+            return
+        published = self.config[self.config.subcommand].model.get("leave_out") or ()
+        with rebuilding(self._saved.where, self._saved.parts, published):
+            super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
         logger = self.config[self.subcommand].trainer.logger

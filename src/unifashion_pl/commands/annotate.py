@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl.commands.options import device_of, device_option, load_model
+from unifashion_pl.commands.options import device_of, device_option, load_model, trust_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -29,7 +29,7 @@ def add(actions: Commands) -> None:
     parser.add_argument("--keywords", type=int, default=40, metavar="N", help="words per category in the prompt")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=96)
-    device_option(parser)
+    device_option(trust_option(parser))
     parser.add_argument("--allow-missing", action="store_true", help="leave images out that cannot be read")
     parser.set_defaults(handler=_annotate)
 
