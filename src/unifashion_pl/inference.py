@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, number, seeds, text_list
+from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, identifiers, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data import decode
@@ -359,13 +359,15 @@ def gallery(
     from unifashion_pl.inference_images import left_out, unreadable
 
     items = image_list(images)
-    for what, column in (("ids", ids), ("captions", captions)):
+    names = None if ids is None else identifiers(ids)
+    texts = None if captions is None else text_list(captions)
+    for what, column in (("ids", names), ("captions", texts)):
         if column is not None and len(column) != len(items):
             raise ValueError(f"{len(items)} images but {len(column)} {what}")
     if bad := unreadable(items, max_bad):
         warnings.warn(left_out(bad), stacklevel=3)
-        names = ids or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
+        names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
         kept = [i for i in range(len(items)) if i not in bad]
-        items, ids = [items[i] for i in kept], [names[i] for i in kept]
-        captions = None if captions is None else [captions[i] for i in kept]
-    return Gallery(model, query_set=query_set).add(items, ids=ids, captions=captions, batch_size=batch_size)
+        items, names = [items[i] for i in kept], [names[i] for i in kept]
+        texts = None if texts is None else [texts[i] for i in kept]
+    return Gallery(model, query_set=query_set).add(items, ids=names, captions=texts, batch_size=batch_size)
