@@ -96,7 +96,7 @@ def _load_tokenizer(source: str) -> Any:
 def _load_model(source: str, dtype: torch.dtype) -> nn.Module:
     folder = described(PromptEncoder.part, source, "text_encoder")
     if folder is None:
-        return load_part(CLIPTextModel, source, "text_encoder", dtype=dtype)  # type: ignore[no-any-return]
+        return load_part(CLIPTextModel, source, "text_encoder", dtype=dtype)
     return nn.Module.to(CLIPTextModel(CLIPTextConfig.from_pretrained(folder)), dtype)
 
 

@@ -161,7 +161,7 @@ def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
     else:
         model = _build(_config(read_json(folder / "config.json", dict[str, Any], "a language model's config")), dtype)
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.requires_grad_(False)  # type: ignore[no-any-return]
+    return model.requires_grad_(False)
 
 
 def _build(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
@@ -177,7 +177,7 @@ def _config(fields: Mapping[str, Any]) -> PreTrainedConfig:
         raise ValueError(
             f"a language model's config may not hold {', '.join(found)}: it is plain sizes and names of transformers'"
         )
-    return AutoConfig.for_model(**fields)  # type: ignore[no-any-return]
+    return AutoConfig.for_model(**fields)
 
 
 def _new_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:

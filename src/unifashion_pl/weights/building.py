@@ -62,7 +62,7 @@ def builder(cls: type[UniFashionModule], section: Mapping[str, Any]) -> Callable
 
     def make() -> UniFashionModule:
         with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
-            return parser.instantiate(parsed).module  # type: ignore[no-any-return]
+            return parser.instantiate(parsed).module
 
     return make
 

@@ -33,7 +33,7 @@ MERGED = {
 }  # fmt: skip
 #: Ways to start an adapter that leave the base model alone.
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
-NOTHING = (None, False, "none", "", [], {})
+NOTHING: tuple[Any, ...] = (None, False, "none", "", [], {})
 
 
 @dataclass
