@@ -274,7 +274,7 @@ class FeatureSource:
         if (
             rows.dtype != torch.int64
             or rows.shape != expected
-            or (len(rows) and not 0 <= rows.min() <= rows.max() < self._first[-1])
+            or (len(rows) and not NONE <= rows.min() <= rows.max() < self._first[-1])
         ):
             raise FormatError(
                 f"{self.folder / file.name}: rows is {rows.dtype} {tuple(rows.shape)}, expected int64 {expected} with numbers of "
