@@ -93,7 +93,7 @@ def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str]
     rows = [_row(row, places, images, table.separator, f"{csv}:{row.line}") for row in table.rows]
     if not rows:
         raise FormatError(f"{csv} has a header but no rows")
-    _say(csv, table, rows, images)
+    _say(csv, table, images)
     lines: dict[str, list[int]] = {}
     for row, found in zip(table.rows, rows):
         lines.setdefault(found.id, []).append(row.line)
@@ -186,12 +186,16 @@ class ImageNames:
 
     Args:
         root: folder that they are relative to.
+
+    Attributes:
+        absent: (file and line, path below the root) of names asked for so far that no file has.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._bases = list(dict.fromkeys([os.path.abspath(root), os.path.realpath(root)]))
         self._folders: dict[str, _Folder] = {}
+        self.absent: list[tuple[str, str]] = []
 
     def path(self, name: str, where: str) -> Path:
         """The file below ``root``, whether it is there or not.
@@ -218,11 +222,14 @@ class ImageNames:
             )
         if len(inside) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST for part in inside.split("/")):
             raise FormatError(f"{where}: no file can have a name as long as {name[:60]!r}…; is a quote missing?")
-        return self.root / self._as_written(inside)
+        written = self._as_written(inside)
+        if not self._is_there(written):
+            self.absent.append((where, written))
+        return self.root / written
 
-    def other_case(self, image: Path) -> str | None:
-        """The path of a file that is not there with upper and lower case as on the disk, if there is one."""
-        place, inside = "", image.relative_to(self.root).as_posix()
+    def other_case(self, inside: str) -> str | None:
+        """A path below the root with upper and lower case as on the disk; None if nothing is called so, or exactly so."""
+        place = ""
         for part in inside.split("/"):
             found = self._folder(place).folded.get(_composed(part).casefold())
             if found is None:
@@ -263,18 +270,15 @@ def _composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def _say(csv: Path, table: Table, rows: Sequence[CatalogueRow], images: ImageNames) -> None:
+def _say(csv: Path, table: Table, images: ImageNames) -> None:
     """Warn of what was recognised or passed over."""
     said = []
     if table.separator != ",":
         said.append(f"cells are separated by {SEPARATORS.get(table.separator, repr(table.separator))}")
     if table.empty:
         said.append(f"{len(table.empty):,} empty rows are passed over: lines {some(map(str, table.empty))}")
-    others = [
-        f"{other} (line {row.line})"
-        for row, found in zip(table.rows, rows)
-        if (other := images.other_case(found.image)) is not None
-    ]
+    found = [(where, images.other_case(inside)) for where, inside in images.absent]
+    others = [f"{name} (line {where.rpartition(':')[2]})" for where, name in found if name is not None]
     if others:
         said.append(
             f"{len(others):,} images are not there under their names, but under the same with other upper and lower case: "
