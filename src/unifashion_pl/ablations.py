@@ -142,6 +142,7 @@ def make_table(name: str, out: str | Path, settings: Settings | None = None) -> 
 
     Raises:
         ValueError: unknown table, or a folder whose recipes were made with other settings.
+        WriteError: ``out`` cannot be written.
     """
     if name not in TABLES:
         raise ValueError(f"unknown table {name!r}; known are {', '.join(TABLES)}")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
 Images = OneImage | Sequence[OneImage]
 T = TypeVar("T")
+#: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
+TOGETHER = 2
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
 
 
@@ -202,6 +204,17 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], wh
     return [work(list(items[start : start + size])) for start in bar]
 
 
+def painted_in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], list[Image.Image]]) -> list[Image.Image]:
+    """As :func:`in_batches`, one picture an item, and always :data:`TOGETHER` at once, so that ``size`` cannot change a picture."""
+    if size < 1:
+        raise ValueError(f"batch_size is {size}, expected at least 1")
+
+    def group(part: list[T]) -> list[Image.Image]:
+        return work([*part, *part[:1] * (TOGETHER - len(part))])[: len(part)]
+
+    return [picture for part in in_batches(items, TOGETHER, group, "painting") for picture in part]
+
+
 def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
     """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
     transform = EncoderTransform(model.backbone.vision.image_size)
@@ -304,6 +317,7 @@ def generate(
         prompt: a text, or a modifying text when there is an image; or a list.
         image: reference image(s) whose composition with the text guides the painting (Eq. 12), or None for text alone.
         seed: one for all prompts, or one each. A single prompt with several seeds gives variations.
+        batch_size: without effect on the pictures, which are painted in pairs.
         settings: of the diffusion head's ``generate``: ``sampler``, ``guidance``, ``steps``.
 
     Raises:
@@ -325,13 +339,16 @@ def generate(
         texts, pictures, own = [p for p, _, _ in part], [i for _, i, _ in part if i is not None], [s for _, _, s in part]
         queries = None
         if pictures:
-            features = model.backbone.image_features(pixels_for(model, pictures))
-            queries = model.backbone.fused_pass(features, model.backbone.tokenize(texts))[0]
+            backbone = model.backbone
+            features = [
+                backbone.image_features(pixels_for(model, [picture])) for picture in pictures
+            ]  # alone: texts are padded to the longest
+            queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
         made: Tensor = head.generate(queries, texts, seeds=own, **settings)
         return [Image.fromarray(x.cpu().permute(1, 2, 0).contiguous().numpy(), "RGB") for x in made]
 
     with evaluating(model):
-        return [picture for part in in_batches(rows, batch_size, work, "painting") for picture in part]
+        return painted_in_batches(rows, batch_size, work)
 
 
 def gallery(

@@ -12,12 +12,13 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
 
 from unifashion_pl.backbone import QFormerBackbone
-from unifashion_pl.callbacks import StepSeeds, Streams
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
+from unifashion_pl.files import check_writable
 from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, left_out, part_of, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
+from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
 from unifashion_pl.weights.rebuild import PARTS, blueprints
@@ -142,7 +143,7 @@ class UniFashionModule(L.LightningModule):
         return settle(self) if mode else self
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [StepSeeds(), Streams()]
+        return run_callbacks(self)
 
     def configure_model(self) -> None:
         """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`), if its memory can do."""
@@ -224,6 +225,7 @@ class UniFashionModule(L.LightningModule):
         release(self)
 
     def on_test_epoch_start(self) -> None:
+        check_writable(self._folder("test"), folder=True)
         gather(self)
         self.evaluator.start("test")
 

@@ -112,7 +112,6 @@ def _quiet() -> None:
     for message in (
         ".*LightningCLI's args parameter is intended.*",  # main() hands its own arguments over
         ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are
-        ".*Experiment logs directory .* exists and is not empty.*",  # a run folder is written anew
         ".*does not have many workers.*",  # the toy decodes in 30 ms a batch
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*is_gradient_checkpointing.*",

@@ -37,8 +37,9 @@ def add(actions: Commands) -> None:
 def _annotate(args: argparse.Namespace) -> int:
     from unifashion_pl.data.annotate import annotate, keywords_of
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
-    from unifashion_pl.files import write_text
+    from unifashion_pl.files import check_writable, write_text
 
+    check_writable(args.out)
     keywords = keywords_of(training_texts(args.root), args.keywords)
     for category, words in keywords.counts.items():
         print(f"{category}: {', '.join(f'{word} {count:,}' for word, count in words[:12])}, …")

@@ -55,8 +55,10 @@ def add(commands: Commands) -> None:
 def _wardrobe(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from unifashion_pl.files import check_writable
     from unifashion_pl.wardrobe import SIZES, write_wardrobe
 
+    check_writable(args.out, folder=True)
     spec = SIZES[args.size]
     if args.products is not None:
         spec = replace(spec, products_train=args.products)
@@ -82,7 +84,9 @@ def _shards(args: argparse.Namespace) -> int:
     from unifashion_pl.data.check import build_shards
     from unifashion_pl.data.index import ShardIndex
     from unifashion_pl.data.plan import some
+    from unifashion_pl.files import check_writable
 
+    check_writable(args.out, folder=True)
     for index in build_shards(args.dataset, args.root, args.out, workers=args.workers, allow_missing=args.allow_missing):
         print(index)
         if lost := ShardIndex.load(index.parent).missing:

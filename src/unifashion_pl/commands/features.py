@@ -29,8 +29,11 @@ def add(actions: Commands) -> None:
 
 def _features(args: argparse.Namespace) -> int:
     from unifashion_pl.data.make_features import write_features
+    from unifashion_pl.files import check_writable
 
     folders = _folders(args.shards)
+    for place in folders if args.out is None else [args.out]:
+        check_writable(place, folder=True)
     tower = _model(args).backbone.vision.eval()
     tower.to(device_of(args))
     for folder in folders:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
-from unifashion_pl.files import write_text
+from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.inference import evaluating, head_of
 from unifashion_pl.metrics.leaks import check_provenance
 from unifashion_pl.provenance import weights_hash
@@ -45,8 +45,10 @@ def write_gallery_captions(
     Raises:
         RuntimeError: a model without a caption head.
         ValueError: no gallery image among the batches.
+        WriteError: ``out`` cannot be written.
     """
     head = head_of(model, "caption")
+    check_writable(out)
     provenance: dict[str, Any] = {
         "captioner": "unifashion_pl caption head",
         "weights_hash": weights_hash(model),

@@ -23,9 +23,9 @@ from torch import Tensor
 from unifashion_pl.data.decode import BadInput, decoded
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
-from unifashion_pl.files import replacing, write_text, writing
+from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
 from unifashion_pl.generation.schedules import steps_of
-from unifashion_pl.inference import head_of
+from unifashion_pl.inference import TOGETHER, head_of
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
@@ -47,8 +47,8 @@ class Painter:
     """Paints evaluation batches into a folder: ``unifashion predict``.
 
     Try-on samples (paired and unpaired) become persons in garments, pairs become pictures of their captions, composed queries pictures
-    of reference and text; galleries are passed over. A picture's noise depends on ``seed`` and the sample's key alone, not on batch
-    size, rank, or what else is painted.
+    of reference and text; galleries are passed over. A picture depends on ``seed`` and the sample alone, not on batch size, rank,
+    interruptions, or what else is painted: always two are painted at once.
 
     Args:
         out: folder; None = ``predict`` beside the trainer's logs. Pictures lie in it by dataset: ``vitonhd-test-unpaired/KEY.png``.
@@ -110,8 +110,8 @@ class Painter:
         self.folder = self.out or folder
         self._lines = []
         self._made_by = {"weights": weights_hash(model), "version": __version__}
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder, folder=True)
+        remove_parts(self.folder)
 
     @torch.no_grad()
     def paint(self, model: UniFashionModule, batch: Batch) -> list[Line]:
@@ -126,10 +126,11 @@ class Painter:
         lines = self._described(model, batch)
         kept = [self._kept(line) for line in lines]
         todo = [i for i, digest in enumerate(kept) if digest is None]
-        if todo:
-            rows = taken(batch, todo)
-            made = self._painted(model, rows, [lines[i] for i in todo]).cpu()
-            for i, picture in zip(todo, made):
+        for start in range(0, len(todo), TOGETHER):
+            own = todo[start : start + TOGETHER]
+            rows = [*own, *own[:1] * (TOGETHER - len(own))]
+            made = self._painted(model, taken(batch, rows), [lines[i] for i in rows]).cpu()
+            for i, picture in zip(own, made):
                 kept[i] = self._write(lines[i], picture)
         lines = [{**line, "sha256": digest} for line, digest in zip(lines, kept)]
         self._lines += lines
@@ -213,15 +214,15 @@ class Painter:
             if isinstance(batch, TryOnBatch):
                 editing_head(model)
                 rows = edits(batch, [self.task] * len(batch))
-                made = head.paint(model.backbone.encode(rows).queries, rows, seeds=seeds, **settings, **self.edits)
+                queries = torch.cat([model.backbone.encode(taken(rows, [i])).queries for i in range(len(rows))])
+                made = head.paint(queries, rows, seeds=seeds, **settings, **self.edits)
                 return torch.where(batch.masks, made, batch.pixels) if self.paste_back else made
-            queries = None
+            given: Tensor | None = None
             if isinstance(batch, QueryBatch | TripletBatch):
-                features = model.backbone.image_features(batch.references)
-                queries = model.backbone.fused_pass(features, model.backbone.tokenize(batch.texts))[0]
+                given = torch.cat([_composed(model, batch.references[i : i + 1], text) for i, text in enumerate(batch.texts)])
             elif self.reconstruct:
-                queries = model.backbone.image_pass(model.backbone.image_features(batch.images))
-            return head.generate(queries, [line["prompt"] for line in lines], seeds=seeds, **settings)
+                given = model.backbone.image_pass(model.backbone.image_features(batch.images))
+            return head.generate(given, [line["prompt"] for line in lines], seeds=seeds, **settings)
 
     def _kept(self, line: Line) -> str | None:
         """SHA-256 of a finished file that was made just so; None if there is none.
@@ -254,8 +255,6 @@ class Painter:
         info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False, sort_keys=True))
         buffer = BytesIO()
         to_pil(picture).save(buffer, "PNG", pnginfo=info)
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
         with replacing(path) as file:
             file.write(buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
@@ -270,6 +269,12 @@ def _line_of(text: Any) -> Line:
     return line
 
 
+def _composed(model: UniFashionModule, reference: Tensor, text: str) -> Tensor:
+    """Queries (1, Q, D) of one composed query: among others, its text would be padded to the longest, which changes a last bit."""
+    features = model.backbone.image_features(reference)
+    return model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
+
+
 def noise_seed(seed: int, key: str) -> int:
     """Seed of one sample's noise, from 0 to 2^48 - 1: the same for any order, batch or subset. ``seed=`` of other methods takes it too."""
     return int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:6], "big")
@@ -278,7 +283,7 @@ def noise_seed(seed: int, key: str) -> int:
 def taken(batch: Any, rows: Sequence[int]) -> Any:
     """A batch of the samples ``rows``: columns are tensors and lists of one entry per sample, anything else is common to all."""
     n = len(batch)
-    if len(rows) == n:
+    if list(rows) == list(range(n)):
         return batch
     changes: dict[str, Any] = {}
     for name in (f.name for f in fields(batch)):
