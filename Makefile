@@ -5,22 +5,33 @@ BIN := $(VENV)/bin
 UNIFASHION = $(abspath $(BIN))/unifashion
 STAMP := $(VENV)/.installed
 OUT ?= demo
+# versions that the tests ran with; LOCK= (empty) takes the newest that setup.cfg allows
+LOCK ?= requirements.lock
+PINNED = $(if $(LOCK),--constraint $(LOCK),)
+# of the inputs of `make fuzz`
+SEED ?= 0
 # a test process per core; files stay together, because they share what they train
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint type format wheel tiny clean
+.PHONY: help setup lock demo test test-all fuzz lint type format wheel tiny clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(STAMP)  ## make .venv and install the package with its development tools
+setup: $(STAMP)  ## make .venv and install the package with its development tools, in the versions of requirements.lock
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --upgrade pip $(PINNED)
+	$(BIN)/python -m pip install --quiet -e '.[dev]' $(PINNED) $(if $(LOCK),--build-constraint $(LOCK),)
 	@touch $@
+
+lock: setup  ## renew requirements.lock: the newest versions that setup.cfg allows, for every Python and system
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --upgrade --no-annotate \
+	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
+	@echo "Now: make test-all"
 
 demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test, the shipped model's try-on -> demo/report.html
 	mkdir -p $(OUT)
@@ -37,6 +48,9 @@ test: setup  ## quick tests, offline
 test-all: setup  ## all tests, the slow ones too
 	$(BIN)/python -m pytest $(SPREAD)
 
+fuzz: setup  ## 10,000 damaged and hostile inputs to everything that reads files (under 15 minutes); failing ones are kept in fuzz-failures
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED)
+
 lint: setup  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,8 +59,9 @@ format: setup  ## let ruff put things in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-type: setup  ## mypy, strict on the library
+type: setup  ## mypy, strict on the library and the fuzzer
 	$(BIN)/mypy
+	MYPYPATH=tests $(BIN)/mypy --package fuzz
 
 wheel: setup  ## dist/*.whl
 	$(BIN)/python -m build --wheel
@@ -55,4 +70,4 @@ tiny: setup  ## train checkpoints/tiny anew (see checkpoints/README.md)
 	$(BIN)/python checkpoints/train_tiny.py
 
 clean:  ## remove what was built, not .venv
-	rm -rf build dist src/*.egg-info demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist src/*.egg-info demo fuzz-failures .hypothesis .pytest_cache .mypy_cache .ruff_cache

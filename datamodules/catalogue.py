@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv as csvfile
 import hashlib
 import random
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.catalogue_rows import CatalogueRow, read_catalogue
 
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
@@ -21,126 +20,9 @@ from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import PairText
 
-COLUMNS = {
-    # what we call it: names that are recognised, in the order of preference
-    "image": ("image", "file", "filename", "path"),
-    "text": ("text", "description", "caption"),
-    "name": ("title", "name"),
-    "id": ("id", "sku"),
-    "category": ("category",),
-    "subcategory": ("subcategory",),
-    "product": ("product", "product_id"),
-    "split": ("split",),
-}
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "validation": "val",
-    "valid": "val",
-    "dev": "val",
-    "test": "test",
-}
 SPLITS = ("train", "val", "test")
 LICENCE = "your own"
 PUBLISHED_SAMPLES: dict[str, int] = {}
-
-
-@dataclass(frozen=True)
-class CatalogueRow:
-    """A line of the CSV.
-
-    Attributes:
-        id: unique; from the column ``id``, else the image's file name without extension.
-        image: the file.
-        text: description; name: title; both may be "".
-        product: equal for pictures of one product; the id where the CSV does not say.
-        split: ``train``, ``val``, ``test``, "" where the CSV does not say, or another word that the CSV uses.
-    """
-
-    id: str
-    image: Path
-    text: str
-    name: str
-    category: str
-    subcategory: str
-    product: str
-    split: str
-
-
-def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str] | None = None) -> list[CatalogueRow]:
-    """Rows of a catalogue in file order.
-
-    Args:
-        csv: UTF-8, with a header; columns as in :data:`COLUMNS`, only ``image`` is required.
-        root: folder that the image names are relative to.
-        columns: own column names, e.g. ``{"text": "label"}``.
-
-    Raises:
-        FileNotFoundError: no such CSV or folder.
-        ValueError: not UTF-8, a column is absent, a row has no image or more cells than the header, or an id occurs twice.
-    """
-    csv, root = Path(csv), Path(root)
-    for path, kind in ((csv, "CSV file"), (root, "folder of images")):
-        if not path.exists():
-            raise FileNotFoundError(f"no {kind} {path}")
-    try:
-        with open(csv, encoding="utf-8-sig", newline="") as file:
-            reader = csvfile.DictReader(file)
-            names = _columns(csv, reader.fieldnames or [], columns or {})
-            rows = [_row(line, names, root, f"{csv}:{reader.line_num}") for line in reader]
-    except (UnicodeDecodeError, csvfile.Error) as error:
-        raise ValueError(f"{csv} is not a CSV file in UTF-8 ({error}); save it as UTF-8") from error
-    if not rows:
-        raise ValueError(f"{csv} has a header but no rows")
-    twice = [id for id, n in Counter(row.id for row in rows).items() if n > 1]
-    if twice:
-        hint = "" if "id" in names else "; give the rows a column id, because file names repeat"
-        raise ValueError(f"{csv}: ids occur more than once: {some(twice)}{hint}")
-    return rows
-
-
-def _columns(csv: Path, header: Sequence[str], own: Mapping[str, str]) -> dict[str, str]:
-    """What we call it -> the CSV's column."""
-    if not header:
-        raise ValueError(f"{csv} is empty; expected a header with a column image")
-    if unknown := set(own) - set(COLUMNS):
-        raise ValueError(f"unknown entries in columns: {', '.join(sorted(unknown))}; known are {', '.join(COLUMNS)}")
-    if absent := [name for name in own.values() if name not in header]:
-        raise ValueError(f"{csv} has no column {absent[0]!r}; it has {', '.join(header)}")
-    lower = {name.strip().lower(): name for name in header}
-    found = {what: next((lower[n] for n in names if n in lower), None) for what, names in COLUMNS.items()}
-    found |= dict(own)
-    if found["image"] is None:
-        raise ValueError(
-            f"{csv} has the columns {', '.join(header)}; expected one called image with file names (or columns={{'image': ...}})"
-        )
-    return {what: name for what, name in found.items() if name is not None}
-
-
-def _row(line: Mapping[str | None, Any], names: Mapping[str, str], root: Path, where: str) -> CatalogueRow:
-    if beyond := line.get(None):
-        raise ValueError(
-            f"{where}: more cells than the header has: {', '.join(beyond)}; a text with commas has to stand in quotes"
-        )
-    values = {what: (line.get(names[what]) or "").strip() if what in names else "" for what in COLUMNS}
-    if not values["image"]:
-        raise ValueError(f"{where}: no image")
-    image = root / values["image"]
-    if not image.is_relative_to(root):
-        raise ValueError(f"{where}: {image} lies outside of {root}: name a folder that holds all images, or relative paths")
-    id = values["id"] or Path(values["image"]).stem
-    split = values["split"].lower()
-    return CatalogueRow(
-        id=id,
-        image=image,
-        text=values["text"],
-        name=values["name"],
-        category=values["category"],
-        subcategory=values["subcategory"] or values["category"],
-        product=values["product"] or id,
-        split=SPLIT_NAMES.get(split, split),
-    )
 
 
 def with_splits(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:

@@ -17,6 +17,7 @@ from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.reading import FormatError, is_inside, text_lines
 
 CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
 SPLITS = ("train", "test")
@@ -57,12 +58,9 @@ def read_labels(root: Path, split: str) -> list[tuple[dict[str, Any], str]]:
                 f"{path} is missing: expected one label file per category and split, as Fashion200K has them"
             )
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append(_row(line, category, f"{path}:{number}"))
+            rows += [_row(line, category, f"{path}:{number}") for number, line in text_lines(path)]
+        except FormatError as error:
+            raise MissingDataError(f"{error}; download it again") from error
     return rows
 
 
@@ -70,7 +68,9 @@ def _row(line: str, category: str, where: str) -> tuple[dict[str, Any], str]:
     parts = line.split("\t")
     if len(parts) != 3 or len(Path(parts[0]).parts) < 3:
         raise MissingDataError(f"{where}: expected path, score and description separated by tabs, found {line[:80]!r}")
-    image, _, description = parts
+    image, description = parts[0].strip(), parts[2]
+    if not is_inside(image):
+        raise MissingDataError(f"{where}: the image {image[:80]!r} lies outside of the dataset")
     path = Path(image)
     meta = {
         "id": path.stem,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
 from unifashion_pl.data.recipes import FileRecipe
+from unifashion_pl.reading import FormatError, is_inside, read_json
 
 #: Split -> names of FAME-ViL's list, and of its folder of images.
 LISTS = {"train": ("train_info.json",), "validation": ("val_info.json", "validation_info.json")}
@@ -37,7 +37,18 @@ def find_list(root: Path, split: str) -> Path | None:
     return next((root / name for name in LISTS[split] if (root / name).is_file()), None)
 
 
-def read_list(path: Path) -> list[dict[str, Any]]:
+class Product(TypedDict):
+    """An entry of FAME-ViL's lists; what else it says is not read."""
+
+    id: str | int
+    title: str
+    description: str
+    images: list[str]
+    category_id: NotRequired[str | int | None]
+    subcategory_id: NotRequired[str | int | None]
+
+
+def read_list(path: Path) -> list[Product]:
     """Products of a list.
 
     Raises:
@@ -45,16 +56,14 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     """
     expected = "a list of {id, title, description, images: [files], category_id, subcategory_id}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingDataError(f"{path} is not JSON ({error}); expected is {expected}") from error
-    if not isinstance(content, list) or not content:
-        raise MissingDataError(f"{path} holds {type(content).__name__} of {len(content):,}; expected is {expected}")
+        content: list[Product] = read_json(path, list[Product], expected)
+    except FormatError as error:
+        raise MissingDataError(str(error)) from error
+    if not content:
+        raise MissingDataError(f"{path} is empty; expected is {expected}")
     for number, entry in enumerate(content):
-        texts = isinstance(entry, dict) and all(isinstance(entry.get(k), str) for k in ("title", "description"))
-        images = entry.get("images") if isinstance(entry, dict) else None
-        if not texts or "id" not in entry or not isinstance(images, list) or not all(isinstance(i, str) for i in images):
-            raise MissingDataError(f"{path}: entry {number} is {str(entry)[:80]}; expected is {expected}")
+        if outside := [name for name in entry["images"] if not is_inside(name)]:
+            raise MissingDataError(f"{path}: entry {number} names the image {outside[0][:80]!r}, which leads out of its folder")
     return content
 
 
@@ -96,12 +105,12 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     )
 
 
-def _rows(entries: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any], int]]:
+def _rows(entries: list[Product]) -> list[tuple[int, Product, int]]:
     views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
     return [(number, entry, view) for number, (entry, view) in enumerate(views)]
 
 
-def _item(number: int, view: int, entry: dict[str, Any], split: str) -> Item:
+def _item(number: int, view: int, entry: Product, split: str) -> Item:
     """A row; ids of the lists count from the start in each split, so that a product's name has the split in front."""
     category, subcategory = (str(entry.get(name, "")) for name in ("category_id", "subcategory_id"))
     meta = {
@@ -126,7 +135,8 @@ def sap_notes(root: Path, split: str, products: list[int]) -> list[str]:
     if not path.is_file():
         return []
     try:
-        listed = [int(product) for product, rows in json.loads(path.read_text(encoding="utf-8")) for _ in rows]
-    except (ValueError, TypeError) as error:
+        content = read_json(path, list[tuple[int | str, list[Any]]], "a list of [product, [rows]]")
+        listed = [int(product) for product, rows in content for _ in rows]
+    except ValueError as error:
         return [f"{path.relative_to(root)} is no list of [product, [rows]] ({error}); it is not used"]
     return [] if listed == products else [f"{path.relative_to(root)} disagrees with the HDF5 file, which is used"]

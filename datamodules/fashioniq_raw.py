@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from unifashion_pl.data.plan import Item, MissingDataError, some
 from unifashion_pl.data.texts import EDGES
+from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
 CATEGORIES = ("dress", "shirt", "toptee")
 SPLITS = ("train", "val", "test")
@@ -139,9 +139,7 @@ class RawFashionIQ:
         """
         if (category, split) not in self._ids:
             path = self.split_file(category, split)
-            ids = [str(row["image"]) if isinstance(row, dict) and "image" in row else row for row in _read_list(path)]
-            if wrong := [row for row in ids if not isinstance(row, str)]:
-                raise MissingDataError(f"{path}: expected a list of ids, found {wrong[0]!r}")
+            ids = [_id(row, f"{path}: entry {n}") for n, row in enumerate(_read_list(path))]
             if len(set(ids)) < len(ids):
                 twice = some(sorted({id for id in ids if ids.count(id) > 1}))
                 raise MissingDataError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice: {twice}")
@@ -208,16 +206,47 @@ class RawFashionIQ:
         return notes
 
 
+class _Caption(TypedDict):
+    """An entry of a caption file; what else it says is not read."""
+
+    candidate: str | int
+    captions: list[str]
+    target: NotRequired[str | int | None]
+
+
+class _Image(TypedDict):
+    """An entry of a split file that lists objects."""
+
+    image: str | int
+
+
 def _read_list(path: Path) -> list[Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: list[Any] = read_json(path, list[Any], "a list")
     except FileNotFoundError as error:
         raise MissingDataError(f"{path} is missing; it is part of github.com/XiaoxiaoGuo/fashion-iq") from error
-    except ValueError as error:
-        raise MissingDataError(f"{path} is not JSON ({error}); download it again") from error
-    if not isinstance(content, list):
-        raise MissingDataError(f"{path}: expected a JSON list, found {type(content).__name__}")
+    except FormatError as error:
+        raise MissingDataError(f"{error}; download it again from github.com/XiaoxiaoGuo/fashion-iq") from error
     return content
+
+
+def _typed(row: Any, kind: Any, where: str, expected: str) -> Any:
+    try:
+        return converted(row, kind, where, expected)
+    except FormatError as error:
+        raise MissingDataError(f"{error} (found {str(row)[:80]})") from error
+
+
+def _id(row: Any, where: str) -> str:
+    found = _typed(row, _Image, where, "an id")["image"] if isinstance(row, dict) else _typed(row, str, where, "an id")
+    return _name(str(found), where)
+
+
+def _name(id: str, where: str) -> str:
+    """An id, which becomes a part of a file's name."""
+    if not is_inside(id) or "/" in id or "\\" in id:
+        raise MissingDataError(f"{where}: the id {id[:80]!r} is no name of an image")
+    return id
 
 
 def _is_padding(row: Any) -> bool:
@@ -225,13 +254,12 @@ def _is_padding(row: Any) -> bool:
 
 
 def _entry(row: Any, position: int, category: str, split: str, path: Path) -> Entry:
-    captions, reference, target = (
-        (row.get(k) for k in ("captions", "candidate", "target")) if isinstance(row, dict) else (None,) * 3
-    )
-    if not reference or not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
-        raise MissingDataError(
-            f"{path}: entry {position} is not {{candidate: id, captions: [texts], target: id}}, but {str(row)[:80]}"
-        )
+    where = f"{path}: entry {position}"
+    found = _typed(row, _Caption, where, "{candidate: id, captions: [texts], target: id}")
+    target = str(found.get("target") or "")
     if split != "test" and not target:
-        raise MissingDataError(f"{path}: entry {position} has no target; only the test split goes without")
-    return Entry(category, split, position, str(reference), str(target or ""), tuple(captions))
+        raise MissingDataError(f"{where} has no target; only the test split goes without")
+    if target:
+        _name(target, where)
+    reference = _name(str(found["candidate"]), where)
+    return Entry(category, split, position, reference, target, tuple(found["captions"]))

@@ -5,12 +5,11 @@ Both parts are trained on as one split and evaluated apart, as their papers repo
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 from PIL import Image
 from unifashion_pl.datamodules import dresscode, vitonhd
@@ -21,9 +20,10 @@ from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
 from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
 from unifashion_pl.data.pose import draw_skeleton, read_pose
-from unifashion_pl.data.reader import RawSample
+from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.data.texts import Draw
+from unifashion_pl.reading import from_json
 
 PARTS = ("vitonhd", "dresscode")
 #: Names under which the parts' folders are found.
@@ -259,10 +259,19 @@ class MGDAssembler(TryOnAssembler):
         return row
 
 
+class _StoredPose(TypedDict):
+    """``pose.json`` of a shard: (h, w) and the joints in pixels."""
+
+    size: tuple[int, int]
+    points: list[list[float] | None]
+
+
 def _skeleton(raw: RawSample) -> Image.Image:
-    content = json.loads(raw.fields["pose.json"])
-    height, width = content["size"]
-    return draw_skeleton(read_pose(content, (height, width)))
+    try:
+        content = from_json(raw.fields["pose.json"], _StoredPose, "pose.json")
+        return draw_skeleton(read_pose(dict(content), content["size"]))
+    except ValueError as error:
+        raise DamagedSample(raw.key, str(error)) from error
 
 
 class MGDDataModule(vitonhd.VitonHDDataModule):

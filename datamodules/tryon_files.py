@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.reading import FormatError, read_json, text_lines
 
 
 def read_pair_list(path: Path, name_of: Callable[[str], str], form: str) -> list[tuple[str, str]]:
@@ -20,21 +21,18 @@ def read_pair_list(path: Path, name_of: Callable[[str], str], form: str) -> list
         FileNotFoundError: absent.
         MissingDataError: no text, a line of another form, or a person that occurs twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise MissingDataError(f"{path} is not UTF-8 text ({error}); download it again") from error
     pairs: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        names = line.split()
-        if not names:
-            continue
-        if len(names) != 2:
-            raise MissingDataError(f"{path}:{number}: expected `{form}`, found {line!r}")
-        person, garment = map(name_of, names)
-        if person in pairs:
-            raise MissingDataError(f"{path}:{number}: {person} is there a second time; every person is expected once")
-        pairs[person] = garment
+    try:
+        for number, line in text_lines(path):
+            names = re.split(r"[ \t]+", line.strip())
+            if len(names) != 2:
+                raise MissingDataError(f"{path}:{number}: expected `{form}`, found {line[:80]!r}")
+            person, garment = map(name_of, names)
+            if person in pairs:
+                raise MissingDataError(f"{path}:{number}: {person} is there a second time; every person is expected once")
+            pairs[person] = garment
+    except FormatError as error:
+        raise MissingDataError(f"{error}; download it again") from error
     return list(pairs.items())
 
 
@@ -47,12 +45,7 @@ def read_phrases(path: Path) -> dict[str, list[str]] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingDataError(f"{path}: expected garment -> list of phrases ({error})") from error
-    if not isinstance(content, dict):
-        raise MissingDataError(f"{path}: expected garment -> list of phrases, found {type(content).__name__}")
-    for garment, phrases in content.items():
-        if not isinstance(phrases, list) or not all(isinstance(phrase, str) for phrase in phrases):
-            raise MissingDataError(f"{path}: expected garment -> list of phrases, found {garment} -> {str(phrases)[:80]}")
+        content: dict[str, list[str]] = read_json(path, dict[str, list[str]], "garment -> list of phrases")
+    except FormatError as error:
+        raise MissingDataError(str(error)) from error
     return content

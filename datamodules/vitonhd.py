@@ -5,12 +5,11 @@ Paired: person and garment of the same name (the second column of the pairs file
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 from PIL import Image
 from unifashion_pl.datamodules.base import FashionDataModule
@@ -19,9 +18,11 @@ from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
+from unifashion_pl.data.pose import FARTHEST
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.data.repaint import mask_from_agnostic
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.reading import FormatError, read_json
 
 SHARD_SIZE = 64
 PUBLISHED = {"train": 11_647, "test": 2_032}
@@ -108,6 +109,18 @@ class TryOnRecipe(FileRecipe):
         return made
 
 
+class _Person(TypedDict):
+    """A person of an OpenPose file: x, y and confidence of its joints in one list."""
+
+    pose_keypoints_2d: list[float]
+
+
+class _OpenPose(TypedDict):
+    """An OpenPose file; what else it says is not read."""
+
+    people: list[_Person]
+
+
 def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
     """OpenPose's BODY-25 as ``pose.json``: points in pixels of the person, null where none was found.
 
@@ -115,16 +128,18 @@ def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
         BadSample: absent, no JSON, nobody found, or not 25 points.
     """
     try:
-        people = json.loads(path.read_text(encoding="utf-8"))["people"]
-        values = [float(value) for value in people[0]["pose_keypoints_2d"]]
+        people = read_json(path, _OpenPose, "an OpenPose file")["people"]
     except FileNotFoundError as error:
         raise BadSample(person, "pose", "missing") from error
-    except IndexError as error:
-        raise BadSample(person, "pose", "nobody was found in the picture") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadSample(person, "pose", f"not an OpenPose file ({error})") from error
+    except (OSError, FormatError) as error:
+        raise BadSample(person, "pose", str(error).replace(str(path), path.name)) from error
+    if not people:
+        raise BadSample(person, "pose", "nobody was found in the picture")
+    values = people[0]["pose_keypoints_2d"]
     if len(values) != 75:
         raise BadSample(person, "pose", f"{len(values) // 3} points, expected the 25 of BODY-25")
+    if max(map(abs, values)) > FARTHEST:
+        raise BadSample(person, "pose", f"a coordinate of {max(values, key=abs):g}, expected pixels of the picture")
     points = [values[i : i + 3] if any(values[i : i + 3]) else None for i in range(0, 75, 3)]
     return compact_json({"format": "body25", "size": [image.height, image.width], "points": points})
 

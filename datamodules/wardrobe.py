@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
 from unifashion_pl.datamodules.benchmark import CAPTIONS, FOLDERS, BenchmarkDataModule
+
+from unifashion_pl.files import WriteError, check_writable, exclusive
 
 
 def default_cache() -> Path:
-    """``$UNIFASHION_CACHE``, or ``~/.cache/unifashion-pl``."""
-    named = os.environ.get("UNIFASHION_CACHE")
-    return Path(named) if named else Path.home() / ".cache" / "unifashion-pl"
+    """``$UNIFASHION_CACHE``, or ``~/.cache/unifashion-pl``; without a home that can be written, a folder of the user's for temporary files."""
+    if named := os.environ.get("UNIFASHION_CACHE"):
+        return Path(named)
+    with suppress(RuntimeError, WriteError):  # no home; one that is not the user's
+        home = Path.home() / ".cache" / "unifashion-pl"
+        return home if home.is_dir() else check_writable(home, folder=True)
+    return Path(tempfile.gettempdir()) / f"unifashion-pl-{getattr(os, 'getuid', lambda: 0)()}"
 
 
 def _version(size: str) -> str:
@@ -104,7 +111,6 @@ class WardrobeDataModule(BenchmarkDataModule):
         """Draw the wardrobe and make its shards, once per cache folder, size and seed; other processes wait."""
         from unifashion_pl.wardrobe import write_wardrobe
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
+        with exclusive(self.folder):
             write_wardrobe(self.folder / "raw", spec=self.size, seed=self.seed, workers=self.prepare_workers)
         super().prepare_data()

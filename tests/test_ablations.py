@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unifashion_pl.datamodules import WardrobeDataModule
 
 from unifashion_pl import ablations
-from unifashion_pl.ablations import TABLES, Settings, cell_of, make_table, ordering
+from unifashion_pl.ablations import STATE, TABLES, Settings, _state, cell_of, make_table, ordering
 from unifashion_pl.cli import config_chain, main
 from unifashion_pl.commands import parser
 from unifashion_pl.data.captions import read_library
@@ -334,3 +334,17 @@ def test_table5_for_real_on_the_tiny_wardrobe(
         " (UniFashion w/o cap, UniFashion w/o img, UniFashion)", ""
     )
     assert "# Table 4" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "malformed|truncated"),
+        ('{"settings": 5, "done": []}', r"at `\$.settings`"),
+        ('{"settings": {}, "done": [1]}', r"`\$.done\[0\]`"),
+    ],
+)
+def test_a_damaged_state_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / STATE).write_text(text)
+    with pytest.raises(ValueError, match=rf"{STATE} is not the state of an ablation: .*({message})"):
+        _state(tmp_path, {})

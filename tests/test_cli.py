@@ -68,6 +68,25 @@ def test_extends_puts_the_base_config_before_its_overlay(empty_folder: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    "head", ["\ufeff# extends: tiny.yaml\r\n", "# mine\n\n# extends: tiny.yaml\n", "#extends:  tiny.yaml \n"]
+)
+def test_a_config_extends_whatever_its_editor_put_before(empty_folder: Path, head: str) -> None:
+    Path("mine.yaml").write_text(f"{head}trainer: {{max_epochs: 2}}\n", "utf-8", newline="")
+    assert [Path(name).name for name in config_chain("mine.yaml")] == ["tiny.yaml", "mine.yaml"]
+    Path("mine.yaml").write_text("trainer: {max_epochs: 2}\n# extends: tiny.yaml\n")
+    assert config_chain("mine.yaml") == ["mine.yaml"]
+
+
+def test_a_config_that_extends_nothing_or_is_no_text_is_refused(empty_folder: Path) -> None:
+    Path("mine.yaml").write_text("# extends:\n")
+    with pytest.raises(SystemExit, match="mine.yaml:1: expected the name of a config behind '# extends:'"):
+        config_chain("mine.yaml")
+    Path("mine.yaml").write_bytes("# extends: tiny.yaml\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="mine.yaml is not UTF-8 text: it is UTF-16"):
+        config_chain("mine.yaml")
+
+
 def test_a_config_extends_its_namesake_and_what_lies_beside_it(empty_folder: Path) -> None:
     Path("phase1.yaml").write_text("# extends: phase1.yaml\ntrainer: {max_epochs: 2}\n")
     assert [Path(p).name for p in config_chain("phase1.yaml")] == ["tiny.yaml", "phase1.yaml", "phase1.yaml"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 import time
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,6 +35,65 @@ def test_every_dependency_has_a_floor_and_a_reason_and_no_cap() -> None:
             assert ">=" in line
             assert "<" not in line
             assert block[number - 1].startswith("#"), f"{line} lacks the line with its reason"
+
+
+def declared() -> list[Requirement]:
+    """What setup.cfg asks for: the library's and the developers' packages."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    blocks = [config["options"]["install_requires"], config["options.extras_require"]["dev"]]
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [Requirement(line) for line in lines if line]
+
+
+def locked(python: str, system: str) -> dict[str, str]:
+    """Package -> version of the lock on a Python and a system."""
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.4",
+        "sys_platform": system,
+        "platform_system": system.capitalize(),
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    pins = [Requirement(line) for line in lines]
+    assert all([s.operator for s in pin.specifier] == ["=="] and pin.url is None for pin in pins)
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(environment)]
+    names = [pin.name.lower() for pin in here]
+    assert sorted(set(names)) == sorted(names)
+    return {pin.name.lower(): next(iter(pin.specifier)).version for pin in here}
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_the_lock_has_a_version_of_everything_that_setup_cfg_asks_for(python: str, system: str) -> None:
+    pins = locked(python, system)
+    for requirement in declared():
+        version = pins[requirement.name.lower()]
+        assert requirement.specifier.contains(version), f"{requirement}, locked is {version}: make lock"
+
+
+@pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])
+def test_malicious_releases_are_excluded(name: str) -> None:
+    asked = next(requirement for requirement in declared() if requirement.name == name)
+    assert [asked.specifier.contains(version) for version in ("2.6.1", "2.6.2", "2.6.3", "2.6.6")] == [True, False, False, True]
+
+
+def test_security_md_names_tests_and_targets_that_exist() -> None:
+    from fuzz.targets import TARGETS
+
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 5
+    for path, test in named:
+        assert f"def {test}" in (ROOT / path).read_text()
+    targets = {target.name for target in TARGETS}
+    for line in re.findall(r"fuzz: (`.+)\|", text):
+        for name in re.findall(r"`([\w*-]+)`", line):
+            assert any(fnmatch(target, name) for target in targets), name
 
 
 def test_import_is_light() -> None:

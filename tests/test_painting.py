@@ -122,7 +122,8 @@ def test_a_killed_run_goes_on_where_it_stopped(
     )
     with pytest.warns(UserWarning, match="is damaged .* painted again"):
         lines = predicted(shards, tmp_path)
-    assert sum(painted) == 2 * PERSONS - 7
+    assert painted == [2] * (2 * PERSONS - 7)  # each lies alone in its batch, and is painted in a pair
+    assert pictures(tmp_path) == pictures(whole[0])
     changed = {name for name in first if (tmp_path / "predict" / name).stat().st_mtime_ns != stamps[name]}
     assert changed == {damaged}
     assert [line["key"] for line in lines] == [line["key"] for line in whole[1]]
@@ -254,3 +255,18 @@ def test_what_cannot_be_painted_is_said(tmp_path: Path) -> None:
         Painter(start="truth")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown sampler 'slow'"):
         Painter(sampler="slow")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"file": "../x.png"}', "file is '../x.png'"),
+        ('{"file": 5}', "file is '5'"),
+        ("[]", "is not a line of a manifest"),
+        ("{", "is not a line"),
+    ],
+)
+def test_a_manifest_that_is_no_manifest_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "manifest.jsonl").write_text('{"file": "a.png", "prompt": "a\u2028b"}\n' + line + "\n", "utf-8")
+    with pytest.raises(ValueError, match=rf"manifest.jsonl:2.*{message}"):
+        Painter(tmp_path)._earlier(tmp_path / "manifest.jsonl")

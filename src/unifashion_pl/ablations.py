@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise, takewhile
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypedDict
 
 from unifashion_pl import __version__
 from unifashion_pl.cli import main
+from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records
+from unifashion_pl.reading import read_json, read_yaml
 from unifashion_pl.report.published import SCORE_OF_ROW, load_published, matches
 from unifashion_pl.report.runfolder import read_lines
 
@@ -116,6 +116,23 @@ class Cell:
     paper: float | None
 
 
+class _State(TypedDict):
+    """``ablation.json``: what a folder is made with, and the stages that are done."""
+
+    settings: dict[str, Any]
+    done: list[str]
+
+
+class _Data(TypedDict):
+    init_args: dict[str, Any]
+
+
+class _RunConfig(TypedDict):
+    """What is read of a run's ``config.yaml``."""
+
+    data: _Data
+
+
 def make_table(name: str, out: str | Path, settings: Settings | None = None) -> str:
     """Do what is not done yet, write ``out/NAME.md`` and ``out/NAME.json``, and return the table as Markdown.
 
@@ -125,18 +142,19 @@ def make_table(name: str, out: str | Path, settings: Settings | None = None) -> 
 
     Raises:
         ValueError: unknown table, or a folder whose recipes were made with other settings.
+        WriteError: ``out`` cannot be written.
     """
     if name not in TABLES:
         raise ValueError(f"unknown table {name!r}; known are {', '.join(TABLES)}")
-    table, out, settings = TABLES[name], Path(out), settings or Settings()
+    table, out, settings = TABLES[name], check_writable(out, folder=True), settings or Settings()
     out.mkdir(parents=True, exist_ok=True)
     with working_in(out):
         for recipe in dict.fromkeys(row.recipe for row in table.rows):
             run_recipe(recipe, settings, [row.method for row in table.rows if row.recipe == recipe])
         result = collect(table, settings)
         text = markdown(result)
-        Path(f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        Path(f"{name}.md").write_text(text, encoding="utf-8")
+        write_text(f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_text(f"{name}.md", text)
     return text
 
 
@@ -216,7 +234,7 @@ def write_captions(run: Path, out: Path) -> None:
     from unifashion_pl.datamodules import WardrobeDataModule
     from unifashion_pl.evaluation.gallery_captions import write_gallery_captions
 
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config: _RunConfig = read_yaml(run / "config.yaml", _RunConfig, "the configuration of a run")
     data = WardrobeDataModule(**{**config["data"]["init_args"], "pairs": False, "triplets": True})
     data.prepare_data()
     data.setup("test")
@@ -232,7 +250,7 @@ def _state(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
                 f"{folder.resolve()} is not empty and has no {STATE}: name another --out, or move that folder away"
             )
         return {"settings": wanted, "done": []}
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    state: dict[str, Any] = {**read_json(path, _State, "the state of an ablation")}
     found = state["settings"]
     if found != wanted:
         other = [f"{key} {found.get(key)!r} (asked for: {wanted[key]!r})" for key in wanted if found.get(key) != wanted[key]]
@@ -241,10 +259,7 @@ def _state(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _save(folder: Path, settings: dict[str, Any], done: Sequence[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{STATE}.part"
-    part.write_text(json.dumps({"settings": settings, "done": list(done)}) + "\n", encoding="utf-8")
-    part.replace(folder / STATE)
+    write_text(folder / STATE, json.dumps({"settings": settings, "done": list(done)}) + "\n")
 
 
 def collect(table: Table, settings: Settings) -> dict[str, Any]:
@@ -280,8 +295,9 @@ def collect(table: Table, settings: Settings) -> dict[str, Any]:
 
 def _captions_of(recipe: str) -> dict[str, Any]:
     lines = read_lines(Path("runs") / recipe / "gallery-captions.jsonl")
-    facts = {key: lines[0][key] for key in ("captioner", "weights_hash", "template", "decoding", "inputs")} if lines else {}
-    distinct = len({line["caption"] for line in lines})
+    known = ("captioner", "weights_hash", "template", "decoding", "inputs")
+    facts = {key: lines[0][key] for key in known if key in lines[0]} if lines else {}
+    distinct = len({str(line.get("caption")) for line in lines})
     return {"n": len(lines), "distinct": distinct, "empty": sum(bool(line.get("empty")) for line in lines), **facts}
 
 

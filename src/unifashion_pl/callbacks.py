@@ -1,9 +1,10 @@
 """What every training run of this library carries along: random numbers that a resume repeats, a check of the data before the first
-step, and an account of damaged samples at the end. :meth:`UniFashionModule.configure_callbacks` adds them."""
+step, and an account of damaged samples at the end. :func:`unifashion_pl.resume.run_callbacks` adds them."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 from collections.abc import Mapping
@@ -25,7 +26,6 @@ from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.freezing import left_out
 
 SEED_VARIABLE = "PL_GLOBAL_SEED"  # where Lightning's seed_everything leaves the seed
-STATES = "unifashion_streams"
 PEEKED = 4
 
 Stream = TrainLoader[Any] | MixedPairLoader
@@ -34,7 +34,8 @@ Stream = TrainLoader[Any] | MixedPairLoader
 class StepSeeds(L.Callback):
     """The random numbers of a training step (dropout, noise, timesteps, hard negatives) depend on (seed, rank, epoch, batch) only.
 
-    So they need not be stored with a checkpoint, which only rank 0 writes, and a validation in between, the number of workers or a
+    Epoch and batch are counted from the batches that the run has had, not by Lightning's own counters: those lag behind after some
+    resumes. So they need not be stored with a checkpoint, which only rank 0 writes, and a validation in between, the number of workers or a
     resume change nothing about the steps that follow. The seed is that of ``seed_everything``; without it, one is drawn and kept in
     the checkpoint.
 
@@ -58,7 +59,10 @@ class StepSeeds(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed Python, numpy and torch on all devices."""
-        seed_all(f"{self.seed}/{trainer.global_rank}/{trainer.current_epoch}/{batch_idx}")
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        done, length = progress.processed, trainer.num_training_batches
+        epoch, batch_number = divmod(done, int(length)) if math.isfinite(length) else (0, done)
+        seed_all(f"{self.seed}/{trainer.global_rank}/{epoch}/{batch_number}")
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""
@@ -78,32 +82,15 @@ def seed_all(name: str) -> None:
 
 
 class Streams(L.Callback):
-    """Looks at the training streams before the first step, counts damaged samples while training and names them at the end.
-
-    It also puts the streams of a resumed run where they were. Lightning saves the states of loaders, but makes the loaders before it
-    reads the checkpoint if a module asks for ``estimated_stepping_batches`` to build its schedule, and then never hands the states over
-    (lightning 2.6).
-    """
-
-    def __init__(self) -> None:
-        self.resumed: dict[str, dict[str, Any]] | None = None
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the states of the streams by name."""
-        checkpoint[STATES] = {name: loader.state_dict() for name, loader in streams(trainer).items()}
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take the states, for when there are loaders."""
-        self.resumed = checkpoint.get(STATES)
+    """Looks at the training streams before the first step, counts damaged samples while training and names them at the end."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Resume, then refuse what would fail or mislead later, on every rank alike.
+        """Refuse what would fail or mislead later, on every rank alike.
 
         Raises:
-            ValueError: a run is resumed with other data, or a stream does not fit the model.
+            ValueError: a stream does not fit the model.
             FileNotFoundError: shards of the validation are missing.
         """
-        self._resume(streams(trainer))
         for name, loader in streams(trainer).items():
             with suppress(DamagedSample):  # the stream itself counts and reports damage
                 for note in check_batch(pl_module, name, loader.peek(PEEKED)):
@@ -113,18 +100,6 @@ class Streams(L.Callback):
         data = getattr(trainer, "datamodule", None)
         if data is not None and trainer.enable_validation and trainer.val_dataloaders is None:
             data.val_dataloader()  # a validation that cannot begin is known now, not after some epochs
-
-    def _resume(self, loaders: dict[str, Stream]) -> None:
-        states, self.resumed = self.resumed, None
-        if states is None:
-            return
-        if set(states) != set(loaders):
-            raise ValueError(
-                f"cannot resume: the run trained on the streams {', '.join(sorted(states))}, now there are {', '.join(sorted(loaders))}. Use "
-                "the old ones, or start from the checkpoint's weights (init_from) instead of resuming"
-            )
-        for name, loader in loaders.items():
-            loader.load_state_dict(states[name])
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

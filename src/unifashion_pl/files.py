@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import multiprocessing
 import os
+import re
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -34,8 +38,10 @@ CURES = {
     errno.EISDIR: "a folder stands where a file is needed: name another place",
     errno.EEXIST: "a file stands where a folder is needed: name another place",
 }
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
-PART, LOCK = ".part", ".lock"
+#: A refusal of the system inside the message of a library that is no Python: safetensors, torch.
+NUMBER = re.compile(r"\(os error (\d+)\)|errno = (\d+)")
+AT_FDCWD, EXCHANGE = -100, 2
+PART, OLD, LOCK = ".part", ".old", ".lock"
 
 
 class WriteError(OSError):
@@ -47,7 +53,7 @@ class WriteError(OSError):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Full disks and missing rights become sentences.
+    """Full disks and missing rights become sentences; refusals that concern other files, as those read in the block, stay as they are.
 
     Raises:
         WriteError: with ``path``, the system's reason and the cure.
@@ -56,17 +62,41 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except WriteError:
         raise
-    except OSError as error:
-        if error.errno not in CURES:
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None or refusal.errno not in CURES or not _concerns(refusal, path):
             raise
         raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. What is finished is kept: "
-            f"{CURES[error.errno]} and run the same command again"
+            f"cannot write {path}: {refusal.strerror or refusal}. What is finished is kept: "
+            f"{CURES[refusal.errno]} and run the same command again"
         ) from error
 
 
+def _refusal(error: BaseException) -> OSError | None:
+    """The system's refusal: the error itself, what torch hides behind one of its own, or what safetensors puts into words."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error.__context__, OSError) and isinstance(error, RuntimeError) and "inline_container" in str(error):
+        return error.__context__
+    found = NUMBER.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether a refusal is about writing ``path``: it names no file, as a full disk does, or that one, a part of it, or a folder above."""
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return True
+    named, path = Path(os.fsdecode(error.filename)).absolute(), path.absolute()
+    beside = {path.name, "." + path.name}
+    own = any(
+        place.parent == path.parent and place.name.split(PART)[0].rpartition(".")[0] in beside
+        for place in (named, *named.parents)
+    )
+    return own or named == path or path.is_relative_to(named) or named.is_relative_to(path)
+
+
 def check_writable(path: str | Path, *, folder: bool = False) -> Path:
-    """Refuse a place for results before the work for them begins; folders on the way are made.
+    """Refuse a place for results before the work for them begins; nothing is made there.
 
     Args:
         path: of a file, or with ``folder`` of a folder, that will be written.
@@ -76,11 +106,16 @@ def check_writable(path: str | Path, *, folder: bool = False) -> Path:
     """
     path = Path(path)
     with writing(path):
+        if _is_device(path) and not folder:
+            return path
         if path.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        parent = path if folder else path.parent
+        parent = path.absolute() if folder else path.absolute().parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{parent} is a file")
         try:
-            parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except FileNotFoundError as error:  # folders of the kernel answer so
@@ -93,7 +128,7 @@ def replacing_path(path: str | Path) -> Iterator[Path]:
     """A file's name beside ``path``, for a library that writes files itself; it becomes ``path`` when the block ends well.
 
     If the block fails, nothing is left of it, and an older file stays as it is. If the process is killed, ``NAME.<pid>.part`` is left,
-    which the next writer of the same file removes. Permissions follow the umask.
+    which the next writer of the same file removes. Permissions follow the umask. A device such as ``/dev/stdout`` is written to itself.
 
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
@@ -102,22 +137,36 @@ def replacing_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     with writing(path):
+        if _is_device(path):
+            yield path
+            return
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         try:
+            with open(part, "wb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             yield part
             with open(part, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(part, 0o666 & ~_umask())
-            parent = multiprocessing.parent_process()
-            if parent is not None and not parent.is_alive():
-                raise RuntimeError(f"{path} is not written: the process that asked for it is gone")
+            os.chmod(part, mode)  # some libraries make private files
+            refuse_orphans(path)
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+def refuse_orphans(path: Path) -> None:
+    """A worker whose parent is gone does not finish its file.
+
+    Raises:
+        RuntimeError: it is one.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise RuntimeError(f"{path} is not written: the process that asked for it is gone")
 
 
 @contextmanager
@@ -139,7 +188,25 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     from safetensors.torch import save_file
 
     with replacing_path(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, {"format": "pt", **(metadata or {})})
+        room = part.with_name(
+            part.name.removesuffix(PART) + f".room{PART}"
+        )  # safetensors leaves files of any name if it is killed
+        try:
+            room.mkdir()
+            content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(content, room / "tensors", {"format": "pt", **(metadata or {})})
+            os.replace(room / "tensors", part)
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+    return Path(path)
+
+
+def write_checkpoint(path: str | Path, content: Any) -> Path:
+    """Write what ``torch.save`` takes by :func:`replacing`."""
+    import torch
+
+    with writing(Path(path)), replacing(path) as file:
+        torch.save(content, file)
     return Path(path)
 
 
@@ -153,13 +220,14 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     with writing(path):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "it is a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.with_name("." + path.name))
+        _settle_older(path)
         try:
             part.mkdir()
             yield part
@@ -167,6 +235,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
                 if file.is_file():
                     with open(file, "rb") as opened:
                         os.fsync(opened.fileno())
+            refuse_orphans(path)
             _take_place(part, path)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -188,34 +257,58 @@ def exclusive(folder: str | Path, *, wait: float = -1) -> Iterator[Path]:
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.resolve() / LOCK, mode=0o666 & ~_umask(), is_singleton=True)
+        with open(folder / LOCK, "ab") as file:  # with the umask's permissions
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        lock = FileLock(folder.resolve() / LOCK, mode=mode, is_singleton=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             if wait != 0:
-                print(f"{folder}: another process is writing there; waiting for it", flush=True)
+                print(f"{folder}: another process is writing there; waiting for it", file=sys.stderr, flush=True)
             try:
                 lock.acquire(timeout=wait)
             except Timeout as error:
                 raise RuntimeError(f"{folder}: another process is writing there; try again when it has ended") from error
     try:
-        for leftover in folder.glob(f"*{PART}"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        with writing(folder):
+            _remove_all_parts(folder, lock)
         yield folder
     finally:
+        with suppress(OSError):
+            _remove_all_parts(folder, lock)  # of workers that were ended
         lock.release()
+
+
+def _remove_all_parts(folder: Path, lock: Any) -> None:
+    for leftover in folder.glob(f"*{PART}") if lock.lock_counter == 1 else ():  # who asked again may be in the middle of a file
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that are gone left below a folder: files and folders ``*.<pid>.part``."""
+    for leftover in sorted(folder.rglob(f"*{PART}")):
+        _remove_if_abandoned(leftover, leftover.name.removesuffix(PART).rpartition(".")[2])
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what processes that are gone left of a file or folder."""
-    for leftover in path.parent.glob(f"{path.name}.*{PART}"):
-        writer = leftover.name.removeprefix(path.name + ".").removesuffix(PART)
-        if writer.isdecimal() and (int(writer) == os.getpid() or not _runs(int(writer))):
-            with suppress(OSError):
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{PART}"):
+        _remove_if_abandoned(leftover, leftover.name.removeprefix(path.name + ".").partition(".")[0])
+
+
+def _remove_if_abandoned(leftover: Path, writer: str) -> None:
+    if writer.isdecimal() and (int(writer) == os.getpid() or not _runs(int(writer))):
+        with suppress(OSError):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _runs(pid: int) -> bool:
+    if os.name == "nt":  # a signal there would end it
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -226,20 +319,36 @@ def _runs(pid: int) -> bool:
 
 
 def _take_place(part: Path, path: Path) -> None:
-    if not path.exists():
-        os.replace(part, path)
+    if path.exists() and _exchanged(os.fsencode(part), os.fsencode(path)):
         return
-    with suppress(AttributeError, OSError):
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-        if rename(AT_FDCWD, os.fsencode(part), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE) == 0:
-            return
-    older = part.with_suffix(".old")  # no such call on this system: a moment without a folder
-    os.replace(path, older)
+    if path.exists():  # no such call on this system: a moment without the folder, which the next writer would mend
+        os.replace(path, part.with_suffix(OLD))
     os.replace(part, path)
-    shutil.rmtree(older, ignore_errors=True)
+    shutil.rmtree(part.with_suffix(OLD), ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def follow_umask(folder: Path) -> None:
+    """Give the files below a folder that was just made the permissions of new ones, where a library made them for their writer alone."""
+    mode = stat.S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
+
+
+def _exchanged(one: bytes, other: bytes) -> bool:
+    """Exchange two folders in one step: Linux and macOS can."""
+    with suppress(AttributeError, OSError, TypeError):
+        system = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return bool(system.renamex_np(one, other, EXCHANGE) == 0)
+        return bool(system.renameat2(AT_FDCWD, one, AT_FDCWD, other, EXCHANGE) == 0)
+    return False
+
+
+def _settle_older(path: Path) -> None:
+    """A folder that was put aside by a process which then was killed comes back, or goes if the newer one took its place."""
+    for older in path.parent.glob(f".{glob.escape(path.name)}.*{OLD}"):
+        if path.exists():
+            shutil.rmtree(older, ignore_errors=True)
+        else:
+            os.replace(older, path)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, number, seeds, text_list
+from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, identifiers, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data import decode
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
 Images = OneImage | Sequence[OneImage]
 T = TypeVar("T")
+#: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
+TOGETHER = 2
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
 
 
@@ -204,6 +206,17 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], wh
     return [work(list(items[start : start + size])) for start in bar]
 
 
+def painted_in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], list[Image.Image]]) -> list[Image.Image]:
+    """As :func:`in_batches`, one picture an item, and always :data:`TOGETHER` at once, so that ``size`` cannot change a picture."""
+    if size < 1:
+        raise ValueError(f"batch_size is {size}, expected at least 1")
+
+    def group(part: list[T]) -> list[Image.Image]:
+        return work([*part, *part[:1] * (TOGETHER - len(part))])[: len(part)]
+
+    return [picture for part in in_batches(items, TOGETHER, group, "painting") for picture in part]
+
+
 def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
     """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
     transform = EncoderTransform(model.backbone.vision.image_size)
@@ -316,6 +329,7 @@ def generate(
         prompt: a text, or a modifying text when there is an image; or a list.
         image: reference image(s) whose composition with the text guides the painting (Eq. 12), or None for text alone.
         seed: one for all prompts, or one each. A single prompt with several seeds gives variations.
+        batch_size: without effect on the pictures, which are painted in pairs.
         settings: of the diffusion head's ``generate``: ``sampler``, ``guidance``, ``steps``.
 
     Raises:
@@ -339,13 +353,16 @@ def generate(
         texts, pictures, own = [p for p, _, _ in part], [i for _, i, _ in part if i is not None], [s for _, _, s in part]
         queries = None
         if pictures:
-            features = model.backbone.image_features(pixels_for(model, pictures))
-            queries = model.backbone.fused_pass(features, model.backbone.tokenize(texts))[0]
+            backbone = model.backbone
+            features = [
+                backbone.image_features(pixels_for(model, [picture])) for picture in pictures
+            ]  # alone: texts are padded to the longest
+            queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
         made: Tensor = head.generate(queries, texts, seeds=own, **settings)
         return [Image.fromarray(x.cpu().permute(1, 2, 0).contiguous().numpy(), "RGB") for x in made]
 
     with evaluating(model):
-        return [picture for part in in_batches(rows, batch_size, work, "painting") for picture in part]
+        return painted_in_batches(rows, batch_size, work)
 
 
 def gallery(
@@ -373,13 +390,15 @@ def gallery(
     from unifashion_pl.inference_images import left_out, unreadable
 
     items = image_list(images)
-    for what, column in (("ids", ids), ("captions", captions)):
+    names = None if ids is None else identifiers(ids)
+    texts = None if captions is None else text_list(captions)
+    for what, column in (("ids", names), ("captions", texts)):
         if column is not None and len(column) != len(items):
             raise ValueError(f"{len(items)} images but {len(column)} {what}")
     if bad := unreadable(items, max_bad):
         warnings.warn(left_out(bad), stacklevel=3)
-        names = ids or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
+        names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
         kept = [i for i in range(len(items)) if i not in bad]
-        items, ids = [items[i] for i in kept], [names[i] for i in kept]
-        captions = None if captions is None else [captions[i] for i in kept]
-    return Gallery(model, query_set=query_set).add(items, ids=ids, captions=captions, batch_size=batch_size)
+        items, names = [items[i] for i in kept], [names[i] for i in kept]
+        texts = None if texts is None else [texts[i] for i in kept]
+    return Gallery(model, query_set=query_set).add(items, ids=names, captions=texts, batch_size=batch_size)

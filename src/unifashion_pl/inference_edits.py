@@ -15,7 +15,16 @@ from unifashion_pl import toy
 from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
-from unifashion_pl.inference import Images, check_scales, evaluating, head_of, image_list, in_batches, readable, readers_of
+from unifashion_pl.inference import (
+    Images,
+    check_scales,
+    evaluating,
+    head_of,
+    image_list,
+    painted_in_batches,
+    readable,
+    readers_of,
+)
 from unifashion_pl.learned import require
 from unifashion_pl.tasks.editing import Task, edits
 
@@ -48,6 +57,7 @@ def try_on(
         person, garment: photos; one of either goes with all of the other.
         mask, pose: of the person, see :func:`~unifashion_pl.data.tryon_inputs.prepare_tryon`; a list is one each, anything else is for all.
         seed: one for all pictures, or one each. A single pair with several seeds gives variations.
+        batch_size: without effect on the pictures, which are painted in pairs.
         paste_back: keep the person's own pixels outside of the mask; else the whole picture is as painted.
         settings: those of ``paint`` in :class:`~unifashion_pl.tasks.DiffusionModule`, and further inputs of ``prepare_tryon``:
             ``densepose``, ``parse``, ``agnostic``, ``box`` and ``pose_size`` as ``mask``, others for all.
@@ -182,7 +192,8 @@ def _paint(
         items = [item for item, _ in part]
         batch = edits(batch_of(items), [task_of(item) for item in items])
         moved = model.transfer_batch_to_device(batch, model.device, 0)
-        queries = model.backbone.encode(moved).queries
+        each = (model.transfer_batch_to_device(edits(batch_of([item]), [task_of(item)]), model.device, 0) for item in items)
+        queries = torch.cat([model.backbone.encode(one).queries for one in each])  # alone: texts are padded to the longest
         made: Tensor = head.paint(queries, moved, seeds=[own for _, own in part], **painting).cpu()
         return [paste(x, item.person, item.mask if paste_back else None) for x, item in zip(made, items)]
 
@@ -190,4 +201,4 @@ def _paint(
         return "tryon" if prepare is prepare_tryon else "text" if item.sketches is None else "design"
 
     with evaluating(model), torch.no_grad():
-        return [picture for part in in_batches(list(zip(inputs, noise)), batch_size, work, "painting") for picture in part]
+        return painted_in_batches(list(zip(inputs, noise)), batch_size, work)

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from unifashion_pl import learned
 from unifashion_pl.backbone import QFormerBackbone
-from unifashion_pl.callbacks import StepSeeds, Streams
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
+from unifashion_pl.files import check_writable
 from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, drop_unbuilt, left_out, part_of, settle
 from unifashion_pl.optim import OptimSettings, build_optimizer
+from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
+from unifashion_pl.weights.rebuild import PARTS, blueprints
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -161,7 +163,7 @@ class UniFashionModule(L.LightningModule):
         return settle(self) if mode else self
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [StepSeeds(), Streams()]
+        return run_callbacks(self)
 
     def configure_model(self) -> None:
         """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`), if its memory can do."""
@@ -209,8 +211,10 @@ class UniFashionModule(L.LightningModule):
         self._follow_references()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the parts that building the model restores."""
+        """Drop the parts that building the model restores; add what the others need to be built again."""
         state = checkpoint["state_dict"]
+        if self.hparams:  # a model that was assembled by hand cannot be
+            checkpoint[PARTS] = blueprints(self)
         # callbacks save before the batch's end reaches the module; of a sharded model only rank 0 has the state
         if self._same_queries and "backbone.query_tokens" in state:
             state["backbone.target_query_tokens"] = state["backbone.query_tokens"]
@@ -256,6 +260,7 @@ class UniFashionModule(L.LightningModule):
         release(self)
 
     def on_test_epoch_start(self) -> None:
+        check_writable(self._folder("test"), folder=True)
         gather(self)
         learned.say_if_random(self)
         self.evaluator.start("test", self.trainer.test_dataloaders, self.trainer.limit_test_batches)
@@ -288,15 +293,40 @@ class UniFashionModule(L.LightningModule):
         return folder if folder.name == name else folder / name
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> UniFashionModule:
+    def from_pretrained(
+        cls, source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+    ) -> UniFashionModule:
         """A model in eval mode from ``tiny`` (shipped), a folder of :meth:`save_pretrained`, a Lightning ``.ckpt`` or a hub id.
+
+        The files it was started from are not needed, except for parts that ``leave_out`` names.
+
+        Args:
+            revision: of a hub id.
+            trust_remote_code: also import and call classes that are not of this library, if its config names some, as a model with parts
+                of your own does. They may run any program with your rights: only for files of people whom you trust.
 
         Raises:
             FileNotFoundError: nothing of that name, with what was looked for.
+            ValueError: a damaged file, or one whose config names other classes without ``trust_remote_code``.
         """
         from unifashion_pl.weights.checkpoint import from_pretrained
 
-        return from_pretrained(cls, source, **kwargs)
+        return from_pretrained(cls, source, revision, trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls, checkpoint_path: Any, *args: Any, trust_remote_code: bool = False, **kwargs: Any
+    ) -> UniFashionModule:
+        """Lightning's, from a local file, with what :meth:`from_pretrained` promises of a ``.ckpt``.
+
+        Args:
+            args, kwargs: as Lightning takes them.
+        """
+        from unifashion_pl.weights.checkpoint import loading
+
+        kwargs.setdefault("weights_only", True)
+        with loading(checkpoint_path, trust_remote_code):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     @classmethod
     def from_config(
@@ -307,7 +337,7 @@ class UniFashionModule(L.LightningModule):
         Args:
             overrides: dotted names inside the model section, e.g. ``{"policy": "phase1_retrieval"}``.
         """
-        from unifashion_pl.weights.checkpoint import from_config
+        from unifashion_pl.weights.building import from_config
 
         return from_config(cls, config, overrides)
 
@@ -317,7 +347,7 @@ class UniFashionModule(L.LightningModule):
         Args:
             card: ``results`` (``results.json`` or a run folder), ``data`` (what it learned from), ``licence``.
         """
-        from unifashion_pl.weights.checkpoint import save_pretrained
+        from unifashion_pl.weights.saving import save_pretrained
 
         return save_pretrained(self, folder, dtype, **card)
 
@@ -327,7 +357,7 @@ class UniFashionModule(L.LightningModule):
         Args:
             saving: arguments of :meth:`save_pretrained`.
         """
-        from unifashion_pl.weights.checkpoint import push_to_hub
+        from unifashion_pl.weights.saving import push_to_hub
 
         return push_to_hub(self, repository, private=private, **saving)
 

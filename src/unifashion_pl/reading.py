@@ -1,16 +1,29 @@
-"""Text and JSON that other people wrote, read strictly: every message names the file and the place in it."""
+"""Text, JSON and YAML that other people wrote, read strictly: every message names the file and the place in it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import msgspec
+import yaml
 
 T = TypeVar("T")
 #: Files of text and JSON beyond this are refused: the largest published one has 60 MB.
 MAX_BYTES = 2 << 30
+#: Values of a YAML file with its aliases written out; beyond this, aliases were made to exhaust memory.
+MAX_VALUES = 100_000
+#: Beginnings of files that people take for text.
+NOT_TEXT = (
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"PK\x03\x04", "an Excel workbook or zip archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word file"),
+    (b"\x1f\x8b", "gzip"),
+    (b"%PDF", "a PDF"),
+)
 
 
 class FormatError(ValueError):
@@ -25,16 +38,50 @@ def read_text(path: str | Path) -> str:
         FormatError: not UTF-8, with the line; or too large.
     """
     path = Path(path)
-    if path.stat().st_size > MAX_BYTES:
-        raise FormatError(f"{path} has {path.stat().st_size:,} bytes: expected a text file of at most {MAX_BYTES:,}")
-    data = path.read_bytes()
+    with open(path, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path} has more than {MAX_BYTES:,} bytes, which is no text file that this library reads")
+    for start, kind in NOT_TEXT:
+        if data.startswith(start):
+            raise FormatError(f"{path} is not UTF-8 text: it is {kind}; save it as UTF-8")
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise FormatError(f"{path}:{line}: a NUL byte, which text does not have (is it UTF-16, or cut off?); save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        found = "it is UTF-16" if wide else f"line {line} holds the byte 0x{data[error.start]:02x}"
-        raise FormatError(f"{path} is not UTF-8 text: {found}; save it as UTF-8") from error
+        raise FormatError(_not_utf8(path, data, error.start)) from error
+
+
+def _not_utf8(path: Path, data: bytes, place: int) -> str:
+    line = data.count(b"\n", 0, place) + 1
+    shown = data[max(place - 20, data.rfind(b"\n", 0, place) + 1) : place + 20].split(b"\n")[0]
+    guess = shown.decode("cp1252", errors="replace").strip()
+    return (
+        f"{path}:{line}: not UTF-8 text (byte 0x{data[place]:02x}); in Windows-1252 or Latin-1 it would read {guess!r}. "
+        "Save it as UTF-8"
+    )
+
+
+def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Numbers from 1 and lines of a text file, whatever system ended them; empty ones are passed over.
+
+    Only line feeds and carriage returns end a line: ``str.splitlines`` also cuts at characters that stand inside of texts.
+    """
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", read_text(path)), 1):
+        if line.strip():
+            yield number, line
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that a foreign file names stays in the folder that it is relative to, on every system.
+
+    >>> [is_inside(name) for name in ("a/b.jpg", "../b.jpg", "/etc/passwd", "C:\\\\b.jpg", "a/../../b.jpg")]
+    [True, False, False, False, False]
+    """
+    parts = re.split(r"[/\\]", name)
+    return bool(parts[0]) and not re.match(r"[A-Za-z]:", name) and ".." not in parts and "\0" not in name
 
 
 @overload
@@ -77,11 +124,60 @@ def from_json(text: str | bytes, kind: Any = Any, where: str = "JSON", what: str
     ...
     unifashion_pl.reading.FormatError: f.json: Expected `int`, got `str` - at `$[...][1]`
     """
-    expected = f" is not {what}" if what else ""
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         empty = "; the file is empty" if not text.strip() else ""
-        raise FormatError(f"{where}{expected}: {error}{empty}") from error
-    except RecursionError as error:
-        raise FormatError(f"{where}{expected}: nested too deeply") from error
+        raise FormatError(f"{where}{_expected(what)}: {_said(error)}{empty}") from error
+
+
+def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
+    """Plain values of JSON or YAML as a value of a type; arguments and errors as in :func:`read_json`."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise FormatError(f"{where}{_expected(what)}: {_said(error)}") from error
+
+
+def _expected(what: str) -> str:
+    return f" is not {what}" if what else ""
+
+
+def _said(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def read_yaml(path: str | Path, kind: Any = Any, what: str = "") -> Any:
+    """A YAML file of plain values, as a value of a type; no tag of it makes anything, keys become text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FormatError: with the file and the line or field; or aliases that refer to themselves or grow beyond :data:`MAX_VALUES`.
+    """
+    return from_yaml(read_text(path), kind, str(path), what)
+
+
+def from_yaml(text: str, kind: Any = Any, where: str = "YAML", what: str = "") -> Any:
+    """YAML as a value of a type; arguments and errors as in :func:`read_yaml`."""
+    try:
+        plain = _written_out(yaml.safe_load(text), [MAX_VALUES])
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise FormatError(f"{where}{line}{_expected(what)}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise FormatError(f"{where}{_expected(what)}: {_said(error)}") from error
+    return converted(plain, kind, where, what)
+
+
+def _written_out(value: Any, left: list[int]) -> Any:
+    """A tree of its own, so that a small file of aliases is as large as it says; ``left`` counts down."""
+    left[0] -= 1 + (len(value) // 64 if isinstance(value, str | bytes) else 0)
+    if left[0] < 0:
+        raise ValueError(f"its aliases stand for more than {MAX_VALUES:,} values")
+    if isinstance(value, dict):
+        return {str(key): _written_out(item, left) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        items = sorted(value, key=str) if isinstance(value, set) else value
+        return [_written_out(item, left) for item in items]
+    return value

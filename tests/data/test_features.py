@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from data.rawdata import write_fashioniq
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small import small_backbone
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -201,7 +201,14 @@ def test_damaged_features_are_named(repeated: Path, frozen: QFormerBackbone, tmp
     with pytest.raises(FileNotFoundError, match="is missing"):
         FeatureSource(cached.source, tmp_path)
     index = json.loads((tmp_path / "index.json").read_text())
-    for change, message in (({"format": 9}, "has format 9"), ({"identity": 3}, "not an index of vision features")):
+    for change, message in (
+        ({"format": 9}, "has format 9"),
+        ({"identity": 3}, "not an index of vision features"),
+        ({"files": [{**index["files"][0], "name": "../x.safetensors"}]}, "not an index of vision features: FeatureFile"),
+        ({"files": [{**index["files"][0], "images": -1}]}, "not an index of vision features: FeatureFile"),
+        ({"identity": {**index["identity"], "dtype": "int4"}}, "dtype 'int4' .known are bf16, fp32"),
+        ({"fields": []}, r"not an index of vision features: fields \[\]"),
+    ):
         (tmp_path / "index.json").write_text(json.dumps({**index, **change}))
         with pytest.raises(ValueError, match=message):
             FeatureIndex.load(tmp_path)
@@ -284,3 +291,27 @@ def test_damaged_samples_take_only_themselves_out_where_it_is_allowed(
     shutil.copy(repeated / index.name, shards / index.name)
     mended = made(shards, frozen, tmp_path / "out", max_bad=1)
     assert mended.read(7).features["reference"].equal(whole.read(7).features["reference"])
+
+
+def test_rows_that_fit_no_images_are_refused(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    cached = made(repeated, frozen, tmp_path)
+    path = tmp_path / cached.found.files[0].name
+    tensors = load_file(path)
+    for rows in (tensors["rows"] + 10**6, tensors["rows"] - 10**6, tensors["rows"].int(), tensors["rows"][:, :1]):
+        save_file({**tensors, "rows": rows.contiguous()}, path)
+        _with_size(tmp_path, path)
+        with pytest.raises(ValueError, match=rf"{path.name}: rows is .*expected int64"):
+            FeatureSource(cached.source, tmp_path)
+    path.write_bytes(b"x" * 100)
+    _with_size(tmp_path, path)
+    with pytest.raises(ValueError, match=rf"{path.name}: .*make the features again"):
+        FeatureSource(cached.source, tmp_path)
+
+
+def _with_size(folder: Path, path: Path) -> None:
+    """The index with a file's size as it is now."""
+    index = json.loads((folder / "index.json").read_text())
+    for file in index["files"]:
+        if file["name"] == path.name:
+            file["bytes"] = path.stat().st_size
+    (folder / "index.json").write_text(json.dumps(index))

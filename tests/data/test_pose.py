@@ -81,7 +81,20 @@ def test_coordinates_that_do_not_fit_say_so(rows: list[list[float]], options: di
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", "[[1]]", '{"people": []}', '{"people": [{}]}', '{"keypoints": "none"}', "5"]
+    "content",
+    [
+        *("", "{", "[]", "[[1]]", '{"people": []}', '{"people": [{}]}', '{"keypoints": "none"}', "5", "[" * 100_000),
+        *(
+            '{"people": {"0": 1}}',
+            '{"people": [{"pose_keypoints_2d": ["1", "2", "3"]}]}',
+            '{"people": [{"pose_keypoints_2d": [1, 2]}]}',
+        ),
+        json.dumps({"keypoints": [[1e300, 1.0, 1.0]] * 18}),
+        json.dumps({"keypoints": [[10**400, 1.0, 1.0]] * 18}),
+        json.dumps({"points": [[1.0, 1.0, 1.0]] * 18, "size": [0, 5]}),
+        json.dumps({"points": [[1.0, 1.0, 1.0]] * 18, "size": [1e300, "x"]}),
+        json.dumps({"points": [[1.0, 1.0, 1.0]] * 18, "size": 5}),
+    ],
 )
 def test_files_of_another_form_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "p.json").write_text(content)
@@ -124,3 +137,9 @@ def test_labels_of_body_parts_become_colours_and_colours_stay() -> None:
     assert len({tuple(c) for c in row}) == 25
     assert body_part_colours(Image.new("RGB", (4, 4), 9)) is None
     assert body_part_colours(Image.new("L", (4, 4), 200)) is None
+
+
+def test_arrays_of_numbers_that_no_picture_has_are_refused() -> None:
+    for number in (float("nan"), float("inf"), 1e300, 10**400):
+        with pytest.raises(InputError, match="^pose "):
+            read_pose([[number, 1.0, 1.0]] * 18, SIZE)

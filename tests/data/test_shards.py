@@ -144,7 +144,7 @@ def test_a_second_builder_is_kept_out(fashiongen_root: Path, tmp_path: Path) -> 
         built = FORK.Queue()
         process = FORK.Process(target=refused, args=(fashiongen_root, tmp_path, built))
         process.start()
-        assert "another process is building" in built.get(timeout=60)
+        assert "another process is writing there" in built.get(timeout=60)
         process.join()
 
 

@@ -133,6 +133,27 @@ def test_captions_that_may_have_seen_a_query_are_refused(tmp_path: Path, entry: 
         assert read_captions(path, allow_unsafe=True)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"image": "A", "caption": null}',
+            r"c.jsonl:2 is not an object with image and caption: .*got `null` - at `\$.caption`",
+        ),
+        ('{"image": ["A"], "caption": "x"}', r"c.jsonl:2 is not .* - at `\$.image`"),
+        ('{"image": "A", "caption": "x", "inputs": {"image": 1}}', r"c.jsonl:2 is not .* - at `\$.inputs`"),
+        ('["A", "x"]', "c.jsonl:2 is not an object with image, caption and inputs: Expected `object`"),
+        ('{"image": "A", "capt', "c.jsonl:2 is not an object .*malformed"),
+        ('{"image": ' + "[" * 100_000, "c.jsonl:2 is not an object .*nested too deeply"),
+    ],
+)
+def test_a_line_of_another_form_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = library(tmp_path / "c.jsonl", {**GOOD, "image": "B", "caption": "a\u2028b"})
+    path.write_text("\ufeff" + path.read_text("utf-8") + line + "\r\n", "utf-8")
+    with pytest.raises(ValueError, match=message):
+        read_captions(path, allow_unsafe=True)
+
+
 def test_a_gallery_library_has_exactly_the_gallery_s_ids(tmp_path: Path) -> None:
     path = library(tmp_path / "c.jsonl", GOOD, {**GOOD, "image": "B"})
     assert read_library(path, expected=["A", "B"], required=["inputs"])

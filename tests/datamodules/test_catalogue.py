@@ -69,13 +69,12 @@ def test_absent_files_are_named(root: Path, tmp_path: Path) -> None:
         ((), "catalogue.csv is empty; expected a header with a column image"),
         (("image,text",), "catalogue.csv has a header but no rows"),
         (("photo,text", "0.jpg,red"), "has the columns photo, text; expected one called image .*columns={'image': ...}"),
-        (("image;text", "0.jpg;red"), "has the columns image;text; expected one called image"),
         (("image,text", "0.jpg,red", ",blue"), r"catalogue.csv:3: no image"),
         (("image,text", '0.jpg,"red', 'dress"', ",blue"), r"catalogue.csv:4: no image"),
-        (("text,image", "red", "blue,1.jpg"), r"catalogue.csv:2: no image"),
-        (("image,text", "0.jpg,red, long dress"), r"catalogue.csv:2: more cells than the header has:  long dress; .*quotes"),
-        (("image,text,id", "0.jpg,red,7", "1.jpg,blue,7"), "ids occur more than once: 7$"),
-        (("image,text", "a/0.jpg,red", "b/0.jpg,blue"), "ids occur more than once: 0; give the rows a column id"),
+        (("text,image", "red", "blue,1.jpg"), r"catalogue.csv:2: 1 cells, but the header has 2: nothing stands for image"),
+        (("image,text", "0.jpg,red, long dress"), r"catalogue.csv:2: 3 cells, but the header has 2: 'long dress' is .*quotes"),
+        (("image,text,id", "0.jpg,red,7", "1.jpg,blue, 7 "), r"ids occur more than once: 7 \(lines 2, 3\)$"),
+        (("image,text", "a/0.jpg,red", "b/0.jpg,blue"), r"more than once: 0 \(lines 2, 3\); give the rows a column id"),
     ],
 )
 def test_wrong_csv_files_are_refused_by_name(root: Path, lines: tuple[str, ...], message: str) -> None:
@@ -90,7 +89,7 @@ def test_wrong_csv_files_are_refused_by_name(root: Path, lines: tuple[str, ...],
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_another_encoding_is_refused_by_name(root: Path, encoding: str) -> None:
     rewrite(root, "image,text", "0.jpg,Café", encoding=encoding)
-    with pytest.raises(ValueError, match="catalogue.csv is not a CSV file in UTF-8 .*save it as UTF-8"):
+    with pytest.raises(ValueError, match="(catalogue.csv is|catalogue.csv:2:) not UTF-8 text.*ave it as UTF-8"):
         read_catalogue(root / "catalogue.csv", root)
 
 
@@ -112,7 +111,7 @@ def test_columns_are_recognised_by_several_names_or_named(root: Path) -> None:
     assert read_catalogue(root / "catalogue.csv", root) == [expected]
     (row,) = read_catalogue(root / "catalogue.csv", root, {"text": "Title", "split": "dataset"})
     assert (row.text, row.split) == ("Dress", "train")
-    with pytest.raises(ValueError, match="has no column 'label'; it has  Filename , Title"):
+    with pytest.raises(ValueError, match="has no column 'label'; it has Filename, Title"):
         read_catalogue(root / "catalogue.csv", root, {"text": "label"})
     with pytest.raises(ValueError, match="unknown entries in columns: colour; known are image, text"):
         module(root, columns={"colour": "Title"}).train_dataloader()

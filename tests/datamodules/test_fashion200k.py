@@ -76,7 +76,7 @@ def test_a_bad_image_is_reported(root: Path, tmp_path: Path, damage: str) -> Non
         (b"women/a/b/c.jpeg -0.5 red dress\n", ":1: expected path, score and description separated by tabs"),
         (b"\nwomen/a/b/c.jpeg\t-0.5\n", ":2: expected path, score and description separated by tabs"),
         (b"c.jpeg\t-0.5\tred dress\n", ":1: expected path, score and description"),
-        (b"women/a/b/c.jpeg\t-0.5\tcaf\xe9 dress\n", " is not UTF-8 text"),
+        (b"women/a/b/c.jpeg\t-0.5\tcaf\xe9 dress\n", ":1: not UTF-8 text"),
     ],
 )
 def test_wrong_label_files_are_refused_by_name(root: Path, content: bytes | None, message: str) -> None:

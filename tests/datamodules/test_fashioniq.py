@@ -133,20 +133,23 @@ CAPTIONS, SPLIT = "captions/cap.dress.val.json", "image_splits/split.dress.val.j
     [
         (CAPTIONS, None, "is missing; it is part of"),
         (SPLIT, None, "is missing; it is part of"),
-        (CAPTIONS, "", "is not JSON"),
-        (CAPTIONS, '[{"candidate": "A",', "is not JSON"),
-        (CAPTIONS, "\ufeff[]", "is not JSON .*BOM"),
-        (CAPTIONS, '{"0": {}}', "expected a JSON list, found dict"),
-        (CAPTIONS, '["A"]', r"entry 0 is not \{candidate: id.* but A"),
+        (CAPTIONS, "", "is not a list: .*the file is empty; download it again"),
+        (CAPTIONS, '[{"candidate": "A",', "is not a list: .*truncated"),
+        (CAPTIONS, '\ufeff[{"candidate": 5}]', "entry 0 is not .*captions"),
+        (CAPTIONS, '{"0": {}}', "is not a list: Expected `array`, got `object`"),
+        (CAPTIONS, '["A"]', r"entry 0 is not \{candidate: id.*found A"),
+        (CAPTIONS, '[{"candidate": "../../A", "captions": ["a"], "target": "B"}]', "entry 0: the id '../../A' is no name"),
+        (CAPTIONS, '[{"candidate": "A", "captions": ["a"], "target": "/B"}]', "entry 0: the id '/B' is no name of an image"),
+        (CAPTIONS, "[" * 100_000, "is not a list: nested too deeply"),
         (CAPTIONS, '[{"candidate": "A", "target": "B"}]', r"entry 0 is not \{candidate: id, captions: \[texts\]"),
         (CAPTIONS, '[{"captions": ["a", "b"], "target": "B"}]', r"entry 0 is not \{candidate: id, captions: \[texts\]"),
         (CAPTIONS, '[{"candidate": null, "captions": ["a", "b"], "target": "B"}]', "entry 0 is not"),
         (CAPTIONS, '[{"candidate": "A", "captions": "is red", "target": "B"}]', "entry 0 is not"),
         (CAPTIONS, '[{"candidate": "A", "captions": ["a", null], "target": "B"}]', "entry 0 is not"),
         (CAPTIONS, '[{"candidate": "A", "captions": ["a", "b"]}]', "entry 0 has no target; only the test split"),
-        (SPLIT, "{", "is not JSON"),
-        (SPLIT, '{"ids": []}', "expected a JSON list, found dict"),
-        (SPLIT, '["A", 5]', "expected a list of ids, found 5"),
+        (SPLIT, "{", "is not a list"),
+        (SPLIT, '{"ids": []}', "is not a list: Expected `array`, got `object`"),
+        (SPLIT, '["A", 5]', "entry 1 is not an id: .*got `int`.*found 5"),
         (SPLIT, '["A", "B", "A"]', "1 ids are listed twice: A"),
         (SPLIT, '[{"image": "A"}, {"image": "A"}]', "1 ids are listed twice: A"),
     ],
@@ -165,7 +168,7 @@ def test_wrong_annotations_are_refused_by_name(root: Path, file: str, text: str 
 
 def test_annotations_in_another_encoding_are_refused_by_name(root: Path) -> None:
     (root / CAPTIONS).write_bytes('[{"candidate": "A", "captions": ["é", "b"], "target": "B"}]'.encode("latin-1"))
-    assert f"{CAPTIONS} is not JSON ('utf-8' codec" in str(check("fashioniq", root).problem)
+    assert f"{CAPTIONS}:1: not UTF-8 text" in str(check("fashioniq", root).problem)
 
 
 def test_lists_without_entries_are_not_complete(root: Path) -> None:
@@ -179,7 +182,7 @@ def test_lists_without_entries_are_not_complete(root: Path) -> None:
 
 def test_an_id_that_fits_no_file_name_is_refused(root: Path) -> None:
     rewrite(root / SPLIT, lambda ids: [*ids, "../B00"])
-    with pytest.raises(ValueError, match=r"gallery-val: key 'dress-../B00' has characters other than"):
+    with pytest.raises(MissingDataError, match=r"split.dress.val.json: entry \d+: the id '../B00' is no name of an image"):
         list(fashioniq.plans(root))
 
 

@@ -175,11 +175,11 @@ PAIRS = "dresscode/dresses/train_pairs.txt"
         (lambda root: (root / PAIRS).write_bytes(b"\xff\xfe"), "is not UTF-8"),
         (
             lambda root: (root / "dresscode/fine_captions.json").write_text("[]"),
-            "expected garment -> list of phrases, found list",
+            "is not garment -> list of phrases: Expected `object`, got `array`",
         ),
         (
             lambda root: (root / "dresscode/coarse_captions.json").write_text('{"1": [2]}'),
-            "expected garment -> list of phrases",
+            "is not garment -> list of phrases",
         ),
         (
             lambda root: [shutil.rmtree(root / f"dresscode/{c}/images") for c in dresscode.CATEGORIES],

@@ -75,10 +75,11 @@ ENTRY = {"id": 1, "title": "a", "description": "b", "images": ["a.png"]}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is not JSON"),
-        ("[]", "holds list of 0; expected is a list of {id, title"),
-        (json.dumps([{**ENTRY, "images": None}]), "entry 0 is"),
-        (json.dumps([{**ENTRY, "description": 5}]), "entry 0 is"),
+        ("{", "is not a list of"),
+        ("[]", "is empty; expected is a list of {id, title"),
+        (json.dumps([{**ENTRY, "images": None}]), "got `null` - at `$[0].images`"),
+        (json.dumps([{**ENTRY, "images": ["../a.png"]}]), "entry 0 names the image '../a.png', which leads out"),
+        (json.dumps([{**ENTRY, "description": 5}]), "got `int` - at `$[0].description`"),
         (json.dumps([ENTRY, ENTRY]), "1 ids are there twice: 1"),
     ],
 )

@@ -107,13 +107,15 @@ JOINTS = [1.0, 2.0, 0.5] * 25
     ("content", "reason"),
     [
         (None, "missing"),
-        ("", "not an OpenPose file"),
-        ("{", "not an OpenPose file"),
-        ("[]", "not an OpenPose file"),
-        ('{"persons": []}', "not an OpenPose file"),
+        ("", "is not an OpenPose file"),
+        ("{", "is not an OpenPose file"),
+        ("[]", "is not an OpenPose file"),
+        ('{"persons": []}', "is not an OpenPose file"),
         ('{"people": []}', "nobody was found in the picture"),
-        ('{"people": [{}]}', "not an OpenPose file"),
-        ('{"people": [{"pose_keypoints_2d": null}]}', "not an OpenPose file"),
+        ('{"people": [{}]}', "is not an OpenPose file"),
+        ('{"people": [{"pose_keypoints_2d": null}]}', "is not an OpenPose file"),
+        ('{"people": [{"pose_keypoints_2d": ["1"]}]}', "Expected `float`, got `str` - at `$.people[0].pose_keypoints_2d[0]`"),
+        (json.dumps({"people": [{"pose_keypoints_2d": [*JOINTS[:74], 1e200]}]}), "a coordinate of 1e+200"),
         (json.dumps({"people": [{"pose_keypoints_2d": JOINTS[:54]}]}), "18 points, expected the 25 of BODY-25"),
     ],
 )
@@ -192,7 +194,7 @@ def test_neither_masks_nor_agnostic_pictures(root: Path) -> None:
 )
 def test_phrases_of_another_shape_are_refused(root: Path, content: str) -> None:
     (root / "captions.json").write_text(content)
-    assert "captions.json: expected garment -> list of phrases" in str(check("vitonhd", root).problem)
+    assert "captions.json is not garment -> list of phrases" in str(check("vitonhd", root).problem)
     with pytest.raises(MissingDataError, match="captions.json"):
         module(root).prepare_data()
 

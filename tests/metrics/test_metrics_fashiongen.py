@@ -118,6 +118,23 @@ class TestSampling:
         with pytest.raises(ValueError, match="do not match their hash"):
             CandidateLists.load(tmp_path / "lists.json")
 
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"seed": "0"}, r".*got `str` - at `\$.seed`"),
+            ({"trials": [[0, "i2t", ["a"], "b", 0]]}, r"Expected `array`, got `str` - at `\$.trials\[0\]\[3\]`"),
+            ({"trials": [[0, "i2t", ["a", "c"], ["b"], 0]]}, r"trials\[0\] is 'i2t' of 2 rows and 1 products"),
+            ({"trials": [[0, "up", ["a"], ["b"], 0]]}, r"trials\[0\] is 'up'"),
+            ({"trials": [[0, "both", [], [], 0]]}, r"trials\[0\] is 'both' of 0 rows"),
+        ],
+    )
+    def test_files_of_another_form_are_refused_by_field(self, tmp_path, change, message):
+        build_candidates(catalogue(), "fashiongen_100", 3, 1).save(tmp_path / "lists.json")
+        data = json.loads((tmp_path / "lists.json").read_text())
+        (tmp_path / "lists.json").write_text(json.dumps({**data, **change}))
+        with pytest.raises(ValueError, match=rf"lists.json is not a file of candidate lists: {message}"):
+            CandidateLists.load(tmp_path / "lists.json")
+
 
 def test_worked_example_full(examples):
     case = examples["fashiongen_full"]

@@ -56,7 +56,7 @@ class TestRecords:
             ResultRecord("FID", 1.0, "points", 1, "p")
         with pytest.raises(ValueError, match="unknown fields: colour"):
             ResultRecord.from_dict({**ResultRecord("FID", 1.0, "raw", 1, "p").to_dict(), "colour": 1})
-        with pytest.raises(ValueError, match="lacks fields: n, value"):
+        with pytest.raises(ValueError, match="result record: Object missing required field `value`"):
             ResultRecord.from_dict({"metric": "FID", "unit": "raw", "protocol": "p"})
 
 

@@ -57,7 +57,7 @@ def test_lines_survive_writing(tmp_path: Path) -> None:
 
 def test_damaged_lines_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(ValueError, match=r"x.jsonl, line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"x.jsonl:2 is not a JSON object: Input data was truncated"):
         read_lines(tmp_path / "x.jsonl")
 
 

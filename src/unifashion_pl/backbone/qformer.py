@@ -18,6 +18,7 @@ from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, vi
 from unifashion_pl.backbone.tokenizer import MAX_WORDS, Reading, clean_text, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
+from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.initial import load_bert
 
 QuerySet = Literal["reference", "target"]
@@ -69,6 +70,8 @@ class QFormerBackbone(nn.Module):
         bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
     """
 
+    part = "qformer"
+
     def __init__(
         self,
         vision: VisionTower,
@@ -91,6 +94,7 @@ class QFormerBackbone(nn.Module):
         super().__init__()
         self.vision = vision
         self.tokenizer = load_tokenizer(tokenizer)
+        self._shipped = tokenizer == "tiny"
         self.max_text_tokens = max_text_tokens
         self.num_queries = num_queries
         self.hidden_size = hidden_size
@@ -123,8 +127,12 @@ class QFormerBackbone(nn.Module):
             self.target_query_tokens = nn.Parameter(self.query_tokens.detach().clone())
         if gradient_checkpointing:
             self.qformer.gradient_checkpointing_enable({"use_reentrant": False})
-        if bert is not None:
+        if bert is not None and not rebuild.held(self.part):
             load_bert(self, bert)
+
+    def blueprint(self) -> dict[str, bytes]:
+        """The tokenizer."""
+        return {} if self._shipped else rebuild.tokenizer_files(self.tokenizer)
 
     @property
     def vision_is_frozen(self) -> bool:

@@ -14,13 +14,18 @@ from typing import Any
 
 from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
+from unifashion_pl.weights import rebuild
+
 #: Words of a text that LAVIS reads.
 MAX_WORDS = 50
 
 
-def load_tokenizer(source: str) -> BertTokenizerFast:
-    """Args: ``tiny`` (the shipped vocabulary), a folder or ``vocab.txt`` of a BERT tokenizer, or a hub id such as
-    ``bert-base-uncased``.
+def load_tokenizer(source: str, part: str = "qformer") -> BertTokenizerFast:
+    """
+    Args:
+        source: ``tiny`` (the shipped vocabulary), a folder or ``vocab.txt`` of a BERT tokenizer, or a hub id such as
+            ``bert-base-uncased``.
+        part: whose tokenizer it is, among a saved model's blueprints (:mod:`unifashion_pl.weights.rebuild`).
 
     Returns:
         A tokenizer with ``[DEC]`` appended as last id (30522 for bert-base-uncased).
@@ -28,10 +33,11 @@ def load_tokenizer(source: str) -> BertTokenizerFast:
     path = Path(source)
     if source == "tiny":
         tokenizer = BertTokenizerFast(vocab=str(files("unifashion_pl.configs") / "tiny_vocab.txt"), do_lower_case=True)
-    elif path.is_file():
+    elif path.is_file() and rebuild.kept(part) is None:
         tokenizer = BertTokenizerFast(vocab=str(path), do_lower_case=True)
     else:
-        tokenizer = BertTokenizerFast.from_pretrained(source)
+        with rebuild.published(part, source):
+            tokenizer = BertTokenizerFast.from_pretrained(rebuild.kept(part) or source)
     if "[DEC]" not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     return tokenizer

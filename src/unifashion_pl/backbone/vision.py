@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import floating
 from unifashion_pl.weights.initial import load_vision_weights
+from unifashion_pl.weights.trust import Fields
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+#: Arguments of ``timm.create_model`` that read files: only ``weights`` does that here.
+READING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
 
 
 class VisionTower(nn.Module):
@@ -22,9 +27,9 @@ class VisionTower(nn.Module):
     its last block and final norm are not used (BLIP-2), hence ``final_norm=False``.
 
     Args:
-        name: timm model name.
+        name: timm model name; ``hf-hub:owner/name`` for one that is described on the hub.
         image_size: side S of the square input in pixels.
-        timm_kwargs: further arguments of ``timm.create_model``.
+        timm_kwargs: further arguments of ``timm.create_model``, none that name files.
         weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file or of a folder
             of ``unifashion weights import``, see :func:`unifashion_pl.weights.initial.load_vision_weights`.
         dtype: of the tower's parameters, e.g. ``bfloat16`` for a frozen one on a GPU.
@@ -34,7 +39,12 @@ class VisionTower(nn.Module):
             Q-Former, which sees a set of tokens, hardly learns shapes; None = to feature maps yes, to token sequences, which carry
             their own, no.
         mean, std: normalisation of pixels scaled to 0..1, applied here so that batches can stay uint8.
+
+    Raises:
+        ValueError: ``timm_kwargs`` would read files.
     """
+
+    part = "vision"
 
     mean: Tensor
     std: Tensor
@@ -44,7 +54,7 @@ class VisionTower(nn.Module):
         name: str,
         *,
         image_size: int,
-        timm_kwargs: dict[str, Any] | None = None,
+        timm_kwargs: Fields | None = None,
         weights: str = "none",
         final_norm: bool = False,
         positions: bool | None = None,
@@ -55,9 +65,17 @@ class VisionTower(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.model: Any = timm.create_model(name, pretrained=weights == "timm", num_classes=0, **(timm_kwargs or {}))
-        if weights not in ("none", "timm"):
-            load_vision_weights(self.model, weights)
+        if reading := [key for key in READING if key in (timm_kwargs or {})]:
+            raise ValueError(f"timm_kwargs may not hold {', '.join(reading)}: name the tower's weights by `weights`")
+        self._described = name.startswith("hf-hub:")
+        folder = rebuild.kept(self.part)
+        start = "none" if rebuild.held(self.part) else weights
+        options = {"num_classes": 0, **(timm_kwargs or {})}
+        source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
+        with rebuild.published(self.part, source):
+            self.model: Any = timm.create_model(f"local-dir:{folder}" if folder else name, start == "timm", **options)
+            if start not in ("none", "timm"):
+                load_vision_weights(self.model, start)
         if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
             self.model.norm = nn.Identity()
         self.pretrained = weights != "none"
@@ -68,6 +86,13 @@ class VisionTower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.positions = positions
         self.width = int(self.model.num_features)  # type: ignore[arg-type]
+
+    def blueprint(self) -> dict[str, bytes]:
+        """What the hub says of the model: its architecture and arguments."""
+        if not self._described:
+            return {}
+        known = {"architecture": self.model.pretrained_cfg["architecture"], "model_args": self.model._model_args}
+        return {"config.json": json.dumps(known).encode()}
 
     @property
     def dtype(self) -> torch.dtype:

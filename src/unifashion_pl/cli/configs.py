@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import yaml
 
-EXTENDS = "# extends:"
+from unifashion_pl.reading import text_lines
+
+EXTENDS = re.compile(r"#\s*extends:(.*)")
 
 
 def resolve_config(name: str) -> str:
@@ -34,7 +37,7 @@ def resolve_config(name: str) -> str:
 
 
 def config_chain(name: str, above: tuple[Path, ...] = ()) -> list[str]:
-    """A config's path behind those that it extends: a first line ``# extends: tiny.yaml`` names the config that it lies over.
+    """A config's path behind those that it extends: ``# extends: tiny.yaml`` above its content names the config that it lies over.
 
     It is looked up beside the config, then as every name; a config of its own name is the shipped one, which it adapts.
 
@@ -42,21 +45,32 @@ def config_chain(name: str, above: tuple[Path, ...] = ()) -> list[str]:
         above: configs that extend this one.
 
     Raises:
-        SystemExit: a config that does not exist.
+        SystemExit: a config that does not exist, or names none that it extends.
+        FormatError: a file that is not UTF-8 text.
     """
     path = resolve_config(name)
     if not Path(path).is_file():
         return [path]
-    with open(path, encoding="utf-8") as file:
-        first = file.readline().strip()
-    if not first.startswith(EXTENDS):
+    base, chain = _base(path), (*above, Path(path).resolve())
+    if base is None:
         return [path]
-    base, chain = first.removeprefix(EXTENDS).strip(), (*above, Path(path).resolve())
     places = [Path(path).parent / base, Path(base), Path(str(files("unifashion_pl.configs"))) / base]
     there = next((place for place in places if place.is_file() and place.resolve() not in chain), None)
     if there is None and any(place.is_file() for place in places):
         raise SystemExit(f"configs {', '.join(p.name for p in chain)} extend each other")
     return [*config_chain(base if there is None else str(there), chain), path]
+
+
+def _base(path: str) -> str | None:
+    """The config that the comments at a config's head say it extends."""
+    for number, line in text_lines(path):
+        if not line.startswith("#"):
+            return None
+        if found := EXTENDS.match(line):
+            if not found[1].strip():
+                raise SystemExit(f"{path}:{number}: expected the name of a config behind {line.strip()!r}")
+            return found[1].strip()
+    return None
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:

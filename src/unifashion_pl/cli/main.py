@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 #: Set to anything, errors keep their traceback.
 TRACEBACK = "UNIFASHION_TRACEBACK"
 PACKAGE = Path(__file__).resolve().parents[1]
+#: Exit codes, as shells give them to programs that a signal ended.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -22,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: without the program's name; default ``sys.argv[1:]``.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    with notes(), sentences(argv[0] if argv else ""):
+    with notes(), sentences(argv[0] if argv else ""), signals():
         if argv and argv[0] in TRAINER_COMMANDS:
             from unifashion_pl.cli.training import train
 
@@ -31,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
             from unifashion_pl.commands import run
 
             run(argv)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
 
 
 @contextmanager
@@ -38,17 +44,65 @@ def sentences(command: str) -> Iterator[None]:
     """An error that a person can mend is one sentence and exit code 2; an error of the program keeps its traceback.
 
     The system's refusals (``OSError``) and what this library raises itself are for a person. What another library raises while a
-    model trains may be a researcher's own mistake in code, so it stays whole. ``UNIFASHION_TRACEBACK=1`` shows everything.
+    model trains may be a researcher's own mistake in code, so it stays whole. ``UNIFASHION_TRACEBACK=1`` shows everything. Ctrl-C ends
+    with 130.
     """
     try:
         yield
-    except (OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+    except BrokenPipeError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+        raise _ended(command, "nobody reads the output any more", 2) from error
+    except KeyboardInterrupt as error:
+        raise _ended(command, "interrupted", INTERRUPTED) from error
+    except SystemExit as error:  # Lightning's 1, after it has ended its processes
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise SystemExit(INTERRUPTED) from error
+        raise
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError) as error:
         mendable = command not in TRAINER_COMMANDS or isinstance(error, OSError) or raised_here(error)
         if os.environ.get(TRACEBACK) or not mendable:
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"unifashion {command}: {text}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise _ended(command, _text(error), 2) from error
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that half files and worker processes go; exit code 143.
+
+    While Lightning trains, its own handler ends all ranks after their step, by an exit that would say 0.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    except SystemExit as error:
+        if type(error).__name__ == "SIGTERMException":
+            raise SystemExit(TERMINATED) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    trainer = sys.modules.get("lightning.pytorch.trainer.connectors.signal_connector")
+    if trainer is not None and isinstance(signal.getsignal(number), trainer._HandlersCompose):
+        return  # Lightning has taken note
+    raise SystemExit(TERMINATED)
+
+
+def _ended(command: str, text: object, code: int) -> SystemExit:
+    print(f"unifashion {command}: {text}", file=sys.stderr)
+    return SystemExit(code)
+
+
+def _text(error: Exception) -> object:
+    if isinstance(error, KeyError) and error.args:
+        return error.args[0]
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)!s}: {error.strerror}" if not isinstance(error.filename, int) else error.strerror
+    return error
 
 
 @contextmanager

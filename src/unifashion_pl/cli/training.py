@@ -11,11 +11,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningCLI
 
 from unifashion_pl.cli.configs import nulls, resolve_configs, with_config
 from unifashion_pl.module import UniFashionModule
+from unifashion_pl.weights.building import Saved, buildable
+from unifashion_pl.weights.checkpoint import local, read_checkpoint
+from unifashion_pl.weights.rebuild import rebuilding
+from unifashion_pl.weights.trust import SWITCH
 
 #: Parts of ``model`` that are no part of what was trained.
 OF_THE_COMMAND = ("evaluator", "painter")
@@ -29,21 +33,38 @@ class UniFashionCLI(LightningCLI):
     line, which both hold; how it is evaluated and painted with is the command's to say.
     """
 
+    #: Of ``--ckpt_path``.
+    _saved: Saved | None = None
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_argument(
+            f"--{SWITCH}",
+            action="store_true",
+            help="let --ckpt_path name classes that are not of this library; they may run any program",
+        )
+
     def parse_arguments(self, parser: Any, args: Any) -> None:
         self._args: list[str] = list(args)
         super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
+        """The model's section from the checkpoint, which may have been written by anybody, over the command's own."""
         chosen = self.config.get(self.config.get("subcommand"))
         if chosen is None or chosen.get("ckpt_path") is None:
             return
+        local(chosen.ckpt_path)
         chosen.ckpt_path = found = checkpoint(str(chosen.ckpt_path), self.config.subcommand, chosen.trainer)
         if not Path(found).is_file():
             return
-        section = torch.load(found, map_location="cpu", mmap=True, weights_only=True).get("hyper_parameters") or {}
-        if section:
-            self._lay_below_options({name: value for name, value in section.items() if not name.startswith("_")})
-            self.config[self.config.subcommand].ckpt_path = found
+        saved = read_checkpoint(found, described=False)
+        if not saved.section:
+            return  # of a model that was assembled by hand
+        self._saved = saved
+        section = {**saved.section, "init_from": None}
+        with buildable(found, chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
+            self._model_parser().parse_object({"model": section})
+        self._lay_below_options(section)
+        self.config[self.config.subcommand].ckpt_path = found
 
     def _lay_below_options(self, section: dict[str, Any]) -> None:
         """A checkpoint's model over that of the configs and below the options of the command line."""
@@ -51,6 +72,21 @@ class UniFashionCLI(LightningCLI):
         model = json.dumps({"model": {name: value for name, value in section.items() if name not in left}})
         self.config = self.parser.parse_args(with_config(self._args, model))
         self.config[self.config.subcommand].model.init_from = None  # the checkpoint has all weights
+
+    @staticmethod
+    def _model_parser() -> ArgumentParser:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(UniFashionModule, "model", fail_untyped=False)
+        return parser
+
+    def instantiate_classes(self) -> None:
+        """A model whose tensors are in the checkpoint needs no files that it was started from."""
+        if self._saved is None:
+            super().instantiate_classes()
+            return
+        published = self.config[self.config.subcommand].model.get("leave_out") or ()
+        with rebuilding(self._saved.where, self._saved.parts, published):
+            super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
         logger = self.config[self.subcommand].trainer.logger
@@ -81,7 +117,7 @@ def checkpoint(asked: str, command: str, trainer: Any) -> str:
     """The file or folder that ``--ckpt_path`` means.
 
     Args:
-        asked: a path, ``last``, ``best``, ``hpc``, or an address that Lightning reads.
+        asked: a path, ``last``, ``best``, ``hpc``, or a registry that Lightning reads.
         command: ``fit`` leaves ``last`` to Lightning, which starts anew where there is none, so that a job can be put into a queue again.
         trainer: its config.
 
@@ -89,7 +125,7 @@ def checkpoint(asked: str, command: str, trainer: Any) -> str:
         FileNotFoundError: there is no such checkpoint: nothing else is measured in its place.
     """
     registry = asked.startswith("registry") and find_spec("litmodels") is not None
-    if Path(asked).exists() or "://" in asked or registry or (command == "fit" and asked in ("last", "hpc")):
+    if Path(asked).exists() or registry or (command == "fit" and asked in ("last", "hpc")):
         return asked
     folders = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in trainer.callbacks or ()]
     places = [Path(str(folder)) for folder in folders if folder]
@@ -135,7 +171,6 @@ def _quiet() -> None:
     for message in (
         ".*LightningCLI's args parameter is intended.*",  # main() hands its own arguments over
         ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are
-        ".*Experiment logs directory .* exists and is not empty.*",  # a run folder is written anew
         ".*does not have many workers.*",  # the toy decodes in 30 ms a batch
         ".*isinstance\\(treespec, LeafSpec\\).*",
         ".*is_gradient_checkpointing.*",

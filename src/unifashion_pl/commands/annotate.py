@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl.commands.options import device_of, device_option, load_model
+from unifashion_pl.commands.options import device_of, device_option, load_model, trust_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -29,7 +29,7 @@ def add(actions: Commands) -> None:
     parser.add_argument("--keywords", type=int, default=40, metavar="N", help="words per category in the prompt")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--max-new-tokens", type=int, default=96)
-    device_option(parser)
+    device_option(trust_option(parser))
     parser.add_argument("--allow-missing", action="store_true", help="leave images out that cannot be read")
     parser.set_defaults(handler=_annotate)
 
@@ -37,14 +37,16 @@ def add(actions: Commands) -> None:
 def _annotate(args: argparse.Namespace) -> int:
     from unifashion_pl.data.annotate import annotate, keywords_of
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
+    from unifashion_pl.files import check_writable, write_text
 
+    check_writable(args.out)
     keywords = keywords_of(training_texts(args.root), args.keywords)
     for category, words in keywords.counts.items():
         print(f"{category}: {', '.join(f'{word} {count:,}' for word, count in words[:12])}, …")
     targets = caption_targets(args.root, args.split)
     out = annotate(targets, _captioner(args), keywords, args.out, batch_size=args.batch_size, allow_missing=args.allow_missing)
     beside = out.with_suffix(".keywords.json")
-    beside.write_text(json.dumps(keywords.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(beside, json.dumps(keywords.as_dict(), indent=1, ensure_ascii=False) + "\n")
     print(out)
     return 0
 

@@ -55,8 +55,10 @@ def add(commands: Commands) -> None:
 def _wardrobe(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from unifashion_pl.files import check_writable
     from unifashion_pl.wardrobe import SIZES, write_wardrobe
 
+    check_writable(args.out, folder=True)
     spec = SIZES[args.size]
     if args.products is not None:
         spec = replace(spec, products_train=args.products)
@@ -67,11 +69,14 @@ def _wardrobe(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from unifashion_pl.data.check import check_dataset
     from unifashion_pl.data.check_text import report_text
+    from unifashion_pl.files import check_writable, write_text
 
+    if args.json:
+        check_writable(args.json)
     report = check_dataset(args.dataset, args.root)
     print(report_text(report))
     if args.json:
-        args.json.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
     return 0 if report.complete else 1
 
 
@@ -79,7 +84,9 @@ def _shards(args: argparse.Namespace) -> int:
     from unifashion_pl.data.check import build_shards
     from unifashion_pl.data.index import ShardIndex
     from unifashion_pl.data.plan import some
+    from unifashion_pl.files import check_writable
 
+    check_writable(args.out, folder=True)
     for index in build_shards(args.dataset, args.root, args.out, workers=args.workers, allow_missing=args.allow_missing):
         print(index)
         if lost := ShardIndex.load(index.parent).missing:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unifashion_pl.commands.options import device_of, max_bad_option, model_option
+from unifashion_pl.commands.options import device_of, load_model, max_bad_option, model_option
 
 if TYPE_CHECKING:
     from unifashion_pl.commands import Commands
@@ -29,9 +29,12 @@ def add(actions: Commands) -> None:
 
 def _features(args: argparse.Namespace) -> int:
     from unifashion_pl.data.make_features import write_features
+    from unifashion_pl.files import check_writable
 
     folders = _folders(args.shards)
-    tower = _model(args.model).backbone.vision.eval()
+    for place in folders if args.out is None else [args.out]:
+        check_writable(place, folder=True)
+    tower = _model(args).backbone.vision.eval()
     tower.to(device_of(args))
     for folder in folders:
         out = (
@@ -44,11 +47,11 @@ def _features(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(name: str) -> UniFashionModule:
+def _model(args: argparse.Namespace) -> UniFashionModule:
     """As everywhere, and from a .yaml before there is any checkpoint: phase 1 starts from a tower whose weights its config names."""
     from unifashion_pl import UniFashionModule
 
-    return UniFashionModule.from_config(name) if name.endswith((".yaml", ".yml")) else UniFashionModule.from_pretrained(name)
+    return UniFashionModule.from_config(args.model) if args.model.endswith((".yaml", ".yml")) else load_model(args)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -75,8 +75,11 @@ def _rows(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(args: argparse.Namespace) -> Gallery:
+    from unifashion_pl.files import check_writable
     from unifashion_pl.gallery import Gallery
 
+    if args.action != "search" and args.index.exists():
+        check_writable(args.index, folder=True)
     return Gallery.load(args.index, load_model(args))
 
 
@@ -98,7 +101,7 @@ def _changing(args: argparse.Namespace) -> Iterator[Gallery]:
 def _index_build(args: argparse.Namespace) -> int:
     from unifashion_pl.files import check_writable, exclusive
 
-    rows, out = _rows(args), check_writable(args.out, folder=True)
+    out, rows = check_writable(args.out, folder=True), _rows(args)
     model = load_model(args)
     with exclusive(out):
         print(model.gallery(**rows, query_set=args.queries).save(out))

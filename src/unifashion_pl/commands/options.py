@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from unifashion_pl.weights.trust import SWITCH
+
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
@@ -28,9 +30,21 @@ def max_bad_option(parser: argparse.ArgumentParser, what: str) -> argparse.Argum
 
 
 def model_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """``--model`` and ``--device``."""
+    """``--model``, ``--trust_remote_code`` and ``--device``."""
     parser.add_argument("--model", default="tiny", help="tiny, a folder, a .ckpt or a hub id")
-    return device_option(parser)
+    return device_option(trust_option(parser))
+
+
+def trust_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """``--trust_remote_code``, wherever a model is named."""
+    parser.add_argument(
+        f"--{SWITCH}",
+        f"--{SWITCH.replace('_', '-')}",
+        dest=SWITCH,
+        action="store_true",
+        help="let the model name classes that are not of this library; they may run any program",
+    )
+    return parser
 
 
 def device_of(args: argparse.Namespace) -> str:
@@ -44,4 +58,4 @@ def load_model(args: argparse.Namespace) -> UniFashionModule:
     """``--model`` on its device."""
     from unifashion_pl import UniFashionModule
 
-    return UniFashionModule.from_pretrained(args.model).to(device_of(args))
+    return UniFashionModule.from_pretrained(args.model, trust_remote_code=args.trust_remote_code).to(device_of(args))

@@ -66,9 +66,11 @@ def _model(args: argparse.Namespace) -> UniFashionModule:
     """``--model``, once it is known that ``--out`` can be written: paintings take minutes."""
     from PIL import Image
 
+    from unifashion_pl.files import check_writable
+
     if args.out.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"--out {args.out}: the ending says no kind of picture; use .png or .jpg")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(args.out)
     return load_model(args)
 
 
@@ -99,11 +101,14 @@ def _save(args: argparse.Namespace, pictures: list[Image.Image]) -> int:
     """One picture, or several side by side."""
     from PIL import Image
 
+    from unifashion_pl.files import replacing
+
     canvas = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
     left = 0
     for picture in pictures:
         canvas.paste(picture, (left, 0))
         left += picture.width
-    canvas.save(args.out)
+    with replacing(args.out) as file:
+        canvas.save(file, Image.registered_extensions()[args.out.suffix.lower()])
     print(args.out)
     return 0

@@ -19,7 +19,9 @@ def add(commands: Commands) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from unifashion_pl.files import check_writable
     from unifashion_pl.report import build_report
 
+    check_writable(args.out)
     print(build_report(args.runs, args.out))
     return 0

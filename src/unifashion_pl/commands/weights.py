@@ -65,8 +65,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
+    from unifashion_pl.files import check_writable
     from unifashion_pl.weights.importing import import_weights
 
+    check_writable(args.out, folder=True)
     report = import_weights(
         args.path,
         args.out,

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from unifashion_pl.data.captions import LeakError, provenance_faults
 from unifashion_pl.data.decode import BadInput, open_image, read_bytes, to_rgb
 from unifashion_pl.data.plan import MissingDataError, compact_json, some
-from unifashion_pl.files import replacing, writing
+from unifashion_pl.files import replacing, write_text, writing
+from unifashion_pl.reading import FormatError, from_json, read_json_lines, text_lines
 
 #: Our words after Fig. 5; ``{garment}`` and ``{keywords}`` are filled in.
 TEMPLATE = (
@@ -231,13 +232,14 @@ def _finished(out: Path, record: Mapping[str, Any]) -> set[str]:
         with replacing(out) as file:
             file.write(whole)
     done = set()
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
-        entry = json.loads(line)
+    for number, entry in read_json_lines(out, dict[str, Any], "a line of a caption library"):
         if differing := sorted(k for k in record if entry.get(k) != record[k]):
             raise ValueError(
                 f"{out}:{number} was written with another {', '.join(differing)}: one library has one captioner, template and list of "
                 "keywords. Name another file, or remove this one"
             )
+        if "image" not in entry:
+            raise FormatError(f"{out}:{number}: no image; name another file, or remove this one")
         done.add(str(entry["image"]))
     return done
 
@@ -281,8 +283,7 @@ def cleaned(text: str) -> str:
 
 
 def _sorted(out: Path) -> Path:
-    lines = out.read_text(encoding="utf-8").splitlines()
-    lines.sort(key=lambda line: str(json.loads(line)["image"]))
-    with replacing(out) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())
+    lines = [line for _, line in text_lines(out)]
+    lines.sort(key=lambda line: str(from_json(line, dict[str, Any])["image"]))
+    write_text(out, "".join(f"{line}\n" for line in lines))
     return out

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from unifashion_pl.data.plan import some
+from unifashion_pl.reading import converted, read_json_lines
 
 BLIND_INPUTS = frozenset({"image", "category", "keywords"})
 PROVENANCE = ("captioner", "weights_hash", "template", "decoding", "inputs")
@@ -62,10 +62,8 @@ def read_library(
             f"no caption library {path}: expected a JSON Lines file with image, caption and {', '.join(required)} on every line"
         )
     library: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        entry = _entry(line, f"{path}:{number}")
+    for number, raw in read_json_lines(path, dict[str, Any], f"an object with image, caption and {', '.join(required)}"):
+        entry = _entry(raw, f"{path}:{number}")
         if not allow_unsafe and (faults := provenance_faults(entry, required)):
             raise LeakError(
                 f"{path}:{number}: this caption is not known to be query-blind: {'; '.join(faults)}; expected are the fields "
@@ -89,12 +87,17 @@ def read_captions(path: str | Path, *, allow_unsafe: bool = False) -> dict[str, 
     return {image: entry["caption"] for image, entry in library.items()}
 
 
-def _entry(line: str, where: str) -> dict[str, Any]:
-    try:
-        entry: dict[str, Any] = json.loads(line)
-        return {**entry, "image": str(entry["image"]), "caption": " ".join(str(entry["caption"]).split())}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: expected a JSON object with image and caption, found {line[:60]!r} ({error})") from error
+class _Entry(TypedDict):
+    """What is read of every line, whatever else it says."""
+
+    image: str | int
+    caption: str
+    inputs: NotRequired[list[str] | str | None]
+
+
+def _entry(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    entry = {**raw, **converted(raw, _Entry, where, "an object with image and caption")}
+    return {**entry, "image": str(entry["image"]), "caption": " ".join(entry["caption"].split())}
 
 
 def _compare(path: Path, found: set[str], expected: set[str]) -> None:

@@ -10,13 +10,12 @@ Letters: P tokens of an image, W width of a token.
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from bisect import bisect_right
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +28,7 @@ from unifashion_pl.data.plan import compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.provenance import tensor_bytes, weights_hash
+from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
 FORMAT = 2
 FOLDER = "features"
@@ -144,15 +144,21 @@ class FeatureIndex:
         path = folder / NAME
         if not path.is_file():
             raise FileNotFoundError(f"no vision features in {folder}: make them with {MAKE}, or train without features=...")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = content.pop("format", None)
-            if found == FORMAT:
-                files = [FeatureFile(**file) for file in content.pop("files")]
-                return cls(**{**content, "identity": Identity(**content["identity"]), "files": files})
-        except (ValueError, AttributeError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} is not an index of vision features ({error}); make them again with {MAKE}") from error
-        raise ValueError(f"{path} has format {found!r}, this version reads {FORMAT}; make the features again with {MAKE}")
+        content = read_json(path, dict[str, Any], "an index of vision features")
+        if content.get("format") != FORMAT:
+            raise FormatError(
+                f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; make the features again with {MAKE}"
+            )
+        index = converted(content, cls, str(path), "an index of vision features")
+        for file in index.files:
+            if not is_inside(file.name) or Path(file.name).name != file.name or min(file.bytes, file.samples, file.images) < 0:
+                raise FormatError(f"{path} is not an index of vision features: {file}; make them again with {MAKE}")
+        if not index.fields or index.identity.dtype not in TOLERANCE:
+            raise FormatError(
+                f"{path} is not an index of vision features: fields {index.fields}, dtype {index.identity.dtype!r} "
+                f"(known are {', '.join(TOLERANCE)}); make them again with {MAKE}"
+            )
+        return cast(FeatureIndex, index)
 
 
 class FeatureSource:
@@ -184,8 +190,12 @@ class FeatureSource:
         self.features = self.found.identity.hash
         self._first = [0, *accumulate(file.images for file in self.found.files)]
         self._open: dict[int, Any] = {}
-        numbers = [self._file(place).get_tensor("rows") for place in range(len(self.found.files))]
-        self._numbers = torch.cat(numbers).numpy()
+        self._numbers = torch.cat([self._rows(place) for place in range(len(self.found.files))]).numpy()
+        if len(self._numbers) != len(self.keys):
+            raise FormatError(
+                f"{self.folder} has features of {len(self._numbers):,} samples, the shards hold {len(self.keys):,}: "
+                f"make them again with {MAKE}"
+            )
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": {}}
@@ -247,11 +257,30 @@ class FeatureSource:
             file = self._file(place)
             feature: Tensor = file.get_slice("features")[row]
             crc = int(file.get_slice("crc32")[row])
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, IndexError) as error:
             raise DamagedSample(name, f"its features cannot be read: {error}") from error
         if zlib.crc32(tensor_bytes(feature)) != crc:
             raise DamagedSample(name, "its features changed since they were written (CRC-32 differs)")
         return feature
+
+    def _rows(self, place: int) -> Tensor:
+        """Numbers of the images of a file's samples, (samples, fields)."""
+        file = self.found.files[place]
+        try:
+            rows: Tensor = self._file(place).get_tensor("rows")
+        except (OSError, SafetensorError) as error:
+            raise FormatError(f"{self.folder / file.name}: {error}; make the features again with {MAKE}") from error
+        expected = (file.samples, len(self.found.fields))
+        if (
+            rows.dtype != torch.int64
+            or rows.shape != expected
+            or (len(rows) and not NONE <= rows.min() <= rows.max() < self._first[-1])
+        ):
+            raise FormatError(
+                f"{self.folder / file.name}: rows is {rows.dtype} {tuple(rows.shape)}, expected int64 {expected} with numbers of "
+                f"{self._first[-1]:,} images; make the features again with {MAKE}"
+            )
+        return rows
 
     def _file(self, place: int) -> Any:
         """Memory-mapped, so that processes share the pages and a fork does no harm."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from unifashion_pl.data.plan import compact_json
 from unifashion_pl.files import replacing
+from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
 FORMAT = 1
 NAME = "index.json"
@@ -29,6 +30,19 @@ class Shard:
     offsets: list[int]
     crc32: list[int]
     keys: list[str]
+
+    def faults(self) -> Iterator[str]:
+        """What contradicts itself, by field."""
+        if not is_inside(self.name) or "/" in self.name or "\\" in self.name or not self.name.endswith(".tar"):
+            yield f"name is {self.name[:80]!r}, expected a file of its own folder called NAME.tar"
+        counts = {"samples": self.samples, "keys": len(self.keys), "crc32": len(self.crc32), "offsets": len(self.offsets) - 1}
+        if len(set(counts.values())) > 1:
+            yield f"counts differ: {', '.join(f'{name} {count}' for name, count in counts.items())}"
+        ends = [0, *self.offsets, self.bytes]
+        if any(a > b for a, b in pairwise(ends)):
+            yield f"offsets do not grow from 0 to the {self.bytes} bytes of the file"
+        if any(not 0 <= crc < 1 << 32 for crc in self.crc32):
+            yield "crc32: expected numbers of 32 bits"
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,23 @@ class ShardIndex:
         """Number of the first sample of every shard, and the total."""
         return [0, *accumulate(shard.samples for shard in self.shards)]
 
+    def faults(self) -> Iterator[str]:
+        """What contradicts itself, by field."""
+        for number, shard in enumerate(self.shards):
+            for fault in shard.faults():
+                yield f"shards[{number}].{fault}"
+        names, keys = [shard.name for shard in self.shards], [key for shard in self.shards for key in shard.keys]
+        if len(set(names)) < len(names) or len(set(keys)) < len(keys):
+            yield "shards: names and keys must be unique"
+        if self.samples != len(keys) or not self.samples <= self.expected:
+            yield f"samples is {self.samples}, but its shards hold {len(keys)} of {self.expected} that were expected"
+        for name, file in self.source.items():
+            if not is_inside(name) or not isinstance(file.get("bytes"), int) or not isinstance(file.get("sha256"), str):
+                yield f"source: {name[:80]!r} is not a path below the raw data with bytes and sha256"
+        for group, counts in self.metrics.items():
+            if not 0 <= counts.get("usable", -1) <= counts.get("expected", -1):
+                yield f"metrics: {group[:80]!r} has {counts}, expected usable and expected"
+
     def save(self, folder: Path) -> Path:
         """Write ``index.json`` atomically and return its path."""
         path = folder / NAME
@@ -99,18 +130,15 @@ class ShardIndex:
         path = path / NAME if path.suffix != ".json" else path
         if not path.is_file():
             raise FileNotFoundError(f"no {NAME} in {path.parent}: {_what_is_there(path.parent)}")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            found = content.pop("format", None)
-            stored = content.pop("hash", None)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} is not a shard index ({error}); build the shards again") from error
-        if found != FORMAT:
-            raise ValueError(f"{path} has format {found!r}, this version reads {FORMAT}; build the shards again")
-        try:
-            index = cls(**{**content, "shards": [Shard(**shard) for shard in content["shards"]]})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path} is not a shard index ({error}); build the shards again") from error
+        content = read_json(path, dict[str, Any], "a shard index")
+        if content.get("format") != FORMAT:
+            raise FormatError(
+                f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; build the shards again"
+            )
+        index = converted(content, cls, f"{path}", "a shard index")
+        if fault := next(index.faults(), None):
+            raise FormatError(f"{path} is not a shard index: {fault}; build the shards again")
+        stored = content.get("hash")
         if index.hash != stored:
             raise ValueError(
                 f"{path} was changed: its shards hash to {index.hash[:12]}, it says {str(stored)[:12]}; build it again"

@@ -22,9 +22,8 @@ from unifashion_pl.data.features import FOLDER, NONE, FeatureFile, FeatureIndex,
 from unifashion_pl.data.index import NAME, Shard
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
-from unifashion_pl.data.shards import locked
 from unifashion_pl.data.transforms import EncoderTransform
-from unifashion_pl.files import replacing, writing
+from unifashion_pl.files import exclusive, replacing
 from unifashion_pl.provenance import tensor_bytes
 
 #: Kind of shards -> their image fields that a vision tower reads.
@@ -77,12 +76,8 @@ def write_features(
     encoder = encoder or EncoderTransform(_size(tower))
     identity = Identity.of(tower, encoder, dtype)
     maker = _Maker(source, tower, encoder, identity, batch_size, max_bad)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
-    with locked(out), ThreadPoolExecutor(max(1, workers)) as pool, bar:
-        for leftover in out.glob("*.part"):
-            leftover.unlink()
+    with exclusive(out, wait=0), ThreadPoolExecutor(max(1, workers)) as pool, bar:
         (out / NAME).unlink(missing_ok=True)
         files = []
         for number, shard in enumerate(source.index.shards):

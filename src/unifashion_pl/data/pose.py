@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from unifashion_pl.data.problems import LINE, InputError
+from unifashion_pl.reading import FormatError, converted, read_json
 
 Format = Literal["body25", "coco18"]
 Point = tuple[float, float, float]
@@ -25,6 +25,8 @@ NAMES = (
 FORMATS: dict[int, Format] = {25: "body25", 18: "coco18"}
 #: BODY-25 has the middle of the hips at 8 and six points of the feet after the ears; without them it is COCO-18.
 MIDDLE_HIP = 8
+#: Largest coordinate and size, pixels; beyond it a file is damaged.
+FARTHEST = 50_000
 #: Parts of the body that DensePose tells apart.
 PARTS = 24
 LIMBS = (
@@ -103,7 +105,7 @@ def read_pose(value: PoseLike, size: tuple[int, int], *, pose_size: tuple[int, i
         return value.scaled(size) if value.size != size else value
     content = _load(value)
     if isinstance(content, Mapping) and "size" in content and pose_size is None:
-        pose_size = (int(content["size"][0]), int(content["size"][1]))
+        pose_size = _size_of(content["size"])
     rows = _rows(content)
     if len(rows) not in FORMATS:
         raise InputError(
@@ -116,18 +118,49 @@ def read_pose(value: PoseLike, size: tuple[int, int], *, pose_size: tuple[int, i
     return Pose(FORMATS[len(rows)], size, points)
 
 
+class _Person(TypedDict):
+    """A person of an OpenPose file; what else it says is not read."""
+
+    pose_keypoints_2d: list[float]
+
+
+#: Content of a file under its key, see :func:`read_pose`.
+_KINDS = {"people": list[_Person], "points": list[list[float] | None], "keypoints": list[list[float] | None]}
+
+
 def _load(value: Any) -> Any:
     if not isinstance(value, str | Path):
         return value
     path = Path(value)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
+        if not isinstance(content, dict):
+            return converted(content, list[list[float] | None], str(path))
+        for key, kind in _KINDS.items():
+            if key in content:
+                content[key] = converted(content[key], kind, f"{path}: {key}")
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, FormatError) as error:
         raise InputError(
-            "pose", f"{path} is not JSON ({error})", EXPECTED, "A picture of the pose goes into densepose="
+            "pose",
+            f"cannot be read: {str(error).replace(str(path), path.name)}",
+            EXPECTED,
+            "A picture of the pose goes into densepose=",
         ) from error
+    return content
+
+
+def _size_of(value: Any) -> tuple[int, int]:
+    try:
+        height, width = map(int, value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            "pose", f"has the size {str(value)[:80]}", "[height, width] in pixels", "Look into the file"
+        ) from error
+    if not (0 < height <= FARTHEST and 0 < width <= FARTHEST):
+        raise InputError("pose", f"has the size {height} × {width}", f"1 to {FARTHEST:,} pixels", "Look into the file")
+    return height, width
 
 
 def _rows(content: Any) -> list[Point | None]:
@@ -142,12 +175,15 @@ def _rows(content: Any) -> list[Point | None]:
             if isinstance(content, Mapping):
                 inner = content["points"] if "points" in content else content["keypoints"]
             table = np.asarray([[0.0, 0.0, 0.0] if row is None else list(row)[:3] for row in inner], np.float64)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             "pose", f"is no list of joints ({type(error).__name__}: {error})", EXPECTED, "Look into the file"
         ) from error
-    if table.ndim != 2 or table.shape[1] not in (2, 3) or not np.isfinite(table).all():
+    if table.ndim != 2 or table.shape[1] not in (2, 3):
         raise InputError("pose", f"has the shape {table.shape}", EXPECTED, "Look into the file")
+    if not (np.abs(table) <= FARTHEST).all():
+        where = f"numbers that are not finite or beyond {FARTHEST:,}"
+        raise InputError("pose", f"has {where}", EXPECTED, "Look into the file")
     if table.shape[1] == 2:
         table = np.concatenate([table, (table > 0).all(1, keepdims=True)], 1)
     return [None if c <= 0 or y <= 0 or x < 0 else (float(x), float(y), float(c)) for x, y, c in table]

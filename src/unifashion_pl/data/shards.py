@@ -7,28 +7,25 @@ agrees with its side file. ``index.json`` comes last, so that its presence means
 from __future__ import annotations
 
 import hashlib
-import json
-import multiprocessing
 import os
 import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from unifashion_pl.data.index import NAME, Shard, ShardIndex, fingerprint, preflight
 from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
-from unifashion_pl.files import replacing, writing
+from unifashion_pl.files import exclusive, replacing
+from unifashion_pl.processes import worker_pool
+from unifashion_pl.reading import FormatError, from_json, read_json
 
 BLOCK = 512
 FIELD = re.compile(r"[a-z0-9_]+\.[a-z0-9]+")
@@ -90,43 +87,16 @@ def write_shards(
         RuntimeError: another process is building the same split, or a worker was killed.
     """
     folder = Path(out) / plan.folder
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait):
+    with exclusive(folder, wait=-1 if wait else 0):
         jobs = [_Job(folder / name, items, plan.recipe, _plan_hash(plan, items)) for name, items in plan.shards()]
         if finished := _finished(folder, jobs, plan):
             return finished
-        for leftover in folder.glob("*.part"):
-            leftover.unlink()
         (folder / NAME).unlink(missing_ok=True)
         results = _write_all(plan, jobs, workers, progress)
         index = _index(plan, results)
         _refuse_losses(index, allow_missing)
         _remove_strangers(folder, {job.path.name for job in jobs})
         return index.save(folder)
-
-
-@contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keep other processes out of a folder that is being built.
-
-    Args:
-        wait: wait for the other one, instead of refusing.
-
-    Raises:
-        RuntimeError: another process is at it.
-        WriteError: the folder cannot be written.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        with writing(folder):
-            lock.acquire(timeout=-1 if wait else 0)
-    except Timeout as error:
-        raise RuntimeError(f"another process is building {folder}; wait for it, or stop it and run this again") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _plan_hash(plan: Plan, items: Sequence[Item]) -> str:
@@ -159,15 +129,13 @@ def _finished(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
 def _kept(job: _Job) -> _Result | None:
     """A finished shard's side file, if plan and content still agree with it and nothing was lost in it."""
     try:
-        content = json.loads(_side(job.path).read_text(encoding="utf-8"))
-        result = _Result(
-            content["plan_hash"], Shard(**content["shard"]), content["missing"], [tuple(p) for p in content["pixels"]]
-        )
+        result: _Result = read_json(_side(job.path), _Result)
         data = job.path.read_bytes()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, FormatError):
         return None
-    agrees = result.plan_hash == job.plan_hash and hashlib.sha256(data).hexdigest() == result.shard.sha256
-    return result if agrees and not result.missing else None
+    known = result.plan_hash == job.plan_hash and result.shard.name == job.path.name and not any(result.shard.faults())
+    whole = len(data) == result.shard.bytes and hashlib.sha256(data).hexdigest() == result.shard.sha256
+    return result if known and whole and not result.missing else None
 
 
 def _side(path: Path) -> Path:
@@ -197,8 +165,7 @@ def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -
 
 
 def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _Result], None]) -> None:
-    context = _context(type(jobs[0].recipe).__module__)
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+    with worker_pool(min(workers, len(todo)), type(jobs[0].recipe).__module__) as pool:
         futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
         try:
             for future in as_completed(futures):
@@ -208,21 +175,6 @@ def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done:
                 f"a process that wrote shards into {jobs[0].path.parent} was killed, perhaps for want of memory. What is finished is "
                 "kept: run the same command again, with fewer workers if it happens again"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _context(module: str) -> BaseContext:
-    """How workers start: forked from a process that has imported what they need and opened nothing, else anew.
-
-    A process that was itself forked cannot share its parent's server.
-    """
-    if multiprocessing.parent_process() is not None or "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
-    return context
 
 
 def _write_shard(job: _Job) -> _Result:
@@ -280,7 +232,7 @@ def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:
         kind=plan.kind,
         fields=list(plan.fields),
         optional=list(plan.optional),
-        options=json.loads(compact_json(dict(plan.options))),
+        options=from_json(compact_json(dict(plan.options))),
         encoders=dict(plan.encoders),
         source=_sources(plan),
         shards=shards,

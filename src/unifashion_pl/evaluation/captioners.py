@@ -58,10 +58,10 @@ class TransformersCaptioner:
     def __init__(self, model: str | Path, device: str | torch.device = "cpu", max_new_tokens: int = 96) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        self.processor: Any = AutoProcessor.from_pretrained(model)
+        self.processor: Any = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         if getattr(self.processor, "tokenizer", None) is not None:
             self.processor.tokenizer.padding_side = "left"
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(model)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(model, trust_remote_code=False)
         self.model: Any = loaded.to(device).eval()
         self.max_new_tokens = max_new_tokens
         self.record: Mapping[str, Any] = {

@@ -20,6 +20,7 @@ from unifashion_pl.evaluation.pairs import PairEvaluation
 from unifashion_pl.evaluation.robustness import NAME as ROBUSTNESS
 from unifashion_pl.evaluation.robustness import RobustComposedEvaluation, RobustPairEvaluation
 from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, CaptionEvaluation, ImageEvaluation
+from unifashion_pl.files import replacing
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 from unifashion_pl.learned import Task, label
 from unifashion_pl.metrics.records import ResultRecord, write_records
@@ -281,7 +282,8 @@ class Evaluator:
             if "--" in picture.name and picture.suffix in (".png", ".jpg"):  # see image_name
                 picture.unlink()
         for file, data in files.items():
-            (out_dir / "images" / file).write_bytes(data)
+            with replacing(out_dir / "images" / file) as opened:
+                opened.write(data)
         write_records(out_dir / "results.json", [r.with_context(**context) for o in outcomes for r in o.records])
 
     def log_samples(self, logger: Any, step: int) -> None:

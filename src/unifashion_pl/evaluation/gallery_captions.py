@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
+from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.inference import evaluating, head_of
 from unifashion_pl.learned import require
 from unifashion_pl.metrics.leaks import check_provenance
@@ -45,9 +46,11 @@ def write_gallery_captions(
     Raises:
         RuntimeError: a model without a caption head, or that has not learned to caption.
         ValueError: no gallery image among the batches.
+        WriteError: ``out`` cannot be written.
     """
     head = head_of(model, "caption")
     require(model, "caption")
+    check_writable(out)
     provenance: dict[str, Any] = {
         "captioner": "unifashion_pl caption head",
         "weights_hash": weights_hash(model),
@@ -72,9 +75,5 @@ def write_gallery_captions(
     if not lines:
         raise ValueError("no gallery image to caption: expected evaluation batches of composed retrieval, found none")
     check_provenance(lines.values())
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
     text = "".join(json.dumps(lines[key], ensure_ascii=False, sort_keys=True) + "\n" for key in sorted(lines))
-    part.write_text(text, encoding="utf-8")
-    return part.replace(out)
+    return write_text(out, text)

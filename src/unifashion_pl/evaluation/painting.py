@@ -23,14 +23,14 @@ from torch import Tensor
 from unifashion_pl.data.decode import BadInput, decoded
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
-from unifashion_pl.files import replacing, writing
+from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
 from unifashion_pl.generation.schedules import steps_of
-from unifashion_pl.inference import head_of
+from unifashion_pl.inference import TOGETHER, head_of
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.learned import lacks
 from unifashion_pl.provenance import __version__, weights_hash
-from unifashion_pl.reading import from_json
+from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
 from unifashion_pl.report.runfolder import image_name
 from unifashion_pl.tasks import modes
 from unifashion_pl.tasks.editing import TASKS, Task, edits
@@ -58,8 +58,8 @@ class Painter:
     """Paints evaluation batches into a folder: ``unifashion predict``.
 
     Try-on samples (paired and unpaired) become persons in garments, pairs become pictures of their captions, composed queries pictures
-    of reference and text; galleries are passed over. A picture's noise depends on ``seed`` and the sample's key alone, not on batch
-    size, rank, or what else is painted.
+    of reference and text; galleries are passed over. A picture depends on ``seed`` and the sample alone, not on batch size, rank,
+    interruptions, or what else is painted: always two are painted at once.
 
     Args:
         out: folder; None = ``predict`` beside the trainer's logs. Pictures lie in it by dataset: ``vitonhd-test-unpaired/KEY.png``.
@@ -121,8 +121,8 @@ class Painter:
         self.folder = self.out or folder
         self._lines = []
         self._made_by = {"weights": weights_hash(model), "version": __version__}
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.folder, folder=True)
+        remove_parts(self.folder)
 
     @torch.no_grad()
     def paint(self, model: UniFashionModule, batch: Batch) -> list[Line]:
@@ -137,10 +137,11 @@ class Painter:
         lines = self._described(model, batch)
         kept = [self._kept(line) for line in lines]
         todo = [i for i, digest in enumerate(kept) if digest is None]
-        if todo:
-            rows = taken(batch, todo)
-            made = self._painted(model, rows, [lines[i] for i in todo]).cpu()
-            for i, picture in zip(todo, made):
+        for start in range(0, len(todo), TOGETHER):
+            own = todo[start : start + TOGETHER]
+            rows = [*own, *own[:1] * (TOGETHER - len(own))]
+            made = self._painted(model, taken(batch, rows), [lines[i] for i in rows]).cpu()
+            for i, picture in zip(own, made):
                 kept[i] = self._write(lines[i], picture)
         lines = [{**line, "sha256": digest} for line, digest in zip(lines, kept)]
         self._lines += lines
@@ -160,16 +161,24 @@ class Painter:
             raise RuntimeError("the data has no try-on samples, pairs or composed queries: nothing was painted")
         if team.rank == 0:
             files = {line["file"]: line for line in [*self._earlier(path), *lines]}
-            text = "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
-            with replacing(path) as file:
-                file.write(text.encode())
+            write_text(
+                path, "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
+            )
         return path
 
     def _earlier(self, path: Path) -> list[Line]:
         if not path.is_file():
             return []
-        lines: list[Line] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [line for line in lines if (self.folder / line["file"]).is_file()]
+        lines: list[Line] = []
+        for number, line in read_json_lines(path, Line, "a line of a manifest"):
+            if not isinstance(line.get("file"), str) or not is_inside(line["file"]):
+                raise FormatError(
+                    f"{path}:{number}: file is {str(line.get('file'))[:80]!r}, expected a picture of this folder. "
+                    "Remove the manifest: it is made anew"
+                )
+            if (self.folder / line["file"]).is_file():
+                lines.append(line)
+        return lines
 
     def _described(self, model: UniFashionModule, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> list[Line]:
         """A line per sample, without the picture's hash."""
@@ -218,15 +227,15 @@ class Painter:
             if isinstance(batch, TryOnBatch):
                 editing_head(model)
                 rows = edits(batch, [self.task] * len(batch))
-                made = head.paint(model.backbone.encode(rows).queries, rows, seeds=seeds, **settings, **self.edits)
+                queries = torch.cat([model.backbone.encode(taken(rows, [i])).queries for i in range(len(rows))])
+                made = head.paint(queries, rows, seeds=seeds, **settings, **self.edits)
                 return torch.where(batch.masks, made, batch.pixels) if self.paste_back else made
-            queries = None
+            given: Tensor | None = None
             if isinstance(batch, QueryBatch | TripletBatch):
-                features = model.backbone.image_features(batch.references)
-                queries = model.backbone.fused_pass(features, model.backbone.tokenize(batch.texts))[0]
+                given = torch.cat([_composed(model, batch.references[i : i + 1], text) for i, text in enumerate(batch.texts)])
             elif self.reconstruct:
-                queries = model.backbone.image_pass(model.backbone.image_features(batch.images))
-            return head.generate(queries, [line["prompt"] for line in lines], seeds=seeds, **settings)
+                given = model.backbone.image_pass(model.backbone.image_features(batch.images))
+            return head.generate(given, [line["prompt"] for line in lines], seeds=seeds, **settings)
 
     def _kept(self, line: Line) -> str | None:
         """SHA-256 of a finished file that was made just so; None if there is none.
@@ -240,15 +249,15 @@ class Painter:
         data = path.read_bytes()
         try:
             text = decoded(data).info.get(CHUNK)
-            found = from_json(str(text), dict[str, Any], str(path)) if text else {}
-        except (BadInput, ValueError) as error:
+        except BadInput as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None
+        found = _line_of(text)
         expected = {name: value for name, value in line.items() if name not in AFTER}
         if found != expected:
             names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
             listed = "; ".join(f"{name} was {found.get(name)!r}, now it is {expected.get(name)!r}" for name in names)
-            said = listed if text else "it is not one of these pictures"
+            said = listed if found else "it is not one of these pictures"
             raise ValueError(f"{path} is there and was made in another way: {said}. Name another folder (model.painter.out)")
         return hashlib.sha256(data).hexdigest()
 
@@ -259,11 +268,24 @@ class Painter:
         info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False, sort_keys=True))
         buffer = BytesIO()
         to_pil(picture).save(buffer, "PNG", pnginfo=info)
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
         with replacing(path) as file:
             file.write(buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def _line_of(text: Any) -> Line:
+    """The line that a picture carries; {} if it carries none of ours."""
+    try:
+        line: Line = from_json(text, Line) if isinstance(text, str) else {}
+    except FormatError:
+        return {}
+    return line
+
+
+def _composed(model: UniFashionModule, reference: Tensor, text: str) -> Tensor:
+    """Queries (1, Q, D) of one composed query: among others, its text would be padded to the longest, which changes a last bit."""
+    features = model.backbone.image_features(reference)
+    return model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
 
 
 def noise_seed(seed: int, key: str) -> int:
@@ -274,7 +296,7 @@ def noise_seed(seed: int, key: str) -> int:
 def taken(batch: Any, rows: Sequence[int]) -> Any:
     """A batch of the samples ``rows``: columns are tensors and lists of one entry per sample, anything else is common to all."""
     n = len(batch)
-    if len(rows) == n:
+    if list(rows) == list(range(n)):
         return batch
     changes: dict[str, Any] = {}
     for name in (f.name for f in fields(batch)):

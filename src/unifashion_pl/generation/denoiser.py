@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
 from unifashion_pl.generation.schedules import PROCESS, alphas_cumprod, signal_of
-from unifashion_pl.weights.files import floating, load_part
+from unifashion_pl.weights import rebuild
+from unifashion_pl.weights.files import described, floating, load_part
+from unifashion_pl.weights.trust import Fields
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
 SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
@@ -87,11 +89,13 @@ class Denoiser(nn.Module):
         ValueError: not exactly one of source and config, neither 4 nor 13 channels, or an unknown way to read garments.
     """
 
+    part = "unet"
+
     def __init__(
         self,
         *,
         source: str | None = None,
-        config: dict[str, Any] | None = None,
+        config: Fields | None = None,
         in_channels: int | None = None,
         gradient_checkpointing: bool = False,
         garment: Literal["branch", "branch_full", "panels"] | None = None,
@@ -105,6 +109,7 @@ class Denoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.frozen_dtype = floating(dtype)
+        self._source = source
         if garment not in (None, *GARMENT_WAYS):
             raise ValueError(f"unknown way to read garments {garment!r}; known are {', '.join(GARMENT_WAYS)}, or None")
         if (source is None) == (config is None):
@@ -136,6 +141,10 @@ class Denoiser(nn.Module):
             _add_lora(self.unet, lora)
         if channels_last:
             self.to(memory_format=torch.channels_last)
+
+    def blueprint(self) -> dict[str, bytes]:
+        """The config of a U-Net from a source, as wide as it is now."""
+        return {"config.json": self.unet.to_json_string().encode()} if self._source not in (None, "tiny") else {}
 
     def cast_frozen(self) -> None:
         """Put the U-Net's frozen parameters into ``dtype``, in place; those that train and the garment branch stay as they are.
@@ -341,7 +350,11 @@ def _add_lora(unet: Any, settings: UNetLora) -> None:
 def _load_unet(source: str) -> Any:
     from diffusers import UNet2DConditionModel
 
-    return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
+    folder = described(Denoiser.part, source, "unet")
+    if folder is not None:  # of a saved model, which brings its own tensors
+        return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder)).requires_grad_(False)
+    with rebuild.published(Denoiser.part, source):
+        return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
 
 
 def _trained_for(source: str) -> str:
@@ -352,6 +365,8 @@ def _trained_for(source: str) -> str:
     """
     from diffusers import DDIMScheduler
 
+    if described(Denoiser.part, source, "unet") is not None:
+        return "epsilon"  # the saved model's own `predicts_v` takes its place
     try:
         config = load_part(DDIMScheduler, source, "scheduler", load="load_config")
     except OSError:

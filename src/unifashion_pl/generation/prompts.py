@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
 from unifashion_pl.backbone.tokenizer import Reading, load_tokenizer, reading_of, warn_of_cut
-from unifashion_pl.weights.files import floating, load_part
+from unifashion_pl.weights import rebuild
+from unifashion_pl.weights.files import described, floating, load_part
+from unifashion_pl.weights.trust import Fields
 
 
 class PromptEncoder(nn.Module):
@@ -33,11 +36,13 @@ class PromptEncoder(nn.Module):
         ValueError: not exactly one of source and config.
     """
 
+    part = "clip_text"
+
     def __init__(
         self,
         *,
         source: str | None = None,
-        config: dict[str, Any] | None = None,
+        config: Fields | None = None,
         tokenizer: str = "tiny",
         dtype: str = "float32",
     ) -> None:
@@ -47,15 +52,24 @@ class PromptEncoder(nn.Module):
         self.pretrained = source is not None
         self.tokenizer: Any
         self.model: Any
+        self._shipped = "tiny" in (source, tokenizer if source is None else "")
         if source is not None:
-            self.tokenizer = load_tokenizer("tiny") if source == "tiny" else load_part(CLIPTokenizerFast, source, "tokenizer")
-            self.model = load_part(CLIPTextModel, source, "text_encoder", dtype=floating(dtype)).requires_grad_(False)
+            with rebuild.published(self.part, source):
+                self.tokenizer = _load_tokenizer(source)
+                self.model = _load_model(source, floating(dtype)).requires_grad_(False)
         else:
-            self.tokenizer = load_tokenizer(tokenizer)
+            self.tokenizer = load_tokenizer(tokenizer, self.part)
             self.model = CLIPTextModel(_clip_config(config or {}, self.tokenizer))
             nn.Module.to(self.model, floating(dtype))
         self.width: int = self.model.config.hidden_size
         self.length: int = self.model.config.max_position_embeddings
+
+    def blueprint(self) -> dict[str, bytes]:
+        """The tokenizer, and of an encoder from a source its config."""
+        if self._shipped:
+            return {}
+        config = {"config.json": self.model.config.to_json_string().encode()} if self.pretrained else {}
+        return {**rebuild.tokenizer_files(self.tokenizer), **config}
 
     def forward(self, texts: list[str]) -> Tensor:
         """B texts, "" allowed -> (B, L, C)."""
@@ -74,6 +88,20 @@ def warn_if_cut(encoder: PromptEncoder, texts: Sequence[str]) -> None:
     """Say which texts are longer than the encoder reads; users' texts, not training's."""
     lengths = [len(ids) for ids in (encoder.tokenizer(list(texts)).input_ids if texts else ())]
     warn_of_cut(texts, lengths, [encoder.length] * len(lengths), "the text encoder")
+
+
+def _load_tokenizer(source: str) -> Any:
+    if source == "tiny":
+        return load_tokenizer("tiny")
+    folder = rebuild.kept(PromptEncoder.part)
+    return load_part(CLIPTokenizerFast, source, "tokenizer") if folder is None else CLIPTokenizerFast.from_pretrained(folder)
+
+
+def _load_model(source: str, dtype: torch.dtype) -> nn.Module:
+    folder = described(PromptEncoder.part, source, "text_encoder")
+    if folder is None:
+        return load_part(CLIPTextModel, source, "text_encoder", dtype=dtype)
+    return nn.Module.to(CLIPTextModel(CLIPTextConfig.from_pretrained(folder)), dtype)
 
 
 def _clip_config(fields: dict[str, Any], tokenizer: Any) -> CLIPTextConfig:

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unifashion_pl.weights.files import floating, load_part
+from unifashion_pl.weights import rebuild
+from unifashion_pl.weights.files import described, floating, load_part
+from unifashion_pl.weights.trust import Fields
+
+#: Classes of diffusers that a source may name.
+KINDS = ("AutoencoderKL", "AutoencoderTiny")
 
 
 class ImageVAE(nn.Module):
@@ -30,15 +35,16 @@ class ImageVAE(nn.Module):
         scale: latents are multiplied by it, so that their variance is about 1 (0.18215 in Stable Diffusion).
 
     Raises:
-        ValueError: not four latent channels.
+        ValueError: not four latent channels, or a source of another class.
     """
 
-    def __init__(
-        self, source: str = "tiny", *, config: dict[str, Any] | None = None, dtype: str = "float32", cache: int = 0
-    ) -> None:
+    part = "vae"
+
+    def __init__(self, source: str = "tiny", *, config: Fields | None = None, dtype: str = "float32", cache: int = 0) -> None:
         super().__init__()
         self.model: Any = _load(source, floating(dtype)) if config is None else _build(config, floating(dtype))
         self.pretrained = config is None
+        self._shipped = source == "tiny"
         if self.model.config.latent_channels != 4:
             raise ValueError(f"the VAE has {self.model.config.latent_channels} latent channels, the denoiser reads 4")
         config_ = self.model.config
@@ -48,6 +54,10 @@ class ImageVAE(nn.Module):
         self.cache = cache
         self._known: dict[tuple[torch.Size, bytes], Tensor] = {}
         self.requires_grad_(False).eval()
+
+    def blueprint(self) -> dict[str, bytes]:
+        """The config of a VAE from a source."""
+        return {"config.json": self.model.to_json_string().encode()} if self.pretrained and not self._shipped else {}
 
     def train(self, mode: bool = True) -> ImageVAE:
         """Stays in eval mode."""
@@ -108,6 +118,15 @@ def _build(config: dict[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _load(source: str, dtype: torch.dtype) -> Any:
-    from diffusers import AutoModel
+    """A source's VAE; of a saved model, which brings its own tensors, only as its config describes it."""
+    import diffusers
 
-    return load_part(AutoModel, source, "vae", torch_dtype=dtype)
+    folder = described(ImageVAE.part, source, "vae")
+    with rebuild.published(ImageVAE.part, source):
+        config = load_part(diffusers.AutoencoderKL, folder or source, "vae", load="load_config")
+        if config.get("_class_name") not in KINDS:
+            raise ValueError(f"the VAE of {folder or source} is a {config.get('_class_name')!r}, expected {' or '.join(KINDS)}")
+        kind: Any = getattr(diffusers, config["_class_name"])
+        if folder is None:
+            return load_part(kind, source, "vae", torch_dtype=dtype)
+    return nn.Module.to(kind.from_config(config), dtype)

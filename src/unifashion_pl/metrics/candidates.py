@@ -13,7 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+from unifashion_pl.files import write_text
+from unifashion_pl.reading import FormatError, read_json
 
 SAMPLED = ("fashiongen_100", "fashiongen_101_famevil", "fashiongen_groups100")
 PROTOCOLS = (*SAMPLED, "fashiongen_full")
@@ -129,6 +132,29 @@ class Trial:
     products: tuple[str, ...]
     filled: int = 0
 
+    def fault(self) -> str:
+        """What the shape of the matrix contradicts; "" if nothing."""
+        shapes = {"i2t": len(self.rows) == 1, "t2i": len(self.products) == 1, "both": len(self.rows) == len(self.products)}
+        if not shapes.get(self.direction) or not self.rows or not self.products:
+            return f"is {self.direction[:20]!r} of {len(self.rows)} rows and {len(self.products)} products"
+        return ""
+
+
+#: draw, direction, rows, products, filled
+_StoredTrial = tuple[int, str, list[str], list[str], int]
+
+
+class _Stored(TypedDict):
+    """A file of candidate lists."""
+
+    protocol: str
+    seed: int
+    draws: int
+    small_pool: str
+    dropped: int
+    trials: list[_StoredTrial]
+    sha256: str
+
 
 @dataclass(frozen=True)
 class CandidateLists:
@@ -166,21 +192,24 @@ class CandidateLists:
 
     def save(self, path: str | Path) -> None:
         """Write the lists and their hash as JSON."""
-        text = json.dumps({**self._plain(), "sha256": self.digest}, ensure_ascii=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_text(path, json.dumps({**self._plain(), "sha256": self.digest}, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> CandidateLists:
         """Read a file of :meth:`save`.
 
         Raises:
-            ValueError: the hash does not fit the content.
+            FileNotFoundError: no such file.
+            FormatError: no such lists, by field, or the hash does not fit the content.
         """
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data: _Stored = read_json(path, _Stored, "a file of candidate lists")
         trials = [Trial(draw, way, tuple(rows), tuple(products), n) for draw, way, rows, products, n in data["trials"]]
+        for number, trial in enumerate(trials):
+            if fault := trial.fault():
+                raise FormatError(f"{path} is not a file of candidate lists: trials[{number}] {fault}")
         lists = cls(data["protocol"], data["seed"], data["draws"], data["small_pool"], trials, data["dropped"])
         if lists.digest != data["sha256"]:
-            raise ValueError(f"{path}: candidate lists do not match their hash {data['sha256'][:12]}")
+            raise FormatError(f"{path}: candidate lists do not match their hash {data['sha256'][:12]}; draw them again")
         return lists
 
 

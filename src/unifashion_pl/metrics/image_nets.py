@@ -166,7 +166,7 @@ class ClipCosines(nn.Module):
 
         self.name = name
         self.model = CLIPModel.from_pretrained(path, local_files_only=True)
-        self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+        self.processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()

@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from unifashion_pl.files import write_text
+from unifashion_pl.reading import FormatError, converted, from_json, read_json
+
 UNITS = ("percent", "raw", "count")
 #: How protocols say that only a part of the data was seen: composed retrieval has its own words.
 SHORTENED = re.compile(r"shortened=[\d?]+/[\d?]+|\[\d+/\d+\]|gallery=\d+/\d+")
@@ -86,6 +89,10 @@ class ResultRecord:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ValueError(f"unit of {self.metric} is {self.unit!r}; expected one of {', '.join(UNITS)}")
+        if self.n < 0 or (self.n_expected or 0) < 0:
+            raise ValueError(
+                f"{self.metric} under {self.protocol} has n={self.n} of {self.n_expected}: expected no negative counts"
+            )
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric} under {self.protocol} is {self.value}: a result must be a finite number or None")
 
@@ -116,20 +123,18 @@ class ResultRecord:
         """Inverse of :meth:`to_dict`.
 
         Raises:
-            ValueError: fields are unknown or missing.
+            FormatError: fields are unknown, missing or of another type.
         """
         names = {f.name for f in fields(cls)}
         if unknown := sorted(set(data) - names):
-            raise ValueError(f"result record has unknown fields: {', '.join(unknown)}")
-        if missing := sorted({"metric", "value", "unit", "n", "protocol"} - set(data)):
-            raise ValueError(f"result record lacks fields: {', '.join(missing)}")
-        interval = data.get("interval")
-        return cls(**{**data, "interval": Interval(**interval) if interval is not None else None})
+            raise FormatError(f"result record has unknown fields: {', '.join(unknown)}")
+        record: ResultRecord = converted(dict(data), cls, "result record")
+        return record
 
     @classmethod
     def from_json(cls, text: str) -> ResultRecord:
         """Inverse of :meth:`to_json`."""
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(from_json(text, dict[str, Any], "result record"))
 
     def with_context(self, **context: Any) -> ResultRecord:
         """The same number with ``dataset``, ``seed``, hashes, versions or whatever else it comes from filled in."""
@@ -139,9 +144,20 @@ class ResultRecord:
 def write_records(path: str | Path, records: Iterable[ResultRecord]) -> None:
     """Write ``results.json``: a JSON list, one record per line."""
     lines = ",\n".join(record.to_json() for record in records)
-    Path(path).write_text(f"[\n{lines}\n]\n" if lines else "[]\n", encoding="utf-8")
+    write_text(path, f"[\n{lines}\n]\n" if lines else "[]\n")
 
 
 def read_records(path: str | Path) -> list[ResultRecord]:
-    """Inverse of :func:`write_records`."""
-    return [ResultRecord.from_dict(item) for item in json.loads(Path(path).read_text(encoding="utf-8"))]
+    """Inverse of :func:`write_records`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FormatError: with the file, the number of the record and the field.
+    """
+    records = []
+    for number, item in enumerate(read_json(path, list[dict[str, Any]], "a list of result records")):
+        try:
+            records.append(ResultRecord.from_dict(item))
+        except FormatError as error:
+            raise FormatError(f"{path}: record {number}: {error}") from error
+    return records

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.report.compare import add_comparison
 from unifashion_pl.report.curves import chart, panels
 from unifashion_pl.report.edits import add_edits
@@ -50,14 +51,13 @@ def build_report(runs: Sequence[Path | str], out: Path | str) -> Path:
     Raises:
         ValueError: no run given, or a damaged file in one.
         FileNotFoundError: a folder that is not there or holds no results.
+        WriteError: ``out`` cannot be written; an older page stays as it is.
     """
     if not runs:
         raise ValueError("no run folder given: unifashion report RUN [RUN …] --out report.html")
     out = Path(out)
-    html = render(name_apart([read_run(Path(path)) for path in runs]))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(html, encoding="utf-8")
-    return out
+    check_writable(out)
+    return write_text(out, render(name_apart([read_run(Path(path)) for path in runs])))
 
 
 def render(runs: Sequence[Run]) -> str:
@@ -242,5 +242,5 @@ def add_provenance(page: Page, runs: Sequence[Run]) -> None:
             page.add(details(f"config.yaml {_name(runs, run, label)}", f"<pre>{escape(text)}</pre>"))
     if page.missing:
         page.add(
-            f'<p class="note">{len(page.missing)} pictures named by the prediction files are missing from the run folder.</p>'
+            f'<p class="note">{len(page.missing)} pictures named by the prediction files are missing from the run folder, or lie outside of it.</p>'
         )

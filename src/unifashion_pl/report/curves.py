@@ -82,7 +82,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """
     if high <= low:
         high = low + (abs(low) or 1.0)
-    rough = (high - low) / count
+    rough = max((high - low) / count, 1e-300)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
     first = math.floor(low / step + 1e-9)

@@ -38,7 +38,7 @@ def add_edits(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
             if not group:
                 continue
             page.add(f'<div class="rows">{"".join(_row(page, evaluation, line, kind, inputs) for line in group)}</div>')
-            made = group[0]["made"][kind]
+            made = next(made for name, made in group[0]["made"].items() if name.split("/")[0] == kind)
             scale = group[0].get("garment_guidance", 1.0)  # lines before 2026-11-28 have none
             beside = [f"garment guidance {scale:g}"] if scale != 1.0 else []
             settings = [f"sampler {group[0]['sampler']}", f"guidance {made['guidance']:g}", *beside, f"seed {group[0]['seed']}"]
@@ -47,13 +47,14 @@ def add_edits(page: Page, evaluation: Evaluation, limit: int = 8) -> None:
 
 
 def _row(page: Page, evaluation: Evaluation, line: Line, kind: str, inputs: tuple[str, ...]) -> str:
-    folder = evaluation.folder / "images"
-    tiles = [page.tile(folder / line["given"][name], name, "given") for name in inputs if name in line["given"]]
+    tiles = [page.tile(evaluation.picture(line["given"][name]), name, "given") for name in inputs if name in line["given"]]
     for name, made in line["made"].items():
         if name.split("/")[0] == kind:
-            tiles.append(page.tile(folder / made["file"], MADE.get(name, name), ""))
+            tiles.append(page.tile(evaluation.picture(made["file"]), MADE.get(name, name), ""))
     tiles += [
-        page.tile(folder / line["given"][name], name, "given") for name in ("truth", "worn before") if name in line["given"]
+        page.tile(evaluation.picture(line["given"][name]), name, "given")
+        for name in ("truth", "worn before")
+        if name in line["given"]
     ]
     ask = sanitized(line["prompt"], 220) if kind == "design" else sanitized(line["id"], 80)
     return f'<div class="row"><div class="ask"><p class="q">{ask}</p></div><div class="strip big">{"".join(tiles)}</div></div>'

@@ -144,7 +144,7 @@ def gallery_sizes(records: Iterable[ResultRecord]) -> dict[str, int]:
     sizes = {}
     for r in records:
         match = CIR.match(r.protocol.removesuffix(CHANCE)) if r.protocol.endswith(CHANCE) else None
-        if match is None or match.group("gallery", "reference", "score") != ALL_KEPT or not r.value or r.value >= 100:
+        if match is None or match.group("gallery", "reference", "score") != ALL_KEPT or not r.value or not 1e-3 < r.value < 100:
             continue
         category, _, cut = r.metric.partition("/R@")
         if category != "mean" and cut:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+#: Bytes of a picture that a page takes in; thumbnails and generated images have less than a million.
+LARGEST = 32 << 20
 TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 
 
@@ -38,9 +40,9 @@ class Page:
         return f'<p class="caption"><b>{kind} {self._numbers[kind]}.</b> {text}</p>'
 
     def picture(self, path: Path, alt: str, css: str = "") -> str:
-        """The file as a data URI, or a hatched place holder when it is missing."""
+        """The file as a data URI, or a hatched place holder when it is missing or too large."""
         kind = TYPES.get(path.suffix.lower())
-        if kind is None or not path.is_file():
+        if kind is None or not path.is_file() or path.stat().st_size > LARGEST:
             self.missing.append(path.name)
             return f'<span class="nopic {css}" role="img" aria-label="{escape(alt)} (no picture)"></span>'
         data = base64.b64encode(path.read_bytes()).decode("ascii")

@@ -138,7 +138,11 @@ def _captions(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
         return Row(f"{line.get('style')} {line['reference']}", "", line["id"], values)
 
     own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
-    scored = {x["id"]: {m: 100 * x["scores"][m] for m in CAPTION_MEANS if m in x["scores"]} for x in lines if x.get("scores")}
+    scored = {
+        x["id"]: {m: 100 * x["scores"][m] for m in CAPTION_MEANS if x["scores"].get(m) is not None}
+        for x in lines
+        if x.get("scores")
+    }
     made = [
         _outcomes("caption scores", own, {line["id"]: row(line, scored[line["id"]]) for line in lines if line["id"] in scored})
     ]

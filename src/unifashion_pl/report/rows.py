@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
 from textwrap import shorten
 
 from unifashion_pl.report.explain import choose, explain, gallery_sizes, halves_reached, rank_summary
@@ -176,17 +175,17 @@ def add_images(page: Page, evaluation: Evaluation, limit: int = 12) -> None:
     kinds = list(dict.fromkeys(line["kind"] for line in lines))
     for kind in kinds:
         group = [line for line in lines if line["kind"] == kind]
-        page.add(f'<div class="rows">{"".join(_generated(page, evaluation.folder / "images", line) for line in group)}</div>')
+        page.add(f'<div class="rows">{"".join(_generated(page, evaluation, line) for line in group)}</div>')
         sampler = ", ".join(f"{k} {group[0][k]}" for k in ("sampler", "steps", "guidance") if group[0].get(k) is not None)
         text = f"{KINDS.get(kind, escape(kind))}; {escape(sampler)}. The given pictures stand left, generated ones name their seed."
         page.add(page.caption("Figure", text))
 
 
-def _generated(page: Page, folder: Path, line: Line) -> str:
+def _generated(page: Page, evaluation: Evaluation, line: Line) -> str:
     tiles = []
     for name, label in (("reference", "reference"), ("truth", "truth")):
         if line.get(name):
-            tiles.append(page.tile(folder / line[name], label, "given"))
-    tiles += [page.tile(folder / file, f"seed {seed}", "") for file, seed in zip(line["files"], line["seeds"])]
+            tiles.append(page.tile(evaluation.picture(line[name]), label, "given"))
+    tiles += [page.tile(evaluation.picture(file), f"seed {seed}", "") for file, seed in zip(line["files"], line["seeds"])]
     ask = f'<div class="ask"><p class="q">{sanitized(line["prompt"], 220)}</p></div>'
     return f'<div class="row">{ask}<div class="strip big">{"".join(tiles)}</div></div>'

@@ -15,15 +15,19 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import yaml
-
+from unifashion_pl.files import write_text
 from unifashion_pl.metrics.records import ResultRecord, read_records
+from unifashion_pl.reading import FormatError, converted, from_yaml, read_json_lines, read_text
+from unifashion_pl.reading_csv import parse_table
+from unifashion_pl.report.checked import read_predictions
 from unifashion_pl.report.lines import current
 
 Line = dict[str, Any]
 PREDICTIONS = ("retrieval", "composed", "captions", "images", "edits")
+#: Values of learning curves beyond this are drawn no more than infinite ones.
+LARGEST = 1e30
 _NOISE = re.compile(r"^(version_\d+|lightning_logs|test|\.)$")
 
 
@@ -43,30 +47,18 @@ def image_name(dataset: str, key: str) -> str:
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """One JSON object per line, keys sorted, UTF-8."""
     text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for line in lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def read_lines(path: Path) -> list[Line]:
     """Inverse of :func:`write_lines`; a missing file is an empty list.
 
     Raises:
-        ValueError: a line that is no JSON object, by file and number.
+        FormatError: a line that is no JSON object, by file and number.
     """
     if not path.is_file():
         return []
-    lines: list[Line] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); was the run cut off while it wrote?") from error
-        if not isinstance(line, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, found {type(line).__name__}")
-        lines.append(line)
-    return lines
+    return [line for _, line in read_json_lines(path, Line, "a JSON object")]
 
 
 @dataclass
@@ -83,7 +75,14 @@ class Evaluation:
         return [line for line in self.predictions.get(name, []) if line.get("shown")]
 
     def image(self, dataset: str, key: str) -> Path:
-        return self.folder / "images" / image_name(dataset, key)
+        """Where the thumbnail of an image is."""
+        return self.picture(image_name(dataset, key))
+
+    def picture(self, name: str) -> Path:
+        """Where a picture of this evaluation is; a name or link that leads out of its folder gives a path at which nothing is."""
+        folder = (self.folder / "images").resolve()
+        path = (folder / name).resolve()
+        return path if path.parent == folder else folder / ".outside"
 
 
 @dataclass
@@ -121,26 +120,30 @@ def read_run(path: Path) -> Run:
 
     Raises:
         FileNotFoundError: no such folder, or one without learning curves and results.
+        FormatError: a file that cannot be read, by line and field, or one that is a link out of the folder.
     """
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder: expected a run folder with metrics.csv or test/results.json")
     run = Run(path)
-    for file in sorted(path.rglob("config.yaml")):
+    for file in _files(path, "config.yaml"):
         if file.parent.name == "test" and _label(path, file.parent) in run.configs:
             continue  # what was trained says more than what `test` was called with
         if file.parent.name == "test":
             run.only_tested.add(_label(path, file.parent))
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         run.config_texts[_label(path, file.parent)] = text
         run.configs[_label(path, file.parent)] = _load_config(file, text)
-    for file in sorted(path.rglob("metrics.csv")):
+    for file in _files(path, "metrics.csv"):
         columns = _read_curves(file)
         if columns:
             run.curves.append(Curves(_label(path, file.parent), columns))
-    for file in sorted(path.rglob("results.json")):
+    for file in _files(path, "results.json"):
         predictions = {
-            name: [current(x) for x in read_lines(file.parent / "predictions" / f"{name}.jsonl")] for name in PREDICTIONS
+            name: [
+                current(line) for line in read_predictions(_inside(path, file.parent / "predictions" / f"{name}.jsonl"), name)
+            ]
+            for name in PREDICTIONS
         }
         run.evaluations.append(Evaluation(_label(path, file.parent), file.parent, read_records(file), predictions))
     if not run.curves and not run.evaluations:
@@ -168,26 +171,55 @@ def _label(root: Path, folder: Path) -> str:
     return "/".join(part for part in folder.relative_to(root).parts if not _NOISE.match(part))
 
 
+def _files(root: Path, name: str) -> list[Path]:
+    return [_inside(root, file) for file in sorted(root.rglob(name)) if file.is_file()]
+
+
+def _inside(root: Path, file: Path) -> Path:
+    """The file, unless it is a link out of the run: what somebody else's folder points to does not belong into a report."""
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise FormatError(
+            f"{file} is a link to {file.resolve()}, outside of the run folder: copy the file there if it is meant"
+        )
+    return file
+
+
+class _Config(TypedDict, total=False):
+    """What is read of a configuration."""
+
+    model: dict[str, Any] | None
+    data: dict[str, Any] | None
+    trainer: dict[str, Any] | None
+    seed_everything: int | bool | None
+
+
 def _load_config(file: Path, text: str) -> dict[str, Any]:
-    loaded = yaml.safe_load(text)
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{file} is no configuration: expected a mapping, found {type(loaded).__name__}")
+    loaded: dict[str, Any] = from_yaml(text, dict[str, Any], str(file), "a configuration")
+    converted(loaded, _Config, str(file), "a configuration")
     return loaded
 
 
 def _read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
-    """Columns of a CSVLogger file over ``step``; test results are no curves and non-finite values are left out."""
-    import csv
-    import math
+    """Columns of a CSVLogger file over ``step``; test results are no curves, and what is not finite or beyond :data:`LARGEST` is left out.
 
+    A last line without an end is still being written and does not count.
+    """
+    text = read_text(file)
+    table = parse_table(text[: text.rfind("\n") + 1], str(file))
     columns: dict[str, list[tuple[float, float]]] = {}
-    with file.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            step = float(row.get("step") or 0)
-            for name, value in row.items():
-                if name in ("step", "epoch") or not value or name.startswith("test/"):
-                    continue
-                number = float(value)
-                if math.isfinite(number):
-                    columns.setdefault(name, []).append((step, number))
+    for row in table.rows:
+        cells = {name: _number(cell, f"{file}:{row.line}: {name}") for name, cell in zip(table.header, row.cells) if cell}
+        step = cells.get("step", 0.0)
+        if not abs(step) <= LARGEST:
+            raise FormatError(f"{file}:{row.line}: step is {step}, expected a finite number")
+        for name, value in cells.items():
+            if name not in ("step", "epoch") and not name.startswith("test/") and abs(value) <= LARGEST:
+                columns.setdefault(name, []).append((step, value))
     return columns
+
+
+def _number(cell: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        raise FormatError(f"{where} is {cell[:40]!r}, expected a number") from error

@@ -255,7 +255,7 @@ def _matrix(records: list[ResultRecord], chance: Chance, columns: list[str], gal
     for half, score in order:
         first = next(iter(cells[half, score].values()))
         name = VARIANTS.get(half, half) + flag(first.protocol, first.weights)
-        name += f"<small>{SCORES[score]}</small>" if several else ""
+        name += f"<small>{SCORES.get(score, score)}</small>" if several else ""
         css = "<b>{}</b>" if half == "itc" else "{}"
         rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])
     base = cells.get(("itc", "image"), {})

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
-from unifashion_pl.callbacks import StepSeeds, Streams
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.freezing import settle
+from unifashion_pl.resume import run_callbacks
 
 
 class TaskModule(L.LightningModule):
@@ -65,7 +65,7 @@ class TaskModule(L.LightningModule):
         return total
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [StepSeeds(), Streams()]
+        return run_callbacks(self)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)

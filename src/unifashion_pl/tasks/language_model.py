@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from unifashion_pl.reading import read_json
+from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import floating
+from unifashion_pl.weights.trust import Fields
+
+#: Fields of a config by which transformers fetches code to run, or reads more than the config.
+REFUSED = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
 
 
 @dataclass
@@ -59,11 +68,13 @@ class LanguageModel(nn.Module):
         width: H, the width of its embeddings.
     """
 
+    part = "llm"
+
     def __init__(
         self,
         source: str = "tiny",
         *,
-        config: dict[str, Any] | None = None,
+        config: Fields | None = None,
         lora: LoraSettings | None = None,
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
@@ -75,13 +86,12 @@ class LanguageModel(nn.Module):
                 "'tiny' is a tokenizer without a model: pass config={…} (fields of LlamaConfig), or a hub id or folder"
             )
         self.pretrained = config is None
-        self.tokenizer = load_llm_tokenizer(source)
-        model: Any
-        if config is None:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch_dtype)
-            model.requires_grad_(False)
-        else:
-            model = AutoModelForCausalLM.from_config(_new_config(config, self.tokenizer), dtype=torch_dtype)
+        self._shipped = source == "tiny"
+        with rebuild.published(self.part, source):
+            self.tokenizer = load_llm_tokenizer(source)
+            model: Any = (
+                _load(source, torch_dtype) if config is None else _build(_new_config(config, self.tokenizer), torch_dtype)
+            )
         self.width: int = model.get_input_embeddings().embedding_dim
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -89,6 +99,16 @@ class LanguageModel(nn.Module):
         if lora is not None:
             model = _with_lora(model, lora)
         self.model: Any = model
+
+    def blueprint(self) -> dict[str, bytes]:
+        """The tokenizer, and of a model from a source its config."""
+        files = {} if self._shipped else rebuild.tokenizer_files(self.tokenizer)
+        if self.pretrained:
+            config = self.model.config.to_diff_dict()
+            fields = {name: value for name, value in config.items() if name not in REFUSED}
+            files["config.json"] = json.dumps(fields, default=str).encode()
+            files["generation_config.json"] = self.model.generation_config.to_json_string().encode()
+        return files
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (…) -> input embeddings (…, H)."""
@@ -127,15 +147,42 @@ def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
                 pad_token="<pad>",
                 clean_up_tokenization_spaces=False,
             )
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(rebuild.kept("llm") or source, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
+def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The frozen model of a source; of a saved one, which brings its own tensors, only as its config describes it."""
+    folder = rebuild.kept("llm")
+    if folder is None:
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+    else:
+        model = _build(_config(read_json(folder / "config.json", dict[str, Any], "a language model's config")), dtype)
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.requires_grad_(False)
+
+
+def _build(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
+    return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def _config(fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """
+    Raises:
+        ValueError: a field that would fetch code or read more files.
+    """
+    if found := [name for name in REFUSED if fields.get(name) is not None]:
+        raise ValueError(
+            f"a language model's config may not hold {', '.join(found)}: it is plain sizes and names of transformers'"
+        )
+    return AutoConfig.for_model(**fields)
+
+
 def _new_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    return AutoConfig.for_model(**{"model_type": "llama", "vocab_size": len(tokenizer), **ids, **fields})
+    return _config({"model_type": "llama", "vocab_size": len(tokenizer), **ids, **fields})
 
 
 def _with_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:

@@ -13,9 +13,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from PIL import Image
+
+from unifashion_pl.wardrobe.layouts import hdf5
 
 #: Kinds that make a picture unusable -> the reason that a check has to give.
 DAMAGES = {"missing": "missing", "truncated": "truncated", "zero-byte": "empty file", "html": "text/html, not an image"}
@@ -216,7 +217,7 @@ def _vitonhd_text(root: Path, kind: str) -> list[tuple[str, str, str]]:
 def _fashiongen_text(root: Path, kind: str) -> list[tuple[str, str, str]]:
     path = root / "fashiongen_256_256_train.h5"
     number = TEXTS.index(kind)
-    with h5py.File(path, "r+") as file:
+    with hdf5(path, "r+") as file:
         column = file["input_description"][:]
         text = UNICODE.encode() if kind == "unicode" else b""
         column = column.astype(f"S{max(column.dtype.itemsize, len(text))}")
@@ -239,7 +240,7 @@ def _double_row(root: Path) -> list[Stain]:
     stains = []
     for split, name in ((TRAIN, "train"), (HELD_OUT, "validation")):
         path = root / f"fashiongen_256_256_{name}.h5"
-        with h5py.File(path, "r+") as file:
+        with hdf5(path, "r+") as file:
             last = len(file["input_image"]) - 1
             file["input_image"][last] = np.asarray(file["input_image"][0])
         stains.append(Stain("fashiongen", split, "duplicate", f"fashiongen/{path.name}", f"r{last:07d}", "", "r0000000"))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -28,6 +30,15 @@ def _jpeg(product: Product, view: str, size: int, key: str) -> bytes:
     return encode_jpeg(render_product(product, view, size, key))
 
 
+@contextmanager
+def hdf5(path: Path, mode: Literal["w", "r+"], **settings: Any) -> Iterator[h5py.File]:
+    """An HDF5 file that is made or changed in memory and then written: on a full disk HDF5 itself may crash the process."""
+    memory = BytesIO(path.read_bytes() if mode == "r+" else b"")
+    with h5py.File(memory, mode, **settings) as file:
+        yield file
+    path.write_bytes(memory.getbuffer())
+
+
 def write_fashiongen(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
     """Both HDF5 files with their 16 datasets; rows of one product are consecutive, texts are Latin-1 bytes."""
     root.mkdir(parents=True)
@@ -37,7 +48,7 @@ def write_fashiongen(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dic
         rows = [(i, view) for i in range(count) for view in VIEWS[: spec.views]]
         jobs = [(products[i], view, spec.image_size, f"{seed}/fashiongen/{split}/{i}") for i, view in rows]
         images = np.stack(list(run(_pixels, jobs)))
-        with h5py.File(root / f"fashiongen_256_256_{split}.h5", "w", track_order=True) as file:
+        with hdf5(root / f"fashiongen_256_256_{split}.h5", "w", track_order=True) as file:
             _fashiongen_columns(file, products, rows, seed, split)
             file.create_dataset("input_image", data=images, chunks=(1, *images.shape[1:]))
         truth[split] = [p.attributes() for p in products]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from unifashion_pl.files import replacing_folder
+from unifashion_pl.processes import worker_pool
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec, spec_of
 from unifashion_pl.wardrobe.design import write_mgd
 from unifashion_pl.wardrobe.dirt import KINDS, soil
@@ -69,6 +70,7 @@ def write_wardrobe(
 
     Raises:
         ValueError: unknown size, layout or dirt, or ``out`` holds something else.
+        WriteError: the disk is full, or the folder cannot be written; nothing is left.
     """
     spec = spec_of(spec)
     out = Path(out)
@@ -82,27 +84,18 @@ def write_wardrobe(
         raise ValueError(
             f"{out} holds a wardrobe of another size, seed or version, or with other layouts or dirt: choose another folder, or remove it first"
         )
-    if out.exists() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no wardrobe.json: choose another folder")
-    part = out.with_name(f"{out.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     count = workers if workers is not None else os.cpu_count() or 1
-    try:
+    with replacing_folder(out) as part:
         _write(part, spec, seed, count, progress, identity)
         if dirt:
             soil(part, dirt, seed)
-        if out.exists():
-            out.rmdir()
-        os.replace(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 
 def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bool, identity: dict[str, Any]) -> None:
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers > 1 else None
-    try:
+    with worker_pool(workers, __name__) if workers > 1 else nullcontext() as pool:
         run = _Runner(pool, progress)
         truth = {
             "fashiongen": write_fashiongen(part / "fashiongen", spec, seed, run),
@@ -117,9 +110,6 @@ def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bo
             if name in VARIANTS:
                 source, make = VARIANTS[name]
                 make(part / source, part / name)
-    finally:
-        if pool is not None:
-            pool.shutdown()
     content = json.dumps({**identity, "truth": truth}, sort_keys=True, ensure_ascii=False)
     (part / "wardrobe.json").write_text(content + "\n", "utf-8")
 

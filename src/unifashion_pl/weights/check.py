@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unifashion_pl.weights.importing import convert
+from unifashion_pl.weights.importing import accounted, convert
 from unifashion_pl.weights.kinds import KINDS, recognise
 from unifashion_pl.weights.manifest import Part, digest, find, load_manifest
 from unifashion_pl.weights.plan import Report
@@ -80,8 +80,9 @@ def _check_structure(source: Source, found: Found) -> None:
         return
     report = Report(found.kind, str(found.path))
     try:
-        tensors = convert(source, report)
-    except (ValueError, KeyError) as error:
+        with accounted(found.kind, found.path):
+            tensors = convert(source, report)
+    except ValueError as error:
         found.problem = str(error).removesuffix(". Nothing was written").removesuffix("; nothing was written")
         return
     found.complete = True

@@ -1,31 +1,30 @@
-"""Our own format: a folder with ``config.json`` (how to build the model) and ``model.safetensors`` (its tensors)."""
+"""Reading our own formats: a folder of :func:`~unifashion_pl.weights.saving.save_pretrained`, a Lightning ``.ckpt``."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unifashion_pl import learned
 from unifashion_pl.freezing import POLICIES, left_out, part_of
-from unifashion_pl.metrics.records import write_records
 from unifashion_pl.reading import read_json
-from unifashion_pl.weights.card import MARK, model_card, read_results
+from unifashion_pl.weights.building import Saved, build_saved, buildable, load_exactly
+from unifashion_pl.weights.files import load_tensors, read_content, state_of
 from unifashion_pl.weights.loading import is_imported, load_imported
+from unifashion_pl.weights.rebuild import PARTS, check_blueprints, rebuilding
+from unifashion_pl.weights.saving import CONFIG, FORMAT, TENSORS
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
-CONFIG, TENSORS = "config.json", "model.safetensors"
-FORMAT = 1
+#: Bytes of a config.json; the largest of ours has 20 kB.
+MAX_CONFIG = 1 << 24
 
 
 def tiny_folder() -> Path:
@@ -61,16 +60,13 @@ def find_weights(source: str | Path) -> Path:
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file or a Lightning checkpoint; only tensors are ever unpickled."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "state_dict" not in content:
+    content = read_content(path)
+    if path.suffix != ".safetensors" and (not isinstance(content, dict) or "state_dict" not in content):
         raise ValueError(
             f"{path} is no checkpoint of this library. If it is a published one: `unifashion weights import {path} --out FOLDER`, then "
             "init_from: FOLDER"
         )
-    state: dict[str, Tensor] = content["state_dict"]
-    return state
+    return state_of(content, path)
 
 
 def learned_of(path: Path) -> frozenset[str] | None:
@@ -78,7 +74,7 @@ def learned_of(path: Path) -> frozenset[str] | None:
     if path.suffix == ".safetensors":
         config = path.parent / CONFIG
         return learned.of_config(read_json(config, dict[str, Any], "a model's config")) if config.is_file() else None
-    return learned.of_checkpoint(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+    return learned.of_checkpoint(read_content(path))
 
 
 def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
@@ -123,7 +119,7 @@ def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) 
     fresh = _fresh_heads(model, state)
     _check_unchanged(model, state, name)
     begun = {n for n in model.state_dict() if n.split(".")[0] in fresh}
-    _load_exactly(model, state, name, optional=left_out(model) | begun)
+    load_exactly(model, state, name, optional=left_out(model) | begun)
     learned.give(model, known)
     notes = [f"not built here, left out: {', '.join(sorted(heads))}"] if heads else []
     notes += [f"not in it, trained from where it stands: {', '.join(sorted(fresh))}"] if fresh else []
@@ -172,191 +168,102 @@ def _check_unchanged(model: nn.Module, state: dict[str, Tensor], path: str) -> N
             )
 
 
-def _load_exactly(model: nn.Module, state: dict[str, Tensor], path: str, optional: Iterable[str] = ()) -> None:
-    """Load a state that has to have every tensor of the model but the optional ones, and nothing else.
-
-    Raises:
-        ValueError: with the differences.
-    """
-    own = model.state_dict()
-    shapes = [
-        f"{n}: file {tuple(t.shape)}, model {tuple(own[n].shape)}"
-        for n, t in state.items()
-        if n in own and own[n].shape != t.shape
-    ]
-    missing, unused = sorted(own.keys() - state.keys() - set(optional)), sorted(state.keys() - own.keys())
-    if shapes or missing or unused:
-        raise ValueError(
-            f"{path} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
-            f"{len(shapes)} of another shape {shapes[:3]}. Was it made with another config?"
-        )
-    model.load_state_dict(state, strict=False)
-
-
-def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
-    from unifashion_pl.cli import config_chain
-
-    sections = []
-    for name in (path for config in configs for path in config_chain(str(config))):
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        if "model" not in content:
-            raise ValueError(f"{name} has no `model:` section")
-        sections.append(content["model"])
-    return sections
-
-
-def _build(cls: type[UniFashionModule], section: dict[str, Any]) -> UniFashionModule:
-    """Instantiate from plain config so that the config is stored in ``hparams``, as under the command line."""
-    from lightning.pytorch.cli import instantiate_module
-    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
-
-    with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
-        return instantiate_module(cls, section)
-
-
-def from_config(
-    cls: type[UniFashionModule], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None
+def from_pretrained(
+    cls: type[UniFashionModule], source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
 ) -> UniFashionModule:
-    """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
-    from jsonargparse import ArgumentParser
-
-    configs = [config] if isinstance(config, str | Path) else list(config)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "model", fail_untyped=False)
-    merged = None
-    for section in _merge_configs(configs):
-        merged = parser.parse_object({"model": section}, merged)
-    args = [
-        f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
-    ]
-    merged = parser.parse_args(args, namespace=merged)
-    return _build(cls, merged.as_dict()["model"])
-
-
-def save_pretrained(
-    model: UniFashionModule,
-    folder: str | Path,
-    dtype: torch.dtype | None = None,
-    *,
-    results: str | Path | None = None,
-    data: str = "",
-    licence: str = "other",
-) -> Path:
-    """See :meth:`UniFashionModule.save_pretrained`.
-
-    Args:
-        dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
-        results: ``results.json`` or a run folder, for the model card; a copy is saved beside it.
-        data, licence: for the model card, see :func:`unifashion_pl.weights.card.model_card`.
-
-    Raises:
-        ValueError: the model was assembled by hand, so that nothing says how to build it again.
-    """
-    if not model.hparams:
-        raise ValueError(
-            "this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it"
-        )
-    folder = Path(folder)
-    _check_ours(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
-    text = json.dumps(
-        {"format": FORMAT, "model": section, "learned": learned.stored(model.learned)}, indent=2, sort_keys=True, default=_plain
-    )
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    absent = left_out(model)
-    state = {name: _stored(tensor, dtype) for name, tensor in model.state_dict().items() if name not in absent}
-    save_file(state, folder / TENSORS, metadata={"format": "pt"})
-    records = read_results(results)
-    card = folder / "README.md"
-    if card.is_file() and MARK not in card.read_text("utf-8", errors="replace"):
-        print(f"{card} is not this library's model card, so it stays as it is")
-    else:
-        card.write_text(model_card(model, records, data, licence), encoding="utf-8")
-    if records:
-        write_records(folder / "results.json", records)
-    return folder
-
-
-def _check_ours(folder: Path) -> None:
-    """A folder that is to be written holds no other model.
-
-    Raises:
-        FileExistsError: it has a ``config.json`` of something else.
-    """
-    path = folder / CONFIG
-    if path.is_file():
-        try:
-            ours = {"format", "model"} <= json.loads(path.read_text("utf-8")).keys()
-        except (ValueError, AttributeError):
-            ours = False
-        if not ours:
-            raise FileExistsError(f"{path} was not written by this library: save into a new folder")
-
-
-def push_to_hub(model: UniFashionModule, repository: str, *, private: bool = False, **saving: Any) -> str:
-    """See :meth:`UniFashionModule.push_to_hub`."""
-    from huggingface_hub import HfApi
-
-    with tempfile.TemporaryDirectory() as work:
-        folder = save_pretrained(model, Path(work) / "model", **saving)
-        api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
-        info = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model saved by unifashion-pl")
-    return str(info)
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().cpu().clone().contiguous()
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "as_dict"):
-        return value.as_dict()
-    if hasattr(value, "__dict__"):
-        return vars(value)
-    raise TypeError(f"cannot write {type(value).__name__} into {CONFIG}")
-
-
-def from_pretrained(cls: type[UniFashionModule], source: str | Path, revision: str | None = None) -> UniFashionModule:
     """See :meth:`UniFashionModule.from_pretrained`."""
     path = Path(source)
-    if path.suffix == ".ckpt" and path.is_file():
-        return _from_checkpoint(cls, path)
-    folder = tiny_folder() if str(source) == "tiny" else path
-    if not folder.exists():
-        folder = _from_hub(str(source), revision)
+    saved = read_checkpoint(path) if path.suffix == ".ckpt" and path.is_file() else _read_folder(_folder(source, revision))
+    model = build_saved(cls, saved, trust_remote_code).eval()
+    model.toy = str(source) == "tiny"
+    return model
+
+
+def _folder(source: str | Path, revision: str | None) -> Path:
+    folder = tiny_folder() if str(source) == "tiny" else Path(source)
+    return folder if folder.exists() else _from_hub(str(source), revision)
+
+
+def _read_folder(folder: Path) -> Saved:
+    """
+    Raises:
+        FileNotFoundError: it is no folder of ours.
+        ValueError: its files are damaged, or of a later version.
+    """
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: expected a folder written by save_pretrained (half a download?)")
-    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    path = folder / CONFIG
+    if (size := path.stat().st_size) > MAX_CONFIG:
+        raise ValueError(f"{path} has {size:,} bytes: expected a model's config, at most {MAX_CONFIG:,}")
+    content = read_json(path, dict[str, Any], "a model's config")
     if content.get("format") != FORMAT:
-        raise ValueError(f"{folder / CONFIG} has format {content.get('format')!r}, this version reads {FORMAT}")
-    model = _build(cls, {**content["model"], "init_from": None})
-    _load_exactly(model, load_file(folder / TENSORS), str(folder / TENSORS), left_out(model))
-    learned.give(model, learned.of_config(content))
-    model.toy = str(source) == "tiny"
-    return model.eval()
+        raise ValueError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT}")
+    section = content.get("model")
+    if not isinstance(section, dict) or "backbone" not in section:
+        raise ValueError(f"{path} has no `model` with a `backbone`: expected a folder written by save_pretrained")
+    parts = folder / PARTS
+    return Saved(
+        str(folder), section, parts if parts.is_dir() else None, load_tensors(folder / TENSORS), learned.of_config(content)
+    )
 
 
-def _from_checkpoint(cls: type[UniFashionModule], path: Path) -> UniFashionModule:
-    """A model from a Lightning checkpoint of the command line, with the config that lies in it, so that it can be saved again."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    section = {key: value for key, value in content.get("hyper_parameters", {}).items() if not key.startswith("_")}
-    if "backbone" not in section:
+def read_checkpoint(path: str | Path, *, described: bool = True) -> Saved:
+    """What the command line's ``.ckpt`` says of its model, so that it can be built and saved again. Only what is used is read from disk.
+
+    Args:
+        described: it has to say how its model is built.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or not of this library.
+    """
+    path = Path(path)
+    content = read_content(path)
+    given = content.get("hyper_parameters") if isinstance(content, dict) else None
+    section = {key: value for key, value in given.items() if not str(key).startswith("_")} if isinstance(given, dict) else {}
+    if described and "backbone" not in section:
         raise ValueError(f"{path} holds no config of a UniFashionModule: it was not written by `unifashion fit`")
-    model = _build(cls, {**section, "init_from": None})
-    _load_exactly(model, content["state_dict"], str(path), left_out(model))
-    learned.give(model, learned.of_checkpoint(content))
-    return model.eval()
+    parts = content.get(PARTS)
+    return Saved(
+        str(path),
+        section,
+        None if parts is None else check_blueprints(parts, str(path)),
+        state_of(content, path),
+        learned.of_checkpoint(content),
+    )
+
+
+def local(path: Any) -> Path:
+    """A checkpoint's path.
+
+    Raises:
+        ValueError: an address: Lightning would unpickle what lies there, and a pickle can run any program.
+    """
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address: download the checkpoint, and name the file")
+    return Path(path)
+
+
+@contextmanager
+def loading(path: Any, trusted: bool) -> Iterator[None]:
+    """Inside the block Lightning builds the model of a checkpoint, with no more rights than :func:`from_pretrained` has.
+
+    Raises:
+        ValueError: an address, a damaged file, or one that names other classes and is not trusted.
+    """
+    saved = read_checkpoint(local(path))
+    with buildable(saved.where, trusted), rebuilding(saved.where, saved.parts, saved.section.get("leave_out") or ()):
+        yield
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS, "*.md", "results.json"]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS, f"{PARTS}/*", "*.md", "results.json"])
+        )
     except Exception as error:
         raise FileNotFoundError(
             f"{name!r} is neither 'tiny', nor a folder or .ckpt here, nor could it be had from the hub ({type(error).__name__}: {error})"

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unifashion_pl.weights import rebuild
+
 
 class Inert:
     """Stands for a class that a file names beside its tensors; it takes anything and does nothing."""
@@ -22,6 +24,8 @@ class Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
+#: A tensor may have several names in a file (tied weights), so that names claim more bytes than there are.
+SHARED = 8
 #: What Lightning wrote into published checkpoints beside tensors (Stable Diffusion v1's pickles name exactly these). They are replaced
 #: by :class:`Inert`, never imported.
 BESIDE_TENSORS = (
@@ -44,8 +48,10 @@ def read_content(path: str | Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipped := zipfile.is_zipfile(path):
+            _check_zip(path)
         with torch.serialization.safe_globals([(Inert, name) for name in BESIDE_TENSORS]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if found := re.search(r"[Uu]nsupported (?:global: GLOBAL|GLOBAL|class) (\S+)", str(error)):
             raise ValueError(f"{path} holds more than tensors and was not loaded: {found[1]}") from error
@@ -56,6 +62,20 @@ def read_content(path: str | Path) -> Any:
         ) from error
 
 
+def _check_zip(path: Path) -> None:
+    """PyTorch stores everything as it is, so that nothing in its files can grow when it is read.
+
+    Raises:
+        ValueError: packed entries, or entries that overlap.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("its entries are packed, and PyTorch packs nothing")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its entries overlap")
+
+
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
     """A flat state dict from ``.safetensors`` or a PyTorch file, see :func:`read_content`.
 
@@ -63,10 +83,35 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         ValueError: not such a file, cut off, a pickle that holds more than tensors, or no state dict in it.
     """
-    content = read_content(path)
+    return state_of(read_content(path), path)
+
+
+def state_of(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The state dict in what was read from a file, directly or under ``state_dict``.
+
+    Raises:
+        ValueError: there is none, it holds something else than plain tensors, or they claim to be larger than the file.
+    """
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict'")
+    return check_state(state, path)
+
+
+def check_state(state: dict[Any, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Plain dense tensors by name, which fit into their file: a few bytes can claim to be a tensor of any size.
+
+    Raises:
+        ValueError: with the name.
+    """
+    for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path}: a tensor is called {name!r}, expected text")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ValueError(f"{path}: {name} is {tensor.layout} on {tensor.device}, expected a plain dense tensor")
+    size, claimed = Path(path).stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if claimed > SHARED * size:
+        raise ValueError(f"{path} has {size:,} bytes and claims tensors of {claimed:,}: a damaged file?")
     return state
 
 
@@ -91,6 +136,17 @@ def load_part(cls: Any, source: str | Path, subfolder: str, *, load: str = "from
         return getattr(cls, load)(name.removesuffix(":"), **kwargs)
     inside = (path / subfolder).is_dir() or not path.exists()
     return getattr(cls, load)(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
+
+
+def described(part: str, source: str | Path, subfolder: str) -> Path | None:
+    """The folder with the config of a part that a saved model brings the tensors of (see :mod:`unifashion_pl.weights.rebuild`), else None.
+
+    Args:
+        source, subfolder: as of :func:`load_part`; of ``tiny`` the shipped folder is as good as a saved one.
+    """
+    if source == "tiny" and rebuild.held(part):
+        return tiny_sd_folder() / subfolder
+    return rebuild.kept(part)
 
 
 def floating(name: str) -> torch.dtype:

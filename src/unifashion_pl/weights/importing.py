@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from unifashion_pl.weights import blip2, ldm, llm, released
+from unifashion_pl.files import follow_umask, replacing_folder, write_tensors
+from unifashion_pl.weights import blip2, ldm, llm, lora, released
 from unifashion_pl.weights.kinds import KINDS, recognise
 from unifashion_pl.weights.manifest import digest, licence_of, refuse_non_commercial
 from unifashion_pl.weights.plan import Entry, Plan, Report, compare
@@ -57,6 +55,7 @@ def import_weights(
         raise ValueError(f"{out} exists already: name a new folder, nothing is overwritten")
     source = open_source(path)
     chosen = choose_kind(source, kind)
+    _check_beside(chosen, tower, base)
     hashes = {file.name: digest(file, progress) for file in source.files}
     report = Report(chosen, str(path), hashes, licence_of(chosen, hashes, part))
     if commercial_only:
@@ -64,25 +63,45 @@ def import_weights(
         for beside, its_kind in ((tower, "tower"), (base, "llm")):
             if beside is not None:
                 refuse_non_commercial(its_kind, {f.name: digest(f, progress) for f in open_source(beside).files})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with replacing_folder(out) as work, accounted(chosen, path, tower, base):
         _convert(source, work, report, tower, base)
         report.write(work)
-        work.chmod(0o755)
-        os.replace(work, out) if not out.exists() else _fill(work, out)
-    except KeyError as error:
-        raise ValueError(
-            f"{path} was read as {chosen}, but {error} is missing: half a file or another architecture?"
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        follow_umask(work)  # libraries that write tensors themselves make them private
     return report
 
 
-def _fill(work: Path, out: Path) -> None:
-    out.rmdir()
-    os.replace(work, out)
+@contextmanager
+def accounted(kind: str, path: str | Path, *beside: str | Path | None) -> Iterator[None]:
+    """Inside the block a source's tensors are sorted by their names and shapes, which can be anything.
+
+    Args:
+        beside: other files that are read.
+
+    Raises:
+        OSError: as it is.
+        ValueError: for all others, with a path.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except KeyError as error:
+        raise ValueError(f"{path} was read as {kind}, but {error} is missing: half a file or another architecture?") from error
+    except Exception as error:
+        if isinstance(error, ValueError) and any(str(name) in str(error) for name in (path, *beside) if name is not None):
+            raise
+        raise ValueError(f"{path} was read as {kind}, but its tensors are no such model's: {str(error)[:300]}") from error
+
+
+def _check_beside(kind: str, tower: str | Path | None, base: str | Path | None) -> None:
+    """
+    Raises:
+        ValueError: another file beside a kind that takes none.
+    """
+    if tower is not None and kind not in QFORMER_KINDS:
+        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {kind}")
+    if base is not None and kind != "lora":
+        raise ValueError(f"--base belongs to a LoRA, not to {kind}")
 
 
 def choose_kind(source: Source, kind: str | None) -> str:
@@ -102,18 +121,13 @@ def choose_kind(source: Source, kind: str | None) -> str:
 
 
 def _convert(source: Source, folder: Path, report: Report, tower: str | Path | None, base: str | Path | None) -> None:
-    kind = report.kind
-    if tower is not None and kind not in QFORMER_KINDS:
-        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {kind}")
-    if base is not None and kind != "lora":
-        raise ValueError(f"--base belongs to a LoRA, not to {kind}")
     if base is not None:
-        llm.merge_lora(source, Path(base), folder, report)
+        lora.merge_lora(source, Path(base), folder, report)
         return
     tensors = convert(source, report, folder, tower)
-    ours = {name: t.contiguous() for name, t in tensors.items() if name.startswith(OURS)}
+    ours = {name: t for name, t in tensors.items() if name.startswith(OURS)}
     if ours:
-        save_file(ours, folder / TENSORS, metadata={"format": "pt"})
+        write_tensors(folder / TENSORS, ours)
 
 
 def convert(
@@ -137,7 +151,7 @@ def convert(
     if report.kind == "llm":
         return llm.convert_llm(source, folder, report)
     if report.kind == "lora":
-        return llm.map_lora(source, report)
+        return lora.map_lora(source, report)
     if report.kind == "vae":
         return ldm.convert_vae(source, folder, report)
     return (ldm.convert_pipeline if source.parts else ldm.convert_ldm)(source, folder, report)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unifashion_pl.weights.blip2 import part_name
+from unifashion_pl.weights.files import load_tensors
 from unifashion_pl.weights.plan import FORMAT, REPORT, Report
 
 TENSORS = "model.safetensors"
@@ -18,7 +18,7 @@ Q_R, Q_T = "backbone.query_tokens", "backbone.target_query_tokens"
 def is_imported(folder: str | Path) -> bool:
     """Whether a folder was written by ``unifashion weights import``."""
     path = Path(folder) / REPORT
-    return path.is_file() and FORMAT in path.read_text(encoding="utf-8")[:200]
+    return path.is_file() and FORMAT in path.read_bytes()[:200].decode("utf-8", "replace")
 
 
 def load_imported(model: nn.Module, folder: str | Path) -> Report:
@@ -44,7 +44,7 @@ def load_imported(model: nn.Module, folder: str | Path) -> Report:
     report = Report.read(folder)
     if "." in report.folders or not (folder / TENSORS).is_file():
         raise FileNotFoundError(f"{folder} holds no tensors in our names ({report.kind}). {report.use}")
-    state, own = load_file(folder / TENSORS), model.state_dict()
+    state, own = load_tensors(folder / TENSORS), model.state_dict()
     built = {part_name(name) for name in own}
     unbuilt = sorted({part_name(name) for name in state} - built)
     state = {name: tensor for name, tensor in state.items() if part_name(name) in built}

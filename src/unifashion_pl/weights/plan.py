@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from torch import Tensor
+
+from unifashion_pl.reading import FormatError, read_json
 
 Action = Literal["taken", "renamed", "split", "merged", "dropped"]
 #: What a rule gives for a name that it does not know.
@@ -94,14 +97,14 @@ class Report:
         path = folder / REPORT
         if not path.is_file():
             raise FileNotFoundError(f"{folder} has no {REPORT}: expected a folder written by `unifashion weights import`")
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, dict[str, Any], "a report of an import")
         if content.pop("format", None) != FORMAT:
             raise ValueError(f"{path} is no report of an import: expected format {FORMAT!r}")
         content.pop("counts", None)
-        content["entries"] = [
-            Entry(e["action"], tuple(e["sources"]), tuple(e["targets"]), e["reason"]) for e in content["entries"]
-        ]
-        return cls(**content)
+        try:
+            return msgspec.convert(content, cls)
+        except msgspec.ValidationError as error:
+            raise FormatError(f"{path}: {error}") from error
 
 
 class Plan:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor
 
-from unifashion_pl.weights.files import read_content
+from unifashion_pl.reading import read_json
+from unifashion_pl.weights.files import check_state, read_content
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Names that Hugging Face libraries give to weights; the first that exists is read.
@@ -22,6 +22,12 @@ STANDARD = (
     "diffusion_pytorch_model.bin",
     "adapter_model.bin",
 )
+
+
+class Index(TypedDict):
+    """An index of shards, as transformers and diffusers write it."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass
@@ -84,13 +90,13 @@ def unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, expected names mapped to tensors")
     if _is_state(content):
-        return content, None
+        return check_state(content, path), None
     found = {str(key): value for key, value in content.items() if isinstance(value, dict) and _is_state(value)}
     for key in ("state_dict", "model"):
         if key in found:
-            return found[key], key
+            return check_state(found[key], path), key
     if len(found) == 1:
-        return next((value, key) for key, value in found.items())
+        return next((check_state(value, path), key) for key, value in found.items())
     what = f"several state dicts: {', '.join(found)}" if found else f"no state dict, only {', '.join(map(str, content))[:200]}"
     raise ValueError(f"{path} holds {what}; expected one dict of tensors, as `state_dict`, `model` or under its class name")
 
@@ -107,7 +113,7 @@ def weight_files(folder: Path) -> list[Path]:
         ValueError: several, and nothing says which.
     """
     for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name):
-        shards = sorted(set(_read_json(index)["weight_map"].values()))
+        shards = sorted(set(_weight_map(index).values()))
         if gone := [name for name in shards if not (folder / name).is_file()]:
             raise FileNotFoundError(
                 f"{folder} is half downloaded: {index.name} names {len(shards)} files, {len(gone)} are missing, e.g. {gone[0]}"
@@ -124,9 +130,21 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file of the same folder.
+
+    Raises:
+        ValueError: not an index of shards, or one that names files elsewhere.
+    """
+    names: dict[str, str] = read_json(index, Index, "readable JSON (half downloaded?)")["weight_map"]
+    if elsewhere := [name for name in names.values() if Path(name).name != name]:
+        raise ValueError(f"{index} names {elsewhere[0]!r}, which is not a file beside it")
+    return names
+
+
 def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name)[:1]:
-        promised = _read_json(index)["weight_map"].keys()
+        promised = _weight_map(index).keys()
         if lost := sorted(promised - tensors.keys()):
             raise ValueError(f"{folder}: {index.name} promises {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
 
@@ -135,7 +153,8 @@ def _open_pipeline(folder: Path) -> Source:
     index = _read_json(folder / "model_index.json")
     parts = {}
     for name in ("unet", "vae", "text_encoder", "image_encoder"):
-        if not any(index.get(name) or ()) and not (folder / name).is_dir():
+        named = index.get(name)
+        if not (isinstance(named, list) and any(named)) and not (folder / name).is_dir():
             continue  # a part that a pipeline was saved without stands as [null, null]
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder} is half downloaded: model_index.json names {name}/, which is not there")
@@ -146,10 +165,4 @@ def _open_pipeline(folder: Path) -> Source:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not readable JSON: half downloaded? ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+    return read_json(path, dict[str, Any], "readable JSON (half downloaded?)")

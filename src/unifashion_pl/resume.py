@@ -1,0 +1,230 @@
+"""Exact resume: after any sequence of interruptions a run has the batches, random numbers, weights and curves of an undisturbed one.
+
+Lightning 2.6 saves its counters in the middle of things (at the end of a batch, of a validation, of an epoch) and does not always go on
+from there: after a checkpoint at an epoch's last batch its counters never begin the next epoch, and a validation or a row of the
+curves that was about to come is left out. Here the counters are settled before Lightning reads them, and what was about to come, comes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch.distributed as dist
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.evaluation_loop import RestartStage
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from unifashion_pl.callbacks import StepSeeds, Streams, streams
+from unifashion_pl.curves import take_over, writers
+from unifashion_pl.files import check_writable, write_checkpoint
+
+STATES, GRADIENTS, CURVES = "unifashion_streams", "unifashion_gradients", "unifashion_curves"
+LOOP = "epoch_loop.batch_progress"
+
+
+def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
+    """What every run of a module of this library carries along, once it is known that its results can be written.
+
+    Raises:
+        WriteError: a folder of checkpoints or curves cannot be written.
+    """
+    trainer = model.trainer
+    if trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False):
+        for folder in _folders(trainer) if trainer.is_global_zero else ():
+            check_writable(folder, folder=True)
+    take_over(trainer)
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+    return [StepSeeds(), Resume(), Streams()]
+
+
+def _folders(trainer: L.Trainer) -> set[str]:
+    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    given = [saver.dirpath for saver in savers] + [logger.save_dir for logger in trainer.loggers]
+    places = {str(place or trainer.default_root_dir) for place in given}
+    return {place for place in places if "://" not in place}
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, whatever TMPDIR is, with the umask's permissions.
+
+    Lightning's own writes to TMPDIR and moves the file, which is a copy where that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint beside its place, and put it there.
+
+        Raises:
+            WriteError: the disk is full, or the folder cannot be written.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_checkpoint(path, checkpoint)
+
+
+class Resume(L.Callback):
+    """Puts a resumed run where the undisturbed one was when the checkpoint was written: streams, counters, gradients, curves."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, dict[str, Any]] = {}
+        self.loaded: dict[str, Any] | None = None
+        self.stage = ""
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the states of the streams by name, gradients of a step that has not come yet, and how far the curves are."""
+        progress = checkpoint["loops"]["fit_loop"][LOOP]["total"]
+        between = progress["ready"] == progress["processed"]
+        checkpoint[STATES] = self._states(trainer) if between else self.places
+        if _waiting(trainer) and (gradients := _gathered(pl_module)):
+            checkpoint[GRADIENTS] = gradients
+        for logger in trainer.loggers:
+            logger.save()
+        checkpoint[CURVES] = {"rows": [writer.rows for writer in writers(trainer)], "next": _next_row(trainer)}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Settle the counters, and take the rest for when there are loaders."""
+        self.loaded = {name: checkpoint.get(name) for name in (STATES, GRADIENTS, CURVES)} | {"step": checkpoint["global_step"]}
+        if "loops" in checkpoint:
+            self.stage = settle(checkpoint["loops"]["fit_loop"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on from the checkpoint, if there was one.
+
+        Raises:
+            ValueError: a run is resumed with other data.
+        """
+        loaded, self.loaded = self.loaded, None
+        if loaded is not None:
+            self._streams(trainer, loaded[STATES])
+            if loaded[GRADIENTS] is not None:
+                _restore(pl_module, loaded[GRADIENTS][trainer.global_rank])
+            _curves(trainer, loaded[CURVES] or {}, loaded["step"])
+            if self.stage:
+                _go_on(trainer.fit_loop, self.stage)
+        self.places = self._states(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note where the streams are, for a checkpoint that an error writes in the middle of the next batch."""
+        self.places = self._states(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning's inner loop forgets that it was restarted after a batch; there was none if only the epoch's end was to be done."""
+        trainer.fit_loop.epoch_loop.restarting = False
+
+    @staticmethod
+    def _states(trainer: L.Trainer) -> dict[str, dict[str, Any]]:
+        return {name: loader.state_dict() for name, loader in streams(trainer).items()}
+
+    @staticmethod
+    def _streams(trainer: L.Trainer, states: dict[str, dict[str, Any]] | None) -> None:
+        """Lightning hands the states of loaders over only where a module did not ask for the length of training before."""
+        loaders = streams(trainer)
+        if states is None:
+            return
+        if set(states) != set(loaders):
+            raise ValueError(
+                f"cannot resume: the run trained on the streams {', '.join(sorted(states))}, now there are {', '.join(sorted(loaders))}. Use "
+                "the old ones, or start from the checkpoint's weights (init_from) instead of resuming"
+            )
+        for name, loader in loaders.items():
+            loader.load_state_dict(states[name])
+
+
+def settle(loop: dict[str, Any]) -> str:
+    """Change the saved counters of a fit loop to those of a place from which Lightning goes on rightly.
+
+    Returns:
+        Where that is: ``epoch`` = before an epoch; ``batch`` = a batch has ended, and what follows it (validation, the loggers' step) has
+        not happened; ``validated`` = the validation has; ``whole`` = all of it has.
+    """
+    epoch, batch, validation = loop["epoch_progress"], loop[LOOP], loop["epoch_loop.val_loop.batch_progress"]
+    count = batch["total"]
+    interrupted, ended = count["ready"] > count["processed"], count["completed"] < count["processed"]
+    for kind in ("total", "current"):
+        whole = batch[kind]["processed"]
+        batch[kind].update(ready=whole, started=whole, completed=whole)
+    if epoch["current"]["processed"] == epoch["current"]["ready"] or not batch["current"]["processed"]:
+        for kind in ("total", "current"):
+            whole = epoch[kind]["processed"]
+            epoch[kind].update(ready=whole, started=whole, completed=whole)
+        batch["current"].update(ready=0, started=0, processed=0, completed=0)
+        batch["is_last_batch"] = False
+        return "epoch"
+    if interrupted:
+        batch["is_last_batch"] = False  # that was said of the batch that is done again
+        return "whole"
+    done = validation["is_last_batch"] and validation["current"]["completed"] == validation["current"]["ready"]
+    return "validated" if done and not ended else "batch"
+
+
+def _go_on(loop: Any, stage: str) -> None:
+    """Let a fit loop, which has read settled counters, continue: Lightning's loop does what follows a batch only where a validation is due."""
+    inner = loop.epoch_loop
+    if stage == "epoch":
+        loop._restarting = False
+        inner.restarting = False
+        return
+    due = inner._should_check_val_fx(loop._data_fetcher)
+    if not inner._should_accumulate():
+        inner._batches_that_stepped += int(stage != "whole") - int(due)
+    if due and stage == "batch":
+        inner.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+        inner.val_loop._restarting = False
+    if not due:
+        inner.val_loop._has_run = True
+
+
+def _waiting(trainer: L.Trainer) -> bool:
+    """Whether gradients of whole batches wait for their optimiser's step."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    done = int(progress.processed)
+    return done % trainer.accumulate_grad_batches != 0 and done != trainer.num_training_batches
+
+
+def _next_row(trainer: L.Trainer) -> dict[str, Any] | None:
+    """The row of the curves that Lightning writes after the batch whose end writes a checkpoint; None if that is not where we are."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    connector = trainer._logger_connector
+    ended = progress.ready == progress.processed > progress.completed
+    if (
+        not (trainer.training and ended and trainer.loggers and connector.should_update_logs)
+        or trainer.fit_loop._should_accumulate()
+    ):
+        return None
+    metrics = convert_tensors_to_scalars(connector.metrics["log"])
+    return {**metrics, "epoch": trainer.current_epoch, "step": trainer.fit_loop.epoch_loop._batches_that_stepped}
+
+
+def _curves(trainer: L.Trainer, state: dict[str, Any], step: int) -> None:
+    counts = state.get("rows", [])
+    for i, writer in enumerate(writers(trainer)):
+        writer.keep(counts[i] if i < len(counts) else None, step)
+    if row := state.get("next"):
+        metrics = {name: value for name, value in row.items() if name != "step"}
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=row["step"])
+            logger.save()
+
+
+def _gathered(model: L.LightningModule) -> list[dict[str, Tensor]]:
+    """Gradients by name that wait for their step, of every rank; [] = none wait. On other ranks than 0 only their own."""
+    own = {name: p.grad.detach().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own] if own else []
+    ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(own, ranks)
+    return ranks or [own]
+
+
+def _restore(model: L.LightningModule, gradients: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device, parameter.dtype)

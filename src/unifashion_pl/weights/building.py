@@ -1,0 +1,208 @@
+"""Models from plain configs: from YAML files that a user names, and from what lies beside weights, which anybody may have written."""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
+
+from unifashion_pl import learned
+from unifashion_pl.freezing import left_out
+from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
+from unifashion_pl.weights.trust import UntrustedCode, library_only
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
+
+#: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
+EACH, SLACK = 6, 8_000
+#: Bytes of buffers that are in no file.
+BUFFERS = 1 << 30
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model before it is built.
+
+    Attributes:
+        where: its file or folder, for messages.
+        section: how it is built, the plain config of a UniFashionModule.
+        parts: blueprints, see :mod:`unifashion_pl.weights.rebuild`; None = saved by an older version.
+        state: its tensors.
+        learned: what they have learned, see :mod:`unifashion_pl.learned`.
+    """
+
+    where: str
+    section: dict[str, Any]
+    parts: Path | Blueprints | None
+    state: dict[str, Tensor]
+    learned: frozenset[str] | None = None
+
+
+def build(cls: type[UniFashionModule], section: Mapping[str, Any]) -> UniFashionModule:
+    """Instantiate from plain config so that the config is stored in ``hparams``, as under the command line."""
+    return builder(cls, section)()
+
+
+def builder(cls: type[UniFashionModule], section: Mapping[str, Any]) -> Callable[[], UniFashionModule]:
+    """:func:`build` in two steps, of which the second can be repeated: everything is checked, then made."""
+    from jsonargparse import ArgumentParser
+    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "module", fail_untyped=False)
+    parsed = parser.parse_object({"module": dict(section)})
+
+    def make() -> UniFashionModule:
+        with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
+            return parser.instantiate(parsed).module
+
+    return make
+
+
+def build_saved(cls: type[UniFashionModule], saved: Saved, trusted: bool) -> UniFashionModule:
+    """The model of a saved description, with its tensors.
+
+    It is first built without memory and compared with the tensors of the file, so that no size that is only claimed is allocated.
+
+    Args:
+        trusted: other classes than this library's may be built.
+
+    Raises:
+        UntrustedCode: it names other classes, and is not trusted.
+        ValueError: it cannot be built, or its tensors are others.
+        FileNotFoundError: a published part that it leaves out is not there.
+    """
+    with buildable(saved.where, trusted):
+        make = builder(cls, {**saved.section, "init_from": None})
+    with buildable(saved.where, trusted), torch.device("meta"), _bounded(saved), rebuilding(saved.where, saved.parts):
+        shapes = make()
+    check_fit(shapes, saved.state, saved.where, left_out(shapes))
+    with buildable(saved.where, trusted), rebuilding(saved.where, saved.parts, shapes.leave_out):
+        model = make()
+    load_exactly(model, saved.state, saved.where, left_out(model))
+    learned.give(model, saved.learned)
+    return model
+
+
+@contextmanager
+def buildable(where: str, trusted: bool) -> Iterator[None]:
+    """Inside the block a model is built from ``where``'s description: any error of any library is one of the description.
+
+    Raises:
+        UntrustedCode, SourceMissing: as they are.
+        ValueError: for all others.
+    """
+    try:
+        with library_only(where, trusted), warnings.catch_warnings():
+            yield
+    except UntrustedCode:
+        raise
+    except Exception as error:
+        first: BaseException = error  # jsonargparse wraps them, and lists every type that a value might have had
+        while first.__cause__ is not None and not isinstance(first, SourceMissing):
+            first = first.__cause__
+        if isinstance(first, SourceMissing):
+            raise SourceMissing(str(first)) from error
+        text = " ".join(str(first).split())
+        raise ValueError(
+            f"{where} describes a model that cannot be built: {text[:400]} ({type(first).__name__}). Is it damaged, or of another version?"
+        ) from error
+
+
+@contextmanager
+def _bounded(saved: Saved) -> Iterator[None]:
+    """Refuse a description with far more parts than the file has tensors, while they are being made."""
+    limit, here = EACH * len(saved.state) + SLACK, threading.get_ident()
+    made = 0
+
+    def count(*_: Any) -> None:
+        nonlocal made
+        made += threading.get_ident() == here
+        if made > limit:
+            raise ValueError(f"it asks for more than {limit:,} layers, and the file has {len(saved.state):,} tensors")
+
+    handles = [hook(count) for hook in (register_module_module_registration_hook, register_module_parameter_registration_hook)]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str, optional: Iterable[str] = ()) -> None:
+    """A state has to have every tensor of the model but the optional ones, and nothing else.
+
+    Raises:
+        ValueError: with the differences; or the model has huge buffers beside its state.
+    """
+    own = model.state_dict()
+    shapes = [
+        f"{n}: file {tuple(t.shape)} {_kind(t)}, model {tuple(own[n].shape)} {_kind(own[n])}"
+        for n, t in state.items()
+        if n in own and (own[n].shape != t.shape or _kind(own[n]) != _kind(t))
+    ]
+    missing, unused = sorted(own.keys() - state.keys() - set(optional)), sorted(state.keys() - own.keys())
+    if shapes or missing or unused:
+        raise ValueError(
+            f"{where} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}. Was it made with another config?"
+        )
+    beside = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in own)
+    if beside > BUFFERS:
+        raise ValueError(
+            f"{where} describes a model with {beside:,} bytes of constants beside its tensors, at most {BUFFERS:,} are taken"
+        )
+
+
+def load_exactly(model: nn.Module, state: Mapping[str, Tensor], where: str, optional: Iterable[str] = ()) -> None:
+    """Load what passes :func:`check_fit`."""
+    check_fit(model, state, where, optional)
+    model.load_state_dict(state, strict=False)
+
+
+def _kind(tensor: Tensor) -> str:
+    return "complex" if tensor.is_complex() else "floats" if tensor.is_floating_point() else "integers"
+
+
+def from_config(
+    cls: type[UniFashionModule], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None
+) -> UniFashionModule:
+    """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
+    from jsonargparse import ArgumentParser
+
+    configs = [config] if isinstance(config, str | Path) else list(config)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "model", fail_untyped=False)
+    merged = None
+    for section in _merge_configs(configs):
+        merged = parser.parse_object({"model": section}, merged)
+    args = [
+        f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
+    ]
+    merged = parser.parse_args(args, namespace=merged)
+    return build(cls, merged.as_dict()["model"])
+
+
+def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
+    from unifashion_pl.cli import config_chain
+
+    sections = []
+    for name in (path for config in configs for path in config_chain(str(config))):
+        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        if "model" not in content:
+            raise ValueError(f"{name} has no `model:` section")
+        sections.append(content["model"])
+    return sections

@@ -1,0 +1,168 @@
+"""Building a saved model again without the files that it was started from.
+
+Beside its config and its tensors a model needs small files of its sources: the tokenizers and the configs of published networks. Each
+part that has a source gives them by ``blueprint()``; they are saved with the model, as files in a folder or as bytes in a ``.ckpt``.
+While a model is built again, its parts find them by :func:`kept`, and read no weights, because every tensor is in the saved file.
+The parts that ``leave_out`` names are the exception: theirs are read from the published source, as in training.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+#: Folder of a saved model, and key of a checkpoint, that hold the blueprints.
+PARTS = "parts"
+#: Part -> file name -> content.
+Blueprints = Mapping[str, Mapping[str, bytes]]
+NAME = re.compile(r"\w[\w.-]*")
+
+
+class SourceMissing(FileNotFoundError):
+    """A part of a saved model has to come from its source, which is not there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@runtime_checkable
+class Rebuildable(Protocol):
+    """A part that is built from a source."""
+
+    #: Its name among the blueprints.
+    part: str
+
+    def blueprint(self) -> dict[str, bytes]:
+        """File name -> content of what it needs beside its arguments and tensors; nothing, if its source is shipped."""
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """A model that is being built again.
+
+    Attributes:
+        where: its file, for messages.
+        folder: of the blueprints; None = it has none.
+        published: parts that its file leaves out.
+    """
+
+    where: str
+    folder: Path | None
+    published: frozenset[str]
+
+
+_current: ContextVar[Rebuild | None] = ContextVar("rebuild", default=None)
+
+
+def blueprints(model: nn.Module) -> dict[str, dict[str, bytes]]:
+    """What the parts of a model need to be built again, without the parts that need nothing."""
+    found = {module.part: module.blueprint() for module in model.modules() if isinstance(module, Rebuildable)}
+    return {part: files for part, files in found.items() if files}
+
+
+def check_blueprints(content: Any, where: str) -> Blueprints:
+    """Blueprints from a file of somebody else's.
+
+    Raises:
+        ValueError: something else, or names that would lead out of a folder.
+    """
+    good = isinstance(content, dict) and all(
+        isinstance(part, str)
+        and NAME.fullmatch(part)
+        and isinstance(files, dict)
+        and all(isinstance(n, str) and NAME.fullmatch(n) and isinstance(data, bytes) for n, data in files.items())
+        for part, files in content.items()
+    )
+    if not good:
+        raise ValueError(f"{where}: `{PARTS}` should map names of parts to files by name, which it does not: a damaged file?")
+    return content
+
+
+def write_blueprints(content: Blueprints, folder: Path) -> None:
+    """One folder a part, below ``folder``, which has to exist."""
+    for part, files in content.items():
+        (folder / part).mkdir()
+        for name, data in files.items():
+            (folder / part / name).write_bytes(data)
+
+
+@contextmanager
+def rebuilding(where: str, parts: Path | Blueprints | None, published: Iterable[str] = ()) -> Iterator[None]:
+    """Inside the block a model is built whose tensors are in ``where``.
+
+    Args:
+        parts: its blueprints, as a folder or as content.
+        published: parts that ``where`` leaves out.
+    """
+    with tempfile.TemporaryDirectory(prefix="unifashion-") as work:
+        folder = parts if isinstance(parts, Path) else Path(work)
+        if isinstance(parts, Mapping):
+            write_blueprints(parts, folder)
+        token = _current.set(Rebuild(where, folder, frozenset(published)))
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+
+def held(part: str) -> bool:
+    """Whether the tensors of a part come from the file of the model that is being built again."""
+    current = _current.get()
+    return current is not None and part not in current.published
+
+
+def kept(part: str) -> Path | None:
+    """The folder with a part's blueprint, if the model that is being built again has one and its tensors too."""
+    current = _current.get()
+    if current is None or current.folder is None or not held(part) or not (current.folder / part).is_dir():
+        return None
+    return current.folder / part
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    """What ``from_pretrained`` needs of a tokenizer of transformers; where it is ``tokenizer.json``, older formats stay away."""
+    with tempfile.TemporaryDirectory(prefix="unifashion-") as work:
+        tokenizer.save_pretrained(work)
+        files = {path.name: path.read_bytes() for path in Path(work).iterdir() if path.is_file()}
+    if "tokenizer.json" in files:
+        files = {name: data for name, data in files.items() if name.endswith(".json")}
+    return files
+
+
+def _is_path(source: str) -> bool:
+    """No hub id, so that the hub need not be asked."""
+    return Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+
+
+@contextmanager
+def published(part: str, source: str | None) -> Iterator[None]:
+    """Inside the block a part is read from its source. Of a model that is being built again a failure says why it is needed.
+
+    Raises:
+        SourceMissing: the source is not there, with the saved file, the part, and the cure.
+    """
+    current = _current.get()
+    try:
+        if current is not None and kept(part) is None and source is not None and _is_path(source) and not Path(source).exists():
+            raise FileNotFoundError("there is nothing")
+        with nullcontext() if current is None else torch.device("cpu"):  # read, even where the rest is built without memory
+            yield
+    except (OSError, ValueError) as error:
+        if current is None or source is None or kept(part) is not None:
+            raise
+        left = part in current.published
+        why = "leaves its tensors out (`leave_out`)" if left else "was saved by an older version, without what this part needs"
+        cure = "take the part out of leave_out where it was trained" if left else "save it again where its sources are"
+        raise SourceMissing(
+            f"{current.where} {why}: {part} is loaded from {source}, which failed ({' '.join(str(error).split())}). Put it there "
+            f"(`unifashion weights list` names published parts), or {cure}"
+        ) from error

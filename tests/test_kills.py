@@ -1,0 +1,80 @@
+"""kill -9, twenty times at random moments, also in the middle of saving: what is there in the end is what one undisturbed run makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from kills import killed_until_done
+
+KILLS = 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fit(tmp_path: Path) -> None:
+    saver = {"dirpath": ".", "filename": "last", "enable_version_counter": False, "every_n_train_steps": 1}
+    config = {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 60,
+            "limit_val_batches": 0,
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "init_args": {"save_dir": ".", "name": "", "version": ""},
+            },
+            "callbacks": [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saver}],
+        },
+        "data": {"init_args": {"batch_size": 6, "size": "tiny", "root": str(tmp_path / "cache")}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    line = ["fit", "--config", "phase1.yaml", "--config", str(tmp_path / "config.yaml"), "--resume"]
+    assert killed_until_done(line, tmp_path / "whole", 0, 0, 0) == 0
+    assert killed_until_done(line, tmp_path / "killed", KILLS, 1, 20) > 5
+    whole, killed = (
+        torch.load(tmp_path / name / "last.ckpt", weights_only=False)["state_dict"] for name in ("whole", "killed")
+    )
+    assert all(torch.equal(tensor, killed[name]) for name, tensor in whole.items())
+    assert (tmp_path / "killed/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
+    assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+def content(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(pattern))}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_shards(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    killed_until_done(["data", "wardrobe", "--out", str(raw), "--products", "300", "--workers", "2"], tmp_path, 3, 0, 30)
+    assert not list(tmp_path.glob(".raw.*.part"))
+    for name, kills in (("whole", 0), ("killed", KILLS)):
+        line = ["data", "shards", "fashiongen", "--root", str(raw / "fashiongen"), "--out", "shards", "--workers", "2"]
+        killed_until_done(line, tmp_path / name, kills, 1, 4)
+    assert content(tmp_path / "killed/shards", "*.*") == content(tmp_path / "whole/shards", "*.*")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_predict(tmp_path: Path) -> None:
+    config = {
+        "trainer": {"accelerator": "cpu", "logger": False, "callbacks": [], "enable_progress_bar": False},
+        "model": {
+            "init_from": "tiny",
+            "painter": {"class_path": "unifashion_pl.evaluation.Painter", "init_args": {"out": "out", "steps": 4}},
+        },
+        "data": {"init_args": {"size": "tiny", "root": str(tmp_path / "cache"), "eval_batch_size": 3}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    line = ["predict", "--config", "tryon.yaml", "--config", str(tmp_path / "config.yaml")]
+    killed_until_done(line, tmp_path / "whole", 0, 0, 0)
+    killed_until_done(line, tmp_path / "killed", KILLS, 1, 15)
+    whole = content(tmp_path / "whole/out", "*.*")
+    assert len(whole) > 10
+    assert content(tmp_path / "killed/out", "*.*") == whole
