@@ -81,7 +81,8 @@ def _device() -> list[str]:
 
 def _models() -> list[str]:
     from unifashion_pl import learned
-    from unifashion_pl.weights.checkpoint import CONFIG, tiny_folder
+    from unifashion_pl.weights.checkpoint import tiny_folder
+    from unifashion_pl.weights.saving import CONFIG
 
     try:
         folder = tiny_folder()

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from unifashion_pl.callbacks import STATES
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.freezing import POLICIES, Family
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
+from unifashion_pl.resume import STATES
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
