@@ -8,6 +8,7 @@ came from a file that says nothing. Nothing is refused then, and nothing claimed
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -218,14 +219,17 @@ def lacks(model: UniFashionModule, task: Task) -> str:
 def require(model: UniFashionModule, task: Task) -> None:
     """Refuse what a model has not learned: its answer would look like one and mean nothing.
 
-    A model that was built by hand, or whose weights tell nothing of their past, is never refused. Who knows better sets
-    ``model.learned``, e.g. to None.
+    A model that was built by hand, or whose weights tell nothing of their past, is never refused; one that was just built from a config
+    knows nothing, which its maker expects: a warning says so. Who knows better sets ``model.learned``, e.g. to None.
 
     Raises:
-        RuntimeError: with what the model was trained for, and what to do.
+        RuntimeError: it was trained for something else; with what that was, and what to do.
     """
-    if sentence := lacks(model, task):
+    sentence = lacks(model, task)
+    if sentence and of_model(model):
         raise RuntimeError(f"{sentence}. To ask it all the same, set model.learned = None in Python")
+    if sentence:
+        warnings.warn(sentence, stacklevel=4)
 
 
 def label(model: UniFashionModule, task: Task) -> str | None:

@@ -125,7 +125,8 @@ def from_json(text: str | bytes, kind: Any = Any, where: str = "JSON", what: str
     unifashion_pl.reading.FormatError: f.json: Expected `int`, got `str` - at `$[...][1]`
     """
     try:
-        return msgspec.json.decode(text, type=kind)
+        data = text.encode() if isinstance(text, str) else text  # msgspec takes no subclasses of str, as Pillow's texts are
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         empty = "; the file is empty" if not text.strip() else ""
         raise FormatError(f"{where}{_expected(what)}: {_said(error)}{empty}") from error
