@@ -48,7 +48,7 @@ test: setup  ## quick tests, offline
 test-all: setup  ## all tests, the slow ones too
 	$(BIN)/python -m pytest $(SPREAD)
 
-fuzz: setup  ## 10,000 damaged and hostile inputs to everything that reads files (under 15 minutes); failing ones are kept in fuzz-failures
+fuzz: setup  ## 20,000 damaged and hostile inputs to everything that reads files (under 15 minutes); failing ones are kept in fuzz-failures
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED)
 
 lint: setup  ## ruff

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from torch import nn
 
 from unifashion_pl.parameters import RANDOM, shapes_only
-from unifashion_pl.reading import read_json
+from unifashion_pl.reading import read_json, read_yaml
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def merged(configs: Sequence[str]) -> dict[str, Any]:
 
     out: dict[str, Any] = {}
     for path in (path for name in configs for path in config_chain(name)):
-        out = _over(out, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        out = _over(out, read_yaml(path, dict[str, Any] | None, "a config") or {})
     return out
 
 

@@ -143,3 +143,12 @@ def test_arrays_of_numbers_that_no_picture_has_are_refused() -> None:
     for number in (float("nan"), float("inf"), 1e300, 10**400):
         with pytest.raises(InputError, match="^pose "):
             read_pose([[number, 1.0, 1.0]] * 18, SIZE)
+
+
+def test_the_file_is_named_that_does_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "three.json").write_text(json.dumps({"keypoints": [[1, 1, 1]] * 3}))
+    with pytest.raises(InputError, match=rf"^pose has 3 joints.* File: {tmp_path / 'three.json'}"):
+        read_pose(tmp_path / "three.json", SIZE)
+    with pytest.raises(InputError, match="^pose has 3 joints") as found:
+        read_pose([[1, 1, 1]] * 3, SIZE)
+    assert found.value.file is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ from fuzz.mutate import OUTSIDE, Change
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
+#: Errors of value that no reader means for a person.
+RAW = (UnicodeError, json.JSONDecodeError)
 PACKAGES = ("/unifashion_pl/", "/datamodules/")
 
 
@@ -131,6 +134,8 @@ def attempt(target: Target, place: Place, folder: Path, change: Change) -> tuple
     except target.refusals as error:
         if forbidden:
             return f"forbidden: {forbidden[0]}", traceback.format_exc()
+        if isinstance(error, RAW):
+            return _kind(error), traceback.format_exc()
         if target.named and not any(name in str(error) for name in (str(folder), *(Path(n).name for n in change))):
             return f"no file named: {_kind(error)}", traceback.format_exc()
         return "refused", str(error)

@@ -176,7 +176,7 @@ def edited_hdf5(draw: DrawFn) -> bytes:
             layout[:] = h5py.VirtualSource(outside.decode(), "input_image", (4, 16, 16, 3))
             file.create_virtual_dataset(name, layout)
         elif way == "text":
-            file[name] = [[word.replace("\x00", "")]] * 4
+            file[name] = [[word.replace("\x00", "").encode("utf-8", "replace").decode()]] * 4
         elif way == "null":
             file[name] = h5py.Empty("f4")
         else:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from unifashion_pl import files
 from unifashion_pl.cli import main
+from unifashion_pl.files import write_tensors
 from unifashion_pl.gallery import Gallery, store
 from unifashion_pl.inference import gallery as build
 from unifashion_pl.module import UniFashionModule
@@ -367,3 +368,10 @@ def test_20_of_20_kills_leave_an_index(
     run("build", {"a": 0})
     assert len(tensors_in(index)) == 1
     assert not list(index.glob("*.part"))
+
+
+def test_vectors_of_another_type_are_damage(folder: Path, model: UniFashionModule) -> None:
+    (path,) = tensors_in(folder)
+    write_tensors(path, {name: tensor.bfloat16() for name, tensor in load_file(path).items()})
+    with pytest.raises(ValueError, match="is damaged: its vectors are not those that were written"):
+        Gallery.load(folder, model)

@@ -160,3 +160,19 @@ def test_reports_of_imports_are_typed(tmp_path: Path) -> None:
         (tmp_path / "report.json").write_text(json.dumps({**copy.deepcopy(good), field: value}))
         with pytest.raises(ValueError, match=rf"report\.json: .*\$\.{field}"):
             Report.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model: {\n", r"bad.yaml:2 is not a config"),
+        (b"model: \xe9\n", r"bad.yaml:1: not UTF-8"),
+        (b"- 1\n", r"bad.yaml is not a config: Expected `object`, got `array`"),
+        (b"model: null\n", r"bad.yaml has no `model:` section"),
+        (b"model: {policy: 3}\n", r"bad.yaml: .*model.policy"),
+    ],
+)
+def test_configs_of_another_form_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        UniFashionModule.from_config(tmp_path / "bad.yaml")

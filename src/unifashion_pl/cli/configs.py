@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import yaml
-
-from unifashion_pl.reading import text_lines
+from unifashion_pl.reading import from_yaml, read_yaml, text_lines
 
 EXTENDS = re.compile(r"#\s*extends:(.*)")
 
@@ -102,7 +101,7 @@ def nulls(args: Sequence[str], section: str = "model") -> set[str]:
     for option, name in pairwise(args):
         if option == "--config":
             inline = name.lstrip().startswith("{")
-            content = yaml.safe_load(name if inline else Path(name).read_text(encoding="utf-8"))
+            content = from_yaml(name, Any, "--config") if inline else read_yaml(name, Any, "a config")
             named = content.get(section) if isinstance(content, dict) else None
             last |= named if isinstance(named, dict) else {}
     return {key for key, value in last.items() if value is None}

@@ -109,15 +109,22 @@ class Plan:
         seen: set[str] = set()
         for item in self.items:
             if item.key in seen:
-                raise ValueError(f"{self.name}: two samples have the key {item.key!r}; keys must be unique in a split")
+                raise ValueError(
+                    f"{self.name}: two samples have the key {item.key!r}; keys must be unique in a split. {self._origin}"
+                )
             if not item.key or not all(c.isascii() and (c.isalnum() or c in "_-") for c in item.key):
-                raise ValueError(f"{self.name}: key {item.key!r} has characters other than A-Z a-z 0-9 _ -")
+                raise ValueError(f"{self.name}: key {item.key!r} has characters other than A-Z a-z 0-9 _ -. {self._origin}")
             seen.add(item.key)
 
     @property
     def name(self) -> str:
         """``dataset/kind-split``."""
         return f"{self.dataset}/{self.kind}-{self.split}"
+
+    @property
+    def _origin(self) -> str:
+        """What names its samples, for messages."""
+        return f"Keys come from {some(map(str, self.sources)) or self.root}"
 
     @property
     def folder(self) -> str:

@@ -101,6 +101,14 @@ def read_pose(value: PoseLike, size: tuple[int, int], *, pose_size: tuple[int, i
     Raises:
         InputError: not such a file, another number of joints, or coordinates that do not fit the picture.
     """
+    try:
+        return _read_pose(value, size, pose_size)
+    except InputError as error:
+        error.file = Path(value) if isinstance(value, str | Path) else None
+        raise
+
+
+def _read_pose(value: PoseLike, size: tuple[int, int], pose_size: tuple[int, int] | None) -> Pose:
     if isinstance(value, Pose):
         return value.scaled(size) if value.size != size else value
     content = _load(value)

@@ -28,15 +28,18 @@ class InputError(ValueError):
         found, expected, cure: the three parts of the message.
         picture: what shows the problem, or None.
         path: where the picture was saved, or None.
+        file: that the input was read from, or None.
     """
 
     def __init__(self, subject: str, found: str, expected: str, cure: str, picture: Image.Image | None = None) -> None:
         self.subject, self.found, self.expected, self.cure, self.picture = subject, found, expected, cure, picture
         self.path: Path | None = None
+        self.file: Path | None = None
         super().__init__(found)
 
     def __str__(self) -> str:
         shown = f" Picture: {self.path}" if self.path else ""
+        shown += f" File: {self.file}" if self.file else ""
         return f"{self.subject} {self.found}. Expected: {self.expected}. {self.cure}{'' if self.cure.endswith('?') else '.'}{shown}"
 
     def save(self, folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from unifashion_pl import files
+from unifashion_pl.provenance import tensor_bytes
 from unifashion_pl.reading import FormatError, from_json, read_text
 from unifashion_pl.weights.files import load_tensors
 
@@ -180,7 +181,7 @@ def _name_for(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         if tensor.numel():
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor_bytes(tensor))
     return f"gallery-{digest.hexdigest()[:16]}.safetensors"
 
 

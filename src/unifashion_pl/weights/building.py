@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
 from unifashion_pl import learned
 from unifashion_pl.freezing import left_out
+from unifashion_pl.reading import read_yaml
 from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
@@ -187,12 +188,16 @@ def from_config(
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "model", fail_untyped=False)
     merged = None
-    for section in _merge_configs(configs):
-        merged = parser.parse_object({"model": section}, merged)
+    sections = _merge_configs(configs)
     args = [
         f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
     ]
-    merged = parser.parse_args(args, namespace=merged)
+    try:
+        for section in sections:
+            merged = parser.parse_object({"model": section}, merged)
+        merged = parser.parse_args(args, namespace=merged)
+    except ArgumentError as error:
+        raise ValueError(f"{' + '.join(map(str, configs))}: {error}") from error
     return build(cls, merged.as_dict()["model"])
 
 
@@ -201,8 +206,8 @@ def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
 
     sections = []
     for name in (path for config in configs for path in config_chain(str(config))):
-        content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        if "model" not in content:
-            raise ValueError(f"{name} has no `model:` section")
+        content = read_yaml(name, dict[str, Any], "a config")
+        if not isinstance(content.get("model"), dict):
+            raise ValueError(f"{name} has no `model:` section with settings")
         sections.append(content["model"])
     return sections

@@ -193,7 +193,12 @@ def merge_lora(source: Source, base: Path, folder: Path, report: Report) -> None
     from transformers import AutoModelForCausalLM
 
     read_adapter(source, merging=True)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
+    except Exception as error:  # of a damaged config transformers raises anything
+        raise ValueError(
+            f"{base} is no language model that can be loaded ({type(error).__name__}: {str(error)[:300]})"
+        ) from error
     adapted: Any
     outcome: Any
     known = {k: v for k, v in source.config.items() if k in LoraConfig.__dataclass_fields__}
