@@ -410,7 +410,7 @@ def test_product_recall_of_composed_queries(tmp_path: Path) -> None:
     assert by_colour.records[0].protocol == "robustness/product-level/gallery/ref-kept/image(images=20,products=5,score=itc)"
     folder = by_colour.write(tmp_path / "test")
     assert read_records(folder / "results.json") == by_colour.records
-    assert read_lines(folder / "predictions/robustness.jsonl") == by_colour.lines
+    assert read_lines(folder / "predictions/robustness.jsonl") == [{"schema": 2, **line} for line in by_colour.lines]
 
 
 def test_wardrobe_feedback_knows_every_image_that_the_wardrobe_draws(tmp_path: Path) -> None:
