@@ -85,7 +85,7 @@ def _models() -> list[str]:
 
     try:
         folder = tiny_folder()
-        record = learned.of_config(read_json(folder / CONFIG, dict[str, Any], "a model's config"))
+        record = learned.of_config(read_json(folder / CONFIG, dict[str, Any], "a model's config"), folder / CONFIG)
         return [f"{'tiny model':<16}{folder}", f"{'':<16}a toy that knows drawings alone; trained for {learned.said(record)}"]
     except FileNotFoundError as error:
         return [f"{'tiny model':<16}{error}"]

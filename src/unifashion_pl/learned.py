@@ -139,24 +139,35 @@ def of_import(kind: str, absent: Iterable[str]) -> frozenset[str]:
     return of_heads(IMPORTED.get(kind, ()), (head for head, part in _ESSENTIAL.items() if part not in lacking))
 
 
-def of_checkpoint(content: Mapping[str, Any]) -> Learned:
-    """What a Lightning checkpoint says that its weights have learned; older ones by their policy and their streams."""
+def of_checkpoint(content: Mapping[str, Any], where: object = "a checkpoint") -> Learned:
+    """What a Lightning checkpoint says that its weights have learned; older ones by their policy and their streams.
+
+    Args:
+        where: the file, for messages.
+    """
     if KEY in content:
-        return read(content[KEY])
+        return read(content[KEY], where)
     section = content.get("hyper_parameters")
     return of_policy(section, content.get(STATES)) if isinstance(section, Mapping) and "backbone" in section else None
 
 
-def of_config(content: Mapping[str, Any]) -> Learned:
-    """What a ``config.json`` says that its weights have learned; older ones by their policy."""
+def of_config(content: Mapping[str, Any], where: object = "config.json") -> Learned:
+    """What a ``config.json`` says that its weights have learned; older ones by their policy.
+
+    Args:
+        where: the file, for messages.
+    """
     if "learned" in content:
-        return read(content["learned"])
+        return read(content["learned"], where)
     section = content.get("model")
     return of_policy(section) if isinstance(section, Mapping) and "backbone" in section else None
 
 
-def read(stored: Any) -> Learned:
+def read(stored: Any, where: object = "a model") -> Learned:
     """A record as it was stored; names that this version does not know are passed over.
+
+    Args:
+        where: the file, for messages.
 
     Raises:
         ValueError: something else than a list, or None.
@@ -164,7 +175,9 @@ def read(stored: Any) -> Learned:
     if stored is None:
         return None
     if not isinstance(stored, list):
-        raise ValueError(f"the record of what a model has learned is {stored!r}: expected a list of tasks, or null")
+        raise ValueError(
+            f"{where}: the record of what it has learned is {str(stored)[:80]!r}: expected a list of tasks, or null"
+        )
     return frozenset(task for task in TASKS if task in stored)
 
 

@@ -73,8 +73,8 @@ def learned_of(path: Path) -> frozenset[str] | None:
     """What the weights of a file have learned; None where neither it nor what lies beside it says so."""
     if path.suffix == ".safetensors":
         config = path.parent / CONFIG
-        return learned.of_config(read_json(config, dict[str, Any], "a model's config")) if config.is_file() else None
-    return learned.of_checkpoint(read_content(path))
+        return learned.of_config(read_json(config, dict[str, Any], "a model's config"), config) if config.is_file() else None
+    return learned.of_checkpoint(read_content(path), path)
 
 
 def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
@@ -204,7 +204,11 @@ def _read_folder(folder: Path) -> Saved:
         raise ValueError(f"{path} has no `model` with a `backbone`: expected a folder written by save_pretrained")
     parts = folder / PARTS
     return Saved(
-        str(folder), section, parts if parts.is_dir() else None, load_tensors(folder / TENSORS), learned.of_config(content)
+        str(folder),
+        section,
+        parts if parts.is_dir() else None,
+        load_tensors(folder / TENSORS),
+        learned.of_config(content, folder / CONFIG),
     )
 
 
@@ -230,7 +234,7 @@ def read_checkpoint(path: str | Path, *, described: bool = True) -> Saved:
         section,
         None if parts is None else check_blueprints(parts, str(path)),
         state_of(content, path),
-        learned.of_checkpoint(content),
+        learned.of_checkpoint(content, path),
     )
 
 
