@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.features import FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME, changed_sources
+from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.plan import Plan, some
 from unifashion_pl.data.reader import ShardSource, Source
 from unifashion_pl.data.shards import write_shards
@@ -21,7 +22,44 @@ from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
 
 
-class FashionDataModule(L.LightningDataModule):
+class StreamsLoader(CombinedLoader):
+    """``{stream: batch}`` for ever, as long as the longest stream; Lightning cuts it into epochs."""
+
+    def __init__(self, streams: Mapping[str, TrainLoader[Any] | MixedPairLoader]) -> None:
+        self.streams = dict(streams)
+        super().__init__(self.streams, "max_size_cycle")
+
+    def _dataset_length(self) -> int:
+        """Where Lightning's batch size finder stops doubling: here, if a stream has too few samples for twice its batch."""
+        size = sum(stream.batch_size for stream in self.streams.values())
+        return size + 1 if all(stream.may_double for stream in self.streams.values()) else size
+
+
+class Resizable(L.LightningDataModule):
+    """A DataModule whose batch size may be set, as Lightning's batch size finder does."""
+
+    @property
+    def batch_size(self) -> int:
+        """Training samples of a step, per rank, over all streams. Set, it holds for what is loaded from then on; a training that has not
+        begun loads anew."""
+        return self._size()
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._resize(size)
+        if self.trainer is None or self.trainer.train_dataloader is None or self.trainer.global_step > 0:
+            return
+        self.trainer.fit_loop._combined_loader = None  # lightning 2.6 tries its first size on the loader that there was
+        self.trainer.fit_loop.setup_data()
+
+    @abstractmethod
+    def _size(self) -> int: ...
+
+    @abstractmethod
+    def _resize(self, size: int) -> None: ...
+
+
+class FashionDataModule(Resizable):
     """Base of the DataModules of one dataset.
 
     Training yields ``{stream: batch}``; validation and test yield plain batches from a list of loaders.
@@ -65,11 +103,18 @@ class FashionDataModule(L.LightningDataModule):
         self.features = features
         self.root = None if root is None else Path(root)
         self.shards = Path(shards) if shards is not None else None if self.root is None else self.root / "shards"
-        self.batch_size, self.eval_batch_size, self.seed, self.max_bad = batch_size, eval_batch_size, seed, max_bad
+        self.eval_batch_size, self.seed, self.max_bad = eval_batch_size, seed, max_bad
+        self._batch_size = batch_size
         self.workers = Workers(num_workers, start_method=start_method)
         self.prepare_workers = prepare_workers
         self.encoder = EncoderTransform(image_size)
         self.pixels = None if pixel_size is None else PixelTransform(pixel_size)
+
+    def _size(self) -> int:
+        return self._batch_size
+
+    def _resize(self, size: int) -> None:
+        self._batch_size = size
 
     @abstractmethod
     def folders(self) -> Sequence[str]:
@@ -128,9 +173,9 @@ class FashionDataModule(L.LightningDataModule):
         assert self.shards is not None
         return ShardSource(self.shards / folder)
 
-    def train_dataloader(self) -> CombinedLoader:
+    def train_dataloader(self) -> StreamsLoader:
         """``{stream: batch}`` for ever; Lightning cuts it into epochs."""
-        return CombinedLoader({self.stream: self.train_loader()}, "max_size_cycle")
+        return StreamsLoader({self.stream: self.train_loader()})
 
     def val_dataloader(self) -> list[EvalLoader[Any]]:
         """Loaders of the validation split."""
@@ -189,15 +234,48 @@ class FashionDataModule(L.LightningDataModule):
         return EvalLoader(source, assembler, batch_size=self.eval_batch_size, place=place, workers=self.workers)
 
 
-class JoinedDataModule(L.LightningDataModule):
-    """Base of DataModules that are made of others, their :attr:`members`."""
+def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:
+    """How many samples of a batch come from each dataset; what does not divide goes to the first.
+
+    Raises:
+        ValueError: no datasets, shares below 1, or a batch with less than one sample for each.
+
+    >>> portions(48, {"fashiongen": 3, "fashioniq_cap": 2, "fashion200k": 1})
+    {'fashiongen': 24, 'fashioniq_cap': 16, 'fashion200k': 8}
+    """
+    if not shares or min(shares.values()) < 1:
+        raise ValueError(f"shares of datasets are {dict(shares)}; expected at least one dataset and whole numbers from 1 on")
+    if batch_size < len(shares):
+        raise ValueError(
+            f"batch_size is {batch_size}, but a batch mixes {len(shares)} datasets ({', '.join(shares)}): at least {len(shares)}"
+        )
+    first, *others = shares
+    total = sum(shares.values())
+    sizes = {name: max(1, batch_size * shares[name] // total) for name in others}
+    while sum(sizes.values()) >= batch_size:  # small shares were rounded up
+        sizes[max(sizes, key=lambda name: sizes[name])] -= 1
+    return {first: batch_size - sum(sizes.values()), **sizes}
+
+
+class JoinedDataModule(Resizable):
+    """Base of DataModules that are made of others, their :attr:`members`. Set, ``batch_size`` is divided as it was when they were built."""
 
     allow_zero_length_dataloader_with_multiple_devices = True
+    _shares: dict[str, int] | None = None
 
     @property
     @abstractmethod
     def members(self) -> Sequence[FashionDataModule | JoinedDataModule]:
         """The DataModules it is made of."""
+
+    def _size(self) -> int:
+        return sum(member.batch_size for member in self.members)
+
+    def _resize(self, size: int) -> None:
+        if self._shares is None:
+            self._shares = {f"{type(member).__name__} {n}": member.batch_size for n, member in enumerate(self.members)}
+        for member, part in zip(self.members, portions(size, self._shares).values()):
+            member.batch_size = part
 
     def prepare_data(self) -> None:
         """Make shards that do not exist yet."""

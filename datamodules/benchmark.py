@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unifashion_pl.datamodules.base import FashionDataModule
+from unifashion_pl.datamodules.base import FashionDataModule, portions
 from unifashion_pl.datamodules.fashion200k import Fashion200KDataModule
 from unifashion_pl.datamodules.fashiongen import FashionGenDataModule
 from unifashion_pl.datamodules.fashioniq import FashionIQDataModule
@@ -27,27 +27,6 @@ FOLDERS = {
 #: Where Fashion-IQ-Cap's captions of training images are expected (``unifashion data annotate`` writes such files).
 CAPTIONS = "captions.train.jsonl"
 PAIRS: dict[str, int] = {"fashiongen": 3, "fashioniq_cap": 2, "fashion200k": 1}
-
-
-def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:
-    """How many samples of a batch come from each dataset; what does not divide goes to the first.
-
-    Raises:
-        ValueError: no datasets, shares below 1, or a batch with less than one sample for each.
-
-    >>> portions(48, {"fashiongen": 3, "fashioniq_cap": 2, "fashion200k": 1})
-    {'fashiongen': 24, 'fashioniq_cap': 16, 'fashion200k': 8}
-    """
-    if not shares or min(shares.values()) < 1:
-        raise ValueError(f"shares of datasets are {dict(shares)}; expected at least one dataset and whole numbers from 1 on")
-    if batch_size < len(shares):
-        raise ValueError(
-            f"batch_size is {batch_size}, but a batch mixes {len(shares)} datasets ({', '.join(shares)}): at least {len(shares)}"
-        )
-    first, *others = shares
-    total = sum(shares.values())
-    sizes = {name: max(1, batch_size * shares[name] // total) for name in others}
-    return {first: batch_size - sum(sizes.values()), **sizes}
 
 
 class BenchmarkDataModule(MultiTaskDataModule):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import lightning as L
-from lightning.pytorch.utilities import CombinedLoader
-from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule
+from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule, StreamsLoader
 
 from unifashion_pl.data.mixing import MixedPairLoader
 
@@ -45,6 +44,6 @@ class MixedPairsDataModule(JoinedDataModule):
         """The training stream."""
         return MixedPairLoader([part.train_loader() for part in self.parts])
 
-    def train_dataloader(self) -> CombinedLoader:
+    def train_dataloader(self) -> StreamsLoader:
         """``{"pairs": batch}``."""
-        return CombinedLoader({self.stream: self.train_loader()}, "max_size_cycle")
+        return StreamsLoader({self.stream: self.train_loader()})

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import lightning as L
-from lightning.pytorch.utilities import CombinedLoader
-from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule
+from unifashion_pl.datamodules.base import FashionDataModule, JoinedDataModule, StreamsLoader
 from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 
 
@@ -49,6 +48,6 @@ class MultiTaskDataModule(JoinedDataModule):
         """The DataModules of the streams."""
         return list(self.parts.values())
 
-    def train_dataloader(self) -> CombinedLoader:
+    def train_dataloader(self) -> StreamsLoader:
         """``{stream: batch}``, as long as the longest stream."""
-        return CombinedLoader({name: part.train_loader() for name, part in self.parts.items()}, "max_size_cycle")
+        return StreamsLoader({name: part.train_loader() for name, part in self.parts.items()})

@@ -133,3 +133,16 @@ def test_the_folders_of_shipped_overlays_are_made_of_parts_in_the_manifest() -> 
     for folder, names in IMPORTED.items():
         assert {part.name for part in parts_of(folder)} == set(names)
         assert all(part.kind for part in parts_of(folder))
+
+
+def test_the_hub_is_not_asked(nothing_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when it may be: what the cache does not have is absent."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
+    text = examine_overlay(["small.yaml"])
+    assert "33,503,872" in line(text, "encoder ")
+    assert line(text, "needs           timm/tf_efficientnet_lite0").endswith("or name a folder instead")
+    (nothing_here / "own.yaml").write_text("model: {backbone: {init_args: {tokenizer: some/bert}}}\n")
+    assert "not counted, because a part is not here: no BERT tokenizer at 'some/bert'" in line(
+        examine_overlay(["phase1.yaml", "own.yaml"]), "memory"
+    )

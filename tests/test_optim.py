@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from unifashion_pl.freezing import PARTS
-from unifashion_pl.optim import PRESETS, SIDES, GroupSchedule, OptimSettings, one_cycle, parameter_groups
+from unifashion_pl.optim import (
+    PRESETS,
+    SIDES,
+    GroupSchedule,
+    OptimSettings,
+    build_optimizer,
+    one_cycle,
+    parameter_groups,
+)
 
 
 @pytest.mark.parametrize(("total", "warmup"), [(2100, 0.1), (100, 0.3), (7, 0.5)])
@@ -54,7 +62,8 @@ def test_a_vision_tower_follows_the_qformer_unless_it_has_a_rate_of_its_own() ->
         (OptimSettings(qformer_lr=1e-3, vision_lr=4e-3), {"vision": 4e-3, "qformer": 1e-3}),
     ):
         groups, presets = parameter_groups(model, settings)
-        assert {g["name"]: g["lr"] for g in groups} == rates
+        assert {g["name"].split("/")[0]: g["lr"] for g in groups} == rates
+        assert [g["name"] for g in groups] == [f"{side}{tail}" for side in rates for tail in ("", "/no_decay")]
         assert {p.shape for p in presets} == {"one_cycle"}
 
 
@@ -77,3 +86,48 @@ def test_schedule_state_is_plain_and_restores_the_step() -> None:
 def test_every_part_has_a_side_and_adapters_learn_as_what_they_stand_on() -> None:
     assert set(SIDES) == set(PARTS)
     assert (SIDES["lora"], SIDES["unet_lora"], SIDES["target_queries"]) == ("llm", "diffusion", "qformer")
+
+
+def two_sides() -> nn.ModuleDict:
+    parts = {
+        "backbone": nn.ModuleDict({"qformer": nn.Linear(2, 2)}),
+        "diffusion_head": nn.ModuleDict({"adapter": nn.Linear(2, 2)}),
+    }
+    return nn.ModuleDict(parts)
+
+
+def test_groups_of_older_checkpoints_load_under_their_present_names() -> None:
+    optimizer = build_optimizer(two_sides(), OptimSettings(), 10)["optimizer"]
+    names = [group["name"] for group in optimizer.param_groups]
+    assert names == ["qformer", "qformer/no_decay", "diffusion", "diffusion/no_decay"]
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        group["name"] = group["name"].split("/")[0]
+    again = build_optimizer(two_sides(), OptimSettings(), 10)["optimizer"]
+    again.load_state_dict(state)
+    assert [group["name"] for group in again.param_groups] == names
+
+
+@pytest.mark.parametrize("steps", [float("inf"), -1])
+def test_a_schedule_that_needs_an_end_says_so_and_a_constant_rate_does_not(steps: float) -> None:
+    with pytest.raises(ValueError, match=r"\(one_cycle, warm-up 0.1\).*set max_steps or max_epochs.*retrieval_constant"):
+        build_optimizer(two_sides(), OptimSettings(), steps)
+    endless = OptimSettings(qformer="retrieval_constant", diffusion="diffusion", qformer_lr=1e-3)
+    scheduler = build_optimizer(two_sides(), endless, steps)["lr_scheduler"]["scheduler"]
+    for _ in range(5):
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == [1e-3, 1e-3, 1e-4, 1e-4]
+    assert all(value is None or isinstance(value, int | float | list | bool) for value in scheduler.state_dict().values())
+
+
+def test_another_peak_moves_the_whole_schedule() -> None:
+    scheduler = build_optimizer(two_sides(), OptimSettings(), 10)["lr_scheduler"]["scheduler"]
+    factor = scheduler.get_last_lr()[0] / 2e-5
+    scheduler.set_peak(1.0)
+    group = scheduler.optimizer.param_groups[0]
+    assert group["lr"] == pytest.approx(factor)
+    scheduler.optimizer.step()
+    scheduler.step()
+    assert group["lr"] == pytest.approx(one_cycle(1, 10, 0.1))
+    assert OptimSettings(vision_lr=4.0, llm="llm_released").at(0.5).preset("vision").lr == 0.5

@@ -142,6 +142,8 @@ def test_every_overlay_that_names_published_weights_has_a_random_counterpart() -
     shipped = sorted(p.name for p in Path(str(files("unifashion_pl.configs"))).glob("*.yaml"))
     for name in shipped:
         text = (Path(str(files("unifashion_pl.configs"))) / name).read_text()
-        names_weights = any(source in text for source in ("source: CompVis", "source: common-canvas", "source: weights/"))
+        names_weights = any(
+            source in text for source in ("source: CompVis", "source: common-canvas", "source: weights/", "weights: timm")
+        )
         assert (name in RANDOM) == names_weights, name
     assert {*RANDOM.values()} <= {*shipped}

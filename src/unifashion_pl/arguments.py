@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unifashion_pl.names import unknown
+
 #: One id, or several.
 Id = str | os.PathLike[str] | SupportsIndex | UUID
 Ids = Id | Iterable[Id]
@@ -101,7 +103,7 @@ def choice(value: Any, name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if not isinstance(value, str) or value not in names:
-        raise ArgumentError(f"unknown {name} {value!r}; known are {', '.join(names)}")
+        raise ArgumentError(unknown(name, value, names))
     return value
 
 

@@ -101,6 +101,12 @@ class Streams(L.Callback):
         if data is not None and trainer.enable_validation and trainer.val_dataloaders is None:
             data.val_dataloader()  # a validation that cannot begin is known now, not after some epochs
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Every epoch of ``overfit_batches`` has the same batches: the first ones."""
+        if getattr(trainer, "overfit_batches", 0):  # set where type checkers do not see it
+            for loader in streams(trainer).values():
+                loader.set_epoch(0)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

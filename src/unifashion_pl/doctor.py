@@ -101,8 +101,7 @@ def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> st
         SystemExit, ValueError: as for building the model.
         ValueError: a part that ``commercial_only`` refuses.
     """
-    model = shapes_only(configs)
-    lines = [f"{'config':<16}{' + '.join(configs)}", *model.describe_parameters().splitlines(), *_memory(model)]
+    lines = [f"{'config':<16}{' + '.join(configs)}", *_size(configs)]
     content = merged(configs)
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for place, source, licence, use in licence_rows(content.get("model")):
@@ -190,6 +189,15 @@ def check_memory(model: nn.Module, device: torch.device, ranks: int = 1) -> None
             f"{torch.cuda.get_device_name(device)} has {total / 2**30:.1f} GiB. Shard over several GPUs (--config fsdp.yaml), train in "
             "stages (paper-representation.yaml, paper-llm.yaml, paper-diffusion.yaml), or take commercial.yaml (one GPU of 24 GB)"
         )
+
+
+def _size(configs: Sequence[str]) -> list[str]:
+    """Parameters and memory; of parts whose sizes only their files know, none can be said before those are here."""
+    try:
+        model = shapes_only(configs)
+    except OSError as error:
+        return [f"{'memory':<16}not counted, because a part is not here: {str(error).splitlines()[0]}"]
+    return [*model.describe_parameters().splitlines(), *_memory(model)]
 
 
 def _memory(model: UniFashionModule) -> list[str]:

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
+from unifashion_pl.names import plain, unknown
+
 Family = Literal["cross", "itg", "q2i"]
 
 #: Part -> patterns. The first part that matches a name owns it, so `lora` stands before `llm`, `unet_lora` before `unet`.
@@ -127,12 +129,20 @@ POLICIES: dict[str, Policy] = {
 }
 
 
+def find_policy(name: str) -> Policy:
+    """Raises ValueError for a name that :data:`POLICIES` does not have."""
+    if name not in POLICIES:
+        raise ValueError(unknown("freeze policy", name, POLICIES))
+    return POLICIES[name]
+
+
 def part_of(name: str) -> str | None:
     """The part that owns a parameter, None for names outside every pattern.
 
     >>> part_of("caption_head.language_model.model.layers.0.q_proj.lora_A.default.weight")
     'lora'
     """
+    name = plain(name)
     for part, patterns in PARTS.items():
         if any(fnmatchcase(name, pattern) for pattern in patterns):
             return part
@@ -158,9 +168,7 @@ def apply_policy(
     Raises:
         ValueError: unknown policy or part; a parameter that no part owns; an active loss for which nothing trains.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"unknown freeze policy {policy!r}; known are {', '.join(POLICIES)}")
-    chosen = POLICIES[policy]
+    chosen = find_policy(policy)
     trains = {*chosen.trains, *also_train}
     names = {name: part_of(name) for name, _ in model.named_parameters()}
     _check_parts(names, set(also_train))
@@ -225,7 +233,7 @@ def check_left_out(model: nn.Module) -> None:
     """
     for part in model.leave_out:  # type: ignore[union-attr]
         if part not in PUBLISHED:
-            raise ValueError(f"leave_out names {part!r}; parts that can come from published weights are {', '.join(PUBLISHED)}")
+            raise ValueError(f"leave_out: {unknown('part with published weights', part, PUBLISHED)}")
         if any(p.requires_grad and part_of(name) == part for name, p in model.named_parameters()):
             raise ValueError(f"leave_out names {part!r}, which trains: checkpoints have to hold it. Take it out of leave_out")
         module: Any = model
@@ -258,5 +266,5 @@ def _check_parts(names: dict[str, str | None], also_train: set[str]) -> None:
     orphans = [name for name, part in names.items() if part is None]
     if orphans:
         raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
-    if unknown := also_train - set(PARTS):
-        raise ValueError(f"also_train names unknown parts {sorted(unknown)}; known are {', '.join(PARTS)}")
+    for part in sorted(also_train - set(PARTS)):
+        raise ValueError(f"also_train: {unknown('part', part, PARTS)}")

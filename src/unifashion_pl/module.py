@@ -13,12 +13,13 @@ from torch import Tensor
 
 from unifashion_pl import learned
 from unifashion_pl.backbone import QFormerBackbone
-from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
 from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
 from unifashion_pl.files import check_writable
-from unifashion_pl.freezing import POLICIES, Family, apply_policy, check_left_out, drop_unbuilt, left_out, part_of, settle
-from unifashion_pl.optim import OptimSettings, build_optimizer
+from unifashion_pl.freezing import Family, apply_policy, check_left_out, drop_unbuilt, find_policy, left_out, part_of, settle
+from unifashion_pl.names import keep_names_plain, unknown
+from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 class UniFashionModule(L.LightningModule):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
-    A training step receives ``{stream: batch}``. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
+    A training step receives ``{stream: batch}``, or one batch. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
     phase 2, L_cir + L_ITG + L_q2I (Eq. 13); try-on samples L_q2I, and the losses on attention that
     :class:`~unifashion_pl.tasks.EditSettings` weighs. All are summed: one backward, so that plain DDP works.
 
@@ -81,6 +82,7 @@ class UniFashionModule(L.LightningModule):
         leave_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        keep_names_plain(self)
         if _given_hyperparameters.get() is not None:
             # Built from a config: the plain config is stored, and load_from_checkpoint needs no YAML. A module built by hand
             # would store deep copies of its parts instead.
@@ -91,11 +93,10 @@ class UniFashionModule(L.LightningModule):
         self.caption_head = caption
         self.diffusion_head = diffusion
         self.policy = policy
+        find_policy(policy)  # a wrong name is told before weights are read
         self.loss_weights = {family: (loss_weights or {}).get(family, 1.0) for family in ("cross", "itg", "q2i")}
-        if unknown := set(loss_weights or {}) - set(self.loss_weights):
-            raise ValueError(
-                f"unknown loss families {sorted(unknown)} in loss_weights; known are {', '.join(self.loss_weights)}"
-            )
+        for family in set(loss_weights or {}) - set(self.loss_weights):
+            raise ValueError(f"loss_weights: {unknown('loss family', family, self.loss_weights)}")
         self.optim = optim or OptimSettings()
         self.evaluator = evaluator or Evaluator()
         self.painter = painter or Painter()
@@ -117,7 +118,7 @@ class UniFashionModule(L.LightningModule):
     def active_families(self) -> list[Family]:
         """Loss families that the policy names, whose head exists and whose weight is not zero."""
         heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
-        return [f for f in POLICIES[self.policy].losses if heads[f] is not None and self.loss_weights[f] != 0]
+        return [f for f in find_policy(self.policy).losses if heads[f] is not None and self.loss_weights[f] != 0]
 
     def compute_losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Named losses of one stream's batch, each multiplied by its family's weight."""
@@ -137,16 +138,17 @@ class UniFashionModule(L.LightningModule):
                 self._in_step |= learned.taught(batch, [family], edits)
         return losses
 
-    def training_step(self, batch: dict[str, TrainBatch], batch_idx: int) -> Tensor:
+    def training_step(self, batch: TrainBatch | dict[str, TrainBatch], batch_idx: int) -> Tensor:
         terms: list[Tensor] = []
-        for stream, part in batch.items():
+        streams = by_stream(batch)
+        for stream, part in streams.items():
             losses = self.compute_losses(part)
             logged = {f"train/{stream}/{name}": loss.detach() for name, loss in losses.items()}
             self.log_dict(logged, batch_size=len(part))
             terms += losses.values()
         if not terms:
             raise ValueError(
-                f"no loss in a batch with the streams {sorted(batch)}: policy {self.policy!r} has no head for them"
+                f"no loss in a batch with the streams {sorted(streams)}: policy {self.policy!r} has no head for them"
             )
         total = torch.stack(terms).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
@@ -173,8 +175,21 @@ class UniFashionModule(L.LightningModule):
         if self.device_mesh is not None and not shards_of(self):
             shard(self, self.device_mesh["data_parallel"])
 
+    @property
+    def learning_rate(self) -> float:
+        """The Q-Former's peak learning rate; set, it is that of all sides, as Lightning's learning rate finder tries them."""
+        return self.optim.preset("qformer").lr
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.optim = self.optim.at(rate)
+        schedules = () if self._trainer is None else [config.scheduler for config in self._trainer.lr_scheduler_configs]
+        for schedule in schedules:
+            if isinstance(schedule, GroupSchedule):
+                schedule.set_peak(rate)
+
     def configure_optimizers(self) -> Any:
-        return build_optimizer(self, self.optim, int(self.trainer.estimated_stepping_batches))
+        return build_optimizer(self, self.optim, self.trainer.estimated_stepping_batches)
 
     def on_fit_start(self) -> None:
         self.train()  # Lightning trains in whatever mode it finds

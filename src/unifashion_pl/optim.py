@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.freezing import part_of
+from unifashion_pl.names import unknown
 
 Shape = Literal["one_cycle", "cosine", "constant"]
 Side = Literal["qformer", "vision", "llm", "diffusion"]
@@ -42,7 +43,7 @@ class Preset:
         lr: peak learning rate. betas, eps, weight_decay: AdamW's.
         decay_all: decay every parameter, LayerNorms and biases too (released code); else ndim >= 2 only.
         shape: ``one_cycle`` (PyTorch's cosine one-cycle), ``cosine`` with warm-up, or ``constant`` with warm-up.
-        warmup: fraction of all steps.
+        warmup: fraction of all steps; every shape but ``constant`` without it needs to know how many there are.
         cycle_beta1: let beta1 cycle 0.95 -> 0.85 -> 0.95 against the learning rate, as PyTorch's OneCycleLR silently does.
     """
 
@@ -55,6 +56,11 @@ class Preset:
     warmup: float = 0.0
     cycle_beta1: bool = False
 
+    @property
+    def endless(self) -> bool:
+        """Whether a training without an end can follow it."""
+        return self.shape == "constant" and not self.warmup
+
 
 _RETRIEVAL = Preset(lr=2e-5, betas=(0.9, 0.98), eps=1e-7, weight_decay=0.05, shape="one_cycle", warmup=0.1)
 
@@ -64,6 +70,9 @@ PRESETS: dict[str, Preset] = {
     "qformer_llm_released": replace(_RETRIEVAL, lr=2e-4, warmup=0.75, decay_all=True, cycle_beta1=True),
     "llm": Preset(lr=2e-5, betas=(0.9, 0.99), shape="cosine", warmup=0.03),
     "llm_released": Preset(lr=2e-4, shape="cosine", warmup=0.03),
+    # for trainings whose length nobody knows beforehand
+    "retrieval_constant": replace(_RETRIEVAL, shape="constant", warmup=0.0),
+    "llm_constant": Preset(lr=2e-5, betas=(0.9, 0.99), shape="constant"),
     "diffusion": Preset(lr=1e-4, weight_decay=0.01, shape="constant"),
     # ours: of a few thousand steps the last ones have to be small, or pictures show the noise of the weights
     "diffusion_short": Preset(lr=1e-4, weight_decay=0.01, shape="cosine", warmup=0.03),
@@ -98,7 +107,7 @@ class OptimSettings:
         else:
             name, lr = getattr(self, side), getattr(self, f"{side}_lr")
         if name not in PRESETS:
-            raise ValueError(f"unknown optimiser preset {name!r} for {side}; known are {', '.join(PRESETS)}")
+            raise ValueError(unknown(f"optimiser preset of {side}", name, PRESETS))
         preset = PRESETS[name]
         if lr is not None:
             preset = replace(preset, lr=lr)
@@ -106,9 +115,16 @@ class OptimSettings:
             preset = replace(preset, warmup=self.warmup)
         return preset
 
+    def at(self, rate: float) -> OptimSettings:
+        """The same presets with one peak learning rate for all sides."""
+        return replace(self, qformer_lr=rate, llm_lr=rate, diffusion_lr=rate, vision_lr=None)
+
 
 def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[dict[str, Any]], list[Preset]]:
-    """AdamW groups (side × decay or not) of the trainable parameters, and the preset of each."""
+    """AdamW groups of the trainable parameters, and the preset of each.
+
+    A group is a side (``qformer``), or those of its parameters that weight decay leaves alone (``qformer/no_decay``).
+    """
     buckets: dict[tuple[Side, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -126,7 +142,7 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[di
                 "betas": preset.betas,
                 "eps": preset.eps,
                 "weight_decay": decay,
-                "name": side,
+                "name": side if decayed else f"{side}/no_decay",
             }
         )
         presets.append(preset)
@@ -145,12 +161,23 @@ def one_cycle(step: int, total: int, warmup: float, div: float = 100.0, final_di
     return _anneal(1.0, 1 / div / final_div, min(1.0, (step - top) / (end - top)))
 
 
-def schedule(preset: Preset, total: int) -> Callable[[int], float]:
+def schedule(preset: Preset, total: int | None) -> Callable[[int], float]:
     """Step -> factor on the preset's learning rate.
 
     Args:
-        total: number of optimiser steps of this rank over the whole training.
+        total: number of optimiser steps of this rank over the whole training; None = it has no end.
+
+    Raises:
+        ValueError: the preset needs an end.
     """
+    if preset.endless:
+        return _unchanged
+    if total is None:
+        raise ValueError(
+            f"the learning rate's schedule ({preset.shape}, warm-up {preset.warmup:g}) follows the length of the training, and this one "
+            "has no end: set max_steps or max_epochs of the trainer, or give each side that trains a preset with a constant rate "
+            f"(optim: qformer, llm, diffusion), of {', '.join(name for name, other in PRESETS.items() if other.endless)}"
+        )
     warm = max(1, round(preset.warmup * total))
 
     def factor(step: int) -> float:
@@ -166,40 +193,70 @@ def schedule(preset: Preset, total: int) -> Callable[[int], float]:
 
 
 class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
-    """One schedule per parameter group; cycles beta1 where the preset asks for the released behaviour."""
+    """One schedule per parameter group; cycles beta1 where the preset asks for the released behaviour.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, presets: Iterable[Preset], total: int) -> None:
+    Args:
+        total: as in :func:`schedule`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, presets: Iterable[Preset], total: int | None) -> None:
         self.presets = list(presets)
         self.total = total
         super().__init__(optimizer, [schedule(p, total) for p in self.presets])
 
     def get_lr(self) -> list[float | Tensor]:
-        step = min(self.last_epoch, self.total - 1)
         for group, preset in zip(self.optimizer.param_groups, self.presets):
-            if preset.cycle_beta1:
-                group["betas"] = (self._beta1(step, preset.warmup), group["betas"][1])
+            if preset.cycle_beta1 and self.total is not None:
+                group["betas"] = (_beta1(min(self.last_epoch, self.total - 1), self.total, preset.warmup), group["betas"][1])
         return super().get_lr()
+
+    def set_peak(self, rate: float) -> None:
+        """Let the schedules go on around another peak learning rate, one for all groups."""
+        self.base_lrs = [rate for _ in self.base_lrs]
+        for group, factor in zip(self.optimizer.param_groups, self.lr_lambdas):
+            group["initial_lr"], group["lr"] = rate, rate * factor(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values only, so that checkpoints load with ``weights_only=True``; presets come back from the config."""
         return {key: value for key, value in super().state_dict().items() if key != "presets"}
 
-    def _beta1(self, step: int, warmup: float) -> float:
-        top, end = warmup * self.total - 1, self.total - 1
-        if step <= top:
-            return _anneal(0.95, 0.85, max(0.0, step / top) if top > 0 else 1.0)
-        return _anneal(0.85, 0.95, min(1.0, (step - top) / max(1e-9, end - top)))
+
+def _beta1(step: int, total: int, warmup: float) -> float:
+    top, end = warmup * total - 1, total - 1
+    if step <= top:
+        return _anneal(0.95, 0.85, max(0.0, step / top) if top > 0 else 1.0)
+    return _anneal(0.85, 0.95, min(1.0, (step - top) / max(1e-9, end - top)))
 
 
-def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: int) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: AdamW with one group per side, stepped every optimiser step.
+def _unchanged(step: int) -> float:
+    return 1.0
+
+
+def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: float) -> dict[str, Any]:
+    """What ``configure_optimizers`` returns: AdamW with the groups of :func:`parameter_groups`, stepped every optimiser step.
+
+    Args:
+        total_steps: Lightning's ``estimated_stepping_batches``: infinite, or -1 with loaders of unknown length, if there is no end.
 
     Raises:
-        ValueError: nothing trains.
+        ValueError: nothing trains, or a schedule that needs an end for a training without one.
     """
     groups, presets = parameter_groups(model, settings)
     if not groups:
         raise ValueError("no parameter trains: choose another policy or remove heads that have nothing to learn")
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    scheduler = GroupSchedule(optimizer, presets, max(1, total_steps))
+    _keep_group_names(optimizer)
+    ends = 0 <= total_steps < math.inf
+    scheduler = GroupSchedule(optimizer, presets, max(1, int(total_steps)) if ends else None)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _keep_group_names(optimizer: torch.optim.Optimizer) -> None:
+    """A loaded state brings the names of its groups along; older checkpoints have the same name for both groups of a side."""
+    names = [group["name"] for group in optimizer.param_groups]
+
+    def rename(loaded: torch.optim.Optimizer) -> None:
+        for group, name in zip(loaded.param_groups, names):
+            group["name"] = name
+
+    optimizer.register_load_state_dict_post_hook(rename)

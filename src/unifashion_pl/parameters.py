@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub import constants
 
 from unifashion_pl.freezing import part_of
 
@@ -19,6 +21,7 @@ RANDOM = {
     "paper-tryon.yaml": "paper-editing-random.yaml",
     "paper-design.yaml": "paper-editing-random.yaml",
     "commercial.yaml": "commercial-random.yaml",
+    "small.yaml": "small-random.yaml",
 }
 
 #: Stages of training at the paper's size, as the README's table lists them.
@@ -48,14 +51,25 @@ def shapes_only(configs: Sequence[str]) -> UniFashionModule:
 
     Raises:
         ValueError, FileNotFoundError: as :meth:`~unifashion_pl.UniFashionModule.from_config`.
+        OSError: the configs name other published parts, which are not here.
     """
     from unifashion_pl import UniFashionModule
 
     chain = with_random_weights(configs)
     large = set(chain) & {*RANDOM, *RANDOM.values()}
-    with torch.device("meta" if large else "cpu"), warnings.catch_warnings():
+    with offline(), torch.device("meta" if large else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return UniFashionModule.from_config(chain, {"init_from": None, "leave_out": []})
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Nothing is asked of the hub: what its cache does not have is absent at once, not after retries."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def counts(model: UniFashionModule) -> dict[str, tuple[int, int]]:

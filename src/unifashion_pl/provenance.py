@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from unifashion_pl import __version__
+from unifashion_pl.names import plain_state
 
 __all__ = ["__version__", "commit", "tensor_bytes", "weights_hash", "whole"]
 
@@ -39,7 +40,7 @@ def weights_hash(module: nn.Module, digits: int = 16) -> str:
     Equal for a module that FSDP2 has sharded; every rank has to ask then.
     """
     digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
+    for name, value in sorted(plain_state(module.state_dict()).items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(tensor_bytes(whole(value)))

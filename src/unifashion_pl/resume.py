@@ -7,21 +7,23 @@ curves that was about to come is left out. Here the counters are settled before 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch.distributed as dist
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from unifashion_pl.callbacks import StepSeeds, Streams, streams
+from unifashion_pl.callbacks import StepSeeds, Stream, Streams, streams
 from unifashion_pl.curves import take_over, writers
 from unifashion_pl.files import check_writable, write_checkpoint
+from unifashion_pl.names import plain
 
 STATES, GRADIENTS, CURVES = "unifashion_streams", "unifashion_gradients", "unifashion_curves"
 LOOP = "epoch_loop.batch_progress"
@@ -69,15 +71,28 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class Resume(L.Callback):
-    """Puts a resumed run where the undisturbed one was when the checkpoint was written: streams, counters, gradients, curves."""
+    """Puts a resumed run where the undisturbed one was when the checkpoint was written: streams, counters, gradients, curves.
+
+    Lightning's tuners save a checkpoint, try things out without callbacks, and load it again. That is no resume: it leaves the streams
+    where they were, whatever size their batches have now.
+    """
 
     def __init__(self) -> None:
         self.places: dict[str, dict[str, Any]] = {}
         self.loaded: dict[str, Any] | None = None
         self.stage = ""
+        self.begun = False
+        self.tried: list[tuple[Stream, dict[str, Any]]] | None = None
+        self.trial: dict[str, dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the states of the streams by name, gradients of a step that has not come yet, and how far the curves are."""
+        if not self.begun:
+            self.tried = [(loader, loader.state_dict()) for loader in streams(trainer).values()]
+            checkpoint.update(
+                {name: value for name, value in (self.loaded or {}).items() if name in (STATES, GRADIENTS, CURVES)}
+            )
+            return
         progress = checkpoint["loops"]["fit_loop"][LOOP]["total"]
         between = progress["ready"] == progress["processed"]
         checkpoint[STATES] = self._states(trainer) if between else self.places
@@ -88,7 +103,23 @@ class Resume(L.Callback):
         checkpoint[CURVES] = {"rows": [writer.rows for writer in writers(trainer)], "next": _next_row(trainer)}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Settle the counters, and take the rest for when there are loaders."""
+        """Settle the counters, and take the rest for when there are loaders.
+
+        Raises:
+            ValueError: a run is resumed that would begin with a tuner.
+        """
+        if self.begun:
+            self.trial = checkpoint.get(STATES)
+            return
+        if self.tried is not None:
+            for loader, state in self.tried:
+                loader.load_state_dict(state)
+            return
+        if tuner := _tuner_at_start(trainer):
+            raise ValueError(
+                f"cannot resume with a {tuner}: its trial makes Lightning forget optimiser and position of the checkpoint (lightning 2.6). "
+                "Leave it out of the run that resumes"
+            )
         self.loaded = {name: checkpoint.get(name) for name in (STATES, GRADIENTS, CURVES)} | {"step": checkpoint["global_step"]}
         if "loops" in checkpoint:
             self.stage = settle(checkpoint["loops"]["fit_loop"])
@@ -108,6 +139,12 @@ class Resume(L.Callback):
             if self.stage:
                 _go_on(trainer.fit_loop, self.stage)
         self.places = self._states(trainer)
+        self.begun = True
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Go on as before a tuner's trial between two epochs, after which Lightning makes the loaders anew."""
+        trial, self.trial = self.trial, None
+        self._streams(trainer, trial)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -131,11 +168,22 @@ class Resume(L.Callback):
             return
         if set(states) != set(loaders):
             raise ValueError(
-                f"cannot resume: the run trained on the streams {', '.join(sorted(states))}, now there are {', '.join(sorted(loaders))}. Use "
+                f"cannot resume: the run trained on the streams {_names(states)}, now there are {_names(loaders)}. Use "
                 "the old ones, or start from the checkpoint's weights (init_from) instead of resuming"
             )
         for name, loader in loaders.items():
             loader.load_state_dict(states[name])
+
+
+def _names(found: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(found)) or "of other loaders than this library's"
+
+
+def _tuner_at_start(trainer: L.Trainer) -> str:
+    """The first callback that tries things out before the training begins."""
+    starts = (BatchSizeFinder.on_fit_start, LearningRateFinder.on_fit_start)
+    callbacks: list[L.Callback] = getattr(trainer, "callbacks", []) if trainer.training else []
+    return next((type(callback).__name__ for callback in callbacks if type(callback).on_fit_start in starts), "")
 
 
 def settle(loop: dict[str, Any]) -> str:
@@ -216,7 +264,7 @@ def _curves(trainer: L.Trainer, state: dict[str, Any], step: int) -> None:
 
 def _gathered(model: L.LightningModule) -> list[dict[str, Tensor]]:
     """Gradients by name that wait for their step, of every rank; [] = none wait. On other ranks than 0 only their own."""
-    own = {name: p.grad.detach().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    own = {plain(name): p.grad.detach().cpu() for name, p in model.named_parameters() if p.grad is not None}
     if not (dist.is_available() and dist.is_initialized()):
         return [own] if own else []
     ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -226,5 +274,5 @@ def _gathered(model: L.LightningModule) -> list[dict[str, Tensor]]:
 
 def _restore(model: L.LightningModule, gradients: dict[str, Tensor]) -> None:
     for name, parameter in model.named_parameters():
-        if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
+        if plain(name) in gradients:
+            parameter.grad = gradients[plain(name)].to(parameter.device, parameter.dtype)

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from unifashion_pl.freezing import left_out
+from unifashion_pl.names import plain_state
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -131,7 +132,7 @@ class ShardedStrategy(ModelParallelStrategy):
         absent = left_out(module)
         if not absent or Path(checkpoint_path).is_dir():
             return super().load_checkpoint(checkpoint_path, weights_only)
-        there = torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)["state_dict"].keys()
+        there = plain_state(torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=True)["state_dict"]).keys()
         if lacking := sorted(module.state_dict().keys() - there - absent):
             raise KeyError(f"{checkpoint_path} lacks {len(lacking)} tensors of this model, e.g. {lacking[:3]}")
         strict, module.strict_loading = module.strict_loading, False

@@ -29,6 +29,9 @@ def load_tokenizer(source: str, part: str = "qformer") -> BertTokenizerFast:
 
     Returns:
         A tokenizer with ``[DEC]`` appended as last id (30522 for bert-base-uncased).
+
+    Raises:
+        FileNotFoundError: there is none.
     """
     path = Path(source)
     if source == "tiny":
@@ -38,6 +41,11 @@ def load_tokenizer(source: str, part: str = "qformer") -> BertTokenizerFast:
     else:
         with rebuild.published(part, source):
             tokenizer = BertTokenizerFast.from_pretrained(rebuild.kept(part) or source)
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one of nothing
+            raise FileNotFoundError(
+                f"no BERT tokenizer at {source!r}: expected 'tiny', a vocab.txt, a folder with vocab.txt or tokenizer.json, or a hub id that "
+                "is in the hub's cache or can be reached"
+            )
     if "[DEC]" not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     return tokenizer

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.names import unknown
 from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import floating
 from unifashion_pl.weights.initial import load_vision_weights
@@ -41,7 +42,7 @@ class VisionTower(nn.Module):
         mean, std: normalisation of pixels scaled to 0..1, applied here so that batches can stay uint8.
 
     Raises:
-        ValueError: ``timm_kwargs`` would read files.
+        ValueError: ``timm_kwargs`` would read files, or timm does not know the name or the arguments.
     """
 
     part = "vision"
@@ -73,7 +74,7 @@ class VisionTower(nn.Module):
         options = {"num_classes": 0, **(timm_kwargs or {})}
         source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
         with rebuild.published(self.part, source):
-            self.model: Any = timm.create_model(f"local-dir:{folder}" if folder else name, start == "timm", **options)
+            self.model: Any = _timm_model(f"local-dir:{folder}" if folder else name, start == "timm", options)
             if start not in ("none", "timm"):
                 load_vision_weights(self.model, start)
         if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
@@ -81,11 +82,11 @@ class VisionTower(nn.Module):
         self.pretrained = weights != "none"
         self.model.to(floating(dtype))
         if gradient_checkpointing:
-            self.model.set_grad_checkpointing()  # type: ignore[operator]
+            self.model.set_grad_checkpointing()
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.positions = positions
-        self.width = int(self.model.num_features)  # type: ignore[arg-type]
+        self.width = int(self.model.num_features)
 
     def blueprint(self) -> dict[str, bytes]:
         """What the hub says of the model: its architecture and arguments."""
@@ -125,6 +126,19 @@ class VisionTower(nn.Module):
             _, width, height, across = features.shape
             features = features + sincos_positions(width, height, across, features.device).to(features.dtype)
         return features.flatten(2).transpose(1, 2)
+
+
+def _timm_model(name: str, pretrained: bool, arguments: dict[str, Any]) -> Any:
+    """Raises ValueError for a name that timm does not know, and for arguments that its model does not take."""
+    if ":" not in name and not timm.is_model(name):  # with a colon it is a place: hf-hub:owner/name
+        raise ValueError(unknown("timm model", name, timm.list_models()) + " (`timm.list_models()`)")
+    try:
+        return timm.create_model(name, pretrained, **arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"timm cannot build {name} with timm_kwargs {arguments}: {error}. They are arguments of that architecture: leave out what "
+            "was meant for another one (timm_kwargs: null)"
+        ) from error
 
 
 def sincos_positions(width: int, height: int, across: int, device: torch.device | None = None) -> Tensor:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from unifashion_pl.cli.configs import nulls, resolve_configs, with_config
+from unifashion_pl.cli.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.weights.building import Saved, buildable
 from unifashion_pl.weights.checkpoint import local, read_checkpoint
@@ -35,6 +36,10 @@ class UniFashionCLI(LightningCLI):
 
     #: Of ``--ckpt_path``.
     _saved: Saved | None = None
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Options are named in full: what is an abbreviation today may be another option tomorrow."""
+        return super().init_parser(**{"allow_abbrev": False, **kwargs})
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         parser.add_argument(
@@ -109,7 +114,7 @@ def train(args: list[str]) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        args=resolve_configs(args),
+        args=drop_replaced(resolve_configs(args)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -18,9 +18,16 @@ EPILOG = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse's, with options named in full: what is an abbreviation today may be another option tomorrow."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; a parsed command carries its ``handler``."""
-    top = argparse.ArgumentParser(prog="unifashion", description="UniFashion as a Lightning library.", epilog=EPILOG)
+    top = Parser(prog="unifashion", description="UniFashion as a Lightning library.", epilog=EPILOG)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in MODULES:
         import_module(f"{__name__}.{name}").add(commands)

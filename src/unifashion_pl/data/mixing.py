@@ -40,9 +40,19 @@ class MixedPairLoader:
         return sum(loader.batch_size for loader in self.loaders)
 
     @property
+    def may_double(self) -> bool:
+        """As :attr:`TrainLoader.may_double`, of all parts."""
+        return all(loader.may_double for loader in self.loaders)
+
+    @property
     def bad(self) -> dict[str, str]:
         """Damaged samples of all parts; keys of different datasets are kept apart."""
         return {f"{x.source.dataset}/{key}": message for x in self.loaders for key, message in x.bad.items()}
+
+    def set_epoch(self, epoch: int) -> None:
+        """As :meth:`TrainLoader.set_epoch`, of all parts."""
+        for loader in self.loaders:
+            loader.set_epoch(epoch)
 
     def close(self) -> None:
         """As :meth:`TrainLoader.close`, of all parts."""

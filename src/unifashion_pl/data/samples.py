@@ -9,7 +9,7 @@ outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -234,5 +234,37 @@ class EditBatch:
 
 
 TrainBatch = PairBatch | TripletBatch | TryOnBatch | EditBatch
+#: Kind of a training batch -> the stream it makes by itself.
+STREAMS: dict[type[TrainBatch], str] = {PairBatch: "pairs", TripletBatch: "triplets", TryOnBatch: "tryon", EditBatch: "edits"}
 #: What DataModules yield; edits are made of try-on samples by the diffusion head.
 Batch = PairBatch | TripletBatch | TryOnBatch | GalleryBatch | QueryBatch
+
+
+def by_stream(batch: Any) -> dict[str, TrainBatch]:
+    """What a training step is given, as ``{stream: batch}``; of plain loaders, a stream is named by what its batches are.
+
+    Args:
+        batch: as the loaders yield it: a mapping, one batch, or a list of them.
+
+    Raises:
+        TypeError: something else, with what is expected.
+    """
+    if isinstance(batch, Mapping):
+        given = dict(batch)
+    else:
+        parts = batch if isinstance(batch, list | tuple) else [batch]
+        names = [_stream_of(part) for part in parts]
+        given = {name + ("" if name not in names[:n] else f"_{n}"): part for n, (name, part) in enumerate(zip(names, parts))}
+    for name, part in given.items():
+        if not isinstance(part, TrainBatch):
+            found = f"{type(part).__name__} as {name!r}" if isinstance(batch, Mapping) else type(part).__name__
+            raise TypeError(
+                f"a training step takes a PairBatch, a TripletBatch or a TryOnBatch of unifashion_pl.data.samples, or {{stream: batch}} of "
+                f"them, and the loader gave {found}: make batches of your samples (DataLoader(collate_fn=...)), and of several loaders "
+                "one, CombinedLoader({'pairs': ..., 'triplets': ...})"
+            )
+    return given
+
+
+def _stream_of(batch: Any) -> str:
+    return next((name for kind, name in STREAMS.items() if isinstance(batch, kind)), "")

@@ -217,6 +217,11 @@ class TrainLoader(Generic[B]):
         return self.samples // (self.place.world * self.batch_size)
 
     @property
+    def may_double(self) -> bool:
+        """Whether there are samples for batches twice as large."""
+        return 2 * self.place.world * self.batch_size <= self.samples
+
+    @property
     def epoch(self) -> int:
         """Epoch that the next batch belongs to."""
         return self.position // len(self)

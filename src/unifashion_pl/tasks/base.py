@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
-from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
 from unifashion_pl.freezing import settle
+from unifashion_pl.names import keep_names_plain
 from unifashion_pl.resume import run_callbacks
 
 
@@ -29,6 +30,7 @@ class TaskModule(L.LightningModule):
 
     def __init__(self, backbone: QFormerBackbone | None = None, learning_rate: float = 1e-4) -> None:
         super().__init__()
+        keep_names_plain(self)
         self.backbone = backbone
         self.learning_rate = learning_rate
 
@@ -48,18 +50,19 @@ class TaskModule(L.LightningModule):
     def on_fit_start(self) -> None:
         self.train()  # Lightning trains in whatever mode it finds
 
-    def training_step(self, batch: dict[str, TrainBatch], batch_idx: int) -> Tensor:
+    def training_step(self, batch: TrainBatch | dict[str, TrainBatch], batch_idx: int) -> Tensor:
         if self.backbone is None:
             raise RuntimeError(f"{type(self).__name__} was built without a backbone: pass backbone=… to train it alone")
         terms: list[Tensor] = []
-        for given in batch.values():
+        streams = by_stream(batch)
+        for given in streams.values():
             part = self.prepare(given)
             if isinstance(part, PairBatch | TripletBatch | EditBatch):
                 losses = self.losses(self.backbone, part, self.backbone.encode(part))
                 self.log_dict({f"train/{k}": v.detach() for k, v in losses.items()}, batch_size=len(part))
                 terms += losses.values()
         if not terms:
-            raise ValueError(f"{type(self).__name__} found nothing to learn in a batch with the streams {sorted(batch)}")
+            raise ValueError(f"{type(self).__name__} found nothing to learn in a batch with the streams {sorted(streams)}")
         total = torch.stack(terms).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total

@@ -184,21 +184,22 @@ def from_config(
     """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
     from jsonargparse import ArgumentParser
 
+    from unifashion_pl.cli.layers import drop_replaced
+
     configs = [config] if isinstance(config, str | Path) else list(config)
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config")
     parser.add_class_arguments(cls, "model", fail_untyped=False)
-    merged = None
-    sections = _merge_configs(configs)
-    args = [
+    # as the command line would: what lies over what is decided in one place, and parsing in steps loses the classes of dataclasses
+    args = [f"--config={json.dumps({'model': section})}" for section in _merge_configs(configs)]
+    args += [
         f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
     ]
     try:
-        for section in sections:
-            merged = parser.parse_object({"model": section}, merged)
-        merged = parser.parse_args(args, namespace=merged)
+        parsed = parser.parse_args(drop_replaced(args))
     except ArgumentError as error:
         raise ValueError(f"{' + '.join(map(str, configs))}: {error}") from error
-    return build(cls, merged.as_dict()["model"])
+    return build(cls, parsed.as_dict()["model"])
 
 
 def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unifashion_pl.names import plain_state
 from unifashion_pl.weights import rebuild
 
 
@@ -95,7 +96,7 @@ def state_of(content: Any, path: str | Path) -> dict[str, Tensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict'")
-    return check_state(state, path)
+    return plain_state(check_state(state, path))
 
 
 def check_state(state: dict[Any, Tensor], path: str | Path) -> dict[str, Tensor]:

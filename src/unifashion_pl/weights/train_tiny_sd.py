@@ -116,7 +116,7 @@ def train(head: DiffusionModule, latents: Tensor, texts: list[list[str]], minute
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="unet/ and text_encoder/ come into it")
     parser.add_argument("--products", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=1000, help="of the wardrobe; the demo's is 0")
