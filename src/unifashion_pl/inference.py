@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, get_args
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,8 +22,8 @@ from unifashion_pl import toy
 from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, identifiers, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
-from unifashion_pl.data import decode
 from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.inference_images import Images, OneImage, image_list, left_out, open_image, unreadable
 from unifashion_pl.learned import require
 from unifashion_pl.tasks import modes
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from unifashion_pl.gallery import Gallery
     from unifashion_pl.module import UniFashionModule
 
-OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
-Images = OneImage | Sequence[OneImage]
 T = TypeVar("T")
 #: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
 TOGETHER = 2
@@ -47,69 +44,6 @@ class Reader(Protocol):
 
     def reading_of(self, text: str) -> Reading:
         """What its vocabulary has of a text."""
-
-
-def image_list(images: Images) -> list[OneImage]:
-    """One image or many -> a list; a (B, 3, H, W) tensor is B images.
-
-    Raises:
-        ValueError: nothing given.
-        TypeError: something that is no image.
-    """
-    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        items: list[OneImage] = list(images)
-    elif isinstance(images, str | Path | Image.Image | Tensor | np.ndarray):
-        items = [images]
-    elif isinstance(images, Sequence) and not isinstance(images, bytes | bytearray):
-        items = list(images)
-    else:
-        raise TypeError(f"expected an image, a path or a list of them, got {type(images).__name__}")
-    if not items:
-        raise ValueError("the list of images is empty")
-    return items
-
-
-def open_image(item: OneImage) -> Image.Image:
-    """A path, PIL image, (H, W, 3) array or (3, H, W) tensor -> RGB image, upright, transparency over white.
-
-    Arrays and tensors are uint8, or floating in 0..1.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file that is no image, or pixels of a wrong shape or range.
-        TypeError: anything else.
-    """
-    if isinstance(item, Image.Image):
-        try:
-            return decode.to_rgb(decode.own_image(item))
-        except decode.BadInput as error:
-            raise ValueError(f"{getattr(item, 'filename', '') or item!r} is no readable image: {error.reason}") from error
-    if isinstance(item, str | Path):
-        path = Path(item)
-        if not path.exists() or path.is_dir():
-            raise FileNotFoundError(f"image {str(path)!r} not found" + (" (it is a folder)" if path.is_dir() else ""))
-        try:
-            return decode.to_rgb(decode.open_image(decode.read_bytes(path), str(path)))
-        except decode.BadInput as error:
-            raise ValueError(f"{str(path)!r} is no readable image: {error.reason}") from error
-    if isinstance(item, Tensor):
-        item = item.detach().cpu().movedim(0, -1).numpy() if item.ndim == 3 else item.detach().cpu().numpy()
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(_pixels(item), "RGB")
-    raise TypeError(f"expected an image or a path, got {type(item).__name__}")
-
-
-def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8 from uint8 or floats in 0..1."""
-    if array.ndim != 3 or array.shape[-1] != 3:
-        raise ValueError(f"pixels have shape {array.shape}: expected (H, W, 3) in arrays, (3, H, W) in tensors")
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if not np.issubdtype(array.dtype, np.floating) or array.min() < 0 or array.max() > 1:
-        raise ValueError(
-            f"pixels are {array.dtype} in {array.min():.3g}..{array.max():.3g}: expected uint8, or floats in 0..1 (not normalised)"
-        )
-    return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
 
 
 def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) -> list[str]:
@@ -387,7 +321,6 @@ def gallery(
         UnreadableImages: a ValueError that names more than ``max_bad`` images.
     """
     from unifashion_pl.gallery import Gallery
-    from unifashion_pl.inference_images import left_out, unreadable
 
     items = image_list(images)
     names = None if ids is None else identifiers(ids)

@@ -16,15 +16,14 @@ from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
 from unifashion_pl.inference import (
-    Images,
     check_scales,
     evaluating,
     head_of,
-    image_list,
     painted_in_batches,
     readable,
     readers_of,
 )
+from unifashion_pl.inference_images import Images, image_list
 from unifashion_pl.learned import require
 from unifashion_pl.tasks.editing import Task, edits
 

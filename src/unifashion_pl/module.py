@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import torch
@@ -18,6 +18,7 @@ from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
 from unifashion_pl.files import check_writable
 from unifashion_pl.freezing import Family, apply_policy, check_left_out, drop_unbuilt, find_policy, left_out, part_of, settle
+from unifashion_pl.inference_methods import InferenceMethods
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.resume import run_callbacks
@@ -25,15 +26,8 @@ from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
 from unifashion_pl.weights.rebuild import PARTS, blueprints
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
-    from unifashion_pl.arguments import Ids, Seeds
-    from unifashion_pl.gallery import Gallery
-    from unifashion_pl.inference import Images, OneImage
-
-
-class UniFashionModule(L.LightningModule):
+class UniFashionModule(InferenceMethods, L.LightningModule):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
     A training step receives ``{stream: batch}``, or one batch. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
@@ -375,64 +369,3 @@ class UniFashionModule(L.LightningModule):
         from unifashion_pl.weights.saving import push_to_hub
 
         return push_to_hub(self, repository, private=private, **saving)
-
-    def encode_image(self, images: Images, query_set: str = "reference") -> Tensor:
-        """PIL image, path, tensor or a list of them -> (B, Q, E) unit vectors, one per query token."""
-        from unifashion_pl import inference
-
-        return inference.encode_image(self, images, query_set)
-
-    def encode_text(self, texts: str | Sequence[str]) -> Tensor:
-        """Captions -> (B, E) unit vectors."""
-        from unifashion_pl import inference
-
-        return inference.encode_text(self, texts)
-
-    def compose(self, images: Images, texts: str | Sequence[str]) -> Tensor:
-        """Reference images and modifying texts -> (B, E) unit vectors that search a ``target`` gallery."""
-        from unifashion_pl import inference
-
-        return inference.compose(self, images, texts)
-
-    def caption(self, images: Images, style: str = "fashiongen", **kwargs: Any) -> list[str]:
-        """One caption per image in a style of Table 7: ``fashion200k``, ``fashiongen`` or ``fashioniq``."""
-        from unifashion_pl import inference
-
-        return inference.caption(self, images, style=style, **kwargs)
-
-    def generate(self, prompt: str | Sequence[str], image: Images | None = None, seed: Seeds = 0, **kwargs: Any) -> list[Image]:
-        """Images from text, or from an image and a modifying text."""
-        from unifashion_pl import inference
-
-        return inference.generate(self, prompt, image=image, seed=seed, **kwargs)
-
-    def try_on(
-        self, person: OneImage, garment: Images, mask: Any = None, pose: Any = None, seed: Seeds = 0, **kwargs: Any
-    ) -> list[Image]:
-        """The person wearing each garment; see :func:`unifashion_pl.inference_edits.try_on`."""
-        from unifashion_pl import inference_edits
-
-        return inference_edits.try_on(self, person, garment, mask=mask, pose=pose, seed=seed, **kwargs)
-
-    def design(
-        self,
-        person: OneImage,
-        text: str | Sequence[str],
-        sketch: Any = None,
-        pose: Any = None,
-        mask: Any = None,
-        seed: Seeds = 0,
-        **kwargs: Any,
-    ) -> list[Image]:
-        """The person in what text and sketch describe; see :func:`unifashion_pl.inference_edits.design`."""
-        from unifashion_pl import inference_edits
-
-        return inference_edits.design(self, person, text, sketch=sketch, pose=pose, mask=mask, seed=seed, **kwargs)
-
-    def gallery(
-        self, images: Images, ids: Ids | None = None, captions: str | Sequence[str] | None = None, **kwargs: Any
-    ) -> Gallery:
-        """A searchable collection of images; see :func:`unifashion_pl.inference.gallery`."""
-        from unifashion_pl import inference
-
-        return inference.gallery(self, images, ids=ids, captions=captions, **kwargs)

@@ -19,7 +19,8 @@ from unifashion_pl import files
 from unifashion_pl.arguments import ArgumentError, Id, Ids, choice, count, identifier, identifiers, number, text_list, vector
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
-from unifashion_pl.inference import Images, compose, encode_image, encode_image_sets, encode_text, head_of, image_list
+from unifashion_pl.inference import compose, encode_image, encode_image_sets, encode_text, head_of
+from unifashion_pl.inference_images import Images, image_list
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 
 if TYPE_CHECKING:

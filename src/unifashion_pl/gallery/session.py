@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from unifashion_pl.arguments import count
-from unifashion_pl.inference import Images, image_list, open_image, readable
+from unifashion_pl.inference import readable
+from unifashion_pl.inference_images import Images, image_list, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
