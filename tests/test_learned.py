@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -125,6 +126,15 @@ def test_older_files_are_read_by_their_policy(
     assert learned.of_checkpoint(content) == tasks
     if streams is None:
         assert learned.of_config({"model": {"backbone": {}, **section}}) == tasks
+
+
+def test_what_older_models_may_have_learned_of_persons_is_not_refused() -> None:
+    section = {"policy": "phase2_composed", "backbone": {}, **HEADS, "diffusion": {}}
+    known = learned.of_config({"model": section})
+    for channels, persons in ((13, {"try-on", "design"}), (4, set())):
+        older = SimpleNamespace(diffusion_head=SimpleNamespace(denoiser=SimpleNamespace(in_channels=channels)))
+        learned.give(older, known)
+        assert older.learned == {"generation", "composed generation"} | persons
 
 
 def test_files_of_others_say_nothing() -> None:

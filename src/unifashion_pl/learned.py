@@ -116,12 +116,13 @@ def of_policy(section: Mapping[str, Any], streams: Iterable[str] | None = None) 
         streams: names of the streams that it was trained on; None = not known.
 
     Returns:
-        None where the policy is unknown, or trains persons: anything may have been learned before.
+        None where the policy is unknown, or trains persons: anything may have been learned before. Persons may have been learned in an
+        earlier stage, and count as learned where the U-Net reads them, see :func:`give`.
     """
     policy = str(section.get("policy", "phase1_joint"))
     if policy not in OLDER:
         return None
-    tasks = set(OLDER[policy])
+    tasks = {*OLDER[policy], *_PERSONS.values()}
     if streams is not None:
         own = {_PHASE2[family] for family in POLICIES[policy].losses if family in _PHASE2}
         tasks = tasks | own if "triplets" in set(streams) else tasks - {*_TRIPLETS}

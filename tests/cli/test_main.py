@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from unifashion_pl import commands
 from unifashion_pl.cli import main
-from unifashion_pl.cli.main import INTERRUPTED, TERMINATED, sentences, signals
+from unifashion_pl.cli.main import INTERRUPTED, PACKAGE, TERMINATED, notes, sentences, signals
 from unifashion_pl.files import check_writable
 
 
@@ -156,3 +157,15 @@ def test_a_command_that_fails_late_leaves_the_older_result(
     )
     assert page.read_text() == "older"
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_warnings_of_this_library_are_notes_and_those_of_others_stay_whole() -> None:
+    usual = warnings.formatwarning
+    with notes():
+        ours, other = (
+            warnings.formatwarning(UserWarning("it is small"), UserWarning, filename, 7)
+            for filename in (str(PACKAGE / "inference.py"), "/elsewhere/torch/nn.py")
+        )
+    assert ours == "note: it is small\n"
+    assert other == "/elsewhere/torch/nn.py:7: UserWarning: it is small\n"
+    assert warnings.formatwarning is usual

@@ -15,6 +15,7 @@ from PIL import Image
 from small import VAE, images
 from torch import Tensor
 
+from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.generation import ImageVAE
 from unifashion_pl.wardrobe.products import make_product
 from unifashion_pl.wardrobe.render import render_product
@@ -77,6 +78,13 @@ def test_pictures_outside_the_range_are_clamped_not_wrapped() -> None:
     assert (raw < -1.1).any()
     assert (out[raw > 1] == 255).all()
     assert (out[raw < -1] == 0).all()
+
+
+def test_pictures_of_no_numbers_are_refused_not_painted(vae: ImageVAE) -> None:
+    latents = torch.zeros(2, 4, 4, 4)
+    latents[1, 0, 0, 0] = math.nan
+    with pytest.raises(ArgumentError, match="painted is NaN or infinite"):
+        vae.decode(latents)
 
 
 def test_the_scale_multiplies_the_latents_and_is_undone() -> None:

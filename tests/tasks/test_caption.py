@@ -189,6 +189,13 @@ def test_untrained_captions_do_not_depend_on_the_batch() -> None:
     assert module.generate(queries(0), []) == []
 
 
+def test_queries_of_no_numbers_are_refused_not_captioned() -> None:
+    broken = queries(2)
+    broken[1, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        head().generate(broken, STYLE_CYCLE[:2], max_new_tokens=2)
+
+
 def test_mistakes_are_named() -> None:
     module = head()
     with pytest.raises(ValueError, match="'haiku'; known are fashion200k, fashiongen, fashioniq"):

@@ -107,13 +107,12 @@ def _text(error: Exception) -> object:
 
 @contextmanager
 def notes() -> Iterator[None]:
-    """Warnings that are for the user of a command are one line, without the place in the code."""
-    from unifashion_pl.toy import ToyWarning
-
+    """Warnings of this library are for the user of a command: one line, without the place in the code."""
     usual = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-        return f"note: {message}\n" if issubclass(category, ToyWarning) else usual(message, category, filename, lineno, line)
+        own = issubclass(category, UserWarning) and _is_ours(filename)
+        return f"note: {message}\n" if own else usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = plain
     try:
@@ -129,7 +128,12 @@ def raised_here(error: BaseException) -> bool:
         return False
     while trace.tb_next is not None:
         trace = trace.tb_next
-    place = Path(trace.tb_frame.f_code.co_filename).resolve()
+    return _is_ours(trace.tb_frame.f_code.co_filename)
+
+
+def _is_ours(filename: str) -> bool:
+    """Whether a source file is one of this library's."""
+    place = Path(filename).resolve()
     datamodules = sys.modules.get("unifashion_pl.datamodules")
     rooms = [PACKAGE, *(Path(p).resolve() for p in getattr(datamodules, "__path__", ()))]
     return any(place.is_relative_to(room) for room in rooms)

@@ -178,7 +178,6 @@ def _quiet() -> None:
         ".*module\\(s\\) in eval mode at the start of training.*",  # frozen parts are
         ".*does not have many workers.*",  # the toy decodes in 30 ms a batch
         ".*isinstance\\(treespec, LeafSpec\\).*",
-        ".*is_gradient_checkpointing.*",
         ".*__array__ implementation doesn't accept a copy keyword.*",
         ".*was deprecated in v4.*",
     ):

@@ -75,11 +75,10 @@ def _rows(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(args: argparse.Namespace) -> Gallery:
-    from unifashion_pl.files import check_writable
     from unifashion_pl.gallery import Gallery
+    from unifashion_pl.gallery.store import description_at
 
-    if args.action != "search" and args.index.exists():
-        check_writable(args.index, folder=True)
+    description_at(args.index)
     return Gallery.load(args.index, load_model(args))
 
 

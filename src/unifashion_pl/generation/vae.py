@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import described, floating, load_part
 from unifashion_pl.weights.trust import Fields
@@ -104,8 +105,14 @@ class ImageVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, 4, h, w) -> uint8 pictures (B, 3, h f, w f)."""
+        """Scaled latents (B, 4, h, w) -> uint8 pictures (B, 3, h f, w f).
+
+        Raises:
+            ArgumentError: what was painted is NaN or infinite, which as a picture would look like one.
+        """
         pixels = self.model.decode((latents / self.scale).to(self.model.dtype), return_dict=False)[0]
+        if not pixels.isfinite().all():
+            raise ArgumentError("what was painted is NaN or infinite: look at the model's weights, or its dtype")
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

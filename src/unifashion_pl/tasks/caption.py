@@ -167,6 +167,8 @@ class CaptionModule(TaskModule):
         )
         with evaluating(self.adapter, self.language_model):
             embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
+            if not embeddings.isfinite().all():
+                raise arguments.ArgumentError("what the caption head reads is NaN or infinite: look at the model's weights")
             ids = self.language_model.model.generate(
                 inputs_embeds=embeddings, attention_mask=mask, generation_config=config, logits_processor=penalty
             )
