@@ -20,6 +20,7 @@ from unifashion_pl.data.reader import ShardSource, Source
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
+from unifashion_pl.weights.trust import LibraryOnly
 
 
 class StreamsLoader(CombinedLoader):
@@ -35,7 +36,7 @@ class StreamsLoader(CombinedLoader):
         return size + 1 if all(stream.may_double for stream in self.streams.values()) else size
 
 
-class Resizable(L.LightningDataModule):
+class Resizable(LibraryOnly, L.LightningDataModule):
     """A DataModule whose batch size may be set, as Lightning's batch size finder does."""
 
     @property

@@ -157,3 +157,14 @@ def test_the_base_has_the_dtype_asked_for(tmp_path: Path) -> None:
 def test_names_that_are_no_floating_point_type_are_refused(dtype: str) -> None:
     with pytest.raises(ValueError, match=f"such as float32 or bfloat16, got '{dtype}'"):
         LanguageModel(config=SMALL, dtype=dtype)
+
+
+@pytest.mark.parametrize("field", ["auto_map", "attn_implementation", "_attn_implementation_internal", "quantization_config"])
+def test_fields_that_fetch_code_are_refused_in_configs_within_a_config_too(field: str) -> None:
+    for config in (
+        {**SMALL, field: "x/y"},
+        {**SMALL, "text_config": {field: "x/y"}},
+        {**SMALL, "parts": [{"of": {field: "x/y"}}]},
+    ):
+        with pytest.raises(ValueError, match=field):
+            LanguageModel(config=config)

@@ -16,10 +16,13 @@ import torch
 from jsonargparse import ArgumentParser
 from jsonargparse._common import parsing_settings
 from sourced import write_ckpt
+from unifashion_pl.datamodules import MultiTaskDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import VisionTower
 from unifashion_pl.cli import main
+from unifashion_pl.cli.training import UniFashionCLI
+from unifashion_pl.tasks import RetrievalModule
 from unifashion_pl.weights.checkpoint import tiny_folder
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
@@ -28,7 +31,10 @@ OWN = """
 from pathlib import Path
 Path({mark!r}).touch()
 from unifashion_pl.backbone import VisionTower
+from unifashion_pl.tasks import RetrievalModule
 class Tower(VisionTower):
+    pass
+class Head(RetrievalModule):
     pass
 """
 
@@ -150,6 +156,43 @@ def test_ckpt_path_names_nothing_that_is_called(
     assert ended.value.code == 2
     assert "own_part_of_a_user.Tower" in capsys.readouterr().err
     assert not mark.exists()
+
+
+def test_a_file_with_the_name_of_a_class_is_not_read(mark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "unifashion_pl.tasks.RetrievalModule"
+    (tmp_path / name).write_text(json.dumps({"class_path": "own_part_of_a_user.Head"}))
+    path = ckpt_of(planted("retrieval", name), tmp_path / "a.ckpt")
+    built = []
+
+    def build(cli: UniFashionCLI) -> None:
+        built.append(cli.config.test.model.retrieval.class_path)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(UniFashionCLI, "instantiate_classes", build)
+    with pytest.raises(ValueError, match="far enough"):
+        main(
+            ["test", "--config", "tiny.yaml", "--model.caption", "null", "--model.diffusion", "null", "--ckpt_path", str(path)]
+        )
+    assert built == [name]
+    assert not mark.exists()
+
+
+def test_heads_and_data_modules_load_no_other_classes_either(mark: Path, tmp_path: Path) -> None:
+    made = {"_instantiator": "lightning.pytorch.cli.instantiate_module"}
+    own = {"class_path": "own_part_of_a_user.Tower", "init_args": {"name": "resnet10t", "image_size": 32}}
+    backbone = planted("policy", "")["backbone"]
+    backbone["init_args"]["vision"] = own
+    path = ckpt_of({"backbone": backbone}, tmp_path / "head.ckpt", **made)
+    with pytest.raises(UntrustedCode, match="head.ckpt names own_part_of_a_user"):
+        RetrievalModule.load_from_checkpoint(path)
+    path = tmp_path / "data.ckpt"
+    torch.save({"datamodule_hyper_parameters": {**made, "pairs": own}, "pytorch-lightning_version": L.__version__}, path)
+    with pytest.raises(UntrustedCode, match="data.ckpt names own_part_of_a_user"):
+        MultiTaskDataModule.load_from_checkpoint(path)
+    assert not mark.exists()
+    with pytest.raises(RuntimeError, match="Missing key"):  # it was built; this file has no tensors for it
+        RetrievalModule.load_from_checkpoint(tmp_path / "head.ckpt", trust_remote_code=True)
+    assert mark.exists()
 
 
 def test_an_address_is_no_ckpt_path(capsys: pytest.CaptureFixture[str]) -> None:

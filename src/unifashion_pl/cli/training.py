@@ -18,9 +18,9 @@ from unifashion_pl.cli.configs import nulls, resolve_configs, with_config
 from unifashion_pl.cli.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.weights.building import Saved, buildable
-from unifashion_pl.weights.checkpoint import local, read_checkpoint
+from unifashion_pl.weights.checkpoint import read_checkpoint
 from unifashion_pl.weights.rebuild import rebuilding
-from unifashion_pl.weights.trust import SWITCH
+from unifashion_pl.weights.trust import SWITCH, local
 
 #: Parts of ``model`` that are no part of what was trained.
 OF_THE_COMMAND = ("evaluator", "painter")
@@ -67,7 +67,9 @@ class UniFashionCLI(LightningCLI):
         self._saved = saved
         section = {**saved.section, "init_from": None}
         with buildable(found, chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
-            self._model_parser().parse_object({"model": section})
+            # what was checked is what is laid: of the text of a class's name, the command's own parser would read a file of that name
+            parser = self._model_parser()
+            section = json.loads(parser.dump(parser.parse_object({"model": section}, defaults=False), format="json"))["model"]
         self._lay_below_options(section)
         self.config[self.config.subcommand].ckpt_path = found
 

@@ -14,9 +14,10 @@ from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, Triplet
 from unifashion_pl.freezing import settle
 from unifashion_pl.names import keep_names_plain
 from unifashion_pl.resume import run_callbacks
+from unifashion_pl.weights.trust import LibraryOnly
 
 
-class TaskModule(L.LightningModule):
+class TaskModule(LibraryOnly, L.LightningModule):
     """A head of the model.
 
     Alone, it owns a ``backbone`` and is trained by Lightning as any module. Under :class:`unifashion_pl.UniFashionModule` it is built

@@ -28,8 +28,11 @@ from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import floating
 from unifashion_pl.weights.trust import Fields
 
-#: Fields of a config by which transformers fetches code to run, or reads more than the config.
-REFUSED = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config")
+#: Fields of a config, or of a config in it, by which transformers fetches code to run, or reads more than the config.
+REFUSED = (
+    "auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "_experts_implementation", "_experts_implementation_internal", "quantization_config",
+)  # fmt: skip
 
 
 @dataclass
@@ -174,11 +177,19 @@ def _config(fields: Mapping[str, Any]) -> PreTrainedConfig:
     Raises:
         ValueError: a field that would fetch code or read more files.
     """
-    if found := [name for name in REFUSED if fields.get(name) is not None]:
+    if found := sorted(_refused(fields)):
         raise ValueError(
             f"a language model's config may not hold {', '.join(found)}: it is plain sizes and names of transformers'"
         )
     return AutoConfig.for_model(**fields)
+
+
+def _refused(value: Any) -> set[str]:
+    """The names of :data:`REFUSED` fields, at any depth."""
+    if isinstance(value, Mapping):
+        here = {name for name in REFUSED if value.get(name) is not None}
+        return here.union(*map(_refused, value.values()))
+    return set().union(*map(_refused, value)) if isinstance(value, list | tuple) else set()
 
 
 def _new_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:

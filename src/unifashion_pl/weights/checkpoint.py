@@ -19,6 +19,7 @@ from unifashion_pl.weights.files import load_tensors, read_content, state_of
 from unifashion_pl.weights.loading import is_imported, load_imported
 from unifashion_pl.weights.rebuild import PARTS, check_blueprints, rebuilding
 from unifashion_pl.weights.saving import CONFIG, FORMAT, TENSORS
+from unifashion_pl.weights.trust import local
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -236,17 +237,6 @@ def read_checkpoint(path: str | Path, *, described: bool = True) -> Saved:
         state_of(content, path),
         learned.of_checkpoint(content, path),
     )
-
-
-def local(path: Any) -> Path:
-    """A checkpoint's path.
-
-    Raises:
-        ValueError: an address: Lightning would unpickle what lies there, and a pickle can run any program.
-    """
-    if "://" in str(path):
-        raise ValueError(f"{path} is an address: download the checkpoint, and name the file")
-    return Path(path)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,6 +64,38 @@ def library_only(where: str, trusted: bool) -> Iterator[None]:
         finally:
             settings.clear()
             settings.update(before)
+
+
+class LibraryOnly:
+    """Before one of Lightning's classes: its ``load_from_checkpoint`` builds nothing that only the checkpoint names."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, trust_remote_code: bool = False, **kwargs: Any) -> Any:
+        """Lightning's, from a local file, of which nothing but tensors is unpickled.
+
+        Args:
+            args, kwargs: as Lightning takes them.
+            trust_remote_code: also import and call classes that are not of this library. They may run any program.
+
+        Raises:
+            ValueError: an address, or a file that names other classes and is not trusted.
+        """
+        kwargs.setdefault("weights_only", True)
+        if isinstance(checkpoint_path, str | Path):
+            local(checkpoint_path)
+        with library_only(str(checkpoint_path), trust_remote_code):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
+
+
+def local(path: Any) -> Path:
+    """A checkpoint's path.
+
+    Raises:
+        ValueError: an address: Lightning would unpickle what lies there, and a pickle can run any program.
+    """
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address: download the checkpoint, and name the file")
+    return Path(path)
 
 
 def refusal(where: str, path: str) -> UntrustedCode:
