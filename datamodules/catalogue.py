@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,6 +110,8 @@ def find_csv(root: Path) -> Path:
     Raises:
         MissingDataError: none, or several.
     """
+    if not root.is_dir():
+        raise MissingDataError(f"{root}: the folder does not exist")
     found = sorted(root.glob("*.csv"))
     named = root / "catalogue.csv"
     if named in found or len(found) == 1:
@@ -205,7 +208,7 @@ class CatalogueDataModule(FashionDataModule):
         """
         if not self._plans:
             rows = read_catalogue(self.csv, self.folder, self.columns)
-            absent = [row for row in rows if not row.image.is_file()]
+            absent = [row for row in rows if not os.path.isfile(row.image)]  # False also of what no system can name
             listed = some(row.image.relative_to(self.folder).as_posix() for row in absent)
             missing = f"{len(absent):,} of {len(rows):,} images of {self.csv} are not in {self.folder}: {listed}"
             if absent and not self.allow_missing:

@@ -36,6 +36,8 @@ SPLIT_NAMES = {
 }
 PICTURE = re.compile(r"[^\s<>\"]+\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif|jp2)", re.IGNORECASE)
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:|file:")
+#: They would break the lines in which ids are listed, and may command a terminal.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DRIVE = re.compile(r"[A-Za-z]:")
 #: Longest name of a file or folder in bytes, and longest path in characters, that systems take.
 LONGEST, LONGEST_PATH = 255, 2000
@@ -111,7 +113,7 @@ def _columns(csv: Path, table: Table, own: Mapping[str, str]) -> dict[str, int]:
     if unknown := set(own) - set(COLUMNS):
         raise ValueError(f"unknown entries in columns: {', '.join(sorted(unknown))}; known are {', '.join(COLUMNS)}")
     if absent := [name for name in own.values() if name.strip() not in header]:
-        raise FormatError(f"{csv} has no column {absent[0]!r}; it has {', '.join(header)}")
+        raise FormatError(f"{csv} has no column {absent[0]!r}; it has {_shown(header)}")
     lower = [name.lower() for name in header]
     found = {what: next((n for n in names if n in lower), None) for what, names in COLUMNS.items() if what not in own}
     if "image" not in own and found["image"] is None:
@@ -131,9 +133,15 @@ def _no_image_column(csv: Path, table: Table) -> str:
         return f"{csv}:1: {', '.join(table.header)[:80]!r} is a row, no header: write one above it, e.g. image,text"
     apart = "" if len(table.header) > 1 else "; if it has more columns, separate them by commas, semicolons or tabs"
     return (
-        f"{csv} has the columns {', '.join(table.header)}; expected one called image with file names "
+        f"{csv} has the columns {_shown(table.header)}; expected one called image with file names "
         f"(or columns={{'image': ...}}){apart}"
     )
+
+
+def _shown(header: Sequence[str]) -> str:
+    """Names of columns for a message; a file that is no CSV may have anything for a header."""
+    text = ", ".join(header)
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _row(row: Row, places: Mapping[str, int], images: ImageNames, separator: str, where: str) -> CatalogueRow:
@@ -145,6 +153,8 @@ def _row(row: Row, places: Mapping[str, int], images: ImageNames, separator: str
         raise FormatError(f"{where}: no image")
     image = images.path(values["image"], where)
     id = values["id"] or Path(values["image"].replace("\\", "/")).stem
+    if CONTROL.search(id):
+        raise FormatError(f"{where}: the id {id[:80]!r} has a tab, a line break or another control character; take it out")
     split = values["split"].lower()
     return CatalogueRow(
         id=id,

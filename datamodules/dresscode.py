@@ -6,6 +6,7 @@ in 384 × 512 whatever the pictures' size, label maps use ATR's labels; there ar
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,13 +167,13 @@ def _mask(parse: Image.Image, pose: Pose | None, part: Part, person: str) -> Ima
 
 
 def roles_of(root: Path, items: Sequence[Item]) -> frozenset[str]:
-    """Roles for which at least one of the samples has a file."""
+    """Roles for which at least one of the samples has a file; names that no system takes have none."""
     recipe = DressCodeRecipe(root, frozenset())
     roles = [*FILES, "warped_sketch", "stitch"]
-    found = {role for role in roles if any(recipe.place(item, role).is_file() for item in items)}
-    if any((root / item.spec[0] / POSE.format(P=item.spec[1])).is_file() for item in items):
+    found = {role for role in roles if any(os.path.isfile(recipe.place(item, role)) for item in items)}
+    if any(os.path.isfile(root / item.spec[0] / POSE.format(P=item.spec[1])) for item in items):
         found.add("pose")
-    if "stitch" in found and not all(recipe.place(item, "stitch").is_file() for item in items):
+    if "stitch" in found and not all(os.path.isfile(recipe.place(item, "stitch")) for item in items):
         found.discard("stitch")
     return frozenset(found)
 

@@ -5,6 +5,7 @@ Views of a product share their text, so that positives go by product (the folder
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Fashion200KRecipe(FileRecipe):
     def inputs(self, item: Item) -> list[Input]:
         """The image; the tree may stand below ``women/`` of the root or of ``root/images``."""
         meta, path = item.spec
-        place = next((p for p in (self.root / path, self.root / "images" / path) if p.is_file()), self.root / path)
+        place = next((p for p in (self.root / path, self.root / "images" / path) if os.path.isfile(p)), self.root / path)
         return [Input(meta["id"], "image", place)]
 
     def meta(self, item: Item) -> dict[str, Any]:

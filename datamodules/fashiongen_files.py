@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
         raise MissingDataError(f"{path}: {len(ids) - len(set(ids)):,} ids are there twice: {some(twice)}")
     places = [root / name for name in FOLDERS[split]]
     first = next((image for entry in entries for image in entry["images"]), "")
-    folder = next((place for place in places if (place / first).is_file()), places[0])
+    folder = next((place for place in places if os.path.isfile(place / first)), places[0])
     items = [_item(n, view, entry, split) for n, entry, view in _rows(entries)]
     if split == "train":
         random.Random("fashiongen").shuffle(items)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from unifashion_pl.data.decode import BadInput
 from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.reading import FormatError, check_regular
 
 IMAGES, PRODUCTS = "input_image", "input_productID"
 TEXTS = ("input_name", "input_description", "input_category", "input_subcategory")
@@ -36,7 +37,10 @@ def open_file(path: Path) -> h5py.File:
             file cannot hold.
     """
     try:
+        check_regular(path)
         file = h5py.File(path, "r")
+    except FormatError as error:
+        raise MissingDataError(str(error)) from error
     except OSError as error:
         size = f" ({path.stat().st_size:,} bytes)" if path.is_file() else ""
         raise MissingDataError(f"{path}{size} is not a complete HDF5 file: {error}. Download it again") from error

@@ -5,6 +5,7 @@ Paired: person and garment of the same name (the second column of the pairs file
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ def _patterns(folder: Path, names: dict[str, list[str]]) -> dict[str, str]:
     for role, (whose, patterns) in FOLDERS.items():
         for pattern in patterns:
             parent = (folder / pattern).parent
-            if parent.is_dir() and any((folder / pattern.format(name)).exists() for name in names[whose]):
+            if parent.is_dir() and any(os.path.exists(folder / pattern.format(name)) for name in names[whose]):
                 found[role] = pattern
                 break
     return found

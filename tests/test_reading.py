@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypedDict
 
@@ -40,9 +41,15 @@ def test_what_is_no_text_is_named(tmp_path: Path, data: bytes, message: str) -> 
         read_text(tmp_path / "f.txt")
 
 
-def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_BYTES", 1000)
-    with pytest.raises(FormatError, match="/dev/zero has more than 1,000 bytes"):
+    (tmp_path / "f.txt").write_bytes(b"x" * 1001)
+    with pytest.raises(FormatError, match="f.txt has more than 1,000 bytes"):
+        read_text(tmp_path / "f.txt")
+
+
+def test_devices_are_refused() -> None:
+    with pytest.raises(FormatError, match="/dev/zero is a device or a pipe, not a file"):
         read_text("/dev/zero")
 
 
@@ -116,3 +123,15 @@ def test_yaml_keys_become_text() -> None:
 def test_names_that_stay_in_their_folder() -> None:
     assert all(map(is_inside, ("a.jpg", "a/b c.jpg", "a..b/c.jpg", "é:1.jpg")))
     assert not any(map(is_inside, ("", "/a", "..", "a/../../b", "a\\..\\b", "\\\\server\\b", "C:\\b", "c:b", "a\0b")))
+
+
+def test_byte_order_marks_are_no_text_however_many_there_are(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_bytes(b"\xef\xbb\xbf\xef\xbb\xbfimage\n")
+    assert read_text(tmp_path / "f.csv") == "image\n"
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.json")
+    with pytest.raises(FormatError, match=r"f.json is a device or a pipe, not a file"):
+        read_text(tmp_path / "f.json")

@@ -86,3 +86,21 @@ def test_what_is_done_to_a_file_is_refused_or_loses_no_row() -> None:
         outcomes[bool(said)] += 1
         assert said.startswith(f"f.csv:{number + 2}: ") if said else len(found) == 6
     assert min(outcomes) > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "separator"),
+    [
+        ("sku;image;price, EUR\n1;0.jpg;1,5\n", ";"),
+        ('image\t"a, b, c"\ttext, long\n0.jpg\tx\ty\n', "\t"),
+        ("image,sizes S|M\n0.jpg,M\n", ","),
+        ("image\n0.jpg\n", ","),
+    ],
+)
+def test_the_separator_is_what_the_header_has_most_of(text: str, separator: str) -> None:
+    assert parse_table(text, "f.csv").separator == separator
+
+
+def test_rows_that_end_with_more_separators_than_the_header_are_told_so() -> None:
+    with pytest.raises(FormatError, match=r"f.csv:2: 4 cells, .* 2: the row ends with commas that the header lacks"):
+        parse_table("image,text\n0.jpg,red,,\n", "f.csv")

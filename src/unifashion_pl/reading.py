@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -31,13 +32,14 @@ class FormatError(ValueError):
 
 
 def read_text(path: str | Path) -> str:
-    """UTF-8 text, with or without a byte order mark.
+    """UTF-8 text, with or without byte order marks at its start (programs that do not know them write a second one).
 
     Raises:
         FileNotFoundError: no such file.
-        FormatError: not UTF-8, with the line; or too large.
+        FormatError: not UTF-8, with the line; too large; or a pipe or device.
     """
     path = Path(path)
+    check_regular(path)
     with open(path, "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -49,9 +51,23 @@ def read_text(path: str | Path) -> str:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise FormatError(f"{path}:{line}: a NUL byte, which text does not have (is it UTF-16, or cut off?); save it as UTF-8")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         raise FormatError(_not_utf8(path, data, error.start)) from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuse pipes, sockets and devices, which may keep their reader waiting for ever; files, folders and absent ones pass.
+
+    Raises:
+        FormatError: it is one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # whoever opens it says why
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise FormatError(f"{path} is a device or a pipe, not a file: save its content in a file")
 
 
 def _not_utf8(path: Path, data: bytes, place: int) -> str:

@@ -82,9 +82,9 @@ def parse_table(text: str, where: str) -> Table:
 
 
 def _separator(text: str) -> str:
-    """The comma, or what the first line has where it has no comma outside of quotes."""
+    """What the first line has most of outside of quotes; the comma where nothing has more."""
     first = re.sub(r'"[^"]*"', "", re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0])
-    return "," if "," in first else max(SEPARATORS, key=first.count)
+    return max(SEPARATORS, key=first.count)
 
 
 def _records(text: str, separator: str, where: str, skipped: int) -> Iterator[Row]:
@@ -134,7 +134,10 @@ def _quote_opens(record: str, separator: str) -> int:
 
 def _other_count(row: Row, header: Sequence[str], separator: str, where: str) -> str:
     said = f"{where}:{row.line}: {len(row.cells)} cells, but the header has {len(header)}"
-    if len(row.cells) > len(header):
+    more = row.cells[len(header) :]
+    if more and not any(cell.strip() for cell in more):
+        return f"{said}: the row ends with {SEPARATORS.get(separator, repr(separator))} that the header lacks; write them there too"
+    if more:
         name = SEPARATORS.get(separator, repr(separator))
-        return f"{said}: {', '.join(row.cells[len(header) :])[:80]!r} is too much; a text with {name} has to stand in quotes"
+        return f"{said}: {', '.join(more)[:80]!r} is too much; a text with {name} has to stand in quotes"
     return f"{said}: nothing stands for {', '.join(header[len(row.cells) :])[:80]}; is the row cut off?"

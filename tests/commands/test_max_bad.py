@@ -82,3 +82,11 @@ def test_captions_are_printed_batch_by_batch_and_bad_files_are_found_before(
     with pytest.raises(SystemExit):
         main(["caption", *map(str, paths), "--max-bad", "2"])
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_captions_of_nothing_but_bad_files_are_an_error(
+    model: UniFashionModule, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = failure(capsys, "caption", photos / "3.png", photos / "7.png", "--max-bad", 2)
+    assert "2 images are left out" in message
+    assert message.endswith("none of the images can be used\n")

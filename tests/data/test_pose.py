@@ -104,6 +104,12 @@ def test_files_of_another_form_are_refused(tmp_path: Path, content: str) -> None
         read_pose(tmp_path / "absent.json", SIZE)
 
 
+def test_a_picture_without_anybody_is_said_in_its_own_words(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"people": []}')
+    with pytest.raises(InputError, match="^pose nobody was found in the picture. Expected: one person. Leave pose out"):
+        read_pose(tmp_path / "p.json", SIZE)
+
+
 def test_half_sized_coordinates_are_taken_when_they_are_meant() -> None:
     doubled, whole = read_pose(body25(0.5), SIZE, pose_size=(512, 384)).joints(), read_pose(body25(), SIZE).joints()
     assert doubled.keys() == whole.keys()

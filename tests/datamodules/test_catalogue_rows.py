@@ -134,3 +134,20 @@ def test_many_rows_cost_one_listing_of_their_folder(root: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "listdir", lambda path: (listed.append(str(path)), original(path))[1])
     read(root, "image", *(f"a/{n}.jpg" for n in range(50)))
     assert len(listed) == len(set(listed)) <= 2
+
+
+@pytest.mark.parametrize("id", ["a\tb", "a\nb", "a\x1b[2Jb", "a\x9bb"])
+def test_an_id_that_would_break_a_list_of_ids_is_refused(root: Path, id: str) -> None:
+    with pytest.raises(ValueError, match=r"items.csv:2: the id 'a.*b' has a tab, a line break or another control character"):
+        read(root, "image,id", f'0.jpg,"{id}"')
+
+
+def test_ids_of_any_script_and_emoji_are_taken(root: Path) -> None:
+    ids = ["007", "7", "Kleid 12″", "👩‍👩‍👧", "a\u00a0b", "红 1"]
+    assert [row.id for row in read(root, "image,id", *(f"0.jpg,{id}" for id in ids))] == ids
+
+
+def test_a_page_instead_of_a_csv_is_not_printed_whole(root: Path) -> None:
+    with pytest.raises(ValueError, match="expected one called image") as caught:
+        read(root, "<html>" + "x" * 100_000)
+    assert len(str(caught.value)) < 1000

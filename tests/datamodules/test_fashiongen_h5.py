@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -179,3 +180,10 @@ def test_changed_bytes_are_refused_or_cost_rows_and_raise_nothing_else(path: Pat
         except MissingDataError:
             refused += 1
     assert 0 < refused < 60
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f.h5")
+    with pytest.raises(MissingDataError, match=r"f.h5 is a device or a pipe"):
+        fashiongen_h5.open_file(tmp_path / "f.h5")

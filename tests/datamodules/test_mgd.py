@@ -53,6 +53,15 @@ def module(root: Path | None, **options: Any) -> MGDDataModule:
     return MGDDataModule(root, **{"batch_size": 2, "eval_batch_size": 6, "image_size": 16, "pixel_size": (64, 48), **options})
 
 
+def test_a_name_that_no_system_takes_is_a_lost_sample(root: Path) -> None:
+    path = root / "dresscode/upper_body/train_pairs.txt"
+    person = path.read_text().split()[0]
+    path.write_text(path.read_text().replace(f"{person}\t", f"{'1' * 5000}_0.jpg\t", 1))
+    report = check("mgd", root)
+    train = next(split for split in report.splits if split.name == "mgd/train")
+    assert train.expected == train.usable + 1
+
+
 def test_both_parts_are_one_training_split_and_evaluated_apart(made: Path) -> None:
     report = check("mgd", made)
     assert report.complete

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,10 @@ def main(args: Sequence[str] | None = None) -> None:
         args: without the program's name; default ``sys.argv[1:]``.
     """
     argv = list(sys.argv[1:] if args is None else args)
+    if isinstance(
+        sys.stdout, TextIOWrapper
+    ):  # names of files may have bytes that no encoding knows; errors' stream does so anyway
+        sys.stdout.reconfigure(errors="backslashreplace")
     with notes(), sentences(argv[0] if argv else ""), signals():
         if argv and argv[0] in TRAINER_COMMANDS:
             from unifashion_pl.cli.training import train

@@ -32,6 +32,8 @@ def _caption(args: argparse.Namespace) -> int:
     images = [path for i, path in enumerate(args.images) if i not in bad]
     if bad:
         print(left_out(bad), file=sys.stderr)
+    if not images:
+        raise ValueError("none of the images can be used")
     model = load_model(args)
     for start in range(0, len(images), BATCH):
         part = images[start : start + BATCH]

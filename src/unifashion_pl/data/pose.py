@@ -172,10 +172,10 @@ def _size_of(value: Any) -> tuple[int, int]:
 
 
 def _rows(content: Any) -> list[Point | None]:
+    if isinstance(content, Mapping) and "people" in content and not content["people"]:
+        raise InputError("pose", "nobody was found in the picture", "one person", "Leave pose out")
     try:
         if isinstance(content, Mapping) and "people" in content:
-            if not content["people"]:
-                raise InputError("pose", "nobody was found in the picture", "one person", "Leave pose out")
             flat = np.asarray(content["people"][0]["pose_keypoints_2d"], np.float64)
             table = flat.reshape(-1, 3)
         else:
