@@ -48,6 +48,8 @@ def _files(folder: Path) -> dict[str, int]:
     found = {}
     for pattern in WORK:
         for path in folder.glob(pattern):
+            if path.name == ".lock":  # of a writer that has yet to write
+                continue
             try:
                 found[str(path)] = path.stat().st_mtime_ns
             except FileNotFoundError:  # since it was listed
