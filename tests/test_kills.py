@@ -76,7 +76,7 @@ def test_predict(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     line = ["predict", "--config", "tryon.yaml", "--config", str(tmp_path / "config.yaml")]
     killed_until_done(line, tmp_path / "whole", 0, 0, 0)
-    assert killed_until_done(line, tmp_path / "killed", KILLS, 1, 0.3) == KILLS
+    assert killed_until_done(line, tmp_path / "killed", KILLS, 1, 0.1) == KILLS
     whole = content(tmp_path / "whole/out", "*.*")
     assert len(whole) > 10
     assert content(tmp_path / "killed/out", "*.*") == whole
