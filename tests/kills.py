@@ -11,22 +11,28 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+WORK = ("*.ckpt", "*.csv", "out/**/*", "shards/**/*", ".*.part/**/*")
+STARTS = 120.0
+
 
 def killed_until_done(line: Sequence[str], folder: Path, kills: int, seed: int, longest: float) -> int:
-    """Run ``unifashion LINE`` in a folder, kill its process group ``kills`` times at random moments, and let it end.
+    """Run ``unifashion LINE`` in a folder, kill its process group ``kills`` times while it works, and let it end.
 
     Args:
         line: the command; ``--resume`` becomes ``--ckpt_path`` of the folder's ``last.ckpt``, if there is one.
-        longest: seconds after which it is killed at the latest.
+        longest: seconds between its first change of a file (:data:`WORK`) and the kill, at most.
 
     Returns:
         How many runs were killed; fewer than ``kills`` if one ended before.
     """
     chance = random.Random(seed)
     for number in range(kills + 1):
+        before = _files(folder)
         process = _start(line, folder)
         try:
-            code = process.wait(timeout=chance.uniform(0.2, 1.0) * longest if number < kills else None)
+            if number < kills:
+                _wait_for_work(process, folder, before)
+            code = process.wait(timeout=chance.uniform(0.0, longest) if number < kills else None)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -35,6 +41,27 @@ def killed_until_done(line: Sequence[str], folder: Path, kills: int, seed: int, 
         assert code == 0, (folder / "log.txt").read_text()[-2000:]
         return number
     raise AssertionError("not reached")
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """When the files of :data:`WORK` were changed."""
+    found = {}
+    for pattern in WORK:
+        for path in folder.glob(pattern):
+            if path.name == ".lock":  # of a writer that has yet to write
+                continue
+            try:
+                found[str(path)] = path.stat().st_mtime_ns
+            except FileNotFoundError:  # since it was listed
+                continue
+    return found
+
+
+def _wait_for_work(process: subprocess.Popen[bytes], folder: Path, before: dict[str, int]) -> None:
+    deadline = time.monotonic() + STARTS
+    while process.poll() is None and not {*_files(folder).items()} - {*before.items()}:
+        assert time.monotonic() < deadline, (folder / "log.txt").read_text()[-2000:]
+        time.sleep(0.02)
 
 
 def _start(line: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
