@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 import resource
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,39 +78,6 @@ def test_other_libraries_models_and_the_current_folder_are_not_replaced(
     with pytest.raises(ValueError, match="is the current folder"):
         model.save_pretrained(".")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
-
-
-#: Saves a model under one of two names again and again, beginning when it is told to.
-SAVER = """
-import itertools, sys
-from unifashion_pl import UniFashionModule
-model = UniFashionModule.from_config("phase1.yaml", {"policy": "phase1_retrieval", "caption": None, "diffusion": None})
-print("built", flush=True)
-for number in itertools.count():
-    if model.save_pretrained("m", data="AB"[number % 2]) and number == 0:
-        print("saved", flush=True)
-    model.backbone.query_tokens.data.fill_(float((number + 1) % 2))
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_the_older_or_the_newer_model_is_there(tmp_path: Path) -> None:
-    chance, seen = random.Random(0), set()
-    for _ in range(20):
-        process = subprocess.Popen([sys.executable, "-c", SAVER], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        while process.stdout.readline().strip() not in ("saved", ""):
-            pass
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(chance.uniform(0.0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        model = UniFashionModule.from_pretrained(tmp_path / "m")
-        seen.add(hashlib.sha256(model.backbone.query_tokens.detach().numpy().tobytes()).hexdigest())
-    assert len(seen) > 1
-    model.save_pretrained(tmp_path / "m")
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_full_disk_leaves_the_older_model(model: UniFashionModule, tmp_path: Path) -> None:
