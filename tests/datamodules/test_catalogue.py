@@ -56,7 +56,9 @@ def test_absent_files_are_named(root: Path, tmp_path: Path) -> None:
         read_catalogue(root / "catalogue.csv", tmp_path / "pictures")
     with pytest.raises(FileNotFoundError, match="no folder of images"):
         CatalogueDataModule(root / "catalogue.csv", tmp_path / "pictures").train_dataloader()
-    assert "expected catalogue.csv or a single .csv, found none" in str(check("catalogue", tmp_path / "no").problem)
+    assert str(check("catalogue", tmp_path / "no").problem).endswith("no: the folder does not exist")
+    (tmp_path / "empty").mkdir()
+    assert "expected catalogue.csv or a single .csv, found none" in str(check("catalogue", tmp_path / "empty").problem)
     (root / "catalogue.csv").rename(root / "a.csv")
     assert check("catalogue", root).complete
     shutil.copy(root / "a.csv", root / "b.csv")
