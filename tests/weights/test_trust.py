@@ -24,7 +24,7 @@ from unifashion_pl.cli import main
 from unifashion_pl.cli.training import UniFashionCLI
 from unifashion_pl.tasks import RetrievalModule
 from unifashion_pl.weights.checkpoint import tiny_folder
-from unifashion_pl.weights.trust import UntrustedCode, library_only
+from unifashion_pl.weights.trust import UntrustedCode, library_only, local
 
 #: A user's own part in the current folder.
 OWN = """
@@ -229,3 +229,14 @@ def test_callables_by_name_are_refused_inside_and_not_outside(mark: Path) -> Non
         with library_only("a file", trusted):
             pass
         assert parser.parse_object({"own": {"function": "math.sqrt"}}).own.function.__name__ == "sqrt"
+
+
+def test_addresses_and_folders_are_no_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "sharded").mkdir()
+    with pytest.raises(UntrustedCode, match="sharded is a folder.*trust_remote_code"):
+        local(tmp_path / "sharded")
+    assert local(tmp_path / "sharded", trusted=True) == tmp_path / "sharded"
+    for trusted in (False, True):
+        with pytest.raises(ValueError, match="is an address: download the checkpoint"):
+            local("https://example.org/x.ckpt", trusted)
+    assert local(tmp_path / "x.ckpt") == tmp_path / "x.ckpt"

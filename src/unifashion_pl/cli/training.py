@@ -57,8 +57,9 @@ class UniFashionCLI(LightningCLI):
         chosen = self.config.get(self.config.get("subcommand"))
         if chosen is None or chosen.get("ckpt_path") is None:
             return
-        local(chosen.ckpt_path)
+        local(chosen.ckpt_path, chosen.get(SWITCH))
         chosen.ckpt_path = found = checkpoint(str(chosen.ckpt_path), self.config.subcommand, chosen.trainer)
+        local(found, chosen.get(SWITCH))
         if not Path(found).is_file():
             return
         saved = read_checkpoint(found, described=False)

@@ -82,19 +82,28 @@ class LibraryOnly:
         """
         kwargs.setdefault("weights_only", True)
         if isinstance(checkpoint_path, str | Path):
-            local(checkpoint_path)
+            local(checkpoint_path, trust_remote_code)
         with library_only(str(checkpoint_path), trust_remote_code):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
 
 
-def local(path: Any) -> Path:
-    """A checkpoint's path.
+def local(path: Any, trusted: bool = False) -> Path:
+    """The path of a checkpoint of which nothing but tensors will be unpickled.
+
+    Args:
+        trusted: it may be a folder.
 
     Raises:
-        ValueError: an address: Lightning would unpickle what lies there, and a pickle can run any program.
+        ValueError: an address, which Lightning would unpickle.
+        UntrustedCode: a folder: the description of a sharded checkpoint is a pickle too, and a pickle can run any program.
     """
     if "://" in str(path):
         raise ValueError(f"{path} is an address: download the checkpoint, and name the file")
+    if Path(path).is_dir() and not trusted:
+        raise UntrustedCode(
+            f"{path} is a folder. If it is a sharded checkpoint, reading it can run any program: name the file of a whole checkpoint, or pass "
+            f"{SWITCH}=True (on the command line --{SWITCH}) if you trust whoever made it"
+        )
     return Path(path)
 
 
