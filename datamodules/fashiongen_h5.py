@@ -5,6 +5,9 @@ What is opened here is inside the named file, of the expected types and shapes, 
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,23 @@ MAX_CHUNK = 512 << 20
 MAX_COLUMN = 2 << 30
 #: What deflate can make of a byte at most.
 MAX_RATIO = 1032
+#: Looks at everything that :func:`open_file` does, in a process of its own: on damaged structures the HDF5 library may loop for ever or
+#: crash, and nothing in the same process could end that. The limit is in seconds of CPU time, so that slow disks are not taken for it.
+PROBE = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+except ImportError:
+    pass
+import h5py
+with h5py.File(sys.argv[1], "r") as file:
+    for name in set(file):
+        if isinstance(file.get(name, getlink=True), h5py.HardLink) and isinstance(data := file[name], h5py.Dataset):
+            data.shape, data.dtype, data.external, data.is_virtual, data.id.get_storage_size()
+            data.chunks and data.id.get_num_chunks()
+"""
+PROBE_SECONDS = 600
 #: Rows of strings without a fixed length that are read at once: each may be as long as the file.
 SLICE = 64
 
@@ -38,6 +58,7 @@ def open_file(path: Path) -> h5py.File:
     """
     try:
         check_regular(path)
+        _probe(path, path.stat().st_size, path.stat().st_mtime_ns)
         file = h5py.File(path, "r")
     except FormatError as error:
         raise MissingDataError(str(error)) from error
@@ -60,6 +81,26 @@ def open_file(path: Path) -> h5py.File:
         file.close()
         raise MissingDataError(f"{path} is a damaged HDF5 file: {error}. Download it again") from error
     return file
+
+
+@cache
+def _probe(path: Path, size: int, changed: int) -> None:
+    """Refuse a file whose structure the HDF5 library cannot be trusted with; what is merely wrong is said by the checks that follow.
+
+    Args:
+        size, changed: a file that was replaced is looked at again.
+
+    Raises:
+        MissingDataError: the library loops or crashes on it.
+    """
+    try:
+        ended = subprocess.run([sys.executable, "-c", PROBE, str(path)], capture_output=True, timeout=PROBE_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        ended = -1
+    if ended < 0:
+        raise MissingDataError(
+            f"{path} is a damaged HDF5 file: the HDF5 library loops or crashes on its structure. Download it again"
+        )
 
 
 def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,22 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f.h5")
     with pytest.raises(MissingDataError, match=r"f.h5 is a device or a pipe"):
         fashiongen_h5.open_file(tmp_path / "f.h5")
+
+
+@pytest.mark.parametrize("program", ["while True: pass", "import os; os.abort()"])
+def test_structures_on_which_the_library_loops_or_crashes_end_in_a_sentence(
+    path: Path, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fashiongen_h5, "PROBE", program)
+    monkeypatch.setattr(fashiongen_h5, "PROBE_SECONDS", 1.0)
+    with pytest.raises(MissingDataError, match=f"{path} is a damaged HDF5 file: the HDF5 library loops or crashes"):
+        fashiongen_h5.open_file(path)
+
+
+def test_the_probe_looks_at_what_is_opened(path: Path) -> None:
+    looked = subprocess.run([sys.executable, "-c", fashiongen_h5.PROBE, str(path)], capture_output=True, check=False)
+    assert (looked.returncode, looked.stderr) == (0, b"")
+    path.write_bytes(path.read_bytes()[:100])
+    assert (
+        subprocess.run([sys.executable, "-c", fashiongen_h5.PROBE, str(path)], capture_output=True, check=False).returncode == 1
+    )

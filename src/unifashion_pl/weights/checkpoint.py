@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a config.json; the largest of ours has 20 kB.
 MAX_CONFIG = 1 << 24
+#: ``owner/name``.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def tiny_folder() -> Path:
@@ -252,8 +255,15 @@ def loading(path: Any, trusted: bool) -> Iterator[None]:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
+    """The folder of a hub id ``owner/name``; anything else asks no network.
+
+    Raises:
+        FileNotFoundError: it is none, or cannot be had.
+    """
     from huggingface_hub import snapshot_download
 
+    if not HUB_ID.fullmatch(name):
+        raise FileNotFoundError(f"there is no model {name!r}: expected 'tiny', a folder, a .ckpt, or a hub id (owner/name)")
     try:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS, f"{PARTS}/*", "*.md", "results.json"])
