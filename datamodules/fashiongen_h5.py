@@ -34,7 +34,7 @@ PROBE = """
 import sys
 try:
     import resource
-    resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
 except ImportError:
     pass
 import h5py

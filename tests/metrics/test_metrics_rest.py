@@ -37,7 +37,7 @@ from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, 
 class TestRecords:
     def test_fields_and_round_trip(self, tmp_path):
         fields = "metric value unit n n_expected protocol interval ties dropped seed data_hash weights_hash "
-        fields += "implementation code_version commit wall_seconds"
+        fields += "implementation code_version commit wall_seconds dataset weights"
         record = ResultRecord(
             "mean/R@10", 53.7, "percent", 2009, "p", 2017, Interval(51.5, 55.9, 0.95, "wilson"), 3, {"bad jpg": 8}
         )

@@ -70,7 +70,8 @@ class UniFashionCLI(LightningCLI):
         with buildable(found, chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
             # what was checked is what is laid: of the text of a class's name, the command's own parser would read a file of that name
             parser = self._model_parser()
-            section = json.loads(parser.dump(parser.parse_object({"model": section}, defaults=False), format="json"))["model"]
+            checked = parser.parse_object({"model": section}, defaults=False)
+            section = json.loads(parser.dump(checked, format="json", skip_none=False))["model"]
         self._lay_below_options(section)
         self.config[self.config.subcommand].ckpt_path = found
 

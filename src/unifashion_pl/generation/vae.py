@@ -111,9 +111,17 @@ class ImageVAE(nn.Module):
             ArgumentError: what was painted is NaN or infinite, which as a picture would look like one.
         """
         pixels = self.model.decode((latents / self.scale).to(self.model.dtype), return_dict=False)[0]
-        if not pixels.isfinite().all():
-            raise ArgumentError("what was painted is NaN or infinite: look at the model's weights, or its dtype")
+        check_finite(pixels)
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def check_finite(pixels: Tensor) -> None:
+    """
+    Raises:
+        ArgumentError: see :meth:`ImageVAE.decode`.
+    """
+    if not pixels.isfinite().all():
+        raise ArgumentError("what was painted is NaN or infinite: look at the model's weights, or its dtype")
 
 
 def _build(config: dict[str, Any], dtype: torch.dtype) -> Any:

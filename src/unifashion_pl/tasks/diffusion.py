@@ -324,8 +324,10 @@ class DiffusionModule(TaskModule):
         until = arguments.number(garment_until, "garment_until")
         if not 0 <= until <= 1:
             raise ValueError(f"garment_until is {until:g}, expected 0 to 1, the part of the steps in which the garment is read")
-        usual = self.usual_guidance("tryon" if bool(batch.has_photo.all()) else "design")
-        scale = usual if guidance is None else scale_of(guidance, "guidance")
+        if guidance is None:  # only then is it read back from the device what the rows show
+            scale = self.usual_guidance("tryon" if bool(batch.has_photo.all()) else "design")
+        else:
+            scale = scale_of(guidance, "guidance")
         garment_scale = scale_of(garment_guidance, "garment_guidance")
         with evaluating(self):
             conditions = editing.encoded(self.vae, self.denoiser, batch, sample=False)
