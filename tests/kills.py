@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 WORK = ("*.ckpt", "*.csv", "out/**/*", "shards/**/*", ".*.part/**/*")
@@ -47,13 +48,10 @@ def _files(folder: Path) -> dict[str, int]:
     """When the files of :data:`WORK` were changed."""
     found = {}
     for pattern in WORK:
-        for path in folder.glob(pattern):
-            if path.name == ".lock":  # of a writer that has yet to write
-                continue
-            try:
-                found[str(path)] = path.stat().st_mtime_ns
-            except FileNotFoundError:  # since it was listed
-                continue
+        with suppress(FileNotFoundError):  # it took its place since it was listed
+            for path in folder.glob(pattern):
+                if path.name != ".lock":  # of a writer that has yet to write
+                    found[str(path)] = path.stat().st_mtime_ns
     return found
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from kills import killed_until_done
+
+from unifashion_pl import UniFashionModule
 
 KILLS = 20
 
@@ -80,3 +88,47 @@ def test_predict(tmp_path: Path) -> None:
     whole = content(tmp_path / "whole/out", "*.*")
     assert len(whole) > 10
     assert content(tmp_path / "killed/out", "*.*") == whole
+
+
+#: For every line of its input a child that saves two models in turn, until it is killed.
+SAVER = """
+import itertools, os, signal, sys
+from unifashion_pl import UniFashionModule
+model = UniFashionModule.from_config("phase1.yaml", {"policy": "phase1_retrieval", "caption": None, "diffusion": None})
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    if child := os.fork():
+        print(child, flush=True)
+        continue
+    for number in itertools.count():
+        model.backbone.query_tokens.data.fill_(float(number % 2))
+        model.save_pretrained("saved", data=("even", "odd")[number % 2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_save_pretrained(tmp_path: Path) -> None:
+    chance, seen, folder = random.Random(0), set(), tmp_path / "saved"
+    saver = subprocess.Popen(
+        [sys.executable, "-c", SAVER], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert saver.stdin is not None
+    assert saver.stdout is not None
+    for _ in range(KILLS):
+        print(file=saver.stdin, flush=True)
+        child = int(saver.stdout.readline())
+        while not folder.exists():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.4))
+        os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+        tokens = UniFashionModule.from_pretrained(folder).backbone.query_tokens
+        said = "odd" if "odd" in (folder / "README.md").read_text() else "even"
+        assert set(tokens.detach().flatten().tolist()) == {float(said == "odd")}
+        seen.add(said)
+    assert seen == {"odd", "even"}
+    saver.stdin.close()
+    assert saver.wait(timeout=60) == 0
+    UniFashionModule.from_pretrained(folder).save_pretrained(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
