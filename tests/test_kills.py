@@ -65,7 +65,7 @@ def test_shards(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".raw.*.part"))
     for name, kills in (("whole", 0), ("killed", KILLS)):
         line = ["data", "shards", "fashiongen", "--root", str(raw / "fashiongen"), "--out", "shards", "--workers", "2"]
-        assert killed_until_done(line, tmp_path / name, kills, 1, 1.0) == kills
+        assert killed_until_done(line, tmp_path / name, kills, 1, 0.15) == kills
     assert content(tmp_path / "killed/shards", "*.*") == content(tmp_path / "whole/shards", "*.*")
     assert not list(tmp_path.rglob("*.part"))
 
