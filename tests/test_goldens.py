@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,19 @@ def gone(old: dict[str, list[str]], new: dict[str, list[str]]) -> list[str]:
 
 
 def test_public_names_and_their_arguments_are_still_there() -> None:
-    old, new = take.read(take.HERE, "names"), take.public_names()
     lost = []
-    for line in gone(old, new):
-        room, _, signature = line.partition(": ")
-        name, _, arguments = signature.partition("(")
-        now = [there for there in new[room] if there.partition("(")[0] == name]
-        if not now or not set(arguments.rstrip(")").split(", ")) - {""} <= set(
-            now[0].partition("(")[2].rstrip(")").split(", ")
-        ):
-            lost.append(line)
+    for room, lines in take.read(take.HERE, "names").items():
+        module = importlib.import_module(f"unifashion_pl.{room}".rstrip("."))
+        for line in lines:
+            name, _, asked = line.rstrip(")").partition("(")
+            try:
+                found = attrgetter(name)(module)
+            except AttributeError:
+                lost.append(f"{room}: {name}")
+                continue
+            wanted = {*filter(None, asked.split(", "))}
+            if wanted and (missing := wanted - {*take.arguments(found)}):
+                lost.append(f"{room}: {name}: {', '.join(sorted(missing))}")
     assert lost == []
 
 

@@ -10,9 +10,9 @@ import torch
 from small import images, tryon_batch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from unifashion_pl.freezing import apply_policy, part_of
+from unifashion_pl.freezing import apply_policy, counts, part_of
 from unifashion_pl.module import UniFashionModule
-from unifashion_pl.parameters import RANDOM, counts, shapes_only, stage_table
+from unifashion_pl.parameters import RANDOM, shapes_only, stage_table
 
 
 @pytest.fixture(scope="module")

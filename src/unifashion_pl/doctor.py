@@ -8,17 +8,15 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from unifashion_pl.memory import needed
 from unifashion_pl.parameters import RANDOM, shapes_only
 from unifashion_pl.reading import read_json, read_yaml
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 PACKAGES = (
     *(
@@ -164,33 +162,6 @@ def _data(data: dict[str, Any]) -> list[str]:
     return [f"{'data':<16}{root}: {found}"]
 
 
-def needed(model: nn.Module) -> tuple[int, int]:
-    """Bytes of weights, and of gradients and AdamW's two states; what does not depend on the batch."""
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return weights, sum(p.numel() * 3 * p.element_size() for p in model.parameters() if p.requires_grad)
-
-
-def check_memory(model: nn.Module, device: torch.device, ranks: int = 1) -> None:
-    """Refuse a training that cannot fit, before anything is moved to the GPU.
-
-    Args:
-        device: of this rank.
-        ranks: over which FSDP2 shards the model; 1 = each holds it whole.
-
-    Raises:
-        RuntimeError: weights, gradients and optimiser states alone exceed the memory.
-    """
-    if device.type != "cuda":
-        return
-    need, total = sum(needed(model)) / ranks, torch.cuda.get_device_properties(device).total_memory
-    if need > total:
-        raise RuntimeError(
-            f"too little memory: weights, gradients and AdamW need {need / 2**30:.1f} GiB before any activation, "
-            f"{torch.cuda.get_device_name(device)} has {total / 2**30:.1f} GiB. Shard over several GPUs (--config fsdp.yaml), train in "
-            "stages (paper-representation.yaml, paper-llm.yaml, paper-diffusion.yaml), or take commercial.yaml (one GPU of 24 GB)"
-        )
-
-
 def _size(configs: Sequence[str]) -> list[str]:
     """Parameters and memory; of parts whose sizes only their files know, none can be said before those are here."""
     try:
@@ -200,7 +171,7 @@ def _size(configs: Sequence[str]) -> list[str]:
     return [*model.describe_parameters().splitlines(), *_memory(model)]
 
 
-def _memory(model: UniFashionModule) -> list[str]:
+def _memory(model: nn.Module) -> list[str]:
     weights, learning = needed(model)
     need = (weights + learning) / 2**30
     return [

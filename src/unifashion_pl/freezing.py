@@ -149,6 +149,14 @@ def part_of(name: str) -> str | None:
     return None
 
 
+def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Part -> (trainable, frozen) parameters, in the order of the model; a tensor that has several names counts once."""
+    found: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        found.setdefault(part_of(name) or "?", [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
+    return {part: (trains, frozen) for part, (trains, frozen) in found.items()}
+
+
 def apply_policy(
     model: nn.Module, policy: str, also_train: Iterable[str] = (), active: Iterable[Family] | None = None
 ) -> set[str]:
@@ -208,9 +216,9 @@ PUBLISHED: dict[str, str] = {
 }
 
 
-def left_out(model: nn.Module) -> set[str]:
+def left_out(model: Any) -> set[str]:
     """Names of a UniFashionModule's state that its checkpoints do not hold."""
-    parts = set(model.leave_out)  # type: ignore[arg-type]
+    parts = set(model.leave_out)
     return {name for name in model.state_dict() if part_of(name) in parts} if parts else set()
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, get_args
+from typing import Any, Protocol, TypeVar, cast, get_args
 
 import torch
 from PIL import Image
@@ -19,17 +18,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import ArgumentError, Ids, Seeds, count, identifiers, number, seeds, text_list
+from unifashion_pl.arguments import ArgumentError, Seeds, count, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data.transforms import EncoderTransform
-from unifashion_pl.inference_images import Images, OneImage, image_list, left_out, open_image, unreadable
+from unifashion_pl.inference_images import Images, OneImage, image_list, open_image
+from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
-from unifashion_pl.tasks import modes
-
-if TYPE_CHECKING:
-    from unifashion_pl.gallery import Gallery
-    from unifashion_pl.module import UniFashionModule
+from unifashion_pl.tasks import eval_mode
 
 T = TypeVar("T")
 #: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
@@ -91,7 +87,7 @@ def paired(images: list[OneImage], texts: list[str]) -> tuple[list[OneImage], li
     return images, texts
 
 
-def head_of(model: UniFashionModule, name: str) -> Any:
+def head_of(model: FashionModel, name: str) -> Any:
     """A head of the model.
 
     Raises:
@@ -107,7 +103,7 @@ def head_of(model: UniFashionModule, name: str) -> Any:
     return head
 
 
-def readers_of(model: UniFashionModule, *, with_backbone: bool) -> list[Reader]:
+def readers_of(model: FashionModel, *, with_backbone: bool) -> list[Reader]:
     """Who reads the text of a picture that is to be painted: the head's text encoder, if it has one, and the backbone beside an image."""
     encoder = getattr(head_of(model, "diffusion"), "text_encoder", None)  # a head of one's own may read no text
     return [*([model.backbone] if with_backbone else []), *([encoder] if encoder is not None else [])]
@@ -126,9 +122,9 @@ def check_scales(settings: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: FashionModel) -> Iterator[None]:
     """Eval mode without gradients; afterwards every module is in the mode it was in."""
-    with modes.evaluating(model), torch.no_grad():
+    with eval_mode.evaluating(model), torch.no_grad():
         yield
 
 
@@ -151,7 +147,7 @@ def painted_in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], 
     return [picture for part in in_batches(items, TOGETHER, group, "painting") for picture in part]
 
 
-def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
+def pixels_for(model: FashionModel, items: Sequence[OneImage]) -> Tensor:
     """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
     transform = EncoderTransform(model.backbone.vision.image_size)
     opened = [open_image(item) for item in items]
@@ -159,13 +155,13 @@ def pixels_for(model: UniFashionModule, items: Sequence[OneImage]) -> Tensor:
     return torch.stack([transform(image) for image in opened]).to(model.device)
 
 
-def encode_image(model: UniFashionModule, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:
+def encode_image(model: FashionModel, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:
     """(B, Q, E) unit vectors, one per query token: ``reference`` for text <-> image, ``target`` for composed search."""
     return encode_image_sets(model, images, (query_set,), batch_size=batch_size)[query_set]
 
 
 def encode_image_sets(
-    model: UniFashionModule, images: Images, query_sets: Sequence[str], *, batch_size: int = 32
+    model: FashionModel, images: Images, query_sets: Sequence[str], *, batch_size: int = 32
 ) -> dict[str, Tensor]:
     """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
     head, backbone = head_of(model, "retrieval"), model.backbone
@@ -183,7 +179,7 @@ def encode_image_sets(
     return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(query_sets)}
 
 
-def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_size: int = 256, strict: bool = False) -> Tensor:
+def encode_text(model: FashionModel, texts: str | Sequence[str], *, batch_size: int = 256, strict: bool = False) -> Tensor:
     """(B, E) unit vectors.
 
     Args:
@@ -202,7 +198,7 @@ def encode_text(model: UniFashionModule, texts: str | Sequence[str], *, batch_si
         )
 
 
-def compose(model: UniFashionModule, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
+def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
     """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery.
 
     Raises:
@@ -225,7 +221,7 @@ def compose(model: UniFashionModule, images: Images, texts: str | Sequence[str],
 
 
 def caption(
-    model: UniFashionModule, images: Images, *, style: str = "fashiongen", batch_size: int = 8, **settings: Any
+    model: FashionModel, images: Images, *, style: str = "fashiongen", batch_size: int = 8, **settings: Any
 ) -> list[str]:
     """One caption per image.
 
@@ -249,7 +245,7 @@ def caption(
 
 
 def generate(
-    model: UniFashionModule,
+    model: FashionModel,
     prompt: str | Sequence[str],
     *,
     image: Images | None = None,
@@ -297,41 +293,3 @@ def generate(
 
     with evaluating(model):
         return painted_in_batches(rows, batch_size, work)
-
-
-def gallery(
-    model: UniFashionModule,
-    images: Images,
-    *,
-    ids: Ids | None = None,
-    captions: str | Sequence[str] | None = None,
-    query_set: str = "both",
-    batch_size: int = 32,
-    max_bad: int = 0,
-) -> Gallery:
-    """A searchable collection; see :class:`unifashion_pl.gallery.Gallery`.
-
-    Args:
-        ids: unique texts, paths or whole numbers, kept as texts; None = the paths, or the positions of images that are no paths.
-        captions: one per image, written without sight of any query, "" = none; or None.
-        query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
-        max_bad: images that cannot be read and are left out with a warning; all images are read once before any is embedded.
-
-    Raises:
-        UnreadableImages: a ValueError that names more than ``max_bad`` images.
-    """
-    from unifashion_pl.gallery import Gallery
-
-    items = image_list(images)
-    names = None if ids is None else identifiers(ids)
-    texts = None if captions is None else text_list(captions)
-    for what, column in (("ids", names), ("captions", texts)):
-        if column is not None and len(column) != len(items):
-            raise ValueError(f"{len(items)} images but {len(column)} {what}")
-    if bad := unreadable(items, max_bad):
-        warnings.warn(left_out(bad), stacklevel=3)
-        names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
-        kept = [i for i in range(len(items)) if i not in bad]
-        items, names = [items[i] for i in kept], [names[i] for i in kept]
-        texts = None if texts is None else [texts[i] for i in kept]
-    return Gallery(model, query_set=query_set).add(items, ids=names, captions=texts, batch_size=batch_size)

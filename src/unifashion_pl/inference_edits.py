@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,9 @@ from unifashion_pl.inference import (
     readers_of,
 )
 from unifashion_pl.inference_images import Images, image_list
+from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 from unifashion_pl.tasks.editing import Task, edits
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 #: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.data.tryon_inputs`).
 PAINTING = ("sampler", "steps", "guidance", "garment_guidance", "garment_until", "start", "progress")
@@ -39,7 +37,7 @@ LISTS = ("pose", "box", "pose_size")
 
 
 def try_on(
-    model: UniFashionModule,
+    model: FashionModel,
     person: Images,
     garment: Images,
     *,
@@ -71,7 +69,7 @@ def try_on(
 
 
 def design(
-    model: UniFashionModule,
+    model: FashionModel,
     person: Images,
     text: str | Sequence[str],
     *,
@@ -105,7 +103,7 @@ def design(
     return _paint(model, columns, prepare_design, seed, batch_size, paste_back, settings)
 
 
-def editing_head(model: UniFashionModule) -> Any:
+def editing_head(model: FashionModel) -> Any:
     """The diffusion head, if it can repaint persons.
 
     Raises:
@@ -169,7 +167,7 @@ def _is_one(name: str, value: Sequence[Any]) -> bool:
 
 
 def _paint(
-    model: UniFashionModule,
+    model: FashionModel,
     columns: dict[str, Any],
     prepare: Callable[..., TryOnInputs],
     seed: Seeds,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor
 
 from unifashion_pl import inference, inference_edits
 from unifashion_pl.arguments import Ids, Seeds
+from unifashion_pl.gallery.gallery import Gallery, gallery_of
 from unifashion_pl.inference_images import Images, OneImage
-
-if TYPE_CHECKING:
-    from unifashion_pl.gallery import Gallery
 
 
 class InferenceMethods:
@@ -63,5 +61,5 @@ class InferenceMethods:
     def gallery(
         self: Any, images: Images, ids: Ids | None = None, captions: str | Sequence[str] | None = None, **kwargs: Any
     ) -> Gallery:
-        """A searchable collection of images; see :func:`unifashion_pl.inference.gallery`."""
-        return inference.gallery(self, images, ids=ids, captions=captions, **kwargs)
+        """A searchable collection of images; see :func:`unifashion_pl.gallery.gallery.gallery_of`."""
+        return gallery_of(self, images, ids=ids, captions=captions, **kwargs)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.freezing import POLICIES, Family
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
+from unifashion_pl.interface import FashionModel
 from unifashion_pl.resume import STATES
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 Task = Literal["retrieval", "composed", "caption", "generation", "composed generation", "try-on", "design"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -219,7 +217,7 @@ def of_model(model: Any) -> Learned:
     return getattr(model, "learned", None)
 
 
-def lacks(model: UniFashionModule, task: Task) -> str:
+def lacks(model: FashionModel, task: Task) -> str:
     """A sentence about what a model has not learned, "" if it has, or if nobody knows."""
     known = of_model(model)
     if known is None or task in known:
@@ -230,7 +228,7 @@ def lacks(model: UniFashionModule, task: Task) -> str:
     return f"this model has not learned to {what} ({state}), so its answer means nothing: {cure}{also}"
 
 
-def require(model: UniFashionModule, task: Task) -> None:
+def require(model: FashionModel, task: Task) -> None:
     """Refuse what a model has not learned: its answer would look like one and mean nothing.
 
     A model that was built by hand, or whose weights tell nothing of their past, is never refused; one that was just built from a config
@@ -246,7 +244,7 @@ def require(model: UniFashionModule, task: Task) -> None:
         warnings.warn(sentence, stacklevel=4)
 
 
-def label(model: UniFashionModule, task: Task) -> str | None:
+def label(model: FashionModel, task: Task) -> str | None:
     """What to write beside numbers of a model that was not trained for them; None if it was, or if nobody knows."""
     known = of_model(model)
     if known is None or task in known:
@@ -254,7 +252,7 @@ def label(model: UniFashionModule, task: Task) -> str | None:
     return f"not trained for {task}" if known else "random"
 
 
-def say_if_random(model: UniFashionModule) -> None:
+def say_if_random(model: Any) -> None:
     """A line before weights are measured or painted with that nothing was trained for."""
     trainer = model.trainer
     if model.learned is None or model.learned or trainer.state.fn in (None, "fit") or not trainer.is_global_zero:

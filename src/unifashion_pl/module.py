@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,32 @@ from torch import Tensor
 from unifashion_pl import learned
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
-from unifashion_pl.doctor import check_memory
 from unifashion_pl.evaluation import Evaluator, Painter
 from unifashion_pl.files import check_writable
-from unifashion_pl.freezing import Family, apply_policy, check_left_out, drop_unbuilt, find_policy, left_out, part_of, settle
+from unifashion_pl.freezing import (
+    Family,
+    apply_policy,
+    check_left_out,
+    counts,
+    drop_unbuilt,
+    find_policy,
+    left_out,
+    part_of,
+    settle,
+)
 from unifashion_pl.inference_methods import InferenceMethods
+from unifashion_pl.memory import check_memory
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import gather, release, shard, shards_of
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
+from unifashion_pl.weights.checkpoint import load_weights
+from unifashion_pl.weights.pretrained import PretrainedMethods
 from unifashion_pl.weights.rebuild import PARTS, blueprints
 
 
-class UniFashionModule(InferenceMethods, L.LightningModule):
+class UniFashionModule(InferenceMethods, PretrainedMethods):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
     A training step receives ``{stream: batch}``, or one batch. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
@@ -99,8 +111,6 @@ class UniFashionModule(InferenceMethods, L.LightningModule):
         self._announced: frozenset[str] | None = None
         self._in_step: set[str] = set()
         if init_from:
-            from unifashion_pl.weights.checkpoint import load_weights
-
             load_weights(self, init_from)
         self.trainable_names = apply_policy(self, policy, also_train, self.active_families)
         if diffusion is not None:
@@ -192,8 +202,6 @@ class UniFashionModule(InferenceMethods, L.LightningModule):
 
     def describe_parameters(self) -> str:
         """One line per part: trainable and frozen parameters."""
-        from unifashion_pl.parameters import counts
-
         found = counts(self)
         lines = [f"policy {self.policy}: losses {', '.join(self.active_families)}", f"{'part':<16}{'trains':>14}{'frozen':>14}"]
         lines += [f"{part:<16}{trains:>14,}{frozen:>14,}" for part, (trains, frozen) in found.items()]
@@ -223,7 +231,7 @@ class UniFashionModule(InferenceMethods, L.LightningModule):
         """Drop the parts that building the model restores; add what the others need to be built again."""
         state = checkpoint["state_dict"]
         if self.hparams:  # a model that was assembled by hand cannot be
-            checkpoint[PARTS] = blueprints(self)
+            checkpoint[PARTS] = blueprints(self.modules())
         # callbacks save before the batch's end reaches the module; of a sharded model only rank 0 has the state
         if self._same_queries and "backbone.query_tokens" in state:
             state["backbone.target_query_tokens"] = state["backbone.query_tokens"]
@@ -300,72 +308,3 @@ class UniFashionModule(InferenceMethods, L.LightningModule):
         """Where results of a stage go: beside the learning curves, not over them."""
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         return folder if folder.name == name else folder / name
-
-    @classmethod
-    def from_pretrained(
-        cls, source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
-    ) -> UniFashionModule:
-        """A model in eval mode from ``tiny`` (shipped), a folder of :meth:`save_pretrained`, a Lightning ``.ckpt`` or a hub id.
-
-        The files it was started from are not needed, except for parts that ``leave_out`` names.
-
-        Args:
-            revision: of a hub id.
-            trust_remote_code: also import and call classes that are not of this library, if its config names some, as a model with parts
-                of your own does. They may run any program with your rights: only for files of people whom you trust.
-
-        Raises:
-            FileNotFoundError: nothing of that name, with what was looked for.
-            ValueError: a damaged file, or one whose config names other classes without ``trust_remote_code``.
-        """
-        from unifashion_pl.weights.checkpoint import from_pretrained
-
-        return from_pretrained(cls, source, revision, trust_remote_code=trust_remote_code)
-
-    @classmethod
-    def load_from_checkpoint(
-        cls, checkpoint_path: Any, *args: Any, trust_remote_code: bool = False, **kwargs: Any
-    ) -> UniFashionModule:
-        """Lightning's, from a local file, with what :meth:`from_pretrained` promises of a ``.ckpt``.
-
-        Args:
-            args, kwargs: as Lightning takes them.
-        """
-        from unifashion_pl.weights.checkpoint import loading
-
-        kwargs.setdefault("weights_only", True)
-        with loading(checkpoint_path, trust_remote_code):
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-
-    @classmethod
-    def from_config(
-        cls, config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None
-    ) -> UniFashionModule:
-        """The model section of one or more YAML files (a bare name is looked up here, then among the shipped ones).
-
-        Args:
-            overrides: dotted names inside the model section, e.g. ``{"policy": "phase1_retrieval"}``.
-        """
-        from unifashion_pl.weights.building import from_config
-
-        return from_config(cls, config, overrides)
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **card: Any) -> Path:
-        """Write ``config.json``, ``model.safetensors`` (in ``dtype``, if given) and a model card; returns the folder.
-
-        Args:
-            card: ``results`` (``results.json`` or a run folder), ``data`` (what it learned from), ``licence``.
-        """
-        from unifashion_pl.weights.saving import save_pretrained
-
-        return save_pretrained(self, folder, dtype, **card)
-
-    def push_to_hub(self, repository: str, *, private: bool = False, **saving: Any) -> str:
-        """Upload what :meth:`save_pretrained` writes to ``owner/name``; needs a login of huggingface_hub. Returns the address.
-
-        Args:
-            saving: arguments of :meth:`save_pretrained`.
-        """
-        from unifashion_pl.weights.saving import push_to_hub
-
-        return push_to_hub(self, repository, private=private, **saving)

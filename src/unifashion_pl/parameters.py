@@ -5,15 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import constants
 
-from unifashion_pl.freezing import part_of
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
+from unifashion_pl.freezing import counts
+from unifashion_pl.module import UniFashionModule
 
 #: Overlay -> the one that replaces what it loads by random weights of the same shapes.
 RANDOM = {
@@ -53,8 +50,6 @@ def shapes_only(configs: Sequence[str]) -> UniFashionModule:
         ValueError, FileNotFoundError: as :meth:`~unifashion_pl.UniFashionModule.from_config`.
         OSError: the configs name other published parts, which are not here.
     """
-    from unifashion_pl import UniFashionModule
-
     chain = with_random_weights(configs)
     large = set(chain) & {*RANDOM, *RANDOM.values()}
     with offline(), torch.device("meta" if large else "cpu"), warnings.catch_warnings():
@@ -70,14 +65,6 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def counts(model: UniFashionModule) -> dict[str, tuple[int, int]]:
-    """Part -> (trainable, frozen) parameters, in the order of the model; a tensor that has several names counts once."""
-    found: dict[str, list[int]] = {}
-    for name, parameter in model.named_parameters():
-        found.setdefault(part_of(name) or "?", [0, 0])[0 if parameter.requires_grad else 1] += parameter.numel()
-    return {part: (trains, frozen) for part, (trains, frozen) in found.items()}
 
 
 def stage_table(stages: Mapping[str, Sequence[str]] | None = None) -> str:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from unifashion_pl import __version__
 from unifashion_pl.names import plain_state
+from unifashion_pl.version import __version__
 
 __all__ = ["__version__", "commit", "tensor_bytes", "weights_hash", "whole"]
 

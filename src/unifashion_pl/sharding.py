@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,6 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from unifashion_pl.freezing import left_out
 from unifashion_pl.names import plain_state
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 #: Methods through which Lightning enters the module.
 ENTRIES = ("training_step", "validation_step", "test_step", "predict_step")
@@ -51,7 +48,7 @@ def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
             yield from blocks_of(child)
 
 
-def shard(model: UniFashionModule, mesh: DeviceMesh, precision: torch.dtype | None = None) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype | None = None) -> None:
     """Shard every block and then what is left; in place, before the optimiser is built.
 
     FSDP2 keeps each parameter for itself, so that frozen and trainable ones, and several types, may share a block. It refuses scalars

@@ -13,7 +13,7 @@ from galleries import N, make_model, pictures, same
 from PIL import Image
 
 from unifashion_pl.gallery import Gallery
-from unifashion_pl.inference import gallery as build
+from unifashion_pl.gallery import gallery_of as build
 from unifashion_pl.module import UniFashionModule
 
 TEXTS = [f"a {c} {g}" for c in ("red", "blue", "black") for g in ("dress", "shirt", "skirt")]

@@ -6,7 +6,7 @@ import pytest
 from galleries import N, make_model, pictures
 
 from unifashion_pl.gallery import Gallery, Session
-from unifashion_pl.inference import gallery as build
+from unifashion_pl.gallery import gallery_of as build
 from unifashion_pl.module import UniFashionModule
 
 

@@ -25,7 +25,7 @@ from unifashion_pl import files
 from unifashion_pl.cli import main
 from unifashion_pl.files import write_tensors
 from unifashion_pl.gallery import Gallery, store
-from unifashion_pl.inference import gallery as build
+from unifashion_pl.gallery import gallery_of as build
 from unifashion_pl.module import UniFashionModule
 
 IDS = ["a", "b", "c"]

@@ -71,22 +71,22 @@ def public_names() -> dict[str, list[str]]:
 
 def _described(name: str, value: Any) -> Iterator[str]:
     if inspect.isclass(value):
-        yield f"{name}({', '.join(_arguments(value.__init__)[1:])})" if "__init__" in vars(value) else name
+        yield f"{name}({', '.join(arguments(value.__init__)[1:])})" if "__init__" in vars(value) else name
         for klass in reversed(value.__mro__):
             if klass.__module__.startswith("unifashion_pl"):
                 for method, body in vars(klass).items():
                     if inspect.isfunction(body) and not method.startswith("_"):
-                        yield f"{name}.{method}({', '.join(_arguments(body)[1:])})"
+                        yield f"{name}.{method}({', '.join(arguments(body)[1:])})"
     elif inspect.isfunction(value):
-        yield f"{name}({', '.join(_arguments(value))})"
+        yield f"{name}({', '.join(arguments(value))})"
     else:
         yield name
 
 
-def _arguments(function: Any) -> list[str]:
-    return [
-        name for name, p in inspect.signature(function).parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
+def arguments(function: Any) -> list[str]:
+    """Names of what a function or a class takes."""
+    found = inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters.items()
+    return [name for name, p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
 
 
 def command_lines() -> dict[str, list[str]]:

@@ -15,11 +15,11 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
+from unifashion_pl.backbone.pretrained import load_bert
 from unifashion_pl.backbone.tokenizer import MAX_WORDS, Reading, clean_text, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
 from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.initial import load_bert
 
 QuerySet = Literal["reference", "target"]
 
@@ -128,7 +128,7 @@ class QFormerBackbone(nn.Module):
         if gradient_checkpointing:
             self.qformer.gradient_checkpointing_enable({"use_reentrant": False})
         if bert is not None and not rebuild.held(self.part):
-            load_bert(self, bert)
+            load_bert(self, bert, len(self.tokenizer))
 
     def blueprint(self) -> dict[str, bytes]:
         """The tokenizer."""

@@ -9,10 +9,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.backbone.pretrained import load_vision_weights
 from unifashion_pl.names import unknown
 from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import floating
-from unifashion_pl.weights.initial import load_vision_weights
 from unifashion_pl.weights.trust import Fields
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,7 +32,7 @@ class VisionTower(nn.Module):
         image_size: side S of the square input in pixels.
         timm_kwargs: further arguments of ``timm.create_model``, none that name files.
         weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file or of a folder
-            of ``unifashion weights import``, see :func:`unifashion_pl.weights.initial.load_vision_weights`.
+            of ``unifashion weights import``, see :func:`unifashion_pl.backbone.pretrained.load_vision_weights`.
         dtype: of the tower's parameters, e.g. ``bfloat16`` for a frozen one on a GPU.
         gradient_checkpointing: recompute activations in the backward pass; for a tower that trains.
         final_norm: keep timm's final norm layer.

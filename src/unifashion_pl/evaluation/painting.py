@@ -32,7 +32,7 @@ from unifashion_pl.learned import lacks
 from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
 from unifashion_pl.report.runfolder import image_name
-from unifashion_pl.tasks import modes
+from unifashion_pl.tasks import eval_mode
 from unifashion_pl.tasks.editing import TASKS, Task, edits
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Painter:
         assert head is not None
         settings = {name: lines[0][name] for name in ("sampler", "steps", "guidance")}
         seeds = [line["noise_seed"] for line in lines]
-        with modes.evaluating(model):
+        with eval_mode.evaluating(model):
             if isinstance(batch, TryOnBatch):
                 editing_head(model)
                 rows = edits(batch, [self.task] * len(batch))

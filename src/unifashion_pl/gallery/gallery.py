@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,43 +19,15 @@ from unifashion_pl import files
 from unifashion_pl.arguments import ArgumentError, Id, Ids, choice, count, identifier, identifiers, number, text_list, vector
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.session import Session
 from unifashion_pl.inference import compose, encode_image, encode_image_sets, encode_text, head_of
-from unifashion_pl.inference_images import Images, image_list
+from unifashion_pl.inference_images import Images, image_list, left_out, unreadable
+from unifashion_pl.interface import FashionModel
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
-
-if TYPE_CHECKING:
-    from unifashion_pl.gallery.session import Session
-    from unifashion_pl.module import UniFashionModule
 
 QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Attributes:
-        id: of the image. score: image_score + weight × caption_score.
-        image_score: similarity to the image's query tokens.
-        token: the query token of the image that matched best; None in search by image, where all tokens take part.
-        caption_score: similarity to the image's caption, None without one.
-        caption: the caption itself.
-    """
-
-    id: str
-    score: float
-    image_score: float
-    token: int | None = None
-    caption_score: float | None = None
-    caption: str | None = None
-
-    @property
-    def explanation(self) -> str:
-        """How the score came about, in words."""
-        where = "all query tokens" if self.token is None else f"query token {self.token}"
-        text = f"image {self.image_score:.3f} ({where})"
-        return text if self.caption_score is None else f"{text}, caption {self.caption_score:.3f} ({self.caption!r})"
 
 
 class Gallery:
@@ -69,7 +41,7 @@ class Gallery:
         query_set: ``reference``, ``target`` or ``both``.
     """
 
-    def __init__(self, model: UniFashionModule, query_set: str = "both") -> None:
+    def __init__(self, model: FashionModel, query_set: str = "both") -> None:
         if not isinstance(query_set, str) or query_set not in QUERY_SETS:
             raise ArgumentError(f"query_set is {query_set!r}, expected one of {', '.join(QUERY_SETS)}")
         self.model = model
@@ -102,7 +74,7 @@ class Gallery:
         captions: str | Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> Gallery:
-        """Embed and append images; arguments as in :func:`unifashion_pl.inference.gallery`. Nothing is added on an error.
+        """Embed and append images; arguments as in :func:`gallery_of`. Nothing is added on an error.
 
         A caption of which the model can read nothing counts as none in searches, and a warning names it.
 
@@ -255,8 +227,6 @@ class Gallery:
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
         """Start a search that is refined step by step."""
-        from unifashion_pl.gallery.session import Session
-
         return Session(self, image=image, text=text, k=k)
 
     def save(self, folder: str | Path) -> Path:
@@ -294,7 +264,7 @@ class Gallery:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, model: UniFashionModule) -> Gallery:
+    def load(cls, folder: str | Path, model: FashionModel) -> Gallery:
         """Read what :meth:`save` wrote.
 
         Raises:
@@ -341,7 +311,7 @@ def _check_finite(vectors: Tensor, ids: Sequence[str]) -> None:
         raise ArgumentError(f"the vectors of {names} are NaN or infinite: look at the model's weights")
 
 
-def fingerprint(model: UniFashionModule) -> str:
+def fingerprint(model: FashionModel) -> str:
     """Hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections."""
     digest = hashlib.sha256()
     state = {**model.backbone.ln_vision.state_dict(), "queries": model.backbone.query_tokens}
@@ -352,3 +322,39 @@ def fingerprint(model: UniFashionModule) -> str:
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def gallery_of(
+    model: FashionModel,
+    images: Images,
+    *,
+    ids: Ids | None = None,
+    captions: str | Sequence[str] | None = None,
+    query_set: str = "both",
+    batch_size: int = 32,
+    max_bad: int = 0,
+) -> Gallery:
+    """A searchable collection of a user's images.
+
+    Args:
+        ids: unique texts, paths or whole numbers, kept as texts; None = the paths, or the positions of images that are no paths.
+        captions: one per image, written without sight of any query, "" = none; or None.
+        query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
+        max_bad: images that cannot be read and are left out with a warning; all images are read once before any is embedded.
+
+    Raises:
+        UnreadableImages: a ValueError that names more than ``max_bad`` images.
+    """
+    items = image_list(images)
+    names = None if ids is None else identifiers(ids)
+    texts = None if captions is None else text_list(captions)
+    for what, column in (("ids", names), ("captions", texts)):
+        if column is not None and len(column) != len(items):
+            raise ValueError(f"{len(items)} images but {len(column)} {what}")
+    if bad := unreadable(items, max_bad):
+        warnings.warn(left_out(bad), stacklevel=3)
+        names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
+        kept = [i for i in range(len(items)) if i not in bad]
+        items, names = [items[i] for i in kept], [names[i] for i in kept]
+        texts = None if texts is None else [texts[i] for i in kept]
+    return Gallery(model, query_set=query_set).add(items, ids=names, captions=texts, batch_size=batch_size)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from PIL.Image import Image
 
 from unifashion_pl.arguments import count
+from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.inference import readable
 from unifashion_pl.inference_images import Images, image_list, open_image
+from unifashion_pl.interface import FashionModel
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
-    from unifashion_pl.gallery.gallery import Gallery, Hit
+class Searchable(Protocol):
+    """A :class:`~unifashion_pl.gallery.Gallery`."""
+
+    @property
+    def model(self) -> FashionModel: ...
+
+    def search(self, text: str | None, image: Images | None, *, k: int) -> list[Hit]: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Session:
     >>> session.refine("longer sleeves")[0].id            # doctest: +SKIP
     """
 
-    def __init__(self, gallery: Gallery, image: Images | None = None, text: str | None = None, k: int = 10) -> None:
+    def __init__(self, gallery: Searchable, image: Images | None = None, text: str | None = None, k: int = 10) -> None:
         if image is None and text is None:
             raise ValueError("a session starts from an image, a text, or both")
         self.gallery = gallery

@@ -15,8 +15,8 @@ from unifashion_pl import arguments
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.tasks.base import TaskModule
+from unifashion_pl.tasks.eval_mode import evaluating
 from unifashion_pl.tasks.language_model import LanguageModel
-from unifashion_pl.tasks.modes import evaluating
 
 #: Instruction of each caption style (Table 7 of the paper).
 STYLES: dict[str, str] = {

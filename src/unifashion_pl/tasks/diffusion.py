@@ -20,7 +20,7 @@ from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.context import build_adapter, fitting, null_token
 from unifashion_pl.tasks.editing import EditSettings
-from unifashion_pl.tasks.modes import evaluating
+from unifashion_pl.tasks.eval_mode import evaluating
 
 
 class DiffusionModule(TaskModule):

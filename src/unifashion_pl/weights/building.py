@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,7 @@ from unifashion_pl.reading import read_yaml
 from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
-
+M = TypeVar("M", bound=nn.Module)
 #: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
 EACH, SLACK = 6, 8_000
 #: Bytes of buffers that are in no file.
@@ -50,12 +48,12 @@ class Saved:
     learned: frozenset[str] | None = None
 
 
-def build(cls: type[UniFashionModule], section: Mapping[str, Any]) -> UniFashionModule:
+def build(cls: type[M], section: Mapping[str, Any]) -> M:
     """Instantiate from plain config so that the config is stored in ``hparams``, as under the command line."""
     return builder(cls, section)()
 
 
-def builder(cls: type[UniFashionModule], section: Mapping[str, Any]) -> Callable[[], UniFashionModule]:
+def builder(cls: type[M], section: Mapping[str, Any]) -> Callable[[], M]:
     """:func:`build` in two steps, of which the second can be repeated: everything is checked, then made."""
     from jsonargparse import ArgumentParser
     from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
@@ -64,14 +62,14 @@ def builder(cls: type[UniFashionModule], section: Mapping[str, Any]) -> Callable
     parser.add_class_arguments(cls, "module", fail_untyped=False)
     parsed = parser.parse_object({"module": dict(section)})
 
-    def make() -> UniFashionModule:
+    def make() -> M:
         with _given_hyperparameters_context(dict(section), instantiator="lightning.pytorch.cli.instantiate_module"):
             return parser.instantiate(parsed).module
 
     return make
 
 
-def build_saved(cls: type[UniFashionModule], saved: Saved, trusted: bool) -> UniFashionModule:
+def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
     """The model of a saved description, with its tensors.
 
     It is first built without memory and compared with the tensors of the file, so that no size that is only claimed is allocated.
@@ -88,8 +86,9 @@ def build_saved(cls: type[UniFashionModule], saved: Saved, trusted: bool) -> Uni
         make = builder(cls, {**saved.section, "init_from": None})
     with buildable(saved.where, trusted), torch.device("meta"), _bounded(saved), rebuilding(saved.where, saved.parts):
         shapes = make()
+    kept_out: Any = shapes.leave_out
     check_fit(shapes, saved.state, saved.where, left_out(shapes))
-    with buildable(saved.where, trusted), rebuilding(saved.where, saved.parts, shapes.leave_out):
+    with buildable(saved.where, trusted), rebuilding(saved.where, saved.parts, kept_out):
         model = make()
     load_exactly(model, saved.state, saved.where, left_out(model))
     learned.give(model, saved.learned)
@@ -178,9 +177,7 @@ def _kind(tensor: Tensor) -> str:
     return "complex" if tensor.is_complex() else "floats" if tensor.is_floating_point() else "integers"
 
 
-def from_config(
-    cls: type[UniFashionModule], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None
-) -> UniFashionModule:
+def from_config(cls: type[M], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> M:
     """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
     from jsonargparse import ArgumentParser
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifashion_pl import __version__, learned
+from unifashion_pl import learned
+from unifashion_pl.interface import SavedModel
+from unifashion_pl.version import __version__
 from unifashion_pl.weights.manifest import Part, load_manifest
 
 if TYPE_CHECKING:
     from unifashion_pl.metrics.records import ResultRecord
-    from unifashion_pl.module import UniFashionModule
 
 PLACES = ("source", "weights", "bert", "tokenizer", "name")
 SHIPPED = ("tiny", "none", "timm")
@@ -61,7 +62,7 @@ def parts_of(source: str) -> list[Part]:
 MARK = "Saved by unifashion-pl"
 
 
-def model_card(model: UniFashionModule, records: Sequence[ResultRecord] = (), data: str = "", licence: str = "other") -> str:
+def model_card(model: SavedModel, records: Sequence[ResultRecord] = (), data: str = "", licence: str = "other") -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,12 @@ from torch import Tensor, nn
 from unifashion_pl import learned
 from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.reading import read_json
-from unifashion_pl.weights.building import Saved, build_saved, buildable, load_exactly
+from unifashion_pl.weights.building import M, Saved, build_saved, buildable, load_exactly
 from unifashion_pl.weights.files import load_tensors, read_content, state_of
 from unifashion_pl.weights.loading import is_imported, load_imported
 from unifashion_pl.weights.rebuild import PARTS, check_blueprints, rebuilding
 from unifashion_pl.weights.saving import CONFIG, FORMAT, TENSORS
 from unifashion_pl.weights.trust import local
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 #: Bytes of a config.json; the largest of ours has 20 kB.
 MAX_CONFIG = 1 << 24
@@ -172,14 +169,12 @@ def _check_unchanged(model: nn.Module, state: dict[str, Tensor], path: str) -> N
             )
 
 
-def from_pretrained(
-    cls: type[UniFashionModule], source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
-) -> UniFashionModule:
+def from_pretrained(cls: type[M], source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> M:
     """See :meth:`UniFashionModule.from_pretrained`."""
     path = Path(source)
     saved = read_checkpoint(path) if path.suffix == ".ckpt" and path.is_file() else _read_folder(_folder(source, revision))
     model = build_saved(cls, saved, trust_remote_code).eval()
-    model.toy = str(source) == "tiny"
+    vars(model)["toy"] = str(source) == "tiny"
     return model
 
 

@@ -63,9 +63,9 @@ class Rebuild:
 _current: ContextVar[Rebuild | None] = ContextVar("rebuild", default=None)
 
 
-def blueprints(model: nn.Module) -> dict[str, dict[str, bytes]]:
-    """What the parts of a model need to be built again, without the parts that need nothing."""
-    found = {module.part: module.blueprint() for module in model.modules() if isinstance(module, Rebuildable)}
+def blueprints(modules: Iterable[nn.Module]) -> dict[str, dict[str, bytes]]:
+    """What a model's parts need to be built again, without the parts that need nothing."""
+    found = {module.part: module.blueprint() for module in modules if isinstance(module, Rebuildable)}
     return {part: files for part, files in found.items() if files}
 
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,11 @@ from torch import Tensor
 from unifashion_pl import learned
 from unifashion_pl.files import replacing_folder, write_tensors
 from unifashion_pl.freezing import left_out
+from unifashion_pl.interface import SavedModel
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.reading import FormatError, read_json
 from unifashion_pl.weights.card import MARK, model_card, read_results
 from unifashion_pl.weights.rebuild import PARTS, blueprints, write_blueprints
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 CONFIG, TENSORS, CARD, RESULTS = "config.json", "model.safetensors", "README.md", "results.json"
 #: What a folder of ours holds; everything else in it is its user's.
@@ -31,7 +29,7 @@ FORMAT = 1
 
 
 def save_pretrained(
-    model: UniFashionModule,
+    model: SavedModel,
     folder: str | Path,
     dtype: torch.dtype | None = None,
     *,
@@ -74,13 +72,13 @@ def save_pretrained(
     return folder
 
 
-def _write_model(model: UniFashionModule, folder: Path, dtype: torch.dtype | None) -> None:
+def _write_model(model: SavedModel, folder: Path, dtype: torch.dtype | None) -> None:
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
     text = json.dumps(
         {"format": FORMAT, "model": section, "learned": learned.stored(model.learned)}, indent=2, sort_keys=True, default=_plain
     )
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    if parts := blueprints(model):
+    if parts := blueprints(model.modules()):
         (folder / PARTS).mkdir()
         write_blueprints(parts, folder / PARTS)
     absent = left_out(model)
@@ -121,7 +119,7 @@ def _link(source: str | Path, target: str | Path) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
 
 
-def push_to_hub(model: UniFashionModule, repository: str, *, private: bool = False, **saving: Any) -> str:
+def push_to_hub(model: SavedModel, repository: str, *, private: bool = False, **saving: Any) -> str:
     """See :meth:`UniFashionModule.push_to_hub`."""
     from huggingface_hub import HfApi
 

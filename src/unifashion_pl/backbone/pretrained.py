@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from unifashion_pl.weights.files import load_tensors
-
-if TYPE_CHECKING:
-    from unifashion_pl.backbone import QFormerBackbone
 
 #: Where our own format keeps the timm model.
 TOWER = "backbone.vision.model."
@@ -126,16 +122,18 @@ def bert_to_qformer(state: dict[str, Tensor], vocab_size: int) -> dict[str, Tens
     return out
 
 
-def load_bert(backbone: QFormerBackbone, source: str | Path) -> None:
+def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
     """Start the Q-Former from a BERT of the same width and depth.
 
     Args:
+        backbone: a :class:`~unifashion_pl.backbone.QFormerBackbone`.
         source: folder with ``model.safetensors`` (or ``pytorch_model.bin``), a file, or a hub id.
+        vocab_size: words of its tokenizer.
 
     Raises:
         ValueError: the BERT has other sizes, naming both.
     """
-    state = bert_to_qformer(load_tensors(_bert_file(str(source))), len(backbone.tokenizer))
+    state = bert_to_qformer(load_tensors(_bert_file(str(source))), vocab_size)
     own = backbone.state_dict()
     expected = {
         n

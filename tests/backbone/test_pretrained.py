@@ -12,7 +12,7 @@ from small import TEXTS, small_backbone
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from unifashion_pl.weights.initial import efficientnet_to_timm, load_bert, load_vision_weights
+from unifashion_pl.backbone.pretrained import efficientnet_to_timm, load_bert, load_vision_weights
 
 
 def bert(hidden: int = 32) -> BertModel:
@@ -26,7 +26,7 @@ def bert(hidden: int = 32) -> BertModel:
 def test_text_pass_of_a_qformer_started_from_bert_equals_bert(tmp_path: Path) -> None:
     original, backbone = bert(), small_backbone().eval()
     save_file({k: v.clone() for k, v in original.state_dict().items()}, tmp_path / "model.safetensors")
-    load_bert(backbone, tmp_path)
+    load_bert(backbone, tmp_path, len(backbone.tokenizer))
     tokens = backbone.tokenize(TEXTS)
     with torch.no_grad():
         expected = original(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state[:, 0]
@@ -38,10 +38,10 @@ def test_text_pass_of_a_qformer_started_from_bert_equals_bert(tmp_path: Path) ->
 def test_bert_of_another_width_names_both(tmp_path: Path) -> None:
     save_file({k: v.clone() for k, v in bert(64).state_dict().items()}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="does not fit the Q-Former"):
-        load_bert(small_backbone(), tmp_path)
+        load_bert(small_backbone(), tmp_path, len(small_backbone().tokenizer))
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"neither model.safetensors"):
-        load_bert(small_backbone(), tmp_path / "empty")
+        load_bert(small_backbone(), tmp_path / "empty", 1)
 
 
 def to_efficientnet_names(state: dict[str, Tensor], depths: list[int]) -> dict[str, Tensor]:
