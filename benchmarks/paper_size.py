@@ -41,7 +41,7 @@ from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import EditBatch, TrainBatch, TryOnBatch
 from unifashion_pl.optim import build_optimizer
 from unifashion_pl.provenance import commit
-from unifashion_pl.tasks.editing import edits
+from unifashion_pl.tasks.editing import edit_batch
 
 GIB, TERA = 2**30, 1e12
 PACKAGES = ("torch", "lightning", "transformers", "diffusers", "timm", "peft")
@@ -249,7 +249,7 @@ def painted(rows: int, model: UniFashionModule) -> tuple[EditBatch, Tensor]:
     """Try-on rows and their queries."""
     batch = synthetic("tryon", rows, model)
     assert isinstance(batch, TryOnBatch)
-    shown = edits(batch, ["tryon"] * rows)
+    shown = edit_batch(batch, ["tryon"] * rows)
     return shown, model.backbone.encode(shown).queries
 
 

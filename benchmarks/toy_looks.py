@@ -31,9 +31,9 @@ from unifashion_pl.tasks.modes import evaluating
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import EditBatch, PairBatch, TryOnBatch
-from unifashion_pl.generation.attention import flow_error, grid_of, probabilities, recorded
-from unifashion_pl.generation.garment import centres
-from unifashion_pl.generation.schedules import add_noise
+from unifashion_pl.generation.attention_losses import flow_error, grid_of, probabilities, recorded
+from unifashion_pl.generation.placed_attention import centres
+from unifashion_pl.generation.samplers import add_noise
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.tasks import editing
 from unifashion_pl.wardrobe.catalogue import SIZES
@@ -85,7 +85,7 @@ class Looker:
         self.head = editing_head(self.model)
 
     def conditions(self, batch: EditBatch) -> dict[str, Tensor]:
-        given = editing.encoded(self.head.vae, self.head.denoiser, batch, sample=False)
+        given = editing.encode_conditions(self.head.vae, self.head.denoiser, batch, sample=False)
         queries = self.model.backbone.encode(batch).queries
         return {**given, "context": self.head.build_context(queries, batch.texts, has_queries=batch.has_image)}
 
@@ -99,7 +99,7 @@ def made_out(looker: Looker, given: list[TryOnBatch], patterns: dict[str, str]) 
     """The first table."""
     errors: dict[tuple[str, str, int], list[float]] = {}
     for batch in tqdm(given, desc="made out"):
-        shown = editing.edits(batch, ["tryon"] * len(batch))
+        shown = editing.edit_batch(batch, ["tryon"] * len(batch))
         no = torch.zeros_like(shown.has_image)
         for name, rows in (("shown", shown), ("withheld", replace(shown, has_image=no, has_garment=no, has_photo=no))):
             with evaluating(looker.head):
@@ -128,7 +128,7 @@ def looks(looker: Looker, given: list[TryOnBatch], timestep: int) -> None:
     assert looker.head.denoiser.garment is not None
     places = range(len(looker.head.denoiser.garment.places))
     for batch in tqdm(given, desc="looks"):
-        rows = editing.edits(batch, ["tryon"] * len(batch))
+        rows = editing.edit_batch(batch, ["tryon"] * len(batch))
         assert rows.worn is not None
         truth = torch.stack([true_places(int(key.split("_")[0])) for key in batch.keys]).movedim(-1, 1)
         carried = F.grid_sample(

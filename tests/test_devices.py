@@ -19,9 +19,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import TrainBatch
 from unifashion_pl.generation import vae
-from unifashion_pl.generation.sampling import NoisePredictor
+from unifashion_pl.generation.samplers import NoisePredictor
 from unifashion_pl.tasks import EditSettings, diffusion, retrieval
-from unifashion_pl.tasks.editing import edits
+from unifashion_pl.tasks.editing import edit_batch
 
 GPU = torch.device("cuda:0")
 
@@ -138,7 +138,7 @@ def test_paintings(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> Non
     pictures = images(3, model.backbone.vision.image_size)
     with fake, torch.no_grad():
         move(model)
-        rows = edits(moved(batch), ["tryon", "design", "text"])
+        rows = edit_batch(moved(batch), ["tryon", "design", "text"])
         queries = model.backbone.encode(rows).queries
         made = head.paint(queries, rows, seeds=[0, 1, 2], guidance=3.0, garment_guidance=2.0)
         assert made.shape == (3, 3, *head.edit_size)

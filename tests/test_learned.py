@@ -17,7 +17,7 @@ from unifashion_pl import UniFashionModule, learned
 from unifashion_pl.data.samples import TrainBatch
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.inference import compose
-from unifashion_pl.tasks.editing import edits
+from unifashion_pl.tasks.editing import edit_batch
 
 SMALL: dict[str, Any] = {"diffusion": None, "caption": None, "policy": "phase1_retrieval", "also_train": []}
 
@@ -70,7 +70,7 @@ def test_losses_alone_teach_nothing() -> None:
         (pair_batch(), ["cross", "itg", "q2i"], {"retrieval", "caption", "generation"}),
         (pair_batch(captions=[""] * 4), ["itg"], set()),
         (triplet_batch(), ["cross", "itg", "q2i"], {"composed", "composed generation"}),
-        (edits(tryon_batch(), ["tryon"] * 4), ["q2i"], {"try-on", "design"}),
+        (edit_batch(tryon_batch(), ["tryon"] * 4), ["q2i"], {"try-on", "design"}),
     ],
 )
 def test_batch_and_losses_say_what_is_taught(batch: TrainBatch, families: list[Any], tasks: set[str]) -> None:

@@ -37,14 +37,14 @@ def trainable_parts(model: UniFashionModule) -> set[str]:
 
 
 EXPECTED = {
-    "phase1_retrieval": {"encoder", "heads"},
+    "phase1_retrieval": {"encoder", "projections"},
     "phase1_generative": {"tsa_llm", "lora", "tsa_diffusion", "unet"},
     "phase1_llm": {"tsa_llm", "lora"},
     "phase1_diffusion": {"tsa_diffusion", "unet"},
     "phase1_adapters": {"tsa_llm", "tsa_diffusion"},
-    "phase1_joint": {"encoder", "heads", "tsa_llm", "lora", "tsa_diffusion", "unet"},
-    "phase2_composed": {"encoder", "target_queries", "heads"},
-    "phase2_adapters_diffusion": {"encoder", "target_queries", "heads", "tsa_llm", "tsa_diffusion", "unet"},
+    "phase1_joint": {"encoder", "projections", "tsa_llm", "lora", "tsa_diffusion", "unet"},
+    "phase2_composed": {"encoder", "target_queries", "projections"},
+    "phase2_adapters_diffusion": {"encoder", "target_queries", "projections", "tsa_llm", "tsa_diffusion", "unet"},
     # The model here has neither garment branch nor LoRA on its U-Net; tests/test_editing_policies.py has them.
     "editing_control": {"tsa_diffusion", "unet"},
     "editing_decoder": {"tsa_diffusion", "unet"},
@@ -54,8 +54,8 @@ EXPECTED = {
     "released_vton": {"tsa_diffusion"},
     "lora": {"tsa_diffusion"},
     "panels": {"unet"},
-    "released_cls": {"encoder", "heads"},
-    "released_rerank": {"encoder", "target_queries", "heads"},
+    "released_cls": {"encoder", "projections"},
+    "released_rerank": {"encoder", "target_queries", "projections"},
 }
 
 

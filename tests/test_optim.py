@@ -9,7 +9,6 @@ from torch import nn
 from unifashion_pl.freezing import PARTS
 from unifashion_pl.optim import (
     PRESETS,
-    SIDES,
     GroupSchedule,
     OptimSettings,
     build_optimizer,
@@ -84,8 +83,7 @@ def test_schedule_state_is_plain_and_restores_the_step() -> None:
 
 
 def test_every_part_has_a_side_and_adapters_learn_as_what_they_stand_on() -> None:
-    assert set(SIDES) == set(PARTS)
-    assert (SIDES["lora"], SIDES["unet_lora"], SIDES["target_queries"]) == ("llm", "diffusion", "qformer")
+    assert (PARTS["lora"].side, PARTS["unet_lora"].side, PARTS["target_queries"].side) == ("llm", "diffusion", "qformer")
 
 
 def two_sides() -> nn.ModuleDict:

@@ -23,7 +23,7 @@ from unifashion_pl.data.samples import GalleryBatch
 from unifashion_pl.evaluation import Painter
 from unifashion_pl.evaluation.painting import CHUNK, MANIFEST, noise_seed, taken
 from unifashion_pl.tasks import DiffusionModule
-from unifashion_pl.tasks.editing import edits
+from unifashion_pl.tasks.editing import edit_batch
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 
@@ -173,7 +173,7 @@ def test_a_picture_is_that_of_try_on_with_its_noise_seed(tmp_path: Path) -> None
     again = model()
     head = again.diffusion_head
     assert head is not None
-    rows = edits(taken(batch, [1]), ["tryon"])
+    rows = edit_batch(taken(batch, [1]), ["tryon"])
     with torch.no_grad():
         queries = again.backbone.encode(rows).queries
     (picture,) = head.paint(queries, rows, seeds=[lines[1]["noise_seed"]], sampler="fast", steps=2)

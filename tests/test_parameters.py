@@ -43,7 +43,7 @@ def test_the_papers_size_has_the_published_counts(paper: UniFashionModule) -> No
 
 def test_phase_2_of_the_paper_trains_the_qformer_side_alone(paper: UniFashionModule) -> None:
     parts = {part_of(name) for name, p in paper.named_parameters() if p.requires_grad}
-    assert parts == {"encoder", "target_queries", "heads"}
+    assert parts == {"encoder", "target_queries", "projections"}
     assert {p.dtype for p in paper.backbone.vision.parameters()} == {torch.bfloat16}
     assert next(paper.diffusion_head.vae.parameters()).dtype == torch.bfloat16  # type: ignore[union-attr]
 

@@ -19,10 +19,11 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.backbone import VisionTower
 from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.freezing import part_of
 from unifashion_pl.provenance import whole
-from unifashion_pl.sharding import BLOCKS, ShardedStrategy, blocks_of, gather, release, shard, shards_of
+from unifashion_pl.sharding import ShardedStrategy, blocks_of, reshard, shard, shards_of, unshard
 
 BFLOAT16_LLM = """
 model:
@@ -63,10 +64,10 @@ def work(rank: int, store: str, out: str) -> None:
     difference = max(
         float((whole(a.detach()) - b.detach()).abs().max()) for a, b in zip(sharded.parameters(), plain.parameters())
     )
-    gather(sharded)
+    unshard(sharded)
     if rank:  # rank 0 asks nothing, and nobody waits for it
         sharded.encode_text(["a red dress"] * 2)
-    release(sharded)
+    reshard(sharded)
     torch.save(
         {"expected": expected, "found": found, "difference": difference, "share": local / before},
         f"{out}.{rank}",
@@ -161,5 +162,21 @@ def test_blocks_are_found_once_and_only_outermost() -> None:
     names = [type(block).__name__ for block in blocks_of(model)]
     assert names.count("Blip2QFormerLayer") == 4
     assert names.count("LlamaDecoderLayer") == 2
-    assert set(names) <= BLOCKS
     assert shards_of(model) == []
+
+
+@pytest.mark.parametrize("family", ["GPT2", "Mistral", "Qwen3", "Gemma2"])
+def test_the_layers_of_any_llm_are_blocks(family: str) -> None:
+    import transformers
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 32}
+    config = getattr(transformers, f"{family}Config")(**sizes, **({"head_dim": 8} if family in ("Qwen3", "Gemma2") else {}))
+    llm = getattr(transformers, f"{family}LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")(config)
+    layers = llm.transformer.h if family == "GPT2" else llm.model.layers
+    assert list(blocks_of(torch.nn.ModuleDict({"llm": llm}))) == list(layers)
+
+
+def test_blocks_of_a_vit_are_found_and_a_convolutional_tower_is_one() -> None:
+    vit = VisionTower("vit_tiny_patch16_224", image_size=32, timm_kwargs={"img_size": 32, "depth": 2})
+    assert [type(block).__name__ for block in blocks_of(vit)] == ["Block", "Block"]
+    assert list(blocks_of(VisionTower("efficientnet_lite0", image_size=32))) == []

@@ -1,7 +1,7 @@
 """What trains: the paper's statements about freezing, which contradict each other, as named data.
 
 A policy names the parts that train and the losses that are computed. Parts are patterns over parameter names of
-:class:`unifashion_pl.UniFashionModule`.
+:class:`unifashion_pl.UniFashionModule`, and say whose optimiser preset they follow.
 """
 
 from __future__ import annotations
@@ -18,35 +18,51 @@ from unifashion_pl.names import plain, unknown
 
 Family = Literal["cross", "itg", "q2i"]
 
-#: Part -> patterns. The first part that matches a name owns it, so `lora` stands before `llm`, `unet_lora` before `unet`.
-PARTS: dict[str, tuple[str, ...]] = {
-    "vision": ("backbone.vision.*",),
-    "target_queries": ("backbone.target_query_tokens",),
-    "encoder": ("backbone.ln_vision.*", "backbone.qformer.*", "backbone.embeddings.*", "backbone.query_tokens"),
-    "heads": (
-        "retrieval_head.vision_proj.*",
-        "retrieval_head.text_proj.*",
-        "retrieval_head.itm_head.*",
-        "retrieval_head.temperature",
-    ),
-    "lm_head": ("retrieval_head.lm_head.*",),
-    "tsa_llm": ("caption_head.adapter.*",),
-    "lora": ("caption_head.language_model.*lora_*",),
-    "llm": ("caption_head.language_model.*",),
-    "tsa_diffusion": ("diffusion_head.adapter.*", "diffusion_head.null_context"),
-    "unet_lora": ("diffusion_head.denoiser.unet.*lora_*",),
-    "unet": ("diffusion_head.denoiser.unet.*",),
-    "garment": ("diffusion_head.denoiser.garment.*",),
-    "vae": ("diffusion_head.vae.*",),
-    "clip_text": ("diffusion_head.text_encoder.*",),
-}
+Side = Literal["qformer", "vision", "llm", "diffusion"]
 
-#: Loss family -> parts of which at least one must train for the loss to make sense.
-LEARNERS: dict[Family, tuple[str, ...]] = {
-    "cross": ("encoder", "target_queries", "heads", "vision", "lm_head"),
-    "itg": ("encoder", "target_queries", "tsa_llm", "lora", "llm", "vision"),
-    "q2i": ("encoder", "target_queries", "tsa_diffusion", "unet_lora", "unet", "garment", "clip_text", "vision"),
+
+@dataclass(frozen=True)
+class Part:
+    """Parameters that are frozen, optimised and counted together.
+
+    Attributes:
+        patterns: of their names.
+        side: whose optimiser preset they follow.
+        families: losses that reach them.
+        module: where their module hangs in the model, if it may come from published weights.
+    """
+
+    patterns: tuple[str, ...]
+    side: Side
+    families: tuple[Family, ...]
+    module: str | None = None
+
+
+_ALL: tuple[Family, ...] = ("cross", "itg", "q2i")
+_RETRIEVAL = tuple(f"retrieval_head.{name}" for name in ("vision_proj.*", "text_proj.*", "itm_head.*", "temperature"))
+_LLM, _DENOISER = "caption_head.language_model", "diffusion_head.denoiser"
+
+#: The first part that matches a name owns it, so `lora` stands before `llm`, `unet_lora` before `unet`.
+PARTS: dict[str, Part] = {
+    "vision": Part(("backbone.vision.*",), "vision", _ALL, "backbone.vision"),
+    "target_queries": Part(("backbone.target_query_tokens",), "qformer", _ALL),
+    "encoder": Part(
+        ("backbone.ln_vision.*", "backbone.qformer.*", "backbone.embeddings.*", "backbone.query_tokens"), "qformer", _ALL
+    ),
+    "projections": Part(_RETRIEVAL, "qformer", ("cross",)),
+    "lm_head": Part(("retrieval_head.lm_head.*",), "qformer", ("cross",)),
+    "tsa_llm": Part(("caption_head.adapter.*",), "llm", ("itg",)),
+    "lora": Part((f"{_LLM}.*lora_*",), "llm", ("itg",)),
+    "llm": Part((f"{_LLM}.*",), "llm", ("itg",), _LLM),
+    "tsa_diffusion": Part(("diffusion_head.adapter.*", "diffusion_head.null_context"), "diffusion", ("q2i",)),
+    "unet_lora": Part((f"{_DENOISER}.unet.*lora_*",), "diffusion", ("q2i",)),
+    "unet": Part((f"{_DENOISER}.unet.*",), "diffusion", ("q2i",)),
+    "garment": Part((f"{_DENOISER}.garment.*",), "diffusion", ("q2i",)),
+    "vae": Part(("diffusion_head.vae.*",), "diffusion", (), "diffusion_head.vae"),
+    "clip_text": Part(("diffusion_head.text_encoder.*",), "diffusion", ("q2i",), "diffusion_head.text_encoder"),
 }
+#: Names that ``also_train`` had for parts before they were called as they are.
+OLDER_NAMES = {"heads": "projections"}
 
 
 @dataclass(frozen=True)
@@ -91,20 +107,24 @@ _UNREAD = tuple(
 _EDITING = ("garment", "tsa_diffusion")
 
 POLICIES: dict[str, Policy] = {
-    "phase1_retrieval": Policy(("encoder", "heads", "lm_head"), ("cross",), "§4.1 phase 1, first part"),
+    "phase1_retrieval": Policy(("encoder", "projections", "lm_head"), ("cross",), "§4.1 phase 1, first part"),
     "phase1_generative": Policy(("tsa_llm", "lora", "tsa_diffusion", "unet"), ("itg", "q2i"), "§1, §4.1 phase 1, App. B"),
     "phase1_llm": Policy(("tsa_llm", "lora"), ("itg",), "§4.1 phase 1, the LLM apart; App. B"),
     "phase1_diffusion": Policy(("tsa_diffusion", "unet"), ("q2i",), "§4.1 phase 1, the diffusion model apart; App. B"),
     "phase1_adapters": Policy(("tsa_llm", "tsa_diffusion"), ("itg", "q2i"), "§3.1.2"),
     "phase1_joint": Policy(
-        ("encoder", "heads", "lm_head", "tsa_llm", "lora", "tsa_diffusion", "unet"),
+        ("encoder", "projections", "lm_head", "tsa_llm", "lora", "tsa_diffusion", "unet"),
         ("cross", "itg", "q2i"),
         "§3.1, Eq. 8",
         pairs_alone=True,
     ),
-    "phase2_composed": Policy(("encoder", "target_queries", "heads"), ("cross", "itg", "q2i"), "§1, §4.1 phase 2, Eq. 13"),
+    "phase2_composed": Policy(
+        ("encoder", "target_queries", "projections"), ("cross", "itg", "q2i"), "§1, §4.1 phase 2, Eq. 13"
+    ),
     "phase2_adapters_diffusion": Policy(
-        ("encoder", "target_queries", "heads", "tsa_llm", "tsa_diffusion", "unet", "garment"), ("cross", "itg", "q2i"), "§3.2.2"
+        ("encoder", "target_queries", "projections", "tsa_llm", "tsa_diffusion", "unet", "garment"),
+        ("cross", "itg", "q2i"),
+        "§3.2.2",
     ),
     "editing_control": Policy(
         _EDITING, ("q2i",), "App. B, Fig. 3 as StableVITON trains it", unreached=_UNREAD, within=(f"{_UNET}conv_in.*",)
@@ -124,8 +144,8 @@ POLICIES: dict[str, Policy] = {
     ),
     "lora": Policy(("tsa_diffusion", "unet_lora"), ("q2i",), "a cheap phase 1; not in the paper"),
     "panels": Policy((), ("q2i",), "CatVTON (2407.15886)", within=(f"{_UNET}*.attn1.*",)),
-    "released_cls": Policy(("encoder", "heads", "lm_head"), ("cross",), "released code, CirCls"),
-    "released_rerank": Policy(("encoder", "target_queries", "heads"), ("cross",), "released code, CirRerank"),
+    "released_cls": Policy(("encoder", "projections", "lm_head"), ("cross",), "released code, CirCls"),
+    "released_rerank": Policy(("encoder", "target_queries", "projections"), ("cross",), "released code, CirRerank"),
 }
 
 
@@ -143,10 +163,7 @@ def part_of(name: str) -> str | None:
     'lora'
     """
     name = plain(name)
-    for part, patterns in PARTS.items():
-        if any(fnmatchcase(name, pattern) for pattern in patterns):
-            return part
-    return None
+    return next((key for key, part in PARTS.items() if any(fnmatchcase(name, pattern) for pattern in part.patterns)), None)
 
 
 def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -177,11 +194,12 @@ def apply_policy(
         ValueError: unknown policy or part; a parameter that no part owns; an active loss for which nothing trains.
     """
     chosen = find_policy(policy)
-    trains = {*chosen.trains, *also_train}
+    further = {OLDER_NAMES.get(part, part) for part in also_train}
+    trains = {*chosen.trains, *further}
     names = {name: part_of(name) for name, _ in model.named_parameters()}
-    _check_parts(names, set(also_train))
+    _check_parts(names, further)
     families = set(chosen.losses if active is None else active)
-    idle = {part for part in trains if not any(part in LEARNERS[family] for family in families)}
+    idle = {part for part in trains if not families & set(PARTS[part].families)}
     beyond = chosen.unreached if "cross" in families else (*chosen.unreached, *_MATCHED, *(_READ if chosen.pairs_alone else ()))
     unreached = tuple(pattern.format(**_numbers(model)) for pattern in beyond)
     trainable = set()
@@ -192,7 +210,7 @@ def apply_policy(
         if wanted:
             trainable.add(name)
     for family in sorted(families):
-        if not {names[n] for n in trainable} & set(LEARNERS[family]):
+        if not any(family in PARTS[part].families for part in {names[n] for n in trainable} if part):
             raise ValueError(
                 f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them"
             )
@@ -205,15 +223,6 @@ def _numbers(model: Any) -> dict[str, int]:
     head = getattr(model, "diffusion_head", None)
     levels = 0 if head is None else len(head.denoiser.unet.config.block_out_channels)
     return {"last": last, "lowest": levels - 1, "above": levels - 2}
-
-
-#: Parts that may come from published weights -> where their module hangs in a UniFashionModule.
-PUBLISHED: dict[str, str] = {
-    "vision": "backbone.vision",
-    "llm": "caption_head.language_model",
-    "vae": "diffusion_head.vae",
-    "clip_text": "diffusion_head.text_encoder",
-}
 
 
 def left_out(model: Any) -> set[str]:
@@ -239,13 +248,14 @@ def check_left_out(model: nn.Module) -> None:
     Raises:
         ValueError: ``leave_out`` names an unknown part, one that trains, or one that was not built from published weights.
     """
+    published = {name: part.module for name, part in PARTS.items() if part.module is not None}
     for part in model.leave_out:  # type: ignore[union-attr]
-        if part not in PUBLISHED:
-            raise ValueError(f"leave_out: {unknown('part with published weights', part, PUBLISHED)}")
+        if part not in published:
+            raise ValueError(f"leave_out: {unknown('part with published weights', part, published)}")
         if any(p.requires_grad and part_of(name) == part for name, p in model.named_parameters()):
             raise ValueError(f"leave_out names {part!r}, which trains: checkpoints have to hold it. Take it out of leave_out")
         module: Any = model
-        for name in PUBLISHED[part].split("."):
+        for name in published[part].split("."):
             module = getattr(module, name, None)
         if module is not None and not module.pretrained:
             raise ValueError(
@@ -257,7 +267,7 @@ def check_left_out(model: nn.Module) -> None:
 M = TypeVar("M", bound=nn.Module)
 
 
-def settle(module: M) -> M:
+def set_frozen_to_eval(module: M) -> M:
     """Put every part whose parameters are all frozen into eval mode: no dropout, no running statistics of batch norms.
 
     Returns:
@@ -276,3 +286,7 @@ def _check_parts(names: dict[str, str | None], also_train: set[str]) -> None:
         raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
     for part in sorted(also_train - set(PARTS)):
         raise ValueError(f"also_train: {unknown('part', part, PARTS)}")
+
+
+#: Its name until 2026-11-29.
+settle = set_frozen_to_eval

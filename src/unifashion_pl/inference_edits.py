@@ -26,7 +26,7 @@ from unifashion_pl.inference import (
 from unifashion_pl.inference_images import Images, image_list
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
-from unifashion_pl.tasks.editing import Task, edits
+from unifashion_pl.tasks.editing import Task, edit_batch
 
 #: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.data.tryon_inputs`).
 PAINTING = ("sampler", "steps", "guidance", "garment_guidance", "garment_until", "start", "progress")
@@ -187,9 +187,11 @@ def _paint(
 
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
         items = [item for item, _ in part]
-        batch = edits(batch_of(items), [task_of(item) for item in items])
+        batch = edit_batch(batch_of(items), [task_of(item) for item in items])
         moved = model.transfer_batch_to_device(batch, model.device, 0)
-        each = (model.transfer_batch_to_device(edits(batch_of([item]), [task_of(item)]), model.device, 0) for item in items)
+        each = (
+            model.transfer_batch_to_device(edit_batch(batch_of([item]), [task_of(item)]), model.device, 0) for item in items
+        )
         queries = torch.cat([model.backbone.encode(one).queries for one in each])  # alone: texts are padded to the longest
         made: Tensor = head.paint(queries, moved, seeds=[own for _, own in part], **painting).cpu()
         return [paste(x, item.person, item.mask if paste_back else None) for x, item in zip(made, items)]

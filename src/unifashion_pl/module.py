@@ -25,15 +25,15 @@ from unifashion_pl.freezing import (
     find_policy,
     left_out,
     part_of,
-    settle,
+    set_frozen_to_eval,
 )
 from unifashion_pl.inference_methods import InferenceMethods
 from unifashion_pl.memory import check_memory
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.resume import run_callbacks
-from unifashion_pl.sharding import gather, release, shard, shards_of
-from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule
+from unifashion_pl.sharding import reshard, shard, shards_of, unshard
+from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
 from unifashion_pl.weights.checkpoint import load_weights
 from unifashion_pl.weights.pretrained import PretrainedMethods
 from unifashion_pl.weights.rebuild import PARTS, blueprints
@@ -119,22 +119,29 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
         self._same_queries = self._targets_are_untrained()
 
     @property
+    def active_heads(self) -> dict[Family, TaskModule]:
+        """Loss families that the policy names, whose head exists and whose weight is not zero, with their heads."""
+        heads: dict[Family, TaskModule | None] = {
+            "cross": self.retrieval_head,
+            "itg": self.caption_head,
+            "q2i": self.diffusion_head,
+        }
+        wanted = [family for family in find_policy(self.policy).losses if self.loss_weights[family] != 0]
+        return {family: head for family in wanted if (head := heads[family]) is not None}
+
+    @property
     def active_families(self) -> list[Family]:
-        """Loss families that the policy names, whose head exists and whose weight is not zero."""
-        heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
-        return [f for f in find_policy(self.policy).losses if heads[f] is not None and self.loss_weights[f] != 0]
+        """Loss families of :attr:`active_heads`."""
+        return [*self.active_heads]
 
     def compute_losses(self, batch: TrainBatch) -> dict[str, Tensor]:
         """Named losses of one stream's batch, each multiplied by its family's weight."""
         batch = batch if self.diffusion_head is None else self.diffusion_head.prepare(batch)
         if not isinstance(batch, PairBatch | TripletBatch | EditBatch):
             raise TypeError(f"cannot train on a {type(batch).__name__}: try-on needs a diffusion head (`model.diffusion`)")
-        heads = {"cross": self.retrieval_head, "itg": self.caption_head, "q2i": self.diffusion_head}
         encoding = self.backbone.encode(batch)
         losses: dict[str, Tensor] = {}
-        for family in self.active_families:
-            head = heads[family]
-            assert head is not None
+        for family, head in self.active_heads.items():
             found = head.losses(self.backbone, batch, encoding)
             losses |= {name: self.loss_weights[family] * loss for name, loss in found.items()}
             if found:
@@ -166,7 +173,7 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
     def train(self, mode: bool = True) -> UniFashionModule:
         """Frozen parts stay in eval mode: no dropout, no running statistics."""
         super().train(mode)
-        return settle(self) if mode else self
+        return set_frozen_to_eval(self) if mode else self
 
     def configure_callbacks(self) -> list[L.Callback]:
         return run_callbacks(self)
@@ -215,28 +222,20 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
             return False
         return torch.equal(targets, references)
 
-    def _follow_references(self) -> None:
-        """Queries of targets that never trained stay copies, so that phase 2 starts them where phase 1 brought the reference's."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Lightning's. Queries of targets that never trained stay copies, so that phase 2 starts them where phase 1 brought the reference's."""
+        super().optimizer_step(*args, **kwargs)
         if self._same_queries:
             with torch.no_grad():
                 self.backbone.target_query_tokens.copy_(self.backbone.query_tokens)
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._follow_references()
-
-    def on_train_end(self) -> None:
-        self._follow_references()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Drop the parts that building the model restores; add what the others need to be built again."""
         state = checkpoint["state_dict"]
         if self.hparams:  # a model that was assembled by hand cannot be
             checkpoint[PARTS] = blueprints(self.modules())
-        # callbacks save before the batch's end reaches the module; of a sharded model only rank 0 has the state
-        if self._same_queries and "backbone.query_tokens" in state:
-            state["backbone.target_query_tokens"] = state["backbone.query_tokens"]
-        for name in left_out(self) & checkpoint["state_dict"].keys():
-            del checkpoint["state_dict"][name]
+        for name in left_out(self) & state.keys():
+            del state[name]
         checkpoint[learned.KEY] = learned.stored(self.learned)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -260,7 +259,7 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
         return super().load_state_dict(*args, **kwargs)
 
     def on_validation_epoch_start(self) -> None:
-        gather(self)
+        unshard(self)
         learned.say_if_random(self)
         self.evaluator.start("validation", self.trainer.val_dataloaders, self.trainer.limit_val_batches)
 
@@ -269,16 +268,16 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
-            release(self)
+            reshard(self)
             return
         metrics = self.evaluator.finish(None)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
         self.evaluator.log_samples(self.logger, self.global_step)
-        release(self)
+        reshard(self)
 
     def on_test_epoch_start(self) -> None:
         check_writable(self._folder("test"), folder=True)
-        gather(self)
+        unshard(self)
         learned.say_if_random(self)
         self.evaluator.start("test", self.trainer.test_dataloaders, self.trainer.limit_test_batches)
 
@@ -288,10 +287,10 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
     def on_test_epoch_end(self) -> None:
         metrics = self.evaluator.finish(self._folder("test"))
         self.log_dict({f"test/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
-        release(self)
+        reshard(self)
 
     def on_predict_epoch_start(self) -> None:
-        gather(self)
+        unshard(self)
         learned.say_if_random(self)
         self.painter.start(self, self._folder("predict"))
 
@@ -302,7 +301,7 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
         path = self.painter.finish()
         if self.trainer.is_global_zero:
             print(f"painted: {path}")
-        release(self)
+        reshard(self)
 
     def _folder(self, name: str) -> Path:
         """Where results of a stage go: beside the learning curves, not over them."""

@@ -10,29 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from unifashion_pl.freezing import part_of
+from unifashion_pl.freezing import PARTS, Side, part_of
 from unifashion_pl.names import unknown
 
 Shape = Literal["one_cycle", "cosine", "constant"]
-Side = Literal["qformer", "vision", "llm", "diffusion"]
-
-#: Part -> side of the model whose preset it follows; every part of :data:`~unifashion_pl.freezing.PARTS`.
-SIDES: dict[str, Side] = {
-    "vision": "vision",
-    "target_queries": "qformer",
-    "encoder": "qformer",
-    "heads": "qformer",
-    "lm_head": "qformer",
-    "tsa_llm": "llm",
-    "lora": "llm",
-    "llm": "llm",
-    "tsa_diffusion": "diffusion",
-    "unet_lora": "diffusion",
-    "unet": "diffusion",
-    "garment": "diffusion",
-    "vae": "diffusion",
-    "clip_text": "diffusion",
-}
 
 
 @dataclass(frozen=True)
@@ -128,7 +109,7 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[di
     buckets: dict[tuple[Side, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            side = SIDES[part_of(name) or "encoder"]
+            side = PARTS[part_of(name) or "encoder"].side
             decayed = settings.preset(side).decay_all or parameter.ndim >= 2
             buckets.setdefault((side, decayed), []).append(parameter)
     groups, presets = [], []

@@ -19,33 +19,25 @@ from unifashion_pl.names import plain_state
 
 #: Methods through which Lightning enters the module.
 ENTRIES = ("training_step", "validation_step", "test_step", "predict_step")
-#: Class names of the blocks that are gathered and freed one at a time.
-BLOCKS = frozenset(
-    {
-        "Block",  # timm's ViTs
-        "EvaBlock",
-        "Blip2QFormerLayer",
-        "LlamaDecoderLayer",
-        "Qwen2DecoderLayer",
-        "CLIPEncoderLayer",
-        "CrossAttnDownBlock2D",
-        "DownBlock2D",
-        "UNetMidBlock2DCrossAttn",
-        # the decoder's blocks layer by layer, as the garment branch walks them
-        "ResnetBlock2D",
-        "Transformer2DModel",
-        "Upsample2D",
-    }
-)
 
 
 def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules whose class is one of :data:`BLOCKS`."""
+    """The modules that are unsharded and resharded one at a time: the outermost that a model names in ``_no_split_modules``.
+
+    It is the attribute by which models of transformers and diffusers tell what must stay on one device. Parts of this library that call
+    a model's inner modules themselves name their own; the outermost holder of the attribute speaks for all within.
+    """
+    names = getattr(model, "_no_split_modules", None)
     for child in model.children():
-        if type(child).__name__ in BLOCKS:
-            yield child
-        else:
-            yield from blocks_of(child)
+        yield from blocks_of(child) if names is None else _named(child, set(names))
+
+
+def _named(module: nn.Module, names: set[str]) -> Iterator[nn.Module]:
+    if type(module).__name__ in names:
+        yield module
+    else:
+        for child in module.children():
+            yield from _named(child, names)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype | None = None) -> None:
@@ -73,8 +65,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype | None = No
         register_fsdp_forward_method(model, name)
 
 
-def gather(model: nn.Module) -> None:
-    """Give every rank the whole model until :func:`release`, so that ranks with unequal numbers of samples do not wait for each other.
+def unshard(model: nn.Module) -> None:
+    """Give every rank the whole model until :func:`reshard`, so that ranks with unequal numbers of samples do not wait for each other.
 
     Evaluation and generation need it: every rank then works alone. The whole model has to fit on a GPU, without gradients and
     optimiser states.
@@ -84,11 +76,15 @@ def gather(model: nn.Module) -> None:
         part.unshard()
 
 
-def release(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Back to shards."""
     for part in shards_of(model):
         part.set_reshard_after_forward(id(part) != id(model), recurse=False)
         part.reshard()
+
+
+#: Their names until 2026-11-29.
+gather, release = unshard, reshard
 
 
 def shards_of(model: nn.Module) -> list[FSDPModule]:

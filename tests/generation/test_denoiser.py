@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unifashion_pl.generation import SD1_UNET, Denoiser
 from unifashion_pl.generation.denoiser import UNetLora, widen_input
-from unifashion_pl.generation.schedules import PROCESS
+from unifashion_pl.generation.samplers import PROCESS
 
 T = torch.tensor([3, 700])
 

@@ -14,8 +14,9 @@ from small import UNET
 from torch import Tensor, nn
 
 from unifashion_pl.generation import SD1_UNET, Denoiser, GarmentBranch, UNetLora
-from unifashion_pl.generation.attention import grid_of, probabilities, recorded
-from unifashion_pl.generation.garment import PlacedLinear, centres, denoise, places
+from unifashion_pl.generation.attention_losses import grid_of, probabilities, recorded
+from unifashion_pl.generation.garment import denoise, places
+from unifashion_pl.generation.placed_attention import PlacedLinear, centres
 
 #: Three levels, two layers each, attention everywhere but at the lowest: Stable Diffusion's form.
 DEEP: dict[str, object] = {

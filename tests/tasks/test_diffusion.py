@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from unifashion_pl.backbone import Encoding
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.generation.sampling import start_noise
-from unifashion_pl.generation.schedules import draw_timesteps, training_noise
+from unifashion_pl.generation.samplers import draw_timesteps, start_noise, training_noise
 from unifashion_pl.tasks import DiffusionModule
-from unifashion_pl.tasks.context import ResidualMLP
+from unifashion_pl.tasks.conditioning import ResidualMLP
 
 SIZE = (32, 24)
 
@@ -68,7 +67,7 @@ def test_the_loss_is_the_error_of_what_the_unet_gives_for_the_noisy_latents(
     loss = module.diffusion_loss(queries(n), TEXTS[:n], pixels(n))
     torch.manual_seed(5)
     latents = module.vae.encode(pixels(n), sample=True)
-    noise, t = training_noise(latents, offset), draw_timesteps(n, module.alpha_bar, gamma, v)
+    noise, t = training_noise(latents, offset), draw_timesteps(n, module.denoiser.alpha_bar, gamma, v)
     level = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[t.numpy()].reshape(-1, 1, 1, 1)
     noisy = np.sqrt(level) * latents.numpy() + np.sqrt(1 - level) * noise.numpy()
     target = np.sqrt(level) * noise.numpy() - np.sqrt(1 - level) * latents.numpy() if v else noise.numpy()

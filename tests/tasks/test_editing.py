@@ -12,9 +12,9 @@ from torch import Tensor
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.generation.sampling import released_start, start_noise
+from unifashion_pl.generation.samplers import released_start, start_noise
 from unifashion_pl.tasks import DiffusionModule, EditSettings, editing
-from unifashion_pl.tasks.editing import dropped, edits, encoded
+from unifashion_pl.tasks.editing import drop_conditions, edit_batch, encode_conditions
 
 SIZE = (32, 24)
 
@@ -36,12 +36,12 @@ def queries(n: int = 4) -> Tensor:
 
 
 def tryon(n: int = 4, **changes: object) -> EditBatch:
-    return edits(tryon_batch(n, **changes), ["tryon"] * n)  # type: ignore[arg-type]
+    return edit_batch(tryon_batch(n, **changes), ["tryon"] * n)  # type: ignore[arg-type]
 
 
 def test_each_task_shows_what_it_is_made_from() -> None:
     batch = tryon_batch()
-    made = edits(batch, ["tryon", "design", "text", "design"])
+    made = edit_batch(batch, ["tryon", "design", "text", "design"])
     assert made.texts == ["", *TEXTS[1:]]
     assert made.has_image.tolist() == made.has_garment.tolist() == [True, True, False, True]
     assert made.has_photo.tolist() == [True, False, False, False]
@@ -55,11 +55,11 @@ def test_each_task_shows_what_it_is_made_from() -> None:
 
 
 def test_what_a_task_needs_and_the_data_lacks_is_named() -> None:
-    assert not edits(tryon_batch(pose=None, sketches=None), ["tryon"] * 4).has_pose.any()
+    assert not edit_batch(tryon_batch(pose=None, sketches=None), ["tryon"] * 4).has_pose.any()
     with pytest.raises(ValueError, match="vitonhd/train has no sketches to learn design from: set its share"):
-        edits(tryon_batch(sketches=None), ["design"] * 4)
+        edit_batch(tryon_batch(sketches=None), ["design"] * 4)
     with pytest.raises(ValueError, match="design encodes sketches: train without features"):
-        edits(tryon_batch(garments=torch.zeros(4, 7, 16)), ["design"] * 4)
+        edit_batch(tryon_batch(garments=torch.zeros(4, 7, 16)), ["design"] * 4)
 
 
 def test_tasks_are_drawn_by_their_shares() -> None:
@@ -82,7 +82,7 @@ def test_tasks_are_drawn_by_their_shares() -> None:
 @torch.no_grad()
 def test_a_mask_that_is_white_on_the_shirt_repaints_it() -> None:
     module, batch = head().eval(), tryon()
-    made = encoded(module.vae, module.denoiser, batch, sample=False)
+    made = encode_conditions(module.vae, module.denoiser, batch, sample=False)
     assert set(made) == {"person", "keep", "pose", "garment", "gate"}
     grey = torch.where(batch.masks, torch.tensor(128, dtype=torch.uint8), batch.pixels)
     assert torch.equal(made["person"], module.vae.encode(grey))
@@ -97,7 +97,7 @@ def test_the_latent_mask_is_bilinear_without_antialiasing() -> None:
     """By a factor of four that is the mean of the four pixels in the middle of each cell."""
     module = head().eval()
     masks = torch.rand(4, 1, *SIZE, generator=torch.Generator().manual_seed(0)) > 0.5
-    keep = encoded(module.vae, module.denoiser, tryon(masks=masks), sample=False)["keep"]
+    keep = encode_conditions(module.vae, module.denoiser, tryon(masks=masks), sample=False)["keep"]
     kept = (~masks).float().view(4, 8, 4, 6, 4)
     torch.testing.assert_close(keep[:, 0], kept[:, :, 1:3, :, 1:3].mean((2, 4)), atol=1e-6, rtol=0)
 
@@ -107,22 +107,22 @@ def test_an_absent_pose_is_zero_in_latent_space_and_an_absent_garment_a_closed_g
     module, batch = head().eval(), tryon()
     batch.has_pose = torch.tensor([True, False, True, False])
     batch.has_garment = torch.tensor([False, True, True, True])
-    made = encoded(module.vae, module.denoiser, batch, sample=False)
+    made = encode_conditions(module.vae, module.denoiser, batch, sample=False)
     assert made["pose"].abs().amax((1, 2, 3)).bool().tolist() == [True, False, True, False]
     assert made["gate"].tolist() == [0, 1, 1, 1]
-    assert "gate" not in encoded(module.vae, head(None).denoiser, batch, sample=False)
+    assert "gate" not in encode_conditions(module.vae, head(None).denoiser, batch, sample=False)
 
 
 def test_pose_and_garment_are_dropped_per_sample_and_independently() -> None:
     torch.manual_seed(0)
     full = {"pose": torch.ones(10_000, 4, 1, 1), "gate": torch.ones(10_000), "person": torch.ones(1)}
-    out = dropped(full, EditSettings(drop_pose=0.1, drop_garment=0.3))
+    out = drop_conditions(full, EditSettings(drop_pose=0.1, drop_garment=0.3))
     pose, garment = out["pose"][:, 0, 0, 0] == 0, out["gate"] == 0
     assert float(pose.float().mean()) == pytest.approx(0.1, abs=0.01)
     assert float(garment.float().mean()) == pytest.approx(0.3, abs=0.015)
     assert float((pose & garment).float().mean()) == pytest.approx(0.03, abs=0.007)
     assert bool(out["person"].all())
-    released = dropped(full, EditSettings(drop_pose=0.9, drop_garment=0.9, drops="released"))
+    released = drop_conditions(full, EditSettings(drop_pose=0.9, drop_garment=0.9, drops="released"))
     assert bool(released["pose"].all() & released["gate"].all())
 
 
@@ -136,7 +136,7 @@ def test_the_loss_is_the_error_of_the_noise_over_the_true_picture() -> None:
     latents = module.vae.encode(batch.pixels, sample=True).float()
     noise, t = torch.randn_like(latents), torch.randint(0, 1000, (4,))
     level = module.alpha_bar[t].view(-1, 1, 1, 1)
-    conditions = encoded(module.vae, module.denoiser, batch, sample=False)
+    conditions = encode_conditions(module.vae, module.denoiser, batch, sample=False)
     context = module.build_context(queries(), batch.texts)
     eps = module.denoiser(level.sqrt() * latents + (1 - level).sqrt() * noise, t, context, **conditions)
     assert float(losses["q2i"]) == pytest.approx(float((eps - noise).square().mean()), rel=1e-5)
@@ -246,7 +246,7 @@ def test_guidance_costs_one_row_per_condition(monkeypatch: pytest.MonkeyPatch) -
         return original(z, t, **conditions)
 
     monkeypatch.setattr(module.denoiser, "forward", spy)
-    designs = edits(tryon_batch(2), ["design", "text"])
+    designs = edit_batch(tryon_batch(2), ["design", "text"])
     for batch, arguments, expected in (
         (tryon(2), {}, [1, 1]),
         (designs, {}, [1, 0, 1, 0]),
@@ -284,7 +284,7 @@ def test_requests_that_cannot_be_met_are_named() -> None:
         module.paint(queries(), tryon(), seeds=[0])
     with pytest.raises(ValueError, match="unknown start 'truth'; known are noise, released"):
         module.paint(queries(), tryon(), seeds=range(4), start="truth")  # type: ignore[arg-type]
-    large = edits(tryon_batch(1, 64, 48), ["tryon"])
+    large = edit_batch(tryon_batch(1, 64, 48), ["tryon"])
     with pytest.raises(ValueError, match=r"persons are \(64, 48\), this head paints \(32, 24\)"):
         module.paint(queries(1), large, seeds=[0])
     with pytest.raises(ValueError, match="4 input channels and cannot read person, keep, pose"):

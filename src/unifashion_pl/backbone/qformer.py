@@ -119,6 +119,7 @@ class QFormerBackbone(nn.Module):
         self.ln_vision = nn.LayerNorm(vision.width, eps=1e-5)
         self.embeddings = Blip2TextEmbeddings(config)
         self.qformer = Blip2QFormerModel(config)
+        self.qformer._no_split_modules = ["Blip2QFormerLayer"]  # BLIP-2's own list has pieces of a layer
         for embedding in (self.embeddings.word_embeddings, self.embeddings.position_embeddings):
             nn.init.normal_(embedding.weight, std=config.initializer_range)
         self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size) * 0.02)

@@ -96,6 +96,11 @@ class VisionTower(nn.Module):
         return {"config.json": json.dumps(known).encode()}
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """Class names of a ViT's blocks, see :func:`unifashion_pl.sharding.blocks_of`."""
+        return sorted({type(block).__name__ for block in getattr(self.model, "blocks", ())} - {"Sequential"})
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of the tower's parameters."""
         parameter: Tensor = next(self.model.parameters())

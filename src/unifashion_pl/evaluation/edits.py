@@ -21,7 +21,7 @@ from unifashion_pl.metrics.intervals import bootstrap_interval
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.report.runfolder import image_name
-from unifashion_pl.tasks.editing import GREY, Task, edits
+from unifashion_pl.tasks.editing import GREY, Task, edit_batch
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -75,7 +75,7 @@ def variants_of(batch: TryOnBatch) -> list[Variant]:
 
 def rows_of(sample: TryOnBatch, variants: list[Variant]) -> EditBatch:
     """One sample as a row per variant."""
-    rows = edits(taken(sample, [0] * len(variants)), [variant.task for variant in variants])
+    rows = edit_batch(taken(sample, [0] * len(variants)), [variant.task for variant in variants])
     nothing = torch.tensor([variant.withheld == "garment" for variant in variants], device=rows.has_image.device)
     texts = ["" if variant.withheld == "text" else text for variant, text in zip(variants, rows.texts)]
     shown = {name: getattr(rows, name) & ~nothing for name in ("has_image", "has_garment", "has_photo")}

@@ -24,7 +24,7 @@ from unifashion_pl.data.decode import BadInput, decoded
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
-from unifashion_pl.generation.schedules import steps_of
+from unifashion_pl.generation.samplers import steps_of
 from unifashion_pl.inference import TOGETHER, head_of
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.learned import Task as LearnedTask
@@ -33,7 +33,7 @@ from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
 from unifashion_pl.report.runfolder import image_name
 from unifashion_pl.tasks import eval_mode
-from unifashion_pl.tasks.editing import TASKS, Task, edits
+from unifashion_pl.tasks.editing import TASKS, Task, edit_batch
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
@@ -226,7 +226,7 @@ class Painter:
         with eval_mode.evaluating(model):
             if isinstance(batch, TryOnBatch):
                 editing_head(model)
-                rows = edits(batch, [self.task] * len(batch))
+                rows = edit_batch(batch, [self.task] * len(batch))
                 queries = torch.cat([model.backbone.encode(taken(rows, [i])).queries for i in range(len(rows))])
                 made = head.paint(queries, rows, seeds=seeds, **settings, **self.edits)
                 return torch.where(batch.masks, made, batch.pixels) if self.paste_back else made

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
-from unifashion_pl.generation.schedules import PROCESS, alphas_cumprod, signal_of
+from unifashion_pl.generation.samplers import PROCESS, alphas_cumprod, signal_of
 from unifashion_pl.weights import rebuild
 from unifashion_pl.weights.files import described, floating, load_part
 from unifashion_pl.weights.trust import Fields
@@ -90,6 +90,11 @@ class Denoiser(nn.Module):
     """
 
     part = "unet"
+    #: The decoder's blocks layer by layer, as the garment branch walks them.
+    _no_split_modules = (
+        *("CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn"),
+        *("ResnetBlock2D", "Transformer2DModel", "PlacedTransformer", "Upsample2D"),
+    )
 
     def __init__(
         self,
@@ -361,7 +366,7 @@ def _trained_for(source: str) -> str:
     """What a pipeline's U-Net predicts, by its scheduler's config; ``epsilon`` of a U-Net by itself.
 
     Raises:
-        ValueError: neither eps nor v, or another diffusion process than :data:`~unifashion_pl.generation.schedules.PROCESS`.
+        ValueError: neither eps nor v, or another diffusion process than :data:`~unifashion_pl.generation.samplers.PROCESS`.
     """
     from diffusers import DDIMScheduler
 

@@ -9,16 +9,17 @@ Letters: B batch, h x w latents, C_h channels of the decoder at a place, C_ref c
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
+from diffusers import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from unifashion_pl.generation.placed_attention import PlacedLinear, PlacedTransformer
 
 #: Options of a U-Net of which :func:`denoise` knows Stable Diffusion 1.x's choice alone.
 _USUAL = {
@@ -128,14 +129,10 @@ class GarmentBranch(nn.Module):
         self.encoder = encoder_copy(unet, full=extent == "full")
         self.hint = nn.Conv2d(4, unet.conv_in.out_channels, 3, padding=1)
         groups = unet.config.norm_num_groups
-        self.blocks = nn.ModuleList(_cross_attention(place, groups) for place in self.places)
+        self.positions = positions
+        logits = [PlacedLinear.LOGITS[k > 0] if positions else None for k in range(len(self.places))]
+        self.blocks = nn.ModuleList(_cross_attention(place, groups, logit) for place, logit in zip(self.places, logits))
         self.zero_convs = nn.ModuleList(nn.Conv2d(p.channels, p.channels, 1) for p in self.places)
-        if positions:
-            for k, attention in enumerate(map(_attention, self.blocks)):
-                width, logit = attention.inner_dim // attention.heads, PlacedLinear.LOGITS[k > 0]
-                attention.to_q = PlacedLinear(attention.to_q, width, logit)
-                attention.to_k = PlacedLinear(attention.to_k, width, logit)
-                attention.set_processor(Finding())
         for conv in (self.hint, *self.zero_convs):
             for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
@@ -190,86 +187,10 @@ class GarmentBranch(nn.Module):
         return h + gate * self.zero_convs[k](read), found
 
     def _look(self, k: int, h: Tensor, tokens: Tensor, found: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        block, processor = self.blocks[k], _attention(self.blocks[k]).processor
-        if not isinstance(processor, Finding):
-            return block(h, encoder_hidden_states=tokens, return_dict=False)[0], None
-        grid = (h.shape[-2], h.shape[-1])
-        processor.keys = centres(grid, h.device)[None]
-        start = None if found is None else F.interpolate(found, grid, mode="bilinear").flatten(2).transpose(1, 2)
-        processor.queries = processor.keys if start is None else start
-        read = block(h, encoder_hidden_states=tokens, return_dict=False)[0]
-        found = processor.found.transpose(1, 2).unflatten(2, grid)
-        # nothing of a pass stays: another one has places of its own, and copies of a model take no tensors with a history
-        del processor.keys, processor.queries, processor.found
-        return read, found
-
-
-def centres(grid: tuple[int, int], device: torch.device | None = None) -> Tensor:
-    """(h w, 2) x, y in 0..1 of a picture's h x w cells, row-major."""
-    h, w = grid
-    y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (h, w))
-    return torch.stack([x.expand(h, w), y.view(-1, 1).expand(h, w)], -1).flatten(0, 1)
-
-
-class PlacedLinear(nn.Linear):
-    """Queries or keys of an attention that also tell where in the garment's picture a cell lies, or looks.
-
-    To W x comes P f, f being sines and cosines of relative coordinates, whatever the picture's size. Queries and keys start with the same P
-    of orthogonal columns, so that a cell looks where its coordinates say. Keys have their own coordinates, and so have the queries of the
-    first place: what is worn elsewhere is found from near by. Queries of every later place have the coordinates that the place before
-    found, and hit them sharply: a print survives only if few cells are averaged.
-
-    Attributes:
-        places: P.
-    """
-
-    #: Half waves per side of the picture: powers of two.
-    WAVES = (1, 2, 4, 8, 16)
-    #: Of a full match, as it stands in the softmax: of the first place and of later ones.
-    LOGITS = (10.0, 20.0)
-
-    def __init__(self, plain: nn.Linear, per_head: int, logit: float) -> None:
-        super().__init__(plain.in_features, plain.out_features, plain.bias is not None)
-        self.load_state_dict(plain.state_dict())
-        self.places = nn.Linear(4 * len(self.WAVES), plain.out_features, bias=False)
-        # f . f = 2 WAVES, hence the scale by which sqrt(per_head) in the softmax's denominator leaves the logit
-        head = torch.eye(per_head, 4 * len(self.WAVES)) * math.sqrt(logit * math.sqrt(per_head) / (2 * len(self.WAVES)))
-        self.places.weight.data.copy_(head.repeat(plain.out_features // per_head, 1))
-
-    def forward(self, cells: Tensor, at: Tensor) -> Tensor:  # type: ignore[override]
-        """(B, h w, C) at coordinates (B or 1, h w, 2), x and y in 0..1 -> (B, h w, out)."""
-        halves = math.pi * torch.arange(len(self.WAVES), device=cells.device).exp2()  # WAVES, made where they are used
-        angles = at.flip(-1).unsqueeze(-1) * halves  # y first
-        waves = torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
-        out: Tensor = super().forward(cells) + self.places(waves.to(self.weight.dtype))
-        return out
-
-
-class Finding:
-    """Attention as diffusers' own processors compute it, that also tells where it looked.
-
-    Attributes:
-        queries, keys: (B or 1, h w, 2) their coordinates x, y in 0..1; to be set before each call.
-        found: (B, h w, 2) mean coordinates of what the queries of the call attended to, heads averaged.
-    """
-
-    queries: Tensor
-    keys: Tensor
-    found: Tensor
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None) -> Tensor:
-        projected = (
-            attn.to_q(hidden_states, self.queries), attn.to_k(encoder_hidden_states, self.keys), attn.to_v(encoder_hidden_states),
-        )  # fmt: skip
-        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in projected)
-        width = v.shape[-1]
-        v = torch.cat([v, self.keys.to(v.dtype).expand(*v.shape[:2], -1, -1)], -1)
-        # fused kernels want one width, of whole eights; zeros change no product
-        q, k, v = (F.pad(x, (0, -(-(width + 2) // 8) * 8 - x.shape[-1])) for x in (q, k, v))
-        read = F.scaled_dot_product_attention(q, k, v, scale=width**-0.5)
-        self.found = read[..., width : width + 2].mean(1)
-        out: Tensor = attn.to_out[1](attn.to_out[0](read[..., :width].transpose(1, 2).flatten(2)))
-        return out
+        if self.positions:
+            read, found = self.blocks[k](h, tokens, found)
+            return read, found
+        return self.blocks[k](h, encoder_hidden_states=tokens, return_dict=False)[0], None
 
 
 def encoder_copy(unet: Any, *, full: bool = False) -> Any:
@@ -289,21 +210,18 @@ def encoder_copy(unet: Any, *, full: bool = False) -> Any:
     return encoder.requires_grad_(True)
 
 
-def _attention(block: Any) -> Any:
-    return block.transformer_blocks[0].attn2
-
-
-def _cross_attention(place: Place, groups: int) -> Any:
-    from diffusers import Transformer2DModel
-
-    return Transformer2DModel(
-        place.heads,
-        place.channels // place.heads,
-        in_channels=place.channels,
-        num_layers=1,
-        cross_attention_dim=place.feature_channels,
-        norm_num_groups=groups,
-    )
+def _cross_attention(place: Place, groups: int, logit: float | None) -> Any:
+    """Args: ``logit``: see :class:`PlacedLinear`; None = attention without positions."""
+    sizes: dict[str, Any] = {
+        "in_channels": place.channels,
+        "num_layers": 1,
+        "cross_attention_dim": place.feature_channels,
+        "norm_num_groups": groups,
+    }
+    width = place.channels // place.heads
+    if logit is None:
+        return Transformer2DModel(place.heads, width, **sizes)
+    return PlacedTransformer(place.heads, width, **sizes, logit=logit)
 
 
 def denoise(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
-from unifashion_pl.freezing import settle
+from unifashion_pl.freezing import set_frozen_to_eval
 from unifashion_pl.names import keep_names_plain
 from unifashion_pl.resume import run_callbacks
 from unifashion_pl.weights.trust import LibraryOnly
@@ -46,7 +46,7 @@ class TaskModule(LibraryOnly, L.LightningModule):
     def train(self, mode: bool = True) -> TaskModule:
         """Frozen parts stay in eval mode."""
         super().train(mode)
-        return settle(self) if mode else self
+        return set_frozen_to_eval(self) if mode else self
 
     def on_fit_start(self) -> None:
         self.train()  # Lightning trains in whatever mode it finds

@@ -12,13 +12,24 @@ from unifashion_pl import arguments
 from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.generation.attention import recorded
+from unifashion_pl.generation.attention_losses import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
-from unifashion_pl.generation.sampling import Conditions, guided, released_start, sample, scale_of, start_noise
-from unifashion_pl.generation.schedules import TRAIN_STEPS, add_noise, alphas_cumprod, draw_timesteps, signal_of, training_noise
+from unifashion_pl.generation.samplers import (
+    TRAIN_STEPS,
+    Conditions,
+    add_noise,
+    draw_timesteps,
+    guided,
+    released_start,
+    sample,
+    scale_of,
+    signal_of,
+    start_noise,
+    training_noise,
+)
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.base import TaskModule
-from unifashion_pl.tasks.context import build_adapter, fitting, null_token
+from unifashion_pl.tasks.conditioning import build_adapter, checked_text_encoder, null_token
 from unifashion_pl.tasks.editing import EditSettings
 from unifashion_pl.tasks.eval_mode import evaluating
 
@@ -55,7 +66,7 @@ class DiffusionModule(TaskModule):
             None = all. Of try-on batches always all.
         snr_gamma: draw timesteps in proportion to min(SNR, gamma) / SNR (Min-SNR, arXiv 2303.09556), so that a short training spends
             itself on what a picture shows rather than on its grain; None = all alike, as the paper.
-        noise_offset: of :func:`~unifashion_pl.generation.schedules.training_noise`, so that colours are taken from the conditions and
+        noise_offset: of :func:`~unifashion_pl.generation.samplers.training_noise`, so that colours are taken from the conditions and
             not read off the noise; 0 = white noise, as the paper.
         editing: how try-on and design are learned.
 
@@ -100,7 +111,7 @@ class DiffusionModule(TaskModule):
             raise ValueError(f"context_width is {context_width}, the U-Net's cross_attention_dim is {width}")
         self.denoiser = denoiser
         self.vae = vae
-        self.text_encoder = fitting(text_encoder, width) if "text" in context else None
+        self.text_encoder = checked_text_encoder(text_encoder, width) if "text" in context else None
         self.adapter = build_adapter(adapter, query_width, width) if "tsa" in context else None
         self.null_context = nn.Parameter(null_token(null_start, width, self.text_encoder))
         self.num_queries: Tensor
@@ -119,8 +130,6 @@ class DiffusionModule(TaskModule):
         self.drop_scope = drop_scope
         self.size = (size[0], size[1])
         self.guidance = guidance
-        self.alpha_bar: Tensor
-        self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
         self.edit_size = self.size if edit_size is None else (edit_size[0], edit_size[1])
         multiple = vae.factor * denoiser.multiple
         for name, sides in (("size", self.size), ("edit_size", self.edit_size)):
@@ -129,7 +138,7 @@ class DiffusionModule(TaskModule):
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
         """Try-on samples as rows to be painted, each with a task drawn from :attr:`editing`; other batches as they are."""
-        return editing.edits(batch, self.editing.draw(len(batch))) if isinstance(batch, TryOnBatch) else batch
+        return editing.edit_batch(batch, self.editing.draw(len(batch))) if isinstance(batch, TryOnBatch) else batch
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """``q2i`` of the batch's images given ``encoding.queries`` (B, Q, D) and its prompts; of edits also ``tv``, ``flow`` and
@@ -173,11 +182,11 @@ class DiffusionModule(TaskModule):
         """
         self.num_queries.fill_(queries.shape[1])
         noise, timesteps, noisy = self._noised(self.vae.encode(batch.pixels, sample=True).float())
-        conditions = editing.encoded(self.vae, self.denoiser, batch, sample=True)
+        conditions = editing.encode_conditions(self.vae, self.denoiser, batch, sample=True)
         if self.training:
-            conditions = editing.dropped(conditions, self.editing)
+            conditions = editing.drop_conditions(conditions, self.editing)
         conditions["context"] = self.build_context(queries, batch.texts, drop=self.training, has_queries=batch.has_image)
-        places = editing.looked_at(self.denoiser, self.editing)
+        places = editing.attention_places(self.denoiser, self.editing)
         with recorded(self.denoiser.garment, sorted({*places[0], *places[1]})) as looks:
             eps = self.denoiser(noisy, timesteps, **conditions)
         with torch.autocast(noisy.device.type, enabled=False):  # in bf16 neighbouring cells have equal coordinates
@@ -186,14 +195,14 @@ class DiffusionModule(TaskModule):
 
     def _error(self, eps: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Mean squared error of what the U-Net gives: of eps, or of v, whose error is that of eps over sqrt(alpha_bar)."""
-        weights = torch.where(self.denoiser.predicts_v > 0, 1 / signal_of(timesteps, self.alpha_bar), 1.0)
+        weights = torch.where(self.denoiser.predicts_v > 0, 1 / signal_of(timesteps, self.denoiser.alpha_bar), 1.0)
         return (weights * (eps.float() - noise).square()).mean()
 
     def _noised(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise, timesteps (B,), and the latents at them."""
         noise = training_noise(latents, self.noise_offset)
-        timesteps = draw_timesteps(latents.shape[0], self.alpha_bar, self.snr_gamma, self.denoiser.predicts_v)
-        return noise, timesteps, add_noise(latents, noise, timesteps, self.alpha_bar)
+        timesteps = draw_timesteps(latents.shape[0], self.denoiser.alpha_bar, self.snr_gamma, self.denoiser.predicts_v)
+        return noise, timesteps, add_noise(latents, noise, timesteps, self.denoiser.alpha_bar)
 
     def build_context(
         self, queries: Tensor | None, prompts: list[str], *, drop: bool = False, has_queries: Tensor | None = None
@@ -308,7 +317,7 @@ class DiffusionModule(TaskModule):
             garment_guidance: by what the garment branch sees, context kept.
             garment_until: the garment branch is read in this first part of the steps (0.2 for sketches in arXiv 2304.02051).
             start: ``noise``, or ``released``: the released code starts from the true picture, noised (see
-                :func:`~unifashion_pl.generation.sampling.released_start`).
+                :func:`~unifashion_pl.generation.samplers.released_start`).
 
         Returns:
             (B, 3, H, W) uint8, the whole picture as painted (nothing pasted back).
@@ -330,7 +339,7 @@ class DiffusionModule(TaskModule):
             scale = scale_of(guidance, "guidance")
         garment_scale = scale_of(garment_guidance, "garment_guidance")
         with evaluating(self):
-            conditions = editing.encoded(self.vae, self.denoiser, batch, sample=False)
+            conditions = editing.encode_conditions(self.vae, self.denoiser, batch, sample=False)
             context = self.build_context(queries, batch.texts, has_queries=batch.has_image)
             conditions["context"] = context
             absent: list[tuple[float, Conditions]] = [(scale, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
@@ -338,7 +347,7 @@ class DiffusionModule(TaskModule):
                 absent.append((garment_scale, {"gate": torch.zeros_like(conditions["gate"])}))
             noise = self._noise(seeds, self.edit_size)
             if start == "released":
-                noise = released_start(noise, self.vae.encode(batch.pixels).float(), self.alpha_bar)
+                noise = released_start(noise, self.vae.encode(batch.pixels).float(), self.denoiser.alpha_bar)
             predict = guided(self._until(until), conditions, absent)
             return self.vae.decode(sample(predict, noise, sampler=sampler, steps=steps, progress=progress))
 

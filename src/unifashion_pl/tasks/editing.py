@@ -15,7 +15,7 @@ from torch import Tensor
 from unifashion_pl.data.samples import EditBatch, TryOnBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE
-from unifashion_pl.generation.attention import Looks, flow_error, grid_of, probabilities, shape_error, total_variation
+from unifashion_pl.generation.attention_losses import Looks, flow_error, grid_of, probabilities, shape_error, total_variation
 
 GREY = 128
 Task = Literal["tryon", "design", "text"]
@@ -73,7 +73,7 @@ class EditSettings:
         return 0.0 if self.drops == "released" else probability
 
 
-def edits(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
+def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     """Try-on samples as rows of the given tasks.
 
     Raises:
@@ -107,7 +107,7 @@ def edits(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     )
 
 
-def encoded(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sample: bool) -> dict[str, Tensor]:
+def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sample: bool) -> dict[str, Tensor]:
     """What the denoiser reads beside latents and context: ``person, keep, pose`` and, if it reads garments, ``garment, gate``.
 
     The person is greyed here from picture and mask, so that training sees what users' masks give. Pose latents of rows without a pose are
@@ -127,7 +127,7 @@ def encoded(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sample: bool
     return {name: value.float() for name, value in out.items()}
 
 
-def dropped(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, Tensor]:
+def drop_conditions(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, Tensor]:
     """Pose and garment left out at random, each sample with draws of its own."""
     rows, device = conditions["pose"].shape[0], conditions["pose"].device
     has_pose = torch.rand(rows, device=device) >= settings.chance(settings.drop_pose)
@@ -138,7 +138,7 @@ def dropped(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, 
     return out
 
 
-def looked_at(denoiser: Denoiser, settings: EditSettings) -> tuple[list[int], list[int]]:
+def attention_places(denoiser: Denoiser, settings: EditSettings) -> tuple[list[int], list[int]]:
     """Places whose attention the optional losses read: total variation; flow and shape."""
     branch = denoiser.garment
     if branch is None or not settings.looks:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unifashion_pl.generation.garment import GarmentBranch, centres
+from unifashion_pl.generation.garment import GarmentBranch
+from unifashion_pl.generation.placed_attention import centres
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Look:
     Attributes:
         layer: the attention.
         hidden, tokens: its queries' input (B, N, C) and its keys' (B, N, C_ref).
-        queries, keys: their coordinates, see :class:`~unifashion_pl.generation.garment.Finding`; None without positions.
+        queries, keys: their coordinates, see :class:`~unifashion_pl.generation.placed_attention.PlacedAttention`; None without positions.
     """
 
     layer: Any
@@ -47,8 +48,7 @@ def recorded(branch: GarmentBranch | None, ks: Sequence[int]) -> Iterator[Looks]
         layer: Any = branch.blocks[k].transformer_blocks[0].attn2  # type: ignore[index, union-attr]
 
         def keep(attention: Any, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], k: int = k) -> None:
-            coordinates = (getattr(attention.processor, name, None) for name in ("queries", "keys"))
-            looks[k] = Look(attention, args[0], kwargs["encoder_hidden_states"], *coordinates)
+            looks[k] = Look(attention, args[0], kwargs["encoder_hidden_states"], kwargs.get("queries"), kwargs.get("keys"))
 
         handles.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
     try:

@@ -58,7 +58,7 @@ def null_token(kind: str, width: int, text_encoder: PromptEncoder | None) -> Ten
     raise ValueError(f"null_start is {kind!r}, expected random, or empty_prompt where the context reads text")
 
 
-def fitting(text_encoder: PromptEncoder | None, width: int) -> PromptEncoder:
+def checked_text_encoder(text_encoder: PromptEncoder | None, width: int) -> PromptEncoder:
     """The text encoder, if there is one of this width.
 
     Raises:

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from small import UNET
 
-from unifashion_pl.generation.attention import flow_error, grid_of, probabilities, recorded, shape_error, total_variation
+from unifashion_pl.generation.attention_losses import flow_error, grid_of, probabilities, recorded, shape_error, total_variation
 from unifashion_pl.generation.garment import GarmentBranch
 
 GRID = (4, 3)
