@@ -13,6 +13,7 @@ from unifashion_pl.metrics import captions as pure
 from unifashion_pl.metrics import ptb
 from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means, resampled_sums
 from unifashion_pl.metrics.java import JavaTools, meteor_process, one_line, ptb_java, summable
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
 
@@ -256,7 +257,7 @@ class CaptionScores(KeyedMetric):
                 value=value,
                 unit="raw",
                 n=len(table.ids),
-                protocol=f"{self.protocol}(text={self.text},tokenizer={table.tokenizer})",
+                protocol=str(Protocol(self.protocol).adding(text=self.text, tokenizer=table.tokenizer)),
                 interval=spread.get(name),
                 dropped=None,
                 implementation=note,

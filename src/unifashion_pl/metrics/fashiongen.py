@@ -13,6 +13,7 @@ from torch import Tensor
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
 from unifashion_pl.metrics.fashiongen_results import DIRECTIONS, ProtocolResult, Ranking, joined
 from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric, Rows, Team
@@ -131,7 +132,7 @@ class FashionGenRecall(KeyedMetric):
         rankings = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording))
         dropped = {"small pool or incomplete block": lists.dropped} if lists.dropped else {}
         filled = sum(trial.filled for trial in lists.trials)
-        return ProtocolResult(name, self._sampled_name(lists, rankings), rankings, dropped, filled)
+        return ProtocolResult(name, self._sampled(lists, rankings), rankings, dropped, filled)
 
     def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
         lists = self.candidates.get(name)
@@ -166,19 +167,26 @@ class FashionGenRecall(KeyedMetric):
         part = Ranking("i2t", [0] * len(rows), rows, own, [m] * len(rows), [same[p] for p in own], by_image)
         i2t = joined(team.objects(part))
         t2i = Ranking("t2i", [0] * m, names, names, [n] * m, [same[p] for p in names], by_text)
-        protocol = f"fashiongen_full(images={n},texts={m},text={self.text},score={self.score})"
+        protocol = Protocol("fashiongen_full").adding(images=n, texts=m, text=self.text, score=self.score)
         return ProtocolResult("fashiongen_full", protocol, {"i2t": i2t, "t2i": t2i}, {}, 0)
 
-    def _sampled_name(self, lists: CandidateLists, rankings: dict[str, Ranking]) -> str:
+    def _sampled(self, lists: CandidateLists, rankings: dict[str, Ranking]) -> Protocol:
         groups = lists.protocol == "fashiongen_groups100"
         size = min(size for r in rankings.values() for size in r.sizes)
         regular = GROUP if groups else NEGATIVES[lists.protocol] + 1
-        parts = ["pool=category" if groups else "pool=subcategory"]
-        parts += [f"candidates={size}"] if size != regular else []
-        parts += [f"small_pool={lists.small_pool}"] if lists.small_pool != "fill" and not groups else []
-        parts += [f"n={max(Counter(r.draws).most_common(1)[0][1] for r in rankings.values())}"]
-        parts += [f"draws={lists.draws}", f"seed={lists.seed}", f"text={self.text}", f"score={self.score}"]
-        return f"{lists.protocol}({','.join(parts)},list={lists.digest[:12]})"
+        protocol = Protocol(lists.protocol).adding(pool="category" if groups else "subcategory")
+        if size != regular:
+            protocol = protocol.adding(candidates=size)
+        if lists.small_pool != "fill" and not groups:
+            protocol = protocol.adding(small_pool=lists.small_pool)
+        n = max(Counter(r.draws).most_common(1)[0][1] for r in rankings.values())
+        drawn = {"n": n, "draws": lists.draws, "seed": lists.seed}
+        return protocol.adding(**drawn, text=self.text, score=self.score, list=lists.digest[:12])
+
+    @property
+    def under(self) -> dict[str, Protocol]:
+        """Name of each protocol -> all that there is to say of it; call after ``compute``."""
+        return {result.name: result.protocol for result in self._results}
 
     def queries_of(self, catalogue: Catalogue) -> dict[str, dict[str, int]]:
         """Protocol -> direction -> queries, over all draws, that a catalogue would be asked."""

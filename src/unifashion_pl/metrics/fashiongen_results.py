@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from unifashion_pl.metrics.intervals import RESAMPLES, cluster_codes, cluster_sums, percentile_interval, resampled_sums
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, join
 from unifashion_pl.metrics.records import Interval, ResultRecord
 
@@ -68,14 +69,14 @@ class ProtocolResult:
 
     Attributes:
         name: e.g. ``fashiongen_100``.
-        protocol: the full protocol string.
+        protocol: all that there is to say of it.
         directions: ``i2t`` and ``t2i``.
         dropped: reason -> number left out.
         filled: candidates that are not of the query's subcategory.
     """
 
     name: str
-    protocol: str
+    protocol: Protocol
     directions: dict[str, Ranking]
     dropped: dict[str, int]
     filled: int
@@ -141,7 +142,7 @@ class ProtocolResult:
             value=value,
             unit="percent",
             n=sum(map(len, parts)),
-            protocol=self.protocol,
+            protocol=str(self.protocol),
             interval=interval,
             ties=sum(r.ranks.tied for r in parts),
             dropped=self.dropped or None,

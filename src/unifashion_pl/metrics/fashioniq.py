@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unifashion_pl.metrics.fashioniq_results import SCORES, RankedQuery, RankedTable, Variant
 from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric, Rows
@@ -228,16 +229,20 @@ class FashionIQRecall(KeyedMetric):
         every = {"image": image, "caption": caption, "both": image + self.caption_weight * caption}
         return {name: every[name] for name in self.scores}
 
-    def _tables(self) -> list[tuple[str, RankedTable]]:
+    def _tables(self) -> list[tuple[tuple[str, ...], RankedTable]]:
         clean = [q for q in self._ranked if not q.overlap]
-        extra = [("/no-overlap", RankedTable(clean, self.ks))] if 0 < len(clean) < len(self._ranked) else []
-        return [("", RankedTable(self._ranked, self.ks)), *extra]
+        every = RankedTable(self._ranked, self.ks)
+        return (
+            [((), every), (("no-overlap",), RankedTable(clean, self.ks))]
+            if 0 < len(clean) < len(self._ranked)
+            else [((), every)]
+        )
 
     def _summary(self) -> dict[str, float]:
         results = {"n": float(len(self._ranked))}
-        for suffix, table in self._tables():
+        for further, table in self._tables():
             for variant, numbers in table.numbers().items():
-                head = "/".join(variant) + suffix
+                head = "/".join((*variant, *further))
                 results.update({f"{head}/{name}": value for name, value in numbers.items()})
         return results
 
@@ -255,24 +260,29 @@ class FashionIQRecall(KeyedMetric):
         """
         self.compute()
         records = []
-        for suffix, table in self._tables():
-            expected = self.expected if not suffix else None
-            records += table.records(lambda v, s=suffix: self.protocol(v) + s, expected, self._dropped, resamples, **context)  # type: ignore[misc]
+        for further, table in self._tables():
+            expected = self.expected if not further else None
+            protocols = {variant: self.under(variant).beyond(*further) for variant in table.variants}
+            records += table.records(protocols, expected, self._dropped, resamples, **context)
         return records
 
     def protocol(self, variant: Variant) -> str:
-        """E.g. ``fashioniq/original/ref-kept/both(w=1,score=itc,text=and)``; a shrunken set stands in brackets."""
+        """:meth:`under` as text, e.g. ``fashioniq/original/ref-kept/both(w=1,score=itc,text=and)``."""
+        return str(self.under(variant))
+
+    def under(self, variant: Variant) -> Protocol:
+        """The protocol of a variant; it says which sets are shrunken."""
         gallery, reference, score = variant
         total = sum(self.expected.values()) if self.expected else len(self._ranked) + sum(self._dropped.values())
-        partial = f"[{len(self._ranked)}/{total}]" if len(self._ranked) != total else ""
-        details = [f"w={self.caption_weight:g}"] if score == "both" else []
-        details += [f"score={self.score}", f"text={self.text}"]
+        part = f"{len(self._ranked)}/{total}" if len(self._ranked) != total else ""
+        found = Protocol("fashioniq", gallery=gallery, part=part, reference=reference, score=score)
+        if score == "both":
+            found = found.adding(w=f"{self.caption_weight:g}")
+        found = found.adding(score=self.score, text=self.text)
         if self.gallery_expected not in (None, self._images):
-            details.append(f"gallery={self._images}/{self.gallery_expected}")
+            found = found.adding(gallery=f"{self._images}/{self.gallery_expected}")
         have, size = (sum(column) for column in zip((0, 0), *self._captioned.values()))
-        if score != "image" and have < size:
-            details.append(f"captions={have}/{size}")
-        return f"fashioniq/{gallery}{partial}/{reference}/{score}({','.join(details)})"
+        return found.adding(captions=f"{have}/{size}") if score != "image" and have < size else found
 
 
 @dataclass(frozen=True)

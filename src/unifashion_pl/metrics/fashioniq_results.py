@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means, wilson_interval
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, recall_percent
 from unifashion_pl.metrics.records import Interval, ResultRecord
 
@@ -127,13 +128,13 @@ class RankedTable:
 
     def records(
         self,
-        protocol: Callable[[Variant], str],
+        protocols: Mapping[Variant, Protocol],
         expected: Mapping[str, int] | None,
         dropped: dict[str, int],
         resamples: int = RESAMPLES,
         **context: Any,
     ) -> list[ResultRecord]:
-        """One record per number; ``protocol`` names a variant, ``expected`` holds the full query count per category.
+        """One record per number; ``expected`` holds the full query count per category.
 
         Intervals: Wilson for the recall of one category, cluster bootstrap for means over categories.
         """
@@ -150,7 +151,7 @@ class RankedTable:
                     unit="percent",
                     n=len(queries),
                     n_expected=whole,
-                    protocol=protocol(variant),
+                    protocol=str(protocols[variant]),
                     interval=self._interval(name, value, len(queries), spread[variant][name]),
                     ties=sum(q.ranks[variant][1] > 0 for q in queries),
                     dropped=dropped or None,

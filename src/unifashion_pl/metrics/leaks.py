@@ -25,6 +25,8 @@ from unifashion_pl.metrics.recall import exact_ranks, recall_percent
 WARN_ABOVE, REFUSE_ABOVE = 0.55, 0.60
 SHUFFLES = 5
 LUCK = 5.0
+#: Half of a 95 % interval in standard errors.
+HALF = 1.96
 
 
 def bm25_tokens(text: str) -> list[str]:
