@@ -14,9 +14,9 @@ from torch import Tensor
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Line, Outcome, chance_recall, fingerprint, order, thumbnail
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
-from unifashion_pl.metrics.fashioniq_results import averages
 from unifashion_pl.metrics.leaks import HALF, Audit, TextQuery, caption_audit, check_audits, check_provenance, text_only_floor
 from unifashion_pl.metrics.protocol import AUDIT, Protocol
+from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.metrics.tables import Team
 

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unifashion_pl.metrics.fashioniq_results import SCORES, RankedQuery, RankedTable, Variant
 from unifashion_pl.metrics.intervals import RESAMPLES
-from unifashion_pl.metrics.protocol import Protocol
+from unifashion_pl.metrics.protocol import SCORES, Protocol
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric, Rows
 
+GALLERIES = ("original", "union", "targets")
+REFERENCES = ("ref-kept", "ref-removed")
+IMPLEMENTATION = "unifashion_pl.metrics.fashioniq"
 FULL_QUERIES = {"dress": 2017, "shirt": 2038, "toptee": 1961}
 
 
@@ -146,7 +149,7 @@ class FashionIQRecall(KeyedMetric):
             if not len(facts):
                 raise ValueError("no query has its target in the gallery")
         ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
-        self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.category, q.key))
+        self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.stratum, q.key))
         return self._summary()
 
     def _present(self, queries: Rows, gallery: Rows, count: bool) -> Rows:
@@ -230,13 +233,15 @@ class FashionIQRecall(KeyedMetric):
         return {name: every[name] for name in self.scores}
 
     def _tables(self) -> list[tuple[tuple[str, ...], RankedTable]]:
-        clean = [q for q in self._ranked if not q.overlap]
-        every = RankedTable(self._ranked, self.ks)
-        return (
-            [((), every), (("no-overlap",), RankedTable(clean, self.ks))]
-            if 0 < len(clean) < len(self._ranked)
-            else [((), every)]
-        )
+        clean = [q for q in self._ranked if not q.facts["overlap"]]
+        parts: dict[tuple[str, ...], list[RankedQuery]] = {(): self._ranked}
+        if 0 < len(clean) < len(self._ranked):
+            parts["no-overlap",] = clean
+        return [(further, self._table(queries)) for further, queries in parts.items()]
+
+    def _table(self, queries: list[RankedQuery]) -> RankedTable:
+        categories = tuple(sorted({query.stratum for query in queries}))
+        return RankedTable(queries, self.ks, categories, averages, "reference")
 
     def _summary(self) -> dict[str, float]:
         results = {"n": float(len(self._ranked))}
@@ -249,7 +254,7 @@ class FashionIQRecall(KeyedMetric):
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file, sorted by category and key; call after ``compute`` (on all ranks)."""
         self.compute()
-        return [query.to_dict() for query in self._ranked]
+        return [_line(query) for query in self._ranked]
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories).
@@ -263,7 +268,7 @@ class FashionIQRecall(KeyedMetric):
         for further, table in self._tables():
             expected = self.expected if not further else None
             protocols = {variant: self.under(variant).beyond(*further) for variant in table.variants}
-            records += table.records(protocols, expected, self._dropped, resamples, **context)
+            records += table.records(protocols, IMPLEMENTATION, expected, self._dropped, resamples, **context)
         return records
 
     def protocol(self, variant: Variant) -> str:
@@ -297,9 +302,28 @@ class _Shelf:
 
 def _outcome(block: Rows, i: int, ranks: dict[Variant, Ranks], top: dict[str, list[list[tuple[str, float]]]]) -> RankedQuery:
     fact = {name: column[i] for name, column in block.facts.items()}
-    places = {variant: (int(r.better[i]), int(r.ties[i])) for variant, r in ranks.items()}
+    order = [(gallery, reference, score) for gallery in GALLERIES for reference in REFERENCES for score in SCORES]
+    places: dict[tuple[str, ...], tuple[int, int]] = {
+        variant: (int(ranks[variant].better[i]), int(ranks[variant].ties[i])) for variant in order if variant in ranks
+    }
     lists = {score: pairs[i] for score, pairs in top.items()}
-    return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], fact["target"], fact["overlap"], places, lists)
+    facts = {"target": fact["target"], "overlap": fact["overlap"], "top": lists}
+    return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], places, facts=facts)
+
+
+def _line(query: RankedQuery) -> dict[str, Any]:
+    """Line of a prediction file; ``rank`` and ``ties`` are those of the last score in the original gallery."""
+    top: dict[str, list[tuple[str, float]]] = query.facts["top"]
+    return {
+        "key": query.key,
+        "category": query.stratum,
+        "reference": query.cluster,
+        "target": query.facts["target"],
+        "overlap": query.facts["overlap"],
+        **query.place(("original", "ref-kept", list(top)[-1])),
+        "ranks": {"/".join(variant): list(query.place(variant).values()) for variant in query.ranks},
+        "top": {score: [[i, round(value, 6)] for i, value in pairs] for score, pairs in top.items()},
+    }
 
 
 def top_lists(scores: Tensor, ids: Sequence[str], k: int) -> list[list[tuple[str, float]]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.data.captions import PROVENANCE, LeakError, provenance_faults
-from unifashion_pl.metrics.fashioniq_results import averages
+from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.recall import exact_ranks, recall_percent
 
 WARN_ABOVE, REFUSE_ABOVE = 0.55, 0.60
