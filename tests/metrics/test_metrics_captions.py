@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
-from unifashion_pl.metrics.captions import bleu, cider_d, common_subsequence, rouge_l
-from unifashion_pl.metrics.java import JavaTools, meteor_process, one_line, ptb_java, summable
+from unifashion_pl.metrics.coco.captions import bleu, cider_d, common_subsequence, rouge_l
+from unifashion_pl.metrics.coco.java import JavaTools, meteor_process, one_line, ptb_java, summable
 
 SETS = ["a", "b", "b_unifashion_release", "single", "empty"]
 NO_JAVA = JavaTools(None, None, None)

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from unifashion_pl.metrics.caption_scores import CaptionTable, score_captions, tokenize_captions
-from unifashion_pl.metrics.captions import bleu, cider_d, rouge_l
-from unifashion_pl.metrics.java import JavaTools, one_line
+from unifashion_pl.metrics.coco.captions import bleu, cider_d, rouge_l
+from unifashion_pl.metrics.coco.java import JavaTools, one_line
 from unifashion_pl.wardrobe.products import make_product
 from unifashion_pl.wardrobe.texts import describe
 

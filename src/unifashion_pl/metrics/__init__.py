@@ -7,7 +7,7 @@ string and a result record. The functions under the classes can be used alone.
 from unifashion_pl.data.captions import LeakError
 from unifashion_pl.metrics.candidates import CandidateLists, Catalogue, build_candidates, candidate_list
 from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
-from unifashion_pl.metrics.captions import bleu, cider_d, rouge_l
+from unifashion_pl.metrics.coco.captions import bleu, cider_d, rouge_l
 from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.fashioniq import FULL_QUERIES, FashionIQRecall
 from unifashion_pl.metrics.image_scores import ImageScores

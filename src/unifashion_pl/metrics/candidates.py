@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from unifashion_pl.files import write_text
 from unifashion_pl.reading import FormatError, read_json
@@ -118,8 +118,7 @@ class Catalogue:
         return {kind: [r for p in products for r in self.rows_of[p]] for kind, products in self.product_shelves.items()}
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """A small score matrix, rows × products.
 
     ``i2t``: one row, many products; ``t2i``: many rows, one product; ``both``: a block read in both directions. The positive
@@ -140,10 +139,6 @@ class Trial:
         return ""
 
 
-#: draw, direction, rows, products, filled
-_StoredTrial = tuple[int, str, list[str], list[str], int]
-
-
 class _Stored(TypedDict):
     """A file of candidate lists."""
 
@@ -152,7 +147,7 @@ class _Stored(TypedDict):
     draws: int
     small_pool: str
     dropped: int
-    trials: list[_StoredTrial]
+    trials: list[Trial]
     sha256: str
 
 
@@ -179,15 +174,14 @@ class CandidateLists:
         return hashlib.sha256(json.dumps(self._plain(), separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
     def _plain(self) -> dict[str, Any]:
-        trials = [[t.draw, t.direction, list(t.rows), list(t.products), t.filled] for t in self.trials]
         return {
             "protocol": self.protocol,
             "seed": self.seed,
             "draws": self.draws,
             "small_pool": self.small_pool,
             "dropped": self.dropped,
-            "columns": ["draw", "direction", "rows", "products", "filled"],
-            "trials": trials,
+            "columns": Trial._fields,
+            "trials": self.trials,
         }
 
     def save(self, path: str | Path) -> None:
@@ -203,11 +197,10 @@ class CandidateLists:
             FormatError: no such lists, by field, or the hash does not fit the content.
         """
         data: _Stored = read_json(path, _Stored, "a file of candidate lists")
-        trials = [Trial(draw, way, tuple(rows), tuple(products), n) for draw, way, rows, products, n in data["trials"]]
-        for number, trial in enumerate(trials):
+        for number, trial in enumerate(data["trials"]):
             if fault := trial.fault():
                 raise FormatError(f"{path} is not a file of candidate lists: trials[{number}] {fault}")
-        lists = cls(data["protocol"], data["seed"], data["draws"], data["small_pool"], trials, data["dropped"])
+        lists = cls(data["protocol"], data["seed"], data["draws"], data["small_pool"], data["trials"], data["dropped"])
         if lists.digest != data["sha256"]:
             raise FormatError(f"{path}: candidate lists do not match their hash {data['sha256'][:12]}; draw them again")
         return lists
