@@ -11,8 +11,8 @@ import numpy as np
 
 from unifashion_pl.metrics.coco import captions as pure
 from unifashion_pl.metrics.coco import ptb
-from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means, resampled_sums
 from unifashion_pl.metrics.coco.java import JavaTools, meteor_process, one_line, ptb_java, summable
+from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means, resampled_sums
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
