@@ -131,6 +131,11 @@ class Trial(NamedTuple):
     products: tuple[str, ...]
     filled: int = 0
 
+    def queries(self, direction: str) -> tuple[str, ...]:
+        """Rows or products that ask in a direction."""
+        asking = self.rows if direction == "i2t" else self.products
+        return asking if self.direction in (direction, "both") else ()
+
     def fault(self) -> str:
         """What the shape of the matrix contradicts; "" if nothing."""
         shapes = {"i2t": len(self.rows) == 1, "t2i": len(self.products) == 1, "both": len(self.rows) == len(self.products)}

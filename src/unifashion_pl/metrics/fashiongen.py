@@ -14,7 +14,7 @@ from torch import Tensor
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import Protocol
-from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, mean_of_all
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric, Rows, Team
@@ -79,8 +79,9 @@ class FashionGenRecall(KeyedMetric):
         self.protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
         if unknown := [p for p in self.protocols if p not in PROTOCOLS]:
             raise ValueError(f"unknown protocol {', '.join(unknown)}; expected one of {', '.join(PROTOCOLS)}")
-        self.ks, self.n_queries, self.draws, self.seed = tuple(ks), n_queries, draws, seed
-        self.small_pool, self.group, self.score, self.text = small_pool, group, score, text
+        self.ks, self.score, self.text = tuple(ks), score, text
+        self.drawn: dict[str, Any] = {"n_queries": n_queries, "draws": draws, "seed": seed}
+        self.drawn |= {"small_pool": small_pool, "group": group}
         self.candidates = dict(candidates or {})
         self.lists: dict[str, CandidateLists] = {}
         self._results: dict[str, _Result] = {}
@@ -163,9 +164,9 @@ class FashionGenRecall(KeyedMetric):
     def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
         lists = self.candidates.get(name)
         if lists is None:
-            lists = build_candidates(catalogue, name, self.n_queries, self.draws, self.seed, self.small_pool, self.group)
+            lists = build_candidates(catalogue, name, **self.drawn)
         if not lists.trials:
-            raise ValueError(f"{name}: no query is left of {len(catalogue.kind_of)} products (group={self.group})")
+            raise ValueError(f"{name}: no query is left of {len(catalogue.kind_of)} products (group={self.drawn['group']})")
         unknown = {r for t in lists.trials for r in t.rows} - set(catalogue.product_of)
         if unknown:
             raise ValueError(f"{name}: candidate list names unknown rows, e.g. {', '.join(sorted(unknown)[:5])}")
@@ -226,32 +227,20 @@ class FashionGenRecall(KeyedMetric):
             if name == "fashiongen_full":
                 counts[name] = {"i2t": len(catalogue.product_of), "t2i": len(catalogue.kind_of)}
                 continue
-            trials = build_candidates(
-                catalogue, name, self.n_queries, self.draws, self.seed, self.small_pool, self.group
-            ).trials
-            counts[name] = {
-                "i2t": sum(len(t.rows) for t in trials if t.direction in ("i2t", "both")),
-                "t2i": sum(len(t.products) for t in trials if t.direction in ("t2i", "both")),
-            }
+            trials = build_candidates(catalogue, name, **self.drawn).trials
+            counts[name] = {direction: sum(len(t.queries(direction)) for t in trials) for direction in DIRECTIONS}
         return counts
 
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file; call after ``compute`` (on all ranks)."""
         self.compute()
-        return [
-            {
-                "protocol": name,
-                "direction": direction,
-                "draw": q.draw,
-                "query": q.key,
-                "product": q.cluster,
-                **q.place(),
-                **q.facts,
-            }
-            for name, result in self._results.items()
-            for direction, queries in result.table.strata.items()
-            for q in queries
-        ]
+        lines = []
+        for name, result in self._results.items():
+            for direction, queries in result.table.strata.items():
+                for query in queries:
+                    asked = {"protocol": name, "direction": direction, "draw": query.draw, "query": query.key}
+                    lines.append({**asked, "product": query.cluster, **query.place(), **query.facts})
+        return lines
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws.
@@ -261,13 +250,11 @@ class FashionGenRecall(KeyedMetric):
             context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
         """
         self.compute()
-        return [
-            record
-            for result in self._results.values()
-            for record in result.table.records(
-                {(): result.protocol}, IMPLEMENTATION, None, result.dropped, resamples, **context
-            )
-        ]
+        records = []
+        for result in self._results.values():
+            protocols: dict[Variant, Protocol] = {(): result.protocol}
+            records += result.table.records(protocols, IMPLEMENTATION, None, result.dropped, resamples, **context)
+        return records
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:
@@ -338,12 +325,10 @@ def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, w
     for trial, part in zip(trials, scores.split([len(t.rows) * len(t.products) for t in trials])):
         matrix = part.view(len(trial.rows), -1)
         shown = [product_of[row] for row in trial.rows]
-        if trial.direction in ("i2t", "both"):
-            asked = enumerate(zip(trial.rows, shown))
-            found += [_ranked(trial.draw, "i2t", *names, trial.products, i, matrix[i], wording) for i, names in asked]
-        if trial.direction in ("t2i", "both"):
-            products = enumerate(trial.products)
-            found += [_ranked(trial.draw, "t2i", p, p, shown, i, matrix[:, i], wording) for i, p in products]
+        for i, row in enumerate(trial.queries("i2t")):
+            found.append(_ranked(trial.draw, "i2t", row, shown[i], trial.products, i, matrix[i], wording))
+        for i, product in enumerate(trial.queries("t2i")):
+            found.append(_ranked(trial.draw, "t2i", product, product, shown, i, matrix[:, i], wording))
     return found
 
 
