@@ -130,6 +130,13 @@ def test_texts_of_others_stay_as_they_are(text):
     assert str(Protocol.parse(text)) == text
 
 
+@pytest.mark.parametrize("text", ["mine", "my (new) metric (v2)", "a/b", "top(5)/of(9)", "x(y"])
+def test_labels_on_protocols_of_others_are_found_again(text):
+    labelled = Protocol.parse(text).adding(shortened="3/5")
+    assert Protocol.parse(str(labelled)).shortened
+    assert not Protocol.parse(text).shortened
+
+
 def test_what_is_wrong_with_a_number_is_read_off_its_protocol():
     plain = Protocol.parse("fashioniq/original/ref-kept/both(w=1,score=itc,text=and)")
     assert (plain.composed, plain.half, plain.unsafe, plain.shortened) == (True, "itc", "", False)

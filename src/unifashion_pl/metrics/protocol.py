@@ -60,7 +60,7 @@ class Protocol:
 
     @classmethod
     def parse(cls, text: str) -> Protocol:
-        """Inverse of ``str``; of a text that has another form, all is the family."""
+        """Inverse of ``str``; of a text that has another form, all is the family but details at its end."""
         head, opened, rest = text.partition("(")
         inside, _, behind = rest.partition(")")
         names, further, robustness = head.split("/"), behind.split("/")[1:], ""
@@ -72,11 +72,15 @@ class Protocol:
         found = replace(
             cls._named("/".join(names)),
             robustness=robustness,
-            details=tuple(_detail(item) for item in inside.split(",")) if opened else (),
+            details=_details(inside) if opened else (),
             further=tuple(further[:-1] if chance else further),
             chance=chance,
         )
-        return found if str(found) == text else cls(text)
+        if str(found) == text and "(" not in inside:
+            return found
+        head, opened, inside = text.removesuffix(")").rpartition("(")
+        other = cls(head, details=_details(inside) if opened else ())
+        return other if str(other) == text else cls(text)
 
     @classmethod
     def _named(cls, head: str) -> Protocol:
@@ -151,6 +155,6 @@ class Protocol:
         return bool(self.part) or any(name in ("shortened", "gallery") and "/" in (value or "") for name, value in self.details)
 
 
-def _detail(text: str) -> Detail:
-    name, given, value = text.partition("=")
-    return name, value if given else None
+def _details(text: str) -> tuple[Detail, ...]:
+    pairs = (item.partition("=") for item in text.split(","))
+    return tuple((name, value if given else None) for name, given, value in pairs)
