@@ -150,7 +150,11 @@ class FashionIQRecall(KeyedMetric):
                 raise ValueError("no query has its target in the gallery")
         ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
         self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.stratum, q.key))
-        return self._summary()
+        results = {"n": float(len(self._ranked))}
+        for further, table in self._tables():
+            for variant, numbers in table.numbers().items():
+                results.update({"/".join((*variant, *further, name)): value for name, value in numbers.items()})
+        return results
 
     def _present(self, queries: Rows, gallery: Rows, count: bool) -> Rows:
         """The queries whose target is in the gallery."""
@@ -212,15 +216,17 @@ class FashionIQRecall(KeyedMetric):
     def _rank_block(self, block: Rows, shelf: _Shelf, height: int) -> list[RankedQuery]:
         column = {i: position for position, i in enumerate(shelf.ids)}
         targets = [column[t] for t in block.facts["target"]]
-        references = torch.tensor([column.get(r, -1) for r in block.facts["reference"]])
+        others = torch.ones(len(block), len(shelf.ids), dtype=torch.bool, device=self._where)
+        for i, (target, reference) in enumerate(zip(block.facts["target"], block.facts["reference"])):
+            if reference in column and reference != target:
+                others[i, column[reference]] = False
         ranks: dict[Variant, Ranks] = {}
         top: dict[str, list[list[tuple[str, float]]]] = {}
         for name, scores in self._block_scores(padded(block.tensors["embeddings"], height), shelf).items():
             scores = scores[: len(block)]
             for gallery, mask in shelf.masks.items():
-                kept = exact_ranks(scores, targets, mask, block.ids)
-                ranks[gallery, "ref-kept", name] = kept
-                ranks[gallery, "ref-removed", name] = without_reference(kept, scores, targets, references, mask)
+                ranks[gallery, "ref-kept", name] = exact_ranks(scores, targets, mask, block.ids)
+                ranks[gallery, "ref-removed", name] = exact_ranks(scores, targets, mask & others, block.ids)
             top[name] = top_lists(scores, shelf.ids, self.top_k)
         return [_outcome(block, i, ranks, top) for i in range(len(block))]
 
@@ -237,19 +243,10 @@ class FashionIQRecall(KeyedMetric):
         parts: dict[tuple[str, ...], list[RankedQuery]] = {(): self._ranked}
         if 0 < len(clean) < len(self._ranked):
             parts["no-overlap",] = clean
-        return [(further, self._table(queries)) for further, queries in parts.items()]
-
-    def _table(self, queries: list[RankedQuery]) -> RankedTable:
-        categories = tuple(sorted({query.stratum for query in queries}))
-        return RankedTable(queries, self.ks, categories, averages, "reference")
-
-    def _summary(self) -> dict[str, float]:
-        results = {"n": float(len(self._ranked))}
-        for further, table in self._tables():
-            for variant, numbers in table.numbers().items():
-                head = "/".join((*variant, *further))
-                results.update({f"{head}/{name}": value for name, value in numbers.items()})
-        return results
+        return [
+            (further, RankedTable(queries, self.ks, tuple(sorted({q.stratum for q in queries})), averages, "reference"))
+            for further, queries in parts.items()
+        ]
 
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file, sorted by category and key; call after ``compute`` (on all ranks)."""
@@ -331,21 +328,3 @@ def top_lists(scores: Tensor, ids: Sequence[str], k: int) -> list[list[tuple[str
     best = scores.topk(min(k, scores.shape[1]))
     pairs = zip(best.indices.tolist(), best.values.tolist())
     return [[(ids[i], value) for i, value in zip(columns, values)] for columns, values in pairs]
-
-
-def without_reference(kept: Ranks, scores: Tensor, targets: Sequence[int], references: Tensor, mask: Tensor) -> Ranks:
-    """Ranks after taking each query's reference out of its candidates.
-
-    Args:
-        kept: ranks with the reference among the candidates.
-        scores: (N, G); targets: N columns.
-        references: (N,) columns, -1 = not in the gallery.
-        mask: (1, G) candidates of this gallery variant.
-    """
-    aims = torch.tensor(targets, dtype=torch.int64)
-    where = references.clamp(min=0)
-    counted = (references >= 0) & mask.cpu()[0][where] & (where != aims)
-    rows = torch.arange(len(scores), device=scores.device)
-    reference = scores[rows, where.to(scores.device)].cpu()
-    target = scores[rows, aims.to(scores.device)].cpu()
-    return Ranks(kept.better - (counted & (reference > target)).long(), kept.ties - (counted & (reference == target)).long())

@@ -106,13 +106,13 @@ class ImageScores(nn.Module):
 
     def compute(self) -> dict[str, float | None]:
         """``FID, KID`` (raw), ``CLIP-S`` (100 × cosine), ``LPIPS(net), SSIM`` in 0..1; None = not computed. A collective."""
-        values: dict[str, float | None] = dict.fromkeys(("FID", "KID", "CLIP-S", "LPIPS", "SSIM"))
-        found = {**(self.distances.compute() if self.features is not None else {})}
-        for metric in self.means.values():
-            found |= {name: value for name, value in metric.compute().items() if name != "n"}
-        if any(name.startswith("LPIPS(") for name in found):
-            del values["LPIPS"]
-        return {**values, **{name: value for name, value in found.items() if not name.startswith("n_")}}
+        metrics: list[ImageDistances | MeanImageScore] = [*self.means.values()]
+        if self.features is not None:
+            metrics.append(self.distances)
+        found = {name: value for metric in metrics for name, value in metric.compute().items()}
+        perceptual = self.means["LPIPS"].name if "LPIPS" in self.means else ""
+        lpips = perceptual if perceptual in found else "LPIPS"
+        return {name: found.get(name) for name in ("FID", "KID", "CLIP-S", lpips, "SSIM")}
 
     def records(self, *, absent: bool = False, n: int | None = None, **context: Any) -> list[ResultRecord]:
         """One record per number that was computed.
