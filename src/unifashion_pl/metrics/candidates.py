@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 from unifashion_pl.files import write_text
-from unifashion_pl.reading import FormatError, read_json
+from unifashion_pl.reading import FormatError, converted, read_json
 
 SAMPLED = ("fashiongen_100", "fashiongen_101_famevil", "fashiongen_groups100")
 PROTOCOLS = (*SAMPLED, "fashiongen_full")
@@ -144,18 +144,6 @@ class Trial(NamedTuple):
         return ""
 
 
-class _Stored(TypedDict):
-    """A file of candidate lists."""
-
-    protocol: str
-    seed: int
-    draws: int
-    small_pool: str
-    dropped: int
-    trials: list[Trial]
-    sha256: str
-
-
 @dataclass(frozen=True)
 class CandidateLists:
     """All trials of a protocol.
@@ -201,13 +189,14 @@ class CandidateLists:
             FileNotFoundError: no such file.
             FormatError: no such lists, by field, or the hash does not fit the content.
         """
-        data: _Stored = read_json(path, _Stored, "a file of candidate lists")
-        for number, trial in enumerate(data["trials"]):
+        data = read_json(path, dict[str, Any], "a file of candidate lists")
+        lists: CandidateLists = converted(data, cls, str(path), "a file of candidate lists")
+        for number, trial in enumerate(lists.trials):
             if fault := trial.fault():
                 raise FormatError(f"{path} is not a file of candidate lists: trials[{number}] {fault}")
-        lists = cls(data["protocol"], data["seed"], data["draws"], data["small_pool"], data["trials"], data["dropped"])
-        if lists.digest != data["sha256"]:
-            raise FormatError(f"{path}: candidate lists do not match their hash {data['sha256'][:12]}; draw them again")
+        if lists.digest != data.get("sha256"):
+            told = str(data.get("sha256"))[:12]
+            raise FormatError(f"{path}: candidate lists do not match their hash {told}; draw them again")
         return lists
 
 
