@@ -38,7 +38,7 @@ def evaluate(model: UniFashionModule, data: WardrobeDataModule, out: Path) -> li
             if isinstance(batch, PairBatch | GalleryBatch | QueryBatch):
                 evaluator.update(model, batch)
     evaluator.finish(out)
-    return [r for r in read_records(out / "results.json") if r.protocol.startswith("robustness/")]
+    return [r for r in read_records(out / "results.json") if r.under.robustness]
 
 
 def galleries(root: Path) -> Gallery:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unifashion_pl.metrics.java import JavaTools
+from unifashion_pl.metrics.coco.java import JavaTools
 
 DATA = Path(__file__).parent / "data"
 

@@ -6,6 +6,7 @@ import random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from unifashion_pl.data.captions import LeakError, provenance_faults, read_libra
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Outcome, team_of_all
 from unifashion_pl.evaluation.composed import ComposedEvaluation
+from unifashion_pl.metrics import leaks
 from unifashion_pl.metrics.leaks import Audit, caption_audit, check_audits
 from unifashion_pl.metrics.records import ResultRecord
 
@@ -189,3 +191,62 @@ def test_one_rule_of_provenance_for_reading_and_evaluating(tmp_path: Any) -> Non
     with pytest.raises(LeakError, match=r"c.jsonl:1: .*no captioner; no weights_hash; no template; no decoding"):
         read_library(path)
     assert read_library(path, required=("inputs",))["a"]["caption"] == "x"
+
+
+class TestLeaks:
+    def test_bm25(self, examples):
+        case = examples["bm25"]
+        assert leaks.bm25_scores(case["docs"], case["queries"]).tolist() == [
+            pytest.approx(row, abs=1e-6) for row in case["scores"]
+        ]
+        assert leaks.bm25_scores(["", ""], ["red"]).tolist() == [[0.0, 0.0]]
+
+    def test_floor(self):
+        captions = {"dress": {"a": "a red dress", "b": "a blue dress", "c": "a blue coat"}}
+        queries = [leaks.TextQuery("dress", "a", "is red"), leaks.TextQuery("dress", "b", "is blue")]
+        values = leaks.text_only_floor(queries, captions, ks=(1, 2))
+        assert values["dress/R@1"] == 50.0
+        assert values["dress/R@2"] == values["mean/R@2"] == 100.0
+        with pytest.raises(ValueError, match="targets without a caption: z"):
+            leaks.text_only_floor([leaks.TextQuery("dress", "z", "red")], captions)
+
+    def test_audit(self, examples):
+        case = examples["audit"]
+        found = leaks.caption_audit(case["captions"], case["is_target"])
+        assert found.auc == pytest.approx(case["auc"], abs=1e-6)
+        assert found.verdict == "refuse"
+        ties = examples["auc_ties"]
+        assert leaks.auc(ties["scores"], ties["labels"]) == pytest.approx(ties["auc"], abs=1e-6)
+        with pytest.raises(ValueError, match="both classes"):
+            leaks.auc([1.0, 2.0], [1, 1])
+
+    def test_audit_of_blind_captions_is_quiet(self):
+        generator = np.random.default_rng(0)
+        words = ["red", "blue", "long", "short", "dress", "coat", "lace", "silk", "plain", "striped"]
+        captions = [" ".join(generator.choice(words, 5)) for _ in range(600)]
+        found = leaks.caption_audit(captions, (generator.uniform(size=600) < 0.4).tolist())
+        assert (found.verdict, found.control) == ("ok", pytest.approx(0.5, abs=0.04))
+
+    def test_provenance(self):
+        good = {
+            "image": "a",
+            "caption": "a red dress",
+            "captioner": "model",
+            "weights_hash": "0f",
+            "template": "describe",
+            "decoding": {"beams": 1},
+            "inputs": ["image", "category", "keywords"],
+            "keywords_split": "train",
+        }
+        assert leaks.check_provenance([good], ["a"]) is None
+        released = {"image": "a", "caption": "a red dress", "text_guidance": "is red"}
+        for bad, reason in (
+            (released, "text_guidance is not empty"),
+            ({**good, "inputs": ["image", "query"]}, "made from query"),
+            ({**good, "keywords_split": "val"}, "keywords of split 'val'"),
+            ({**good, "weights_hash": ""}, "no weights_hash"),
+            ({**good, "image": "b"}, "not in the gallery"),
+        ):
+            with pytest.raises(leaks.LeakError, match=reason):
+                leaks.check_provenance([bad], ["a"])
+            assert reason in leaks.check_provenance([bad], ["a"], allow_unsafe=True)

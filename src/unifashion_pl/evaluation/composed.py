@@ -14,16 +14,17 @@ from torch import Tensor
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch
 from unifashion_pl.evaluation.collect import Line, Outcome, chance_recall, fingerprint, order, thumbnail
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
-from unifashion_pl.metrics.fashioniq_results import averages
-from unifashion_pl.metrics.leaks import Audit, TextQuery, caption_audit, check_audits, check_provenance, text_only_floor
-from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.leaks import HALF, Audit, TextQuery, caption_audit, check_audits, check_provenance, text_only_floor
+from unifashion_pl.metrics.protocol import AUDIT, Protocol
+from unifashion_pl.metrics.ranked import averages
+from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.metrics.tables import Team
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 HEADLINE = ("original", "ref-kept", "image")
-AUDIT = "fashioniq/original/caption-audit(bag-of-words)"
+AUDITED = Protocol("fashioniq", gallery="original", score=AUDIT, details=(("bag-of-words", None),))
 GREY = 128
 ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
 
@@ -42,7 +43,7 @@ class ComposedEvaluation:
 
     Scores that read gallery captions exist only for captions with provenance (:func:`~unifashion_pl.metrics.leaks.check_provenance`)
     that pass the bag-of-words audit; the floor of word matching and the audit stand beside them. Batches that allow unsafe captions
-    get their numbers labelled ``leaked`` or ``suspicious``: in the logged names, the protocol string and the implementation.
+    get their numbers labelled ``leaked`` or ``suspicious``: in the logged names and the protocol; the reason is their ``doubt``.
 
     Args:
         dataset: as the batches carry it.
@@ -190,11 +191,11 @@ class ComposedEvaluation:
             if any(not sizes[c] for c in queries):
                 continue
             levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in sorted(queries) for k in self.metric.ks}
-            text = self.metric.protocol((gallery, *HEADLINE[1:])) + "/chance"
+            protocol = str(replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True))
             for name, value in {**levels, **averages(levels, self.metric.ks)}.items():
                 n = queries.get(name.partition("/")[0], sum(queries.values()))
                 records.append(
-                    ResultRecord(name, value, "percent", n, text, self._asked(name), implementation="hypergeometric")
+                    ResultRecord(name, value, "percent", n, protocol, self._asked(name), implementation="hypergeometric")
                 )
         return records
 
@@ -237,7 +238,9 @@ class ComposedEvaluation:
             return []
         queries = [TextQuery(line["category"], line["target"], texts[line["key"]]) for line in self.metric.per_query()]
         counts = Counter(query.category for query in queries)
-        protocol = self.metric.protocol(HEADLINE).replace("/image(score=itc", "/caption(score=bm25")
+        headline = self.metric.under(HEADLINE)
+        details = {**dict(headline.details), "score": "bm25"}
+        protocol = str(replace(headline, score="caption", details=tuple(details.items())))
         return [
             ResultRecord(
                 name,
@@ -288,27 +291,28 @@ class ComposedEvaluation:
 
 
 def labelled(records: Sequence[ResultRecord], label: str, reason: str) -> list[ResultRecord]:
-    """Records with ``captions=<label>`` in the protocol and the reason in ``implementation`` where captions were read."""
-    return [_labelled(r, label, reason) if label and _reads_captions(r) else r for r in records]
-
-
-def _reads_captions(record: ResultRecord) -> bool:
-    return "/caption(" in record.protocol or "/both(" in record.protocol
+    """Records with ``captions=<label>`` in the protocol and the reason as ``doubt`` where captions were read."""
+    return [_labelled(r, label, reason) if label and r.under.score in ("caption", "both") else r for r in records]
 
 
 def _labelled(record: ResultRecord, label: str, reason: str) -> ResultRecord:
-    said = f"{label}: {reason}" if record.implementation is None else f"{record.implementation}; {label}: {reason}"
-    return replace(record, protocol=record.protocol.replace(")", f",captions={label})", 1), implementation=said)
+    """Older versions look for the reason in ``implementation``."""
+    said = "; ".join(text for text in (record.implementation, f"{label}: {reason}") if text)
+    return replace(record, protocol=str(record.under.adding(captions=label)), doubt=reason, implementation=said)
 
 
 def audit_records(audits: dict[str, Audit], captions: dict[str, dict[str, str]]) -> list[ResultRecord]:
-    """AUC of the audit and of its control with shuffled labels, one pair per category."""
+    """AUC of the audit with its spread where words tell nothing, and of its control with shuffled labels, per category."""
     records = []
     for category, audit in audits.items():
         n = len(captions[category])
         note = f"held-out bag of words: {audit.finding}; standard error without leak {audit.error:.3f}"
-        for name, value in (("caption-AUC", audit.auc), ("caption-AUC/labels-shuffled", audit.control)):
-            records.append(ResultRecord(f"{category}/{name}", value, "raw", n, AUDIT, implementation=note))
+        doubt = audit.finding if audit.finding != "ok" else None
+        half = HALF * audit.error
+        spread = Interval(audit.auc - half, audit.auc + half, 0.95, "normal, as if words told nothing")
+        base = ResultRecord(f"{category}/caption-AUC", audit.auc, "raw", n, str(AUDITED), implementation=note, doubt=doubt)
+        control = replace(base, metric=f"{base.metric}/labels-shuffled", value=audit.control)
+        records += [replace(base, interval=spread), control]
     return records
 
 

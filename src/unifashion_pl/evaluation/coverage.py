@@ -113,6 +113,4 @@ class Coverage:
         part = self.missed(key)
         if not part or record.shortened:
             return record
-        label = f"shortened={part}"
-        inner = record.protocol.replace(")", f",{label})", 1)
-        return replace(record, protocol=inner if ")" in record.protocol else f"{record.protocol}({label})")
+        return replace(record, protocol=str(record.under.adding(shortened=part)))

@@ -18,6 +18,7 @@ from unifashion_pl.evaluation.painting import noise_seed, taken
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.images import ssim
 from unifashion_pl.metrics.intervals import bootstrap_interval
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.report.runfolder import image_name
@@ -109,15 +110,20 @@ class EditEvaluation:
     ) -> None:
         self.dataset, self.seed, self.guidance = dataset, seed, guidance
         self.settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "garment_guidance": garment_guidance}
-        self.scores = ImageScores(task=f"{dataset}/{self._made('tryon', guidance)}", **weights) if weights else None  # type: ignore[arg-type]
+        self.scores = ImageScores(task=self._protocol(TRYON, guidance), **weights) if weights else None  # type: ignore[arg-type]
         self.chosen: Chosen[TryOnBatch] = Chosen(most, seed)
 
-    def _made(self, name: str, guidance: float | None) -> str:
-        steps = "" if self.settings["steps"] is None else f",steps={self.settings['steps']}"
-        scale = "" if guidance is None else f",guidance={guidance:g}"
+    def _protocol(self, variant: Variant, guidance: float | None) -> Protocol:
+        details: dict[str, object] = {"sampler": self.settings["sampler"]}
+        if self.settings["steps"] is not None:
+            details["steps"] = self.settings["steps"]
+        if guidance is not None:
+            details["guidance"] = f"{guidance:g}"
         if (garment := self.settings["garment_guidance"]) != 1.0:
-            scale += f",garment_guidance={garment:g}"
-        return f"{name}(sampler={self.settings['sampler']}{steps}{scale},start=noise,paste_back=off,seed={self.seed})"
+            details["garment_guidance"] = f"{garment:g}"
+        withheld = variant.name.partition("/")[2].removesuffix("-withheld")
+        made = Protocol(variant.kind, self.dataset, withheld=withheld).adding(**details)
+        return made.adding(start="noise", paste_back="off", seed=self.seed)
 
     def update(self, batch: TryOnBatch) -> None:
         """Keep the samples to be painted; nothing is painted yet."""
@@ -140,17 +146,15 @@ class EditEvaluation:
         outcome.records = list(self._records(lines))
         short = self.dataset.partition("/")[0]
         outcome.values = {
-            f"{short}/{self._name(r.protocol)}/{r.metric}": r.value for r in outcome.records if r.value is not None
+            f"{short}/{r.under.name.removeprefix(f'{self.dataset}/')}/{r.metric}": r.value
+            for r in outcome.records
+            if r.value is not None
         }
         if self.scores is not None:
             outcome.records += [
                 r for r in self.scores.records(absent=True, n=len(outcome.lines["edits"])) if r.metric != "SSIM"
             ]
         return outcome
-
-    def _name(self, protocol: str) -> str:
-        """The variant that a protocol is about."""
-        return protocol.removeprefix(f"{self.dataset}/").partition("(")[0]
 
     def _painted(
         self, model: UniFashionModule, head: DiffusionModule, key: str, sample: TryOnBatch
@@ -188,10 +192,11 @@ class EditEvaluation:
     def _records(self, lines: list[Line]) -> Iterable[ResultRecord]:
         """A record per variant and score, over the persons that have it."""
         for name in dict.fromkeys(name for line in lines for name in line["made"]):
+            variant = next(variant for variant in VARIANTS if variant.name == name)
             drawn = [(line, line["made"][name]) for line in lines if "scores" in line["made"].get(name, {})]
             if not drawn:
                 continue
-            protocol = f"{self.dataset}/{self._made(name, drawn[0][1]['guidance'])}"
+            protocol = str(self._protocol(variant, drawn[0][1]["guidance"]))
             data = fingerprint({line["id"]: line["prompt"] for line, _ in drawn})
             for metric in SCORES:
                 values = [made["scores"][metric] for _, made in drawn]

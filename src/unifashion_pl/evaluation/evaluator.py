@@ -250,7 +250,7 @@ class Evaluator:
             record = replace(record, n_expected=there if drawn else record.n)
         for key in keys:
             record = self._coverage.labelled(record, key)
-        task: Task = "design" if kind == "edits" and f"{dataset}/design" in record.protocol else TASK_OF[kind]
+        task: Task = "design" if kind == "edits" and record.under.family == "design" else TASK_OF[kind]
         weights = label(self._model, task) if self._model is not None else None
         return replace(record, dataset=dataset, weights=weights)
 

@@ -105,9 +105,8 @@ class PairEvaluation:
 
     def _chance(self, ranked: Sequence[Line]) -> list[ResultRecord]:
         """Chance level of every recall, from each query's own number of candidates and of right answers."""
-        strings = {r.protocol.partition("(")[0]: r.protocol for r in self.metric.records()}
         records = []
-        for protocol in self.metric.protocols:
+        for protocol, under in self.metric.under.items():
             lines = [line for line in ranked if line["protocol"] == protocol]
             views = Counter(line["product"] for line in lines if line["direction"] == "i2t")
             levels: dict[str, tuple[float, int]] = {}
@@ -120,7 +119,7 @@ class PairEvaluation:
                         levels[f"{direction}/R@{k}"] = (sum(each) / len(each), len(each))
             if levels:
                 levels["mean"] = (sum(v for v, _ in levels.values()) / len(levels), len(lines))
-            text = strings[protocol] + "/chance"
+            text = str(replace(under, chance=True))
             records += [ResultRecord(m, v, "percent", n, text, implementation="hypergeometric") for m, (v, n) in levels.items()]
         return records
 
@@ -167,7 +166,7 @@ def expecting(records: Sequence[ResultRecord], queries: Mapping[str, Mapping[str
     """Records with the number of queries that the whole data would be asked: protocol -> direction -> queries."""
     out = []
     for record in records:
-        counts = queries[record.protocol.partition("(")[0]]
+        counts = queries[record.under.family]
         direction = record.metric.partition("/")[0]
         out.append(replace(record, n_expected=counts.get(direction, sum(counts.values()))))
     return out

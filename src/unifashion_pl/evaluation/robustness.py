@@ -20,6 +20,7 @@ from unifashion_pl.metrics.candidates import Catalogue
 from unifashion_pl.metrics.fashiongen import first_texts
 from unifashion_pl.metrics.fashioniq import top_lists
 from unifashion_pl.metrics.intervals import bootstrap_interval, wilson_interval
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.robustness import REWRITINGS, overlap_at, product_scores
@@ -30,18 +31,19 @@ if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 NAME = "robustness"
+PRODUCTS = "product-level"
 IMPLEMENTATION = "unifashion_pl.metrics.robustness"
 BLOCK = 256
 #: Rewritings whose numbers go to the logger too; all are in the records.
 LOGGED = ("paraphrase-all", "negation")
 
 
-def share(metric: str, hits: Sequence[bool], protocol: str, **more: Any) -> ResultRecord:
+def share(metric: str, hits: Sequence[bool], protocol: Protocol, **more: Any) -> ResultRecord:
     """A record of how many of n > 0 are true, in percent, with a Wilson interval."""
     n, true = len(hits), sum(hits)
     interval = wilson_interval(true, n).scaled(100)
     return ResultRecord(
-        metric, 100 * true / n, "percent", n, protocol, interval=interval, implementation=IMPLEMENTATION, **more
+        metric, 100 * true / n, "percent", n, str(protocol), interval=interval, implementation=IMPLEMENTATION, **more
     )
 
 
@@ -97,7 +99,7 @@ class RobustComposedEvaluation(ComposedEvaluation):
         own = team.guarded(lambda: self._compare(queries, rewritten, gallery, texts, height))
         lines = merged(team, own, "key")
         outcome.lines[NAME] = lines
-        base = self.metric.protocol(HEADLINE)
+        base = self.metric.under(HEADLINE)
         asked = sum((self.metric.expected or {}).values()) or len(texts)
         for rule in REWRITINGS:
             records = self._records(rule, [line for line in lines if line["rule"] == rule], len(texts), base)
@@ -162,14 +164,14 @@ class RobustComposedEvaluation(ComposedEvaluation):
             "overlap": overlap_at(before.top, after.top, self.metric.top_k),
         }
 
-    def _records(self, rule: str, lines: Sequence[Line], total: int, base: str) -> list[ResultRecord]:
+    def _records(self, rule: str, lines: Sequence[Line], total: int, base: Protocol) -> list[ResultRecord]:
         """All numbers of one rewriting; ranks count ties against the query."""
-        protocol = f"{NAME}/{rule}/{base.replace('(', '(pooled,', 1)}"
+        protocol = replace(base, robustness=rule, details=(("pooled", None), *base.details))
         changed = [True] * len(lines) + [False] * (total - len(lines))
         records = [share("changed", changed, protocol)]
         if not lines:
             return records
-        protocol = protocol.replace("(pooled,", "(pooled,queries=changed,", 1)
+        protocol = replace(protocol, details=(("pooled", None), ("queries", "changed"), *base.details))
         clusters = [(line["category"], line["reference"]) for line in lines]
         moves = [place(line, "rewritten_") - place(line) for line in lines]
         gains = [line["rewritten_score"] - line["score"] for line in lines]
@@ -177,7 +179,8 @@ class RobustComposedEvaluation(ComposedEvaluation):
         def mean(metric: str, values: Sequence[float], unit: str = "raw") -> ResultRecord:
             interval = bootstrap_interval(values, clusters)
             value = sum(values) / len(values)
-            return ResultRecord(metric, value, unit, len(values), protocol, interval=interval, implementation=IMPLEMENTATION)
+            n, text = len(values), str(protocol)
+            return ResultRecord(metric, value, unit, n, text, interval=interval, implementation=IMPLEMENTATION)
 
         for k in self.metric.ks:
             new, given = ([place(line, name) <= k for line in lines] for name in ("rewritten_", ""))
@@ -229,13 +232,13 @@ class RobustPairEvaluation(PairEvaluation):
         texts = first_texts(team.rows(team.own(merge(self.metric.texts))))  # type: ignore[arg-type]
         views = sum(team.objects(len(images)))
         ranks = self._product_ranks(team, images, texts)
-        details = f"views={views},products={len(texts)},text={self.metric.text},score={self.metric.score}"
-        protocol = f"{NAME}/product-level/fashiongen_full({details})"
+        protocol = Protocol("fashiongen_full", robustness=PRODUCTS).adding(views=views, products=len(texts))
+        protocol = protocol.adding(text=self.metric.text, score=self.metric.score)
         records = recall_records(ranks, self.metric.ks, protocol, "t2i/")
         products = len(texts) if whole is None else len(whole.kind_of)
         outcome.records += [replace(record, n_expected=products) for record in records]
         short = self.dataset.partition("/")[0]
-        outcome.values |= {f"{short}/{NAME}/product-level/{r.metric}": r.value for r in records if r.value is not None}
+        outcome.values |= {f"{short}/{NAME}/{PRODUCTS}/{r.metric}": r.value for r in records if r.value is not None}
         keys = [str(product) for product in texts.ids]
         outcome.lines[NAME] = [{"dataset": self.dataset, "direction": "t2i", **x} for x in product_lines(keys, keys, ranks)]
         return outcome
@@ -260,7 +263,7 @@ class RobustPairEvaluation(PairEvaluation):
         return Ranks(torch.cat(better), torch.cat(ties))
 
 
-def recall_records(ranks: Ranks, ks: Sequence[int], protocol: str, prefix: str = "") -> list[ResultRecord]:
+def recall_records(ranks: Ranks, ks: Sequence[int], protocol: Protocol, prefix: str = "") -> list[ResultRecord]:
     """R@K with Wilson intervals, ties counted against the query."""
     tied = ranks.tied
     return [share(f"{prefix}R@{k}", ranks.hits(k).bool().tolist(), protocol, ties=tied) for k in ks]
@@ -268,4 +271,4 @@ def recall_records(ranks: Ranks, ks: Sequence[int], protocol: str, prefix: str =
 
 def product_lines(keys: Sequence[str], products: Sequence[str], ranks: Ranks) -> list[Line]:
     places = zip(keys, products, (ranks.better + 1).tolist(), ranks.ties.tolist())
-    return [{"rule": "product-level", "key": k, "product": p, "rank": rank, "ties": ties} for k, p, rank, ties in places]
+    return [{"rule": PRODUCTS, "key": k, "product": p, "rank": rank, "ties": ties} for k, p, rank, ties in places]

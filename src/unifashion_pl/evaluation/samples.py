@@ -16,6 +16,7 @@ from unifashion_pl.evaluation.collect import Chosen, Line, Outcome, merged, png,
 from unifashion_pl.metrics.caption_scores import CaptionScores
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.intervals import wilson_interval
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.report.runfolder import image_name
@@ -66,13 +67,14 @@ def word_accuracy(name: str, pairs: Sequence[tuple[str | None, str | None]], wor
         return []
     n, hits = len(judged), sum(said == true for said, true in judged)
     common = Counter(true for _, true in judged).most_common(1)[0][1]
-    protocol = f"first-mention(list={name},words={words})"
+    protocol = Protocol("first-mention").adding(list=name, words=words)
+    chance = replace(protocol, chance=True)
     interval = wilson_interval(hits, n).scaled(100)
     dropped = {"reference names none": len(pairs) - n} if len(pairs) > n else None
     metric = f"caption/{name}_accuracy"
     return [
-        ResultRecord(metric, 100 * hits / n, "percent", n, protocol, interval=interval, dropped=dropped),
-        ResultRecord(metric, 100 * common / n, "percent", n, protocol + "/chance", implementation="commonest word"),
+        ResultRecord(metric, 100 * hits / n, "percent", n, str(protocol), interval=interval, dropped=dropped),
+        ResultRecord(metric, 100 * common / n, "percent", n, str(chance), implementation="commonest word"),
     ]
 
 
@@ -134,7 +136,7 @@ class CaptionEvaluation:
         outcome.records = [replace(record, n_expected=there) for record in (*scores.records(), *words)]
         short = self.dataset.partition("/")[0]
         for r in outcome.records:
-            if r.value is not None and not r.protocol.endswith("/chance"):
+            if r.value is not None and not r.under.chance:
                 outcome.values[f"{short}/caption/{r.metric.removeprefix('caption/')}"] = r.value
         for i, (line, each) in enumerate(zip(lines, scores.per_caption())):
             line["shown"] = i < self.shown
@@ -207,7 +209,7 @@ class ImageEvaluation:
         weights: dict[str, str] | None = None,
     ) -> None:
         self.dataset, self.seeds = dataset, list(seeds)
-        task = f"{dataset}/reconstruction(seed={self.seeds[0] if self.seeds else None},sampler={sampler})"
+        task = Protocol("reconstruction", dataset).adding(seed=self.seeds[0] if self.seeds else None, sampler=sampler)
         self.scores = None if weights is None else ImageScores(task=task, **weights)  # type: ignore[arg-type]
         self.settings = {"sampler": sampler, "guidance": guidance, "steps": steps}
         self.chosen: Chosen[tuple[Tensor, str, Tensor | None, str]] = Chosen(most, seed)

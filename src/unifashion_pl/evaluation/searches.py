@@ -15,9 +15,10 @@ from torch import Tensor
 
 from unifashion_pl import __version__
 from unifashion_pl.evaluation.collect import Line, fingerprint
-from unifashion_pl.evaluation.robustness import NAME, product_lines, recall_records, share
+from unifashion_pl.evaluation.robustness import NAME, PRODUCTS, product_lines, recall_records, share
 from unifashion_pl.inference import compose, encode_image
 from unifashion_pl.inference_images import OneImage
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import exact_fp32, exact_ranks, token_scores
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.metrics.robustness import product_ranks, success_by_round
@@ -153,8 +154,9 @@ def product_recall(
     products, targets = [product_of(key) for key in search.ids], [product_of(query.target) for query in queries]
     scores = search.scores([query.reference for query in queries], [query.text or "" for query in queries])
     ranks = product_ranks(scores, products, targets, [query.key for query in queries])
-    details = f"images={len(products)},products={len(set(products))},score=itc"
-    records = recall_records(ranks, ks, f"{NAME}/product-level/{data}/ref-kept/image({details})")
+    protocol = Protocol(data, robustness=PRODUCTS, reference="ref-kept", score="image")
+    protocol = protocol.adding(images=len(products), products=len(set(products)), score="itc")
+    records = recall_records(ranks, ks, protocol)
     lines = [{"dataset": data, **line} for line in product_lines([query.key for query in queries], targets, ranks)]
     return Measured([r.with_context(dataset=data, **_context(model, queries)) for r in records], lines)
 
@@ -229,8 +231,8 @@ def multi_round(
         if active:
             _one_round(search, active, feedback if left else None)
     ranks = [dialogue.ranks for dialogue in dialogues]
-    details = f"rounds={rounds},images={len(search.ids)},references=removed,found=by-round,score=itc"
-    protocol = f"{NAME}/multi-round/{data}/image({details})"
+    protocol = Protocol(data, robustness="multi-round", score="image").adding(rounds=rounds, images=len(search.ids))
+    protocol = protocol.adding(references="removed", found="by-round", score="itc")
     table = {k: success_by_round(ranks, k, rounds) for k in ks}
     records = [share(f"success@{k}/round-{r + 1}", [own[r] for own in table[k]], protocol) for k in ks for r in range(rounds)]
     lines = [

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple
 
 from unifashion_pl.files import write_text
-from unifashion_pl.reading import FormatError, read_json
+from unifashion_pl.reading import FormatError, converted, read_json
 
 SAMPLED = ("fashiongen_100", "fashiongen_101_famevil", "fashiongen_groups100")
 PROTOCOLS = (*SAMPLED, "fashiongen_full")
@@ -118,8 +118,7 @@ class Catalogue:
         return {kind: [r for p in products for r in self.rows_of[p]] for kind, products in self.product_shelves.items()}
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """A small score matrix, rows × products.
 
     ``i2t``: one row, many products; ``t2i``: many rows, one product; ``both``: a block read in both directions. The positive
@@ -132,28 +131,17 @@ class Trial:
     products: tuple[str, ...]
     filled: int = 0
 
+    def queries(self, direction: str) -> tuple[str, ...]:
+        """Rows or products that ask in a direction."""
+        asking = self.rows if direction == "i2t" else self.products
+        return asking if self.direction in (direction, "both") else ()
+
     def fault(self) -> str:
         """What the shape of the matrix contradicts; "" if nothing."""
         shapes = {"i2t": len(self.rows) == 1, "t2i": len(self.products) == 1, "both": len(self.rows) == len(self.products)}
         if not shapes.get(self.direction) or not self.rows or not self.products:
             return f"is {self.direction[:20]!r} of {len(self.rows)} rows and {len(self.products)} products"
         return ""
-
-
-#: draw, direction, rows, products, filled
-_StoredTrial = tuple[int, str, list[str], list[str], int]
-
-
-class _Stored(TypedDict):
-    """A file of candidate lists."""
-
-    protocol: str
-    seed: int
-    draws: int
-    small_pool: str
-    dropped: int
-    trials: list[_StoredTrial]
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -179,15 +167,14 @@ class CandidateLists:
         return hashlib.sha256(json.dumps(self._plain(), separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
     def _plain(self) -> dict[str, Any]:
-        trials = [[t.draw, t.direction, list(t.rows), list(t.products), t.filled] for t in self.trials]
         return {
             "protocol": self.protocol,
             "seed": self.seed,
             "draws": self.draws,
             "small_pool": self.small_pool,
             "dropped": self.dropped,
-            "columns": ["draw", "direction", "rows", "products", "filled"],
-            "trials": trials,
+            "columns": Trial._fields,
+            "trials": self.trials,
         }
 
     def save(self, path: str | Path) -> None:
@@ -202,14 +189,14 @@ class CandidateLists:
             FileNotFoundError: no such file.
             FormatError: no such lists, by field, or the hash does not fit the content.
         """
-        data: _Stored = read_json(path, _Stored, "a file of candidate lists")
-        trials = [Trial(draw, way, tuple(rows), tuple(products), n) for draw, way, rows, products, n in data["trials"]]
-        for number, trial in enumerate(trials):
+        data = read_json(path, dict[str, Any], "a file of candidate lists")
+        lists: CandidateLists = converted(data, cls, str(path), "a file of candidate lists")
+        for number, trial in enumerate(lists.trials):
             if fault := trial.fault():
                 raise FormatError(f"{path} is not a file of candidate lists: trials[{number}] {fault}")
-        lists = cls(data["protocol"], data["seed"], data["draws"], data["small_pool"], trials, data["dropped"])
-        if lists.digest != data["sha256"]:
-            raise FormatError(f"{path}: candidate lists do not match their hash {data['sha256'][:12]}; draw them again")
+        if lists.digest != data.get("sha256"):
+            told = str(data.get("sha256"))[:12]
+            raise FormatError(f"{path}: candidate lists do not match their hash {told}; draw them again")
         return lists
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from unifashion_pl.metrics import captions as pure
-from unifashion_pl.metrics import ptb
+from unifashion_pl.metrics.coco import captions as pure
+from unifashion_pl.metrics.coco import ptb
+from unifashion_pl.metrics.coco.java import JavaTools, meteor_process, one_line, ptb_java, summable
 from unifashion_pl.metrics.intervals import RESAMPLES, percentile_interval, resampled_means, resampled_sums
-from unifashion_pl.metrics.java import JavaTools, meteor_process, one_line, ptb_java, summable
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
 
@@ -30,7 +31,7 @@ class CaptionTable:
     Attributes:
         ids: N names.
         hypotheses, references: tokenised, as they were compared (swapped under ``unifashion_release``).
-        bleu: (N, 10) statistics, see :func:`unifashion_pl.metrics.captions.bleu_statistics`.
+        bleu: (N, 10) statistics, see :func:`unifashion_pl.metrics.coco.captions.bleu_statistics`.
         rouge, cider: N values each.
         meteor, meteor_statistics, meteor_corpus: N segment scores, N × 23 statistics and the corpus score; None without Java.
         meteor_note: why METEOR is absent, else None.
@@ -121,23 +122,23 @@ def score_captions(
         compared, against = [group[0] for group in several], [[caption] for caption in own]
     else:
         compared, against = own, several
-    raw = {i: (hypotheses[i], list(references[i])) for i in ids}
-    table = _score(ids, compared, against, meteor, tools)
-    return CaptionTable(**{**vars(table), "tokenizer": tokenizer, "empty": sum(not c for c in own), "raw": raw})
-
-
-def _score(ids: list[str], compared: list[str], against: list[list[str]], meteor: bool, tools: JavaTools) -> CaptionTable:
-    statistics = pure.bleu_statistics(compared, against)
-    rouge, cider = pure.rouge_l(compared, against), pure.cider_d(compared, against)
-    table = CaptionTable(ids, compared, against, statistics, rouge, cider)
-    note = tools.missing(tools.meteor_jar) if meteor else "not asked for"
-    if note is not None:
-        return CaptionTable(**{**vars(table), "meteor_note": note})
+    table = CaptionTable(
+        ids,
+        compared,
+        against,
+        pure.bleu_statistics(compared, against),
+        pure.rouge_l(compared, against),
+        pure.cider_d(compared, against),
+        tokenizer=tokenizer,
+        empty=sum(not caption for caption in own),
+        raw={i: (hypotheses[i], list(references[i])) for i in ids},
+    )
+    if note := tools.missing(tools.meteor_jar) if meteor else "not asked for":
+        return replace(table, meteor_note=note)
     with meteor_process(tools) as process:
-        lines = [process.statistics(hypothesis, several) for hypothesis, several in zip(compared, against)]
+        lines = [process.statistics(*pair) for pair in zip(compared, against)]
         segments, corpus = process.evaluate(lines)
-    values = {"meteor": segments, "meteor_statistics": summable(lines), "meteor_corpus": corpus}
-    return CaptionTable(**{**vars(table), **values})
+    return replace(table, meteor=segments, meteor_statistics=summable(lines), meteor_corpus=corpus)
 
 
 class CaptionScores(KeyedMetric):
@@ -245,33 +246,24 @@ class CaptionScores(KeyedMetric):
         if not values:
             return []
         table = self._known()
-        spread = self._distributions(table, resamples)
+        spread = self._intervals(table, resamples)
+        protocol = str(Protocol(self.protocol).adding(text=self.text, tokenizer=table.tokenizer))
         records = []
         for name, value in values.items():
             note = "pycocoevalcap 1.2 definitions" if name != "METEOR" else "METEOR 1.5 jar"
             note += "; not in the released script" if name == "CIDEr" and self.protocol == "unifashion_release" else ""
             note = f"n/a: {table.meteor_note}" if value is None else f"{note}; {table.tokenizer}"
-            record = ResultRecord(
-                metric=name,
-                value=value,
-                unit="raw",
-                n=len(table.ids),
-                protocol=f"{self.protocol}(text={self.text},tokenizer={table.tokenizer})",
-                interval=spread.get(name),
-                dropped=None,
-                implementation=note,
-            )
-            records.append(record.with_context(**context))
+            facts = {"interval": spread.get(name), "implementation": note, **context}
+            records.append(ResultRecord(name, value, "raw", len(table.ids), protocol, **facts))
         return records
 
-    def _distributions(self, table: CaptionTable, resamples: int) -> dict[str, Interval]:
+    def _intervals(self, table: CaptionTable, resamples: int) -> dict[str, Interval]:
         method = f"bootstrap(iid,B={resamples},seed={_SEED})"
         bleu = pure.bleu_from_statistics(resampled_sums(table.bleu, resamples, _SEED))
         means = resampled_means(np.column_stack([table.rouge, table.cider]), None, resamples, _SEED)
         draws = {f"BLEU-{n + 1}": bleu[:, n] for n in range(pure.ORDERS)} | {"ROUGE-L": means[:, 0], "CIDEr": means[:, 1]}
         intervals = {name: percentile_interval(values, 0.95, method) for name, values in draws.items()}
-        cider = intervals["CIDEr"]
-        intervals["CIDEr"] = Interval(cider.low, cider.high, cider.level, f"{method}, IDF of the full set")
+        intervals["CIDEr"] = replace(intervals["CIDEr"], method=f"{method}, IDF of the full set")
         if table.meteor_statistics is not None:
             sums = resampled_sums(np.array(table.meteor_statistics), resamples, _SEED)
             with meteor_process(JavaTools.find(self.java, self.jars)) as process:

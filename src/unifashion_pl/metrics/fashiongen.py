@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
-from unifashion_pl.metrics.fashiongen_results import DIRECTIONS, ProtocolResult, Ranking, joined
 from unifashion_pl.metrics.intervals import RESAMPLES
-from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, max_similarity, two_way_ranks
+from unifashion_pl.metrics.protocol import Protocol
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
+from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric, Rows, Team
+
+DIRECTIONS = ("i2t", "t2i")
+IMPLEMENTATION = "unifashion_pl.metrics.fashiongen"
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Both directions under one protocol; ``dropped``: reason -> number left out, ``filled``: candidates of other subcategories."""
+
+    protocol: Protocol
+    table: RankedTable
+    dropped: dict[str, int]
+    filled: int
+
+    def numbers(self) -> dict[str, float]:
+        """Recalls, their mean, and the counts."""
+        queries = self.table.queries
+        counts = {
+            "n": len(queries),
+            "tied": sum(query.ranks[()][1] > 0 for query in queries),
+            "undecidable": sum(query.facts["undecidable"] for query in queries),
+            "filled": self.filled,
+        }
+        return {**self.table.numbers()[()], **{name: float(count) for name, count in counts.items()}}
 
 
 class FashionGenRecall(KeyedMetric):
@@ -53,16 +79,17 @@ class FashionGenRecall(KeyedMetric):
         self.protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
         if unknown := [p for p in self.protocols if p not in PROTOCOLS]:
             raise ValueError(f"unknown protocol {', '.join(unknown)}; expected one of {', '.join(PROTOCOLS)}")
-        self.ks, self.n_queries, self.draws, self.seed = tuple(ks), n_queries, draws, seed
-        self.small_pool, self.group, self.score, self.text = small_pool, group, score, text
+        self.ks, self.score, self.text = tuple(ks), score, text
+        self.drawn: dict[str, Any] = {"n_queries": n_queries, "draws": draws, "seed": seed}
+        self.drawn |= {"small_pool": small_pool, "group": group}
         self.candidates = dict(candidates or {})
         self.lists: dict[str, CandidateLists] = {}
-        self._results: list[ProtocolResult] = []
+        self._results: dict[str, _Result] = {}
 
     def reset(self) -> None:
         """Forget all rows and results."""
         super().reset()
-        self.lists, self._results = {}, []
+        self.lists, self._results = {}, {}
 
     def update(self, table: str, ids: Sequence[Any], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor]) -> None:
         """Append rows; called by :meth:`update_images` and :meth:`update_texts`."""
@@ -115,37 +142,38 @@ class FashionGenRecall(KeyedMetric):
             return {}
         team.guarded(lambda: _check(images, texts, facts))
         catalogue = Catalogue(dict(zip(facts.ids, facts.facts["product"])), _kinds(facts))  # type: ignore[arg-type]
-        self._results = [self._evaluate(p, team, catalogue, images, texts) for p in self.protocols]
-        values: dict[str, float] = {}
-        for result in self._results:
-            numbers = {**result.numbers(self.ks), **result.counts()}
-            values.update({f"{result.name}/{name}": value for name, value in numbers.items()})
-        return values
+        self._results = {name: self._evaluate(name, team, catalogue, images, texts) for name in self.protocols}
+        found = {name: result.numbers() for name, result in self._results.items()}
+        return {f"{name}/{metric}": value for name, numbers in found.items() for metric, value in numbers.items()}
 
-    def _evaluate(self, name: str, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> ProtocolResult:
+    def _evaluate(self, name: str, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> _Result:
         if name == "fashiongen_full":
             return self._full(team, catalogue, images, texts)
         lists = team.guarded(lambda: self._lists(name, catalogue))
         scores = team.reduce(trial_scores(lists.trials, images, texts, self._where), "sum")
         wording = dict(zip(texts.ids, texts.facts["text"]))
-        rankings = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording))
+        queries = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording))
         dropped = {"small pool or incomplete block": lists.dropped} if lists.dropped else {}
         filled = sum(trial.filled for trial in lists.trials)
-        return ProtocolResult(name, self._sampled_name(lists, rankings), rankings, dropped, filled)
+        return _Result(self._sampled(lists, queries), self._table(queries), dropped, filled)
+
+    def _table(self, queries: list[RankedQuery]) -> RankedTable:
+        ordered = sorted(queries, key=lambda query: (query.draw, query.key))
+        return RankedTable(ordered, self.ks, DIRECTIONS, mean_of_all, "product", joint=True)
 
     def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
         lists = self.candidates.get(name)
         if lists is None:
-            lists = build_candidates(catalogue, name, self.n_queries, self.draws, self.seed, self.small_pool, self.group)
+            lists = build_candidates(catalogue, name, **self.drawn)
         if not lists.trials:
-            raise ValueError(f"{name}: no query is left of {len(catalogue.kind_of)} products (group={self.group})")
+            raise ValueError(f"{name}: no query is left of {len(catalogue.kind_of)} products (group={self.drawn['group']})")
         unknown = {r for t in lists.trials for r in t.rows} - set(catalogue.product_of)
         if unknown:
             raise ValueError(f"{name}: candidate list names unknown rows, e.g. {', '.join(sorted(unknown)[:5])}")
         self.lists[name] = lists
         return lists
 
-    def _full(self, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> ProtocolResult:
+    def _full(self, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> _Result:
         code = {product: i for i, product in enumerate(texts.ids)}
         own = images.facts.get("product", [])
         n, m = len(catalogue.product_of), len(texts)
@@ -161,24 +189,36 @@ class FashionGenRecall(KeyedMetric):
         wording = texts.facts["text"]
         copies = Counter(wording)
         same = {product: copies[text] > 1 for product, text in zip(texts.ids, wording)}
-        rows: list[str] = list(images.ids)  # type: ignore[arg-type]
-        names: list[str] = list(texts.ids)  # type: ignore[arg-type]
-        part = Ranking("i2t", [0] * len(rows), rows, own, [m] * len(rows), [same[p] for p in own], by_image)
-        i2t = joined(team.objects(part))
-        t2i = Ranking("t2i", [0] * m, names, names, [n] * m, [same[p] for p in names], by_text)
-        protocol = f"fashiongen_full(images={n},texts={m},text={self.text},score={self.score})"
-        return ProtocolResult("fashiongen_full", protocol, {"i2t": i2t, "t2i": t2i}, {}, 0)
 
-    def _sampled_name(self, lists: CandidateLists, rankings: dict[str, Ranking]) -> str:
+        def asked(
+            direction: str, keys: Sequence[Any], products: Sequence[Any], ranks: Ranks, candidates: int
+        ) -> list[RankedQuery]:
+            places = zip(keys, products, ranks.better.tolist(), ranks.ties.tolist())
+            facts = {product: {"candidates": candidates, "undecidable": same[product]} for product in set(products)}
+            return [RankedQuery(k, direction, p, {(): (better, ties)}, facts=facts[p]) for k, p, better, ties in places]
+
+        queries = [q for part in team.objects(asked("i2t", images.ids, own, by_image, m)) for q in part]
+        queries += asked("t2i", texts.ids, texts.ids, by_text, n)
+        protocol = Protocol("fashiongen_full").adding(images=n, texts=m, text=self.text, score=self.score)
+        return _Result(protocol, self._table(queries), {}, 0)
+
+    def _sampled(self, lists: CandidateLists, queries: list[RankedQuery]) -> Protocol:
         groups = lists.protocol == "fashiongen_groups100"
-        size = min(size for r in rankings.values() for size in r.sizes)
+        size = min(query.facts["candidates"] for query in queries)
         regular = GROUP if groups else NEGATIVES[lists.protocol] + 1
-        parts = ["pool=category" if groups else "pool=subcategory"]
-        parts += [f"candidates={size}"] if size != regular else []
-        parts += [f"small_pool={lists.small_pool}"] if lists.small_pool != "fill" and not groups else []
-        parts += [f"n={max(Counter(r.draws).most_common(1)[0][1] for r in rankings.values())}"]
-        parts += [f"draws={lists.draws}", f"seed={lists.seed}", f"text={self.text}", f"score={self.score}"]
-        return f"{lists.protocol}({','.join(parts)},list={lists.digest[:12]})"
+        protocol = Protocol(lists.protocol).adding(pool="category" if groups else "subcategory")
+        if size != regular:
+            protocol = protocol.adding(candidates=size)
+        if lists.small_pool != "fill" and not groups:
+            protocol = protocol.adding(small_pool=lists.small_pool)
+        n = max(Counter((query.stratum, query.draw) for query in queries).values())
+        drawn = {"n": n, "draws": lists.draws, "seed": lists.seed}
+        return protocol.adding(**drawn, text=self.text, score=self.score, list=lists.digest[:12])
+
+    @property
+    def under(self) -> dict[str, Protocol]:
+        """Name of each protocol -> all that there is to say of it; call after ``compute``."""
+        return {name: result.protocol for name, result in self._results.items()}
 
     def queries_of(self, catalogue: Catalogue) -> dict[str, dict[str, int]]:
         """Protocol -> direction -> queries, over all draws, that a catalogue would be asked."""
@@ -187,19 +227,20 @@ class FashionGenRecall(KeyedMetric):
             if name == "fashiongen_full":
                 counts[name] = {"i2t": len(catalogue.product_of), "t2i": len(catalogue.kind_of)}
                 continue
-            trials = build_candidates(
-                catalogue, name, self.n_queries, self.draws, self.seed, self.small_pool, self.group
-            ).trials
-            counts[name] = {
-                "i2t": sum(len(t.rows) for t in trials if t.direction in ("i2t", "both")),
-                "t2i": sum(len(t.products) for t in trials if t.direction in ("t2i", "both")),
-            }
+            trials = build_candidates(catalogue, name, **self.drawn).trials
+            counts[name] = {direction: sum(len(t.queries(direction)) for t in trials) for direction in DIRECTIONS}
         return counts
 
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file; call after ``compute`` (on all ranks)."""
         self.compute()
-        return [line for result in self._results for line in result.per_query()]
+        lines = []
+        for name, result in self._results.items():
+            for direction, queries in result.table.strata.items():
+                for query in queries:
+                    asked = {"protocol": name, "direction": direction, "draw": query.draw, "query": query.key}
+                    lines.append({**asked, "product": query.cluster, **query.place(), **query.facts})
+        return lines
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws.
@@ -209,7 +250,11 @@ class FashionGenRecall(KeyedMetric):
             context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
         """
         self.compute()
-        return [record for result in self._results for record in result.records(self.ks, resamples, **context)]
+        records = []
+        for result in self._results.values():
+            protocols: dict[Variant, Protocol] = {(): result.protocol}
+            records += result.table.records(protocols, IMPLEMENTATION, None, result.dropped, resamples, **context)
+        return records
 
 
 def natural(text: str) -> list[tuple[int, int | str]]:
@@ -273,39 +318,32 @@ def trial_scores(trials: Sequence[Trial], images: Rows, texts: Rows, device: tor
     return scores
 
 
-def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, wording: dict[Any, str]) -> dict[str, Ranking]:
+def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, wording: Mapping[Any, str]) -> list[RankedQuery]:
     """Exact ranks of the queries of all trials, both directions."""
-    sizes = [len(t.rows) * len(t.products) for t in trials]
-    matrices = [part.view(len(t.rows), -1) for t, part in zip(trials, scores.split(sizes))]
-    product_of = catalogue.product_of.__getitem__
-    rankings = {}
-    for direction in DIRECTIONS:
-        entries: list[tuple[int, str, str, list[str], int, Tensor]] = []
-        for trial, matrix in zip(trials, matrices):
-            if direction == "i2t" and trial.direction in ("i2t", "both"):
-                for i, row in enumerate(trial.rows):
-                    entries.append((trial.draw, row, product_of(row), list(trial.products), i, matrix[i]))
-            if direction == "t2i" and trial.direction in ("t2i", "both"):
-                shown = [product_of(row) for row in trial.rows]
-                for i, product in enumerate(trial.products):
-                    entries.append((trial.draw, product, product, shown, i, matrix[:, i]))
-        rankings[direction] = _ranking(direction, entries, wording)
-    return rankings
+    product_of = catalogue.product_of
+    found = []
+    for trial, part in zip(trials, scores.split([len(t.rows) * len(t.products) for t in trials])):
+        matrix = part.view(len(trial.rows), -1)
+        shown = [product_of[row] for row in trial.rows]
+        for i, row in enumerate(trial.queries("i2t")):
+            found.append(_ranked(trial.draw, "i2t", row, shown[i], trial.products, i, matrix[i], wording))
+        for i, product in enumerate(trial.queries("t2i")):
+            found.append(_ranked(trial.draw, "t2i", product, product, shown, i, matrix[:, i], wording))
+    return found
 
 
-def _ranking(
-    direction: str, entries: Sequence[tuple[int, str, str, list[str], int, Tensor]], wording: dict[Any, str]
-) -> Ranking:
-    """Rank entries (draw, query, product, candidate products, position of the positive, scores) of one direction."""
-    by_size: dict[int, list[int]] = {}
-    for i, entry in enumerate(entries):
-        by_size.setdefault(len(entry[3]), []).append(i)
-    parts = []
-    for size, members in by_size.items():
-        chosen = [entries[i] for i in members]
-        queries = [e[1] for e in chosen]
-        ranks = exact_ranks(torch.stack([e[5] for e in chosen]), [e[4] for e in chosen], ids=queries)
-        twins = [any(c != e[2] and wording[c] == wording[e[2]] for c in e[3]) for e in chosen]
-        draws, products = [e[0] for e in chosen], [e[2] for e in chosen]
-        parts.append(Ranking(direction, draws, queries, products, [size] * len(chosen), twins, ranks))
-    return joined(parts)
+def _ranked(
+    draw: int,
+    direction: str,
+    key: str,
+    product: str,
+    candidates: Sequence[str],
+    place: int,
+    scores: Tensor,
+    wording: Mapping[Any, str],
+) -> RankedQuery:
+    """A query whose positive stands at ``place`` of its candidates' products."""
+    better, ties = int((scores > scores[place]).sum()), int((scores == scores[place]).sum()) - 1
+    twin = any(other != product and wording[other] == wording[product] for other in candidates)
+    facts = {"candidates": len(candidates), "undecidable": twin}
+    return RankedQuery(key, direction, product, {(): (better, ties)}, draw, facts)

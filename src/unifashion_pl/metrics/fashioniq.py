@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unifashion_pl.metrics.fashioniq_results import SCORES, RankedQuery, RankedTable, Variant
 from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.protocol import SCORES, Protocol
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric, Rows
 
+GALLERIES = ("original", "union", "targets")
+REFERENCES = ("ref-kept", "ref-removed")
+IMPLEMENTATION = "unifashion_pl.metrics.fashioniq"
 FULL_QUERIES = {"dress": 2017, "shirt": 2038, "toptee": 1961}
 
 
@@ -145,8 +149,12 @@ class FashionIQRecall(KeyedMetric):
             if not len(facts):
                 raise ValueError("no query has its target in the gallery")
         ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
-        self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.category, q.key))
-        return self._summary()
+        self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.stratum, q.key))
+        results = {"n": float(len(self._ranked))}
+        for further, table in self._tables():
+            for variant, numbers in table.numbers().items():
+                results.update({"/".join((*variant, *further, name)): value for name, value in numbers.items()})
+        return results
 
     def _present(self, queries: Rows, gallery: Rows, count: bool) -> Rows:
         """The queries whose target is in the gallery."""
@@ -208,15 +216,17 @@ class FashionIQRecall(KeyedMetric):
     def _rank_block(self, block: Rows, shelf: _Shelf, height: int) -> list[RankedQuery]:
         column = {i: position for position, i in enumerate(shelf.ids)}
         targets = [column[t] for t in block.facts["target"]]
-        references = torch.tensor([column.get(r, -1) for r in block.facts["reference"]])
+        others = torch.ones(len(block), len(shelf.ids), dtype=torch.bool, device=self._where)
+        for i, (target, reference) in enumerate(zip(block.facts["target"], block.facts["reference"])):
+            if reference in column and reference != target:
+                others[i, column[reference]] = False
         ranks: dict[Variant, Ranks] = {}
         top: dict[str, list[list[tuple[str, float]]]] = {}
         for name, scores in self._block_scores(padded(block.tensors["embeddings"], height), shelf).items():
             scores = scores[: len(block)]
             for gallery, mask in shelf.masks.items():
-                kept = exact_ranks(scores, targets, mask, block.ids)
-                ranks[gallery, "ref-kept", name] = kept
-                ranks[gallery, "ref-removed", name] = without_reference(kept, scores, targets, references, mask)
+                ranks[gallery, "ref-kept", name] = exact_ranks(scores, targets, mask, block.ids)
+                ranks[gallery, "ref-removed", name] = exact_ranks(scores, targets, mask & others, block.ids)
             top[name] = top_lists(scores, shelf.ids, self.top_k)
         return [_outcome(block, i, ranks, top) for i in range(len(block))]
 
@@ -228,23 +238,20 @@ class FashionIQRecall(KeyedMetric):
         every = {"image": image, "caption": caption, "both": image + self.caption_weight * caption}
         return {name: every[name] for name in self.scores}
 
-    def _tables(self) -> list[tuple[str, RankedTable]]:
-        clean = [q for q in self._ranked if not q.overlap]
-        extra = [("/no-overlap", RankedTable(clean, self.ks))] if 0 < len(clean) < len(self._ranked) else []
-        return [("", RankedTable(self._ranked, self.ks)), *extra]
-
-    def _summary(self) -> dict[str, float]:
-        results = {"n": float(len(self._ranked))}
-        for suffix, table in self._tables():
-            for variant, numbers in table.numbers().items():
-                head = "/".join(variant) + suffix
-                results.update({f"{head}/{name}": value for name, value in numbers.items()})
-        return results
+    def _tables(self) -> list[tuple[tuple[str, ...], RankedTable]]:
+        clean = [q for q in self._ranked if not q.facts["overlap"]]
+        parts: dict[tuple[str, ...], list[RankedQuery]] = {(): self._ranked}
+        if 0 < len(clean) < len(self._ranked):
+            parts["no-overlap",] = clean
+        return [
+            (further, RankedTable(queries, self.ks, tuple(sorted({q.stratum for q in queries})), averages, "reference"))
+            for further, queries in parts.items()
+        ]
 
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file, sorted by category and key; call after ``compute`` (on all ranks)."""
         self.compute()
-        return [query.to_dict() for query in self._ranked]
+        return [_line(query) for query in self._ranked]
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories).
@@ -255,24 +262,29 @@ class FashionIQRecall(KeyedMetric):
         """
         self.compute()
         records = []
-        for suffix, table in self._tables():
-            expected = self.expected if not suffix else None
-            records += table.records(lambda v, s=suffix: self.protocol(v) + s, expected, self._dropped, resamples, **context)  # type: ignore[misc]
+        for further, table in self._tables():
+            expected = self.expected if not further else None
+            protocols = {variant: self.under(variant).beyond(*further) for variant in table.variants}
+            records += table.records(protocols, IMPLEMENTATION, expected, self._dropped, resamples, **context)
         return records
 
     def protocol(self, variant: Variant) -> str:
-        """E.g. ``fashioniq/original/ref-kept/both(w=1,score=itc,text=and)``; a shrunken set stands in brackets."""
+        """:meth:`under` as text, e.g. ``fashioniq/original/ref-kept/both(w=1,score=itc,text=and)``."""
+        return str(self.under(variant))
+
+    def under(self, variant: Variant) -> Protocol:
+        """The protocol of a variant; it says which sets are shrunken."""
         gallery, reference, score = variant
         total = sum(self.expected.values()) if self.expected else len(self._ranked) + sum(self._dropped.values())
-        partial = f"[{len(self._ranked)}/{total}]" if len(self._ranked) != total else ""
-        details = [f"w={self.caption_weight:g}"] if score == "both" else []
-        details += [f"score={self.score}", f"text={self.text}"]
+        part = f"{len(self._ranked)}/{total}" if len(self._ranked) != total else ""
+        found = Protocol("fashioniq", gallery=gallery, part=part, reference=reference, score=score)
+        if score == "both":
+            found = found.adding(w=f"{self.caption_weight:g}")
+        found = found.adding(score=self.score, text=self.text)
         if self.gallery_expected not in (None, self._images):
-            details.append(f"gallery={self._images}/{self.gallery_expected}")
+            found = found.adding(gallery=f"{self._images}/{self.gallery_expected}")
         have, size = (sum(column) for column in zip((0, 0), *self._captioned.values()))
-        if score != "image" and have < size:
-            details.append(f"captions={have}/{size}")
-        return f"fashioniq/{gallery}{partial}/{reference}/{score}({','.join(details)})"
+        return found.adding(captions=f"{have}/{size}") if score != "image" and have < size else found
 
 
 @dataclass(frozen=True)
@@ -287,9 +299,28 @@ class _Shelf:
 
 def _outcome(block: Rows, i: int, ranks: dict[Variant, Ranks], top: dict[str, list[list[tuple[str, float]]]]) -> RankedQuery:
     fact = {name: column[i] for name, column in block.facts.items()}
-    places = {variant: (int(r.better[i]), int(r.ties[i])) for variant, r in ranks.items()}
+    order = [(gallery, reference, score) for gallery in GALLERIES for reference in REFERENCES for score in SCORES]
+    places: dict[tuple[str, ...], tuple[int, int]] = {
+        variant: (int(ranks[variant].better[i]), int(ranks[variant].ties[i])) for variant in order if variant in ranks
+    }
     lists = {score: pairs[i] for score, pairs in top.items()}
-    return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], fact["target"], fact["overlap"], places, lists)
+    facts = {"target": fact["target"], "overlap": fact["overlap"], "top": lists}
+    return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], places, facts=facts)
+
+
+def _line(query: RankedQuery) -> dict[str, Any]:
+    """Line of a prediction file; ``rank`` and ``ties`` are those of the last score in the original gallery."""
+    top: dict[str, list[tuple[str, float]]] = query.facts["top"]
+    return {
+        "key": query.key,
+        "category": query.stratum,
+        "reference": query.cluster,
+        "target": query.facts["target"],
+        "overlap": query.facts["overlap"],
+        **query.place(("original", "ref-kept", list(top)[-1])),
+        "ranks": {"/".join(variant): list(query.place(variant).values()) for variant in query.ranks},
+        "top": {score: [[i, round(value, 6)] for i, value in pairs] for score, pairs in top.items()},
+    }
 
 
 def top_lists(scores: Tensor, ids: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
@@ -297,21 +328,3 @@ def top_lists(scores: Tensor, ids: Sequence[str], k: int) -> list[list[tuple[str
     best = scores.topk(min(k, scores.shape[1]))
     pairs = zip(best.indices.tolist(), best.values.tolist())
     return [[(ids[i], value) for i, value in zip(columns, values)] for columns, values in pairs]
-
-
-def without_reference(kept: Ranks, scores: Tensor, targets: Sequence[int], references: Tensor, mask: Tensor) -> Ranks:
-    """Ranks after taking each query's reference out of its candidates.
-
-    Args:
-        kept: ranks with the reference among the candidates.
-        scores: (N, G); targets: N columns.
-        references: (N,) columns, -1 = not in the gallery.
-        mask: (1, G) candidates of this gallery variant.
-    """
-    aims = torch.tensor(targets, dtype=torch.int64)
-    where = references.clamp(min=0)
-    counted = (references >= 0) & mask.cpu()[0][where] & (where != aims)
-    rows = torch.arange(len(scores), device=scores.device)
-    reference = scores[rows, where.to(scores.device)].cpu()
-    target = scores[rows, aims.to(scores.device)].cpu()
-    return Ranks(kept.better - (counted & (reference > target)).long(), kept.ties - (counted & (reference == target)).long())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unifashion_pl.metrics.image_nets import ClipCosines, InceptionFeatures, Lpips
 from unifashion_pl.metrics.images import ImageDistances, MeanImageScore, clip_s, ssim
+from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 
 #: Argument of :class:`ImageScores`, the numbers that depend on it, what it is.
@@ -31,7 +32,7 @@ class ImageScores(nn.Module):
         lpips: ImageNet weights of the backbone ``lpips_net``, see :class:`~unifashion_pl.metrics.image_nets.Lpips`.
         clip: folder of a CLIP model, see :class:`~unifashion_pl.metrics.image_nets.ClipCosines`.
         resize: ``clean``, ``tm-antialias`` or ``legacy``, before the Inception network.
-        task: first part of the protocol's name, e.g. ``vitonhd_paired``.
+        task: what the images are, e.g. ``vitonhd_paired``, or a protocol; the resizing goes behind it.
         subset_size, subsets, seed: of KID's draws, equal on all ranks.
 
     Raises:
@@ -46,13 +47,14 @@ class ImageScores(nn.Module):
         lpips_net: str = "alex",
         clip: str | Path | None = None,
         resize: str = "clean",
-        task: str = "paired",
+        task: str | Protocol = "paired",
         subset_size: int = 1000,
         subsets: int = 100,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.protocol = f"{task}/{resize}"
+        self.under = (Protocol.parse(task) if isinstance(task, str) else task).beyond(resize)
+        self.protocol = str(self.under)
         self.features = InceptionFeatures(inception, resize) if inception is not None else None
         self.perceptual = Lpips(lpips, lpips_net) if lpips is not None else None
         self.cosines = ClipCosines(clip, Path(clip).name) if clip is not None else None
@@ -104,13 +106,13 @@ class ImageScores(nn.Module):
 
     def compute(self) -> dict[str, float | None]:
         """``FID, KID`` (raw), ``CLIP-S`` (100 × cosine), ``LPIPS(net), SSIM`` in 0..1; None = not computed. A collective."""
-        values: dict[str, float | None] = dict.fromkeys(("FID", "KID", "CLIP-S", "LPIPS", "SSIM"))
-        found = {**(self.distances.compute() if self.features is not None else {})}
-        for metric in self.means.values():
-            found |= {name: value for name, value in metric.compute().items() if name != "n"}
-        if any(name.startswith("LPIPS(") for name in found):
-            del values["LPIPS"]
-        return {**values, **{name: value for name, value in found.items() if not name.startswith("n_")}}
+        metrics: list[ImageDistances | MeanImageScore] = [*self.means.values()]
+        if self.features is not None:
+            metrics.append(self.distances)
+        found = {name: value for metric in metrics for name, value in metric.compute().items()}
+        perceptual = self.means["LPIPS"].name if "LPIPS" in self.means else ""
+        lpips = perceptual if perceptual in found else "LPIPS"
+        return {name: found.get(name) for name in ("FID", "KID", "CLIP-S", lpips, "SSIM")}
 
     def records(self, *, absent: bool = False, n: int | None = None, **context: Any) -> list[ResultRecord]:
         """One record per number that was computed.
@@ -124,8 +126,9 @@ class ImageScores(nn.Module):
         for name, metric in self.means.items():
             values = metric.compute()
             if values:
-                protocol = f"{self.protocol}/{self.cosines.name}" if name == "CLIP-S" and self.cosines else self.protocol
-                record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), protocol)
+                clip = self.cosines.name.split("/") if name == "CLIP-S" and self.cosines is not None else []
+                under = self.under.beyond(*clip)
+                record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), str(under))
                 records.append(record.with_context(**context))
         if n is None and records:
             n = records[-1].n

@@ -145,10 +145,6 @@ def clip_s(cosines: Sequence[float] | Tensor) -> float:
     return max(0.0, 100 * float(values.mean()))
 
 
-def _mean(values: Tensor) -> float:
-    return float(values.double().mean())
-
-
 class ImageDistances(KeyedMetric):
     """Fréchet and kernel distance between real and generated images, from their features.
 
@@ -193,8 +189,8 @@ class ImageDistances(KeyedMetric):
             return {}
         pair = real.tensors["features"], generated.tensors["features"]
         values = team.guarded(lambda: self._distances(*pair) if team.rank == 0 else None)
-        distances = dict(zip(self.names, team.objects(values)[0] or ()))
-        return {**distances, "n_real": float(len(real)), "n_generated": float(len(generated))}
+        counts = {"n_real": float(len(real)), "n_generated": float(len(generated))}
+        return {**dict(zip(self.names, team.objects(values)[0] or ())), **counts}
 
     def _distances(self, real: Tensor, generated: Tensor) -> tuple[float, float]:
         if not bool(real.isfinite().all() and generated.isfinite().all()):
@@ -204,13 +200,9 @@ class ImageDistances(KeyedMetric):
     def records(self, **context: Any) -> list[ResultRecord]:
         """Both numbers; their interval is the spread over generation seeds, made elsewhere."""
         values = self.compute()
-        return [
-            ResultRecord(name, values[name], "raw", int(values["n_generated"]), self.protocol).with_context(
-                **{"implementation": f"float64 moments, features {self.network}", **context}
-            )
-            for name in self.names
-            if name in values
-        ]
+        facts = {"implementation": f"float64 moments, features {self.network}", **context}
+        n = int(values.get("n_generated", 0))
+        return [ResultRecord(name, values[name], "raw", n, self.protocol, **facts) for name in self.names if name in values]
 
 
 class MeanImageScore(KeyedMetric):
@@ -224,7 +216,7 @@ class MeanImageScore(KeyedMetric):
     def __init__(self, name: str, reduce: Callable[[Tensor], float] | None = None, **kwargs: Any) -> None:
         super().__init__("scores", **kwargs)
         self.name = name
-        self.reduce_values = reduce or _mean
+        self.reduce_values = reduce
 
     def update(self, ids: Sequence[str], values: Tensor) -> None:
         """Add B values, (B,)."""
@@ -234,7 +226,11 @@ class MeanImageScore(KeyedMetric):
         """``{name: value, "n": images}``; ``{}`` if there are none."""
         team = self._team()
         rows = team.rows(team.own(self._local("scores")))
-        return {self.name: self.reduce_values(rows.tensors["value"]), "n": float(len(rows))} if len(rows) else {}
+        if not len(rows):
+            return {}
+        values = rows.tensors["value"]
+        mean = float(values.double().mean()) if self.reduce_values is None else self.reduce_values(values)
+        return {self.name: mean, "n": float(len(rows))}
 
     def per_image(self) -> list[dict[str, Any]]:
         """This process's values by id."""

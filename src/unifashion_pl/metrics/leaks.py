@@ -15,16 +15,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unifashion_pl.data.captions import PROVENANCE, LeakError, provenance_faults
-from unifashion_pl.metrics.fashioniq_results import averages
+from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.recall import exact_ranks, recall_percent
 
 WARN_ABOVE, REFUSE_ABOVE = 0.55, 0.60
 SHUFFLES = 5
 LUCK = 5.0
+#: Half of a 95 % interval in standard errors.
+HALF = 1.96
 
 
 def bm25_tokens(text: str) -> list[str]:
@@ -100,31 +103,16 @@ def auc(scores: Sequence[float], labels: Sequence[int | bool]) -> float:
     Raises:
         ValueError: only one class is present.
     """
-    positive = sum(map(bool, labels))
-    if not 0 < positive < len(labels):
+    positive = np.array([score for score, label in zip(scores, labels) if label])
+    others = np.sort([score for score, label in zip(scores, labels) if not label])
+    if not len(positive) or not len(others):
         raise ValueError("AUC needs both classes")
-    order = sorted(range(len(scores)), key=lambda i: scores[i])
-    total, start = 0.0, 0
-    while start < len(order):
-        end = start
-        while end < len(order) and scores[order[end]] == scores[order[start]]:
-            end += 1
-        rank = (start + 1 + end) / 2
-        total += rank * sum(bool(labels[i]) for i in order[start:end])
-        start = end
-    return (total - positive * (positive + 1) / 2) / (positive * (len(labels) - positive))
-
-
-def audit_scores(captions: Sequence[str], is_target: Sequence[int | bool]) -> list[float]:
-    """Held-out bag-of-words scores: each parity of the position is scored with the word counts of the other."""
-    return _held_out(_word_sets(captions), is_target)
-
-
-def _word_sets(captions: Sequence[str]) -> list[set[str]]:
-    return [set(re.findall(r"[a-z]+", caption.lower())) for caption in captions]
+    below, not_above = (np.searchsorted(others, positive, side) for side in ("left", "right"))
+    return float((below + not_above).sum() / 2 / (len(positive) * len(others)))
 
 
 def _held_out(words: Sequence[set[str]], is_target: Sequence[int | bool]) -> list[float]:
+    """Bag-of-words scores: each parity of the position is scored with the word counts of the other."""
     scores = [0.0] * len(words)
     for fold in (0, 1):
         counts: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
@@ -180,7 +168,7 @@ def caption_audit(captions: Sequence[str], is_target: Sequence[int | bool], seed
     Raises:
         ValueError: all images are targets, or none is.
     """
-    words = _word_sets(captions)
+    words = [set(re.findall(r"[a-z]+", caption.lower())) for caption in captions]
     value = auc(_held_out(words, is_target), is_target)
     generator, controls = random.Random(seed), []
     for _ in range(SHUFFLES):

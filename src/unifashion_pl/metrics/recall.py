@@ -67,12 +67,6 @@ class Ranks:
         return Ranks(self.better[where], self.ties[where])
 
 
-def join(parts: Sequence[Ranks]) -> Ranks:
-    """Concatenate ranks."""
-    empty = torch.zeros(0, dtype=torch.int64)
-    return Ranks(torch.cat([empty, *(p.better for p in parts)]), torch.cat([empty, *(p.ties for p in parts)]))
-
-
 def names_of(mask: Tensor, ids: Sequence[Any] | None, limit: int = 5) -> str:
     """The ids at the true positions of ``mask`` (n,), shortened, for error messages."""
     where = mask.nonzero().flatten().tolist()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from unifashion_pl.files import write_text
+from unifashion_pl.metrics.protocol import AUDIT, Protocol
 from unifashion_pl.reading import FormatError, converted, from_json, read_json
 
 UNITS = ("percent", "raw", "count")
-#: How protocols say that only a part of the data was seen: composed retrieval has its own words.
-SHORTENED = re.compile(r"shortened=[\d?]+/[\d?]+|\[\d+/\d+\]|gallery=\d+/\d+")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class ResultRecord:
         n: queries, captions or images it was computed from.
         n_expected: how many there are in all; None = not known. A smaller ``n`` is a part: a draw of captions or images, or of data that
             were not all seen, which the protocol then says (``shortened=…``).
-        protocol: data, gallery or candidates, score, text. Numbers of different protocols do not share a column.
+        protocol: :class:`~unifashion_pl.metrics.protocol.Protocol` as text, see :attr:`under`. Numbers of different protocols do not
+            share a column.
         dataset: e.g. ``fashiongen/validation``; None in records of before 2026-11-29.
         interval: see :class:`Interval`; None where none is defined.
         ties: number of queries whose positive ties with another candidate.
@@ -57,6 +57,8 @@ class ResultRecord:
         seed: of training or generation; None = not applicable.
         data_hash, weights_hash: of the evaluated data and the weights.
         weights: what is wrong with them, ``random`` or ``not trained for …``; None = nothing, or nobody knows.
+        doubt: what is wrong with gallery captions that were read: why numbers are labelled ``leaked`` or ``suspicious``, what their
+            audit found. None = nothing.
         implementation: code or tokeniser that produced the value.
         code_version: version of this library.
         commit: git commit of the checkout that it ran from, ``-dirty`` behind it where files were changed; None = installed package.
@@ -85,8 +87,11 @@ class ResultRecord:
     wall_seconds: float | None = None
     dataset: str | None = None
     weights: str | None = None
+    doubt: str | None = None
 
     def __post_init__(self) -> None:
+        if self.doubt is None and self.implementation is not None:
+            object.__setattr__(self, "doubt", _older_doubt(self.under, self.implementation))
         if self.unit not in UNITS:
             raise ValueError(f"unit of {self.metric} is {self.unit!r}; expected one of {', '.join(UNITS)}")
         if self.n < 0 or (self.n_expected or 0) < 0:
@@ -96,10 +101,15 @@ class ResultRecord:
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"{self.metric} under {self.protocol} is {self.value}: a result must be a finite number or None")
 
+    @cached_property
+    def under(self) -> Protocol:
+        """The protocol as a value."""
+        return Protocol.parse(self.protocol)
+
     @property
     def shortened(self) -> bool:
         """Whether only a part of the data was seen, as the protocol then says."""
-        return SHORTENED.search(self.protocol) is not None
+        return self.under.shortened
 
     @property
     def flaw(self) -> str:
@@ -111,8 +121,9 @@ class ResultRecord:
         return f"{self.n:,} of {self.n_expected:,}" if self.n_expected is not None and self.n < self.n_expected else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, ready for JSON."""
-        return asdict(self)
+        """Plain values only, ready for JSON; ``doubt`` where there is one, so that older versions read all others."""
+        values = asdict(self)
+        return values if self.doubt is not None else {name: value for name, value in values.items() if name != "doubt"}
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
@@ -139,6 +150,14 @@ class ResultRecord:
     def with_context(self, **context: Any) -> ResultRecord:
         """The same number with ``dataset``, ``seed``, hashes, versions or whatever else it comes from filled in."""
         return replace(self, **context)
+
+
+def _older_doubt(under: Protocol, implementation: str) -> str | None:
+    """The doubt of records of before the field, which say it in ``implementation``."""
+    if under.score == AUDIT:
+        found = implementation.partition("bag of words: ")[2].partition(";")[0]
+        return None if found == "ok" else found or None
+    return implementation.partition(f"{under.unsafe}: ")[2] or None if under.unsafe else None
 
 
 def write_records(path: str | Path, records: Iterable[ResultRecord]) -> None:

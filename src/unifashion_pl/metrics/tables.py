@@ -151,22 +151,20 @@ class Team:
         """All rows with their tensors on every rank, sorted by id. ``own`` comes from :meth:`own`."""
         if not self.active:
             return own
-        meta = self.objects({name: (tuple(t.shape), t.dtype) for name, t in own.tensors.items()})
-        sizes = self.objects(len(own))
-        names = next((list(m) for m, size in zip(meta, sizes) if size), [])
-        tensors = {name: self._concatenated(own.tensors.get(name), [m.get(name) for m in meta], sizes) for name in names}
+        forms = self.objects({name: (tuple(t.shape), t.dtype) for name, t in own.tensors.items()} if len(own) else {})
         ids = [i for part in self.objects(list(own.ids)) for i in part]
-        order = sorted(range(len(ids)), key=lambda i: repr(ids[i]))
-        gathered = Rows(ids, {}, tensors).take(order)
+        names = next((list(form) for form in forms if form), [])
+        tensors = {name: self._concatenated(own.tensors.get(name), [form.get(name) for form in forms]) for name in names}
+        gathered = Rows(ids, {}, tensors).take(sorted(range(len(ids)), key=lambda i: repr(ids[i])))
         return Rows(gathered.ids, self.facts(own).facts, gathered.tensors)
 
-    def _concatenated(self, mine: Tensor | None, meta: list[Any], sizes: list[int]) -> Tensor:
+    def _concatenated(self, mine: Tensor | None, forms: list[tuple[Any, torch.dtype] | None]) -> Tensor:
+        """The column of all ranks that have rows; ``forms`` is each rank's shape and type."""
         parts = []
-        for rank, size in enumerate(sizes):
-            if size == 0:
+        for rank, form in enumerate(forms):
+            if form is None:
                 continue
-            shape, dtype = meta[rank]
-            part = torch.empty(shape, dtype=dtype, device=self.device)
+            part = torch.empty(form[0], dtype=form[1], device=self.device)
             if rank == self.rank and mine is not None:
                 part.copy_(mine)
             source = dist.get_global_rank(self.group, rank) if self.group is not None else rank

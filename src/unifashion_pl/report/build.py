@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unifashion_pl.files import check_writable, write_text
+from unifashion_pl.metrics.protocol import AUDIT
 from unifashion_pl.report.compare import add_comparison
 from unifashion_pl.report.curves import chart, panels
 from unifashion_pl.report.edits import add_edits
@@ -17,7 +18,7 @@ from unifashion_pl.report.html import Page, details, table
 from unifashion_pl.report.published import add_published, config_hash, duration
 from unifashion_pl.report.rows import add_captions, add_composed_rows, add_images, add_retrieval
 from unifashion_pl.report.runfolder import Evaluation, Run, name_apart, read_run
-from unifashion_pl.report.tables import AUDIT, CHANCE, add_composed, add_numbers, split_protocol
+from unifashion_pl.report.tables import add_composed, add_numbers
 
 FACTS = (
     ("policy", ("model", "policy")),
@@ -211,11 +212,11 @@ def _origins(runs: Sequence[Run], run: Run) -> str:
     seconds: dict[str, float] = {}
     for evaluation in run.evaluations:
         for r in evaluation.records:
-            if r.value is None or CHANCE in r.protocol or AUDIT in r.protocol:
+            if r.value is None or r.under.chance or r.under.score == AUDIT:
                 continue
             if r.wall_seconds is not None:
                 seconds[evaluation.label] = r.wall_seconds
-            family = split_protocol(r.protocol)[0].split("/")[0]
+            family = "robustness" if r.under.robustness else r.under.family
             facts = found.setdefault((evaluation.label, family), {name: {} for name in ORIGINS})
             for name, field in ORIGINS.items():
                 if value := getattr(r, field):

@@ -13,7 +13,7 @@ from statistics import median
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.lines import place
 from unifashion_pl.report.runfolder import Line
-from unifashion_pl.report.tables import ALL_KEPT, CHANCE, CIR, VARIANTS, half_of
+from unifashion_pl.report.tables import ALL_KEPT, VARIANTS, is_plain
 
 HEADLINE = "/".join(ALL_KEPT)
 TEXT_HALVES, IMAGE_HALVES = ("text-only", "text-blank"), ("image-only", "image-similarity")
@@ -143,8 +143,8 @@ def gallery_sizes(records: Iterable[ResultRecord]) -> dict[str, int]:
     """Category -> images of the whole gallery, from the chance levels: one right answer among G gives R@K = K / G by chance."""
     sizes = {}
     for r in records:
-        match = CIR.match(r.protocol.removesuffix(CHANCE)) if r.protocol.endswith(CHANCE) else None
-        if match is None or match.group("gallery", "reference", "score") != ALL_KEPT or not r.value or not 1e-3 < r.value < 100:
+        under = r.under
+        if not under.chance or under.further or under.variant != ALL_KEPT or not r.value or not 1e-3 < r.value < 100:
             continue
         category, _, cut = r.metric.partition("/R@")
         if category != "mean" and cut:
@@ -155,13 +155,13 @@ def gallery_sizes(records: Iterable[ResultRecord]) -> dict[str, int]:
 def halves_reached(records: Sequence[ResultRecord]) -> str:
     """Per category what the whole query and its stronger text and image half reach over all queries, at the smallest K."""
     cells: dict[str, dict[str, float]] = {}
-    cuts = [int(match[1]) for r in records if CIR.match(r.protocol) and (match := re.search(r"/R@(\d+)$", r.metric))]
-    for r in records:
-        match = CIR.match(r.protocol)
-        if match and r.value is not None and match.group("gallery", "reference", "score") == ALL_KEPT:
+    plain = [r for r in records if is_plain(r)]
+    cuts = [int(match[1]) for r in plain if (match := re.search(r"/R@(\d+)$", r.metric))]
+    for r in plain:
+        if r.value is not None and r.under.variant == ALL_KEPT:
             category, _, cut = r.metric.partition("/R@")
             if category != "mean" and cut and int(cut) == min(cuts):
-                cells.setdefault(category, {})[half_of(match["details"])] = r.value
+                cells.setdefault(category, {})[r.under.half] = r.value
     parts = []
     for category, values in cells.items():
         text = max((values[name] for name in TEXT_HALVES if name in values), default=None)

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import re
 from html import escape
 
+from unifashion_pl.metrics.leaks import HALF
+from unifashion_pl.metrics.protocol import AUDIT
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.html import Page, figure, table
 from unifashion_pl.report.runfolder import Evaluation
-from unifashion_pl.report.tables import AUDIT, CIR, UNSAFE, column_order, flag, half_of, split_protocol
+from unifashion_pl.report.tables import column_order, is_plain, titled
 
 ASSISTED = ("caption", "both")
-REASON = re.compile(r"(?:^|; )((?:leaked|suspicious): .*)$", re.DOTALL)
 
 
 def assisted(records: list[ResultRecord]) -> list[ResultRecord]:
     """Numbers of whole queries that read gallery captions, reference kept."""
-    return [r for r in records if _parts(r)[1:] in {("ref-kept", score, "itc") for score in ASSISTED} and r.value is not None]
+    return [
+        r
+        for r in records
+        if is_plain(r) and r.under.half == "itc" and r.under.reference == "ref-kept" and r.under.score in ASSISTED
+        if r.value is not None
+    ]
 
 
 def floors(records: list[ResultRecord]) -> dict[tuple[str, str], float]:
     """(gallery, metric) -> what word matching alone (BM25) reaches in percent."""
-    return {(_parts(r)[0], r.metric): r.value for r in records if _parts(r)[3] == "bm25" and r.value is not None}
-
-
-def _parts(record: ResultRecord) -> tuple[str, str, str, str]:
-    """Gallery, reference rule, score, half; empty for what is not composed retrieval."""
-    match = CIR.match(record.protocol)
-    return (match["gallery"], match["reference"], match["score"], half_of(match["details"])) if match else ("", "", "", "")
+    return {
+        (r.under.gallery, r.metric): r.value for r in records if is_plain(r) and r.under.half == "bm25" and r.value is not None
+    }
 
 
 def reasons(records: list[ResultRecord]) -> list[str]:
     """Why numbers are labelled ``leaked`` or ``suspicious``, each reason once."""
-    found = [REASON.search(r.implementation or "") for r in records if UNSAFE.search(r.protocol)]
-    return list(dict.fromkeys(match[1] for match in found if match))
+    return list(dict.fromkeys(f"{r.under.unsafe}: {r.doubt}" for r in records if r.under.unsafe and r.doubt))
 
 
 def add_guard(page: Page, evaluation: Evaluation) -> None:
     """Caption-assisted numbers beside the floor, then the audit of the captions; nothing where no caption was read."""
-    numbers, audits = assisted(evaluation.records), [r for r in evaluation.records if AUDIT in r.protocol]
+    numbers, audits = assisted(evaluation.records), [r for r in evaluation.records if r.under.score == AUDIT]
     if numbers:
         page.add(*(f'<p class="note refused">{escape(why)}</p>' for why in reasons(evaluation.records)))
         page.add(page.caption("Table", _text(evaluation.records)), _floor_table(numbers, floors(evaluation.records)))
@@ -63,17 +63,12 @@ def _text(records: list[ResultRecord]) -> str:
 def _floor_table(numbers: list[ResultRecord], floor: dict[tuple[str, str], float]) -> str:
     rows: list[list[str]] = []
     for protocol in dict.fromkeys(r.protocol for r in numbers):
-        name, extra = split_protocol(protocol)
-        rows.append(
-            [
-                f"<b>{escape(name)}</b> <span class='dim'>{escape(extra)}</span>{flag(protocol, next(r.weights for r in numbers if r.protocol == protocol))}"
-            ]
-        )
         own = {r.metric: r for r in numbers if r.protocol == protocol}
+        rows.append([titled(next(iter(own.values())))])
         for metric in column_order(own):
             record = own[metric]
             assert record.value is not None
-            low = floor.get((_parts(record)[0], metric))
+            low = floor.get((record.under.gallery, metric))
             spread = f"<small>{record.interval.low:.1f}–{record.interval.high:.1f}</small>" if record.interval else ""
             gap = "–" if low is None else f"{record.value - low:+.2f}"
             rows.append([escape(metric), f"<b>{figure(record.value)}</b>{spread}", figure(low), gap, f"{record.n:,}"])
@@ -88,16 +83,14 @@ def _audit_table(audits: list[ResultRecord]) -> str:
         if name != "caption-AUC":
             continue
         control = values.get(f"{metric}/labels-shuffled")
-        verdict = re.search(r"bag of words: (\w+)", record.implementation or "")
-        said = verdict[1] if verdict else "–"
-        mark = f'<b class="flag">{escape(said)}</b>' if said in ("warn", "refuse") else escape(said)
-        error = re.search(r"standard error without leak ([\d.]+)", record.implementation or "")
+        mark = f'<b class="flag">{escape(record.doubt)}</b>' if record.doubt else "ok"
+        error = (record.interval.high - record.interval.low) / (2 * HALF) if record.interval else None
         rows.append(
             [
                 escape(category),
                 figure(record.value, 3),
                 figure(control.value if control else None, 3),
-                escape(error[1]) if error else "–",
+                figure(error, 3),
                 mark,
                 f"{record.n:,}",
             ]

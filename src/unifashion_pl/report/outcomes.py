@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.lines import place
 from unifashion_pl.report.runfolder import Evaluation, Line
-from unifashion_pl.report.tables import CIR, MEANINGS, column_order, half_of
+from unifashion_pl.report.tables import MEANINGS, column_order, is_plain
 
 GALLERIES = ("original", "union")
 #: Means over captions; BLEU and METEOR are ratios over the whole set, so a caption has no share in them.
@@ -92,9 +92,7 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
         own = [
             r
             for r in records
-            if (match := CIR.match(r.protocol))
-            and "/".join(match.group("gallery", "reference", "score")) == variant
-            and half_of(match["details"]) not in MEANINGS
+            if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS
         ]
         rows = {line["key"]: _composed_row(line, line["ranks"][variant], cutoffs(own)) for line in ranked}
         made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
@@ -115,7 +113,7 @@ def _retrieval(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[O
     """One per protocol; draws of the same candidates stay together, products are the clusters."""
     made = []
     for protocol in dict.fromkeys(str(line["protocol"]) for line in lines if line.get("protocol")):
-        own = [r for r in records if r.protocol.startswith(protocol + "(") and r.protocol.endswith(")")]
+        own = [r for r in records if r.under.name == protocol and not r.under.chance]
         ranked = [line for line in lines if line.get("protocol") == protocol]
         sizes = Counter(line["direction"] for line in ranked)
         rows = {}
@@ -148,7 +146,7 @@ def _captions(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
     ]
     for name in sorted({name for line in lines for name in line.get("words", {})}):
         metric = f"caption/{name}_accuracy"
-        said = [r for r in records if r.metric == metric and not r.protocol.endswith("/chance")]
+        said = [r for r in records if r.metric == metric and not r.under.chance]
         judged = {line["id"]: line["words"][name] for line in lines if line.get("words", {}).get(name, (None, None))[1]}
         rows = {
             line["id"]: row(line, {f"{name} named right": 100.0 * (judged[line["id"]][0] == judged[line["id"]][1])})

@@ -14,6 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from unifashion_pl.metrics.candidates import SAMPLED
 from unifashion_pl.metrics.intervals import seed_summary
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.html import Page, details, figure, table
@@ -70,24 +71,21 @@ def broken_averages(published: dict[str, Any]) -> list[tuple[str, str, str, floa
 
 def matches(number: str, method: str, metric: str, record: ResultRecord) -> bool:
     """Whether a record belongs to the same class of protocol as a published cell; chance levels and parts of a split do not."""
-    if record.metric != metric or not record.protocol.endswith(")"):
+    under = record.under
+    if record.metric != metric or under.chance or under.further or under.robustness:
         return False
     if number == "1":
-        return record.protocol.startswith(("fashiongen_100(", "fashiongen_101_famevil(", "fashiongen_groups100("))
+        return under.family in SAMPLED
     if number == "2":
-        return record.protocol.startswith("coco")
-    if number == "4":
-        return (
-            record.protocol.startswith(f"fashioniq/original/ref-kept/{SCORE_OF_ROW[method]}(")
-            and "score=itc" in record.protocol
-        )
-    return False
+        return under.family == "coco"
+    whole = under.variant == ("original", "ref-kept", SCORE_OF_ROW.get(method)) and not under.part
+    return number == "4" and under.family == "fashioniq" and whole and under.half == "itc"
 
 
 def is_full(number: str, record: ResultRecord) -> bool:
     """Whether a Fashion-IQ record covers the whole validation split; other tables cannot be reproduced anyway."""
     category = record.metric.split("/")[0]
-    if "gallery=" in record.protocol:
+    if record.under.detail("gallery"):
         return False
     return number == "4" and record.n == FULL_FASHIONIQ.get(category, sum(FULL_FASHIONIQ.values()))
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from html import escape
 
-from unifashion_pl.metrics.records import SHORTENED, ResultRecord
+from unifashion_pl.metrics.protocol import AUDIT, Protocol
+from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.html import Page, details, figure, table
 from unifashion_pl.report.runfolder import Evaluation
 
-CHANCE = "/chance"
-ROBUSTNESS = "robustness/"
 SPREAD = "/sd_over_draws"
-AUDIT = "/caption-audit("
-UNSAFE = re.compile(r"captions=(leaked|suspicious)")
-CIR = re.compile(
-    r"^(?P<data>[\w-]+)/(?P<gallery>\w+)(\[[\d/]+\])?/(?P<reference>ref-\w+)/(?P<score>\w+)\((?P<details>[^)]*)\)$"
-)
 ALL_KEPT = ("original", "ref-kept", "image")
 VARIANTS = {
     "itc": "composed query",
@@ -44,17 +39,17 @@ def scaled(record: ResultRecord) -> tuple[float | None, float]:
     return (None if record.value is None else record.value * factor), factor
 
 
-Chance = dict[tuple[str | None, str, str], float]
+Chance = dict[tuple[str | None, Protocol, str], float]
 
 
-def chance_key(record: ResultRecord) -> tuple[str | None, str, str]:
+def chance_key(record: ResultRecord) -> tuple[str | None, Protocol, str]:
     """Dataset, protocol and metric, which a number and its chance level share."""
-    return record.dataset, record.protocol.removesuffix(CHANCE), record.metric
+    return record.dataset, replace(record.under, chance=False), record.metric
 
 
 def chance_of(records: Iterable[ResultRecord]) -> Chance:
     """:func:`chance_key` -> chance level in percent."""
-    return {chance_key(r): r.value for r in records if r.protocol.endswith(CHANCE) and r.value is not None}
+    return {chance_key(r): r.value for r in records if r.under.chance and r.value is not None}
 
 
 def interval_bar(value: float, low: float, high: float, chance: float | None) -> str:
@@ -66,14 +61,11 @@ def interval_bar(value: float, low: float, high: float, chance: float | None) ->
     )
 
 
-def split_protocol(protocol: str) -> tuple[str, str]:
-    """Name and details of a protocol string.
-
-    >>> split_protocol("fashiongen_100(pool=subcategory,n=1000)")
-    ('fashiongen_100', 'pool=subcategory, n=1000')
-    """
-    name, _, rest = protocol.partition("(")
-    return name, rest.removesuffix(")").replace(",", ", ")
+def titled(record: ResultRecord, data: str = "") -> str:
+    """Head of a group of rows: name and details of a protocol, behind the name of the data, and what is wrong with them; HTML."""
+    under = record.under
+    extra = ", ".join((*under.said, *under.further))
+    return f"{data}<b>{escape(under.name)}</b> <span class='dim'>{escape(extra)}</span>{flag(record)}"
 
 
 def number_rows(records: list[ResultRecord], chance: Chance) -> list[list[str]]:
@@ -83,11 +75,7 @@ def number_rows(records: list[ResultRecord], chance: Chance) -> list[list[str]]:
     datasets = {r.dataset for r in records}
     for r in records:
         if (r.dataset, r.protocol) != last:
-            protocol, extra = split_protocol(r.protocol)
-            data = f"{escape(r.dataset)}: " if r.dataset and len(datasets) > 1 else ""
-            rows.append(
-                [f"{data}<b>{escape(protocol)}</b> <span class='dim'>{escape(extra)}</span>{flag(r.protocol, r.weights)}"]
-            )
+            rows.append([titled(r, f"{escape(r.dataset)}: " if r.dataset and len(datasets) > 1 else "")])
             last = (r.dataset, r.protocol)
         value, factor = scaled(r)
         level = chance.get(chance_key(r))
@@ -111,40 +99,27 @@ def number_rows(records: list[ResultRecord], chance: Chance) -> list[list[str]]:
 HEAD = ["metric", "value", "95&nbsp;% interval", "0 … 100", "chance", "n"]
 
 
-def half_of(details: str) -> str:
-    """What a composed protocol scores: ``itc`` for the whole query, else a name of :data:`MEANINGS`.
-
-    >>> half_of("score=text-only,text=and"), half_of("text=and")
-    ('text-only', 'itc')
-    """
-    found = re.search(r"score=([\w-]+)", details)
-    return found[1] if found else "itc"
-
-
-def flag(protocol: str, weights: str | None = None) -> str:
+def flag(record: ResultRecord) -> str:
     """Red labels where gallery captions may know the queries, where only a part of the data was seen, or where weights are not trained.
 
-    >>> flag("fashioniq/original/ref-kept/caption(score=itc,text=and,captions=leaked)")
+    >>> flag(ResultRecord("Avg", 1.0, "percent", 9, "fashioniq/original/ref-kept/caption(score=itc,text=and,captions=leaked)"))
     ' <b class="flag">leaked</b>'
     """
-    found = UNSAFE.search(protocol)
-    said = [found[1]] if found else []
-    said += ["shortened"] if SHORTENED.search(protocol) else []
-    said += [weights if weights != "random" else "random weights"] if weights else []
+    weights = "random weights" if record.weights == "random" else record.weights
+    said = [word for word in (record.under.unsafe, "shortened" if record.shortened else "", weights) if word]
     return "".join(f' <b class="flag">{escape(word)}</b>' for word in said)
 
 
-def is_composed(record: ResultRecord) -> bool:
-    return CIR.match(record.protocol.removesuffix(CHANCE).removesuffix("/no-overlap")) is not None
+def is_plain(record: ResultRecord) -> bool:
+    """Whether it is composed retrieval of all queries, and no chance level."""
+    return record.under.composed and not record.under.further and not record.under.chance
 
 
 def add_numbers(page: Page, evaluation: Evaluation) -> None:
     """Cross-modal retrieval, captions and whatever else is not composed retrieval."""
     chance = chance_of(evaluation.records)
-    every = [
-        r for r in evaluation.records if not r.protocol.endswith(CHANCE) and not is_composed(r) and AUDIT not in r.protocol
-    ]
-    folded = [r for r in every if r.protocol.startswith(ROBUSTNESS)]
+    every = [r for r in evaluation.records if not r.under.chance and not r.under.composed and r.under.score != AUDIT]
+    folded = [r for r in every if r.under.robustness]
     records = [r for r in every if not r.metric.endswith(SPREAD) and r not in folded]
     if not records and not folded:
         return
@@ -163,8 +138,8 @@ def add_numbers(page: Page, evaluation: Evaluation) -> None:
 
 def add_composed(page: Page, evaluation: Evaluation) -> None:
     """Composed retrieval: composed query against its ablations and chance, per category; all other variants folded."""
-    ours = [r for r in evaluation.records if is_composed(r)]
-    plain = [r for r in ours if not r.protocol.endswith(CHANCE)]
+    ours = [r for r in evaluation.records if r.under.composed]
+    plain = [r for r in ours if not r.under.chance]
     if not plain:
         return
     chance = chance_of(ours)
@@ -174,7 +149,7 @@ def add_composed(page: Page, evaluation: Evaluation) -> None:
         part = _matrix(plain, chance, columns, gallery)
         if part:
             rows += [[f"gallery <b>{gallery}</b>, reference kept"], *part]
-    used = [f"<i>{VARIANTS[v]}</i>: {MEANINGS[v]}" for v in MEANINGS if any(f"score={v}," in r.protocol for r in plain)]
+    used = [f"<i>{VARIANTS[v]}</i>: {MEANINGS[v]}" for v in MEANINGS if any(r.under.half == v for r in plain)]
     text = f"Composed retrieval, {max(r.n for r in plain):,} queries, recall in percent with 95&nbsp;% intervals beneath. "
     if used:
         text += f"{gain(plain, chance)} What either half of the query reaches alone: {'; '.join(used)}."
@@ -191,9 +166,8 @@ def gain(records: list[ResultRecord], chance: Chance) -> str:
     )
     values: dict[str, tuple[float, ResultRecord]] = {}
     for r in records:
-        match = CIR.match(r.protocol)
-        if match and r.metric == smallest and r.value is not None and match.group("gallery", "reference", "score") == ALL_KEPT:
-            values[half_of(match["details"])] = (r.value, r)
+        if is_plain(r) and r.metric == smallest and r.value is not None and r.under.variant == ALL_KEPT:
+            values[r.under.half] = (r.value, r)
     halves = {name: value for name, (value, _) in values.items() if name != "itc"}
     if "itc" not in values or not halves:
         return ""
@@ -245,16 +219,14 @@ def _matrix(records: list[ResultRecord], chance: Chance, columns: list[str], gal
     """One row per (variant, score) of a gallery with the reference kept, chance last."""
     cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}
     for r in records:
-        match = CIR.match(r.protocol)
-        if match is None or match["gallery"] != gallery or match["reference"] != "ref-kept":
-            continue
-        cells.setdefault((half_of(match["details"]), match["score"]), {})[r.metric] = r
+        if is_plain(r) and r.under.gallery == gallery and r.under.reference == "ref-kept":
+            cells.setdefault((r.under.half, r.under.score), {})[r.metric] = r
     order = sorted(cells, key=lambda k: (list(VARIANTS).index(k[0]) if k[0] in VARIANTS else 99, k[1] != "image"))
     several = len({score for _, score in cells}) > 1
     rows = []
     for half, score in order:
         first = next(iter(cells[half, score].values()))
-        name = VARIANTS.get(half, half) + flag(first.protocol, first.weights)
+        name = VARIANTS.get(half, half) + flag(first)
         name += f"<small>{SCORES.get(score, score)}</small>" if several else ""
         css = "<b>{}</b>" if half == "itc" else "{}"
         rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])

@@ -110,7 +110,7 @@ def model_card(model: SavedModel, records: Sequence[ResultRecord] = (), data: st
 
 
 def _results(records: Sequence[ResultRecord]) -> list[str]:
-    measured = [r for r in records if r.value is not None and not r.protocol.endswith("/chance")]
+    measured = [r for r in records if r.value is not None and not r.under.chance]
     if not measured:
         return ["None were given. Numbers without a protocol are not comparable: evaluate with `unifashion test`."]
     lines = ["| metric | value | 95 % interval | n | protocol |", "|---|---|---|---|---|"]

@@ -1,22 +1,32 @@
+"""Caption scores of whole sets: worked examples, and pycocoevalcap itself, run as it is (Java for its tokeniser and METEOR).
+
+Real Fashion-IQ sentences where UNIFASHION_SHARED_DATA names the folder with them, else captions of the wardrobe.
+"""
+
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import random
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
-from unifashion_pl.metrics.captions import bleu, cider_d, common_subsequence, rouge_l
-from unifashion_pl.metrics.java import JavaTools, meteor_process, one_line, ptb_java, summable
+from unifashion_pl.metrics.caption_scores import CaptionScores, CaptionTable, score_captions, tokenize_captions
+from unifashion_pl.metrics.coco.captions import bleu, cider_d, rouge_l
+from unifashion_pl.metrics.coco.java import JavaTools, one_line
+from unifashion_pl.wardrobe.products import make_product
+from unifashion_pl.wardrobe.texts import describe
 
 SETS = ["a", "b", "b_unifashion_release", "single", "empty"]
 NO_JAVA = JavaTools(None, None, None)
-
-
-def tokens_of(case):
-    return [c["hypothesis_tokens"] for c in case["cases"]], [c["reference_tokens"] for c in case["cases"]]
+COUNT = 600
+Groups = dict[str, list[str]]
 
 
 def filled(case, metric: CaptionScores, batch: int = 100) -> CaptionScores:
@@ -25,85 +35,6 @@ def filled(case, metric: CaptionScores, batch: int = 100) -> CaptionScores:
         part = cases[start : start + batch]
         metric.update([c["hypothesis"] for c in part], [c["references"] for c in part], [c["id"] for c in part])
     return metric
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_pure_functions_equal_pycocoevalcap(examples, name):
-    case = examples["captions"][name]
-    hypotheses, references = tokens_of(case)
-    corpus = case["corpus"]
-    assert bleu(hypotheses, references) == pytest.approx([corpus[f"BLEU-{n}"] for n in range(1, 5)], abs=1e-6)
-    rouge, cider = rouge_l(hypotheses, references), cider_d(hypotheses, references)
-    assert np.mean(rouge) == pytest.approx(corpus["ROUGE-L"], abs=1e-6)
-    assert np.mean(cider) == pytest.approx(corpus["CIDEr"], abs=1e-6)
-    for i, item in enumerate(case["cases"]):
-        assert bleu([hypotheses[i]], [references[i]])[3] == pytest.approx(item["BLEU-4"], abs=1e-6)
-        assert (rouge[i], cider[i]) == pytest.approx((item["ROUGE-L"], item["CIDEr"]), abs=1e-6)
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_meteor_is_the_corpus_score_of_the_jar(examples, java, name):
-    case = examples["captions"][name]
-    with meteor_process(java) as process:
-        lines = [process.statistics(h, r) for h, r in zip(*tokens_of(case))]
-        segments, corpus = process.evaluate(lines)
-        again = process.corpus_scores([np.sum(summable(lines), axis=0)])
-    assert corpus == pytest.approx(case["corpus"]["METEOR"], abs=1e-6)
-    assert np.mean(segments) == pytest.approx(case["meteor_segment_mean"], abs=1e-6)
-    assert again == pytest.approx([corpus], abs=1e-9)
-
-
-def test_cider_of_batches_is_another_number(examples):
-    hypotheses, references = tokens_of(examples["captions"]["a"])
-    wrong = [np.mean(cider_d(hypotheses[s], references[s])) for s in (slice(0, 2), slice(2, 4))]
-    expected = examples["cider_batches"]
-    assert wrong == pytest.approx([expected["first_two"], expected["last_two"]], abs=1e-6)
-    assert np.mean(cider_d(hypotheses, references)) == pytest.approx(expected["whole"], abs=1e-6)
-
-
-def test_common_subsequence_equals_the_table():
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        a, b = generator.integers(0, 4, 9).tolist(), generator.integers(0, 4, 7).tolist()
-        table = np.zeros((10, 8), dtype=int)
-        for i, x in enumerate(a):
-            for j, y in enumerate(b):
-                table[i + 1, j + 1] = table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
-        assert common_subsequence(a, b) == table[-1, -1]
-
-
-class TestTokenizer:
-    def test_worked_pairs(self, examples):
-        for text, tokens in examples["tokens"]:
-            assert tokenize_captions([text]) == [tokens]
-
-    def test_worked_captions(self, examples):
-        for name in SETS:
-            for case in examples["captions"][name]["cases"]:
-                assert tokenize_captions([case["hypothesis"], *case["references"]]) == [
-                    case["hypothesis_tokens"],
-                    *case["reference_tokens"],
-                ]
-
-    def test_recorded_output_of_the_java_program(self, java_tokens):
-        for text, tokens in java_tokens:
-            assert tokenize_captions([text]) == [tokens]
-
-    def test_recorded_output_is_still_that_of_the_java_program(self, java, java_tokens):
-        texts = [text for text, _ in java_tokens]
-        assert tokenize_captions(texts, "ptb-java", java) == [tokens for _, tokens in java_tokens]
-
-    @pytest.mark.parametrize("mark", ["\r", "\v", "\f", "\u2028", "\u2029", "\n", "\r\n"])
-    def test_line_breaks_do_not_shift_captions(self, mark):
-        assert one_line(f"red{mark}dress") == "red dress"
-        assert tokenize_captions([f"red{mark}dress", "blue"]) == ["red dress", "blue"]
-
-    def test_line_breaks_do_not_shift_captions_in_java(self, java):
-        assert ptb_java(["red\u2028dress\rlong", "", "blue"], java) == ["red dress long", "", "blue"]
-
-    def test_missing_java_is_said(self):
-        with pytest.raises(RuntimeError, match="needs Java"):
-            tokenize_captions(["red"], "ptb-java", NO_JAVA)
 
 
 class TestScores:
@@ -209,3 +140,100 @@ def test_fashion_iq_captions(java):
     scores = table.scores()
     found_scores = [scores[k] for k in ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")]
     assert found_scores == pytest.approx([0.050649, 0.123867, 0.278477, 0.552900], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[JavaTools]:
+    """Java and upstream's jars; upstream calls plain ``java`` and reads text in the platform's encoding."""
+    pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed (pip install --no-deps pycocoevalcap)")
+    found = JavaTools.find()
+    if (reason := found.missing(found.ptb_jar)) is not None:
+        pytest.skip(f"the oracle {reason}")
+    assert found.java is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(found.java.parent), prepend=os.pathsep)
+        patch.setenv("JAVA_TOOL_OPTIONS", "-Dfile.encoding=UTF-8")
+        yield found
+
+
+def fashion_iq(folder: str) -> list[list[str]] | None:
+    """Texts of validation queries: each query's two and the first one of its successor."""
+    found = sorted(Path(folder).rglob("cap.*.val.json"))
+    if not found:
+        return None
+    texts = [query["captions"] for path in found for query in json.loads(path.read_text("utf-8"))[: COUNT // len(found) + 2]]
+    groups = [[*own, following[0]] for own, following in pairwise(texts)]
+    return [group for group in groups if all(text.strip(" .,?") for text in group)][:COUNT]
+
+
+def wardrobe() -> list[list[str]]:
+    """Three captions of each product, from a few words to a stylist's sentences."""
+    rng = random.Random(0)
+    styles = ("fashioniq", "fashiongen", "fashion200k")
+    return [[describe(make_product(0, i), style, rng) for style in styles] for i in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def pairs() -> tuple[Groups, Groups]:
+    """Hypotheses and references by id; every other item has two references."""
+    folder = os.environ.get("UNIFASHION_SHARED_DATA")
+    groups = (fashion_iq(folder) if folder else None) or wardrobe()
+    lines = {f"{i:04d}": [one_line(text) for text in group] for i, group in enumerate(groups)}
+    return {i: g[:1] for i, g in lines.items()}, {i: g[1 : 2 + n % 2] for n, (i, g) in enumerate(lines.items())}
+
+
+def upstream(name: str) -> Any:
+    """E.g. the class ``Bleu`` of ``pycocoevalcap.bleu.bleu``."""
+    return getattr(importlib.import_module(f"pycocoevalcap.{name.lower()}.{name.lower()}"), name)
+
+
+@pytest.fixture(scope="module")
+def tokenised(tools: JavaTools, pairs: tuple[Groups, Groups]) -> tuple[Groups, Groups]:
+    """The same as upstream's tokeniser prints them."""
+    tokenizer = importlib.import_module("pycocoevalcap.tokenizer.ptbtokenizer").PTBTokenizer()
+    results, truths = ({i: [{"caption": text} for text in group] for i, group in part.items()} for part in pairs)
+    return tokenizer.tokenize(results), tokenizer.tokenize(truths)
+
+
+@pytest.fixture(scope="module")
+def table(tools: JavaTools, pairs: tuple[Groups, Groups]) -> CaptionTable:
+    """Our scores from the raw sentences."""
+    return score_captions({i: group[0] for i, group in pairs[0].items()}, dict(pairs[1]), tokenizer="ptb-java", tools=tools)
+
+
+@pytest.mark.slow
+def test_tokens_equal_pycocoevalcaps(
+    table: CaptionTable, pairs: tuple[Groups, Groups], tokenised: tuple[Groups, Groups]
+) -> None:
+    assert table.ids == sorted(tokenised[0])
+    assert table.hypotheses == [tokenised[0][i][0] for i in table.ids]
+    assert table.references == [tokenised[1][i] for i in table.ids]
+    raw, expected = ([text for part in both for group in part.values() for text in group] for both in (pairs, tokenised))
+    differing = sum(a != b for a, b in zip(tokenize_captions(raw, "ptb-py"), expected))
+    assert differing <= 0.0005 * len(raw), f"the port of the tokeniser differs from Java in {differing} of {len(raw)} sentences"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Bleu", "Rouge", "Cider", "Meteor"])
+def test_scores_equal_pycocoevalcaps(
+    table: CaptionTable, tools: JavaTools, tokenised: tuple[Groups, Groups], name: str
+) -> None:
+    if name == "Meteor" and (reason := tools.missing(tools.meteor_jar)) is not None:
+        pytest.skip(f"METEOR {reason}")
+    hypotheses, references = tokenised
+    corpus, segments = upstream(name)().compute_score(references, hypotheses)
+    scores = table.scores()
+    ordered = [hypotheses[i][0] for i in hypotheses], [references[i] for i in hypotheses]
+    if name == "Bleu":
+        assert [scores[f"BLEU-{n}"] for n in range(1, 5)] == pytest.approx(corpus, rel=1e-9)
+        assert bleu(*ordered) == pytest.approx(corpus, rel=1e-9)
+        alone = [bleu([h], [r])[3] for h, r in zip(*ordered)]
+        assert alone == pytest.approx(segments[3], rel=1e-6)
+        return
+    label, own = {
+        "Rouge": ("ROUGE-L", rouge_l(*ordered)),
+        "Cider": ("CIDEr", cider_d(*ordered)),
+        "Meteor": ("METEOR", table.meteor),
+    }[name]
+    assert scores[label] == pytest.approx(corpus, rel=1e-9)
+    assert own == pytest.approx(np.asarray(segments).tolist(), rel=1e-9)

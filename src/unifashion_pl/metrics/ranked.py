@@ -1,0 +1,208 @@
+"""From ranked queries to recall, intervals, the spread over draws and result records: one shape for every retrieval metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from unifashion_pl.metrics.intervals import (
+    RESAMPLES,
+    Floats,
+    cluster_codes,
+    cluster_sums,
+    percentile_interval,
+    resampled_sums,
+    wilson_interval,
+)
+from unifashion_pl.metrics.protocol import Protocol
+from unifashion_pl.metrics.recall import Ranks
+from unifashion_pl.metrics.records import Interval, ResultRecord
+
+Variant = tuple[str, ...]
+Means = Callable[[Mapping[str, Any], Sequence[int]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RankedQuery:
+    """Outcome of one query.
+
+    Attributes:
+        key: its name.
+        stratum: part of the queries whose recall stands by itself: a category, or a direction.
+        cluster: what its errors hang on: its reference image, or its product.
+        ranks: variant of the ranking -> (better, ties).
+        draw: of the candidates.
+        facts: further fields of its prediction line.
+    """
+
+    key: str
+    stratum: str
+    cluster: str
+    ranks: dict[Variant, tuple[int, int]]
+    draw: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def place(self, variant: Variant = ()) -> dict[str, int]:
+        """``rank`` and ``ties`` as in prediction files (:mod:`unifashion_pl.report.lines`)."""
+        better, ties = self.ranks[variant]
+        return {"rank": better + 1, "ties": ties}
+
+
+def averages(values: Mapping[str, Any], ks: Sequence[int]) -> dict[str, Any]:
+    """``mean/R@K`` = unweighted mean over strata, ``Avg`` = mean of the means; for numbers or arrays.
+
+    >>> averages({"dress/R@10": 50.0, "shirt/R@10": 60.0, "dress/R@50": 70.0, "shirt/R@50": 80.0}, (10, 50))
+    {'mean/R@10': 55.0, 'mean/R@50': 75.0, 'Avg': 65.0}
+    """
+    means = {}
+    for k in ks:
+        columns = [value for name, value in values.items() if name.endswith(f"/R@{k}")]
+        if columns:
+            means[f"mean/R@{k}"] = sum(columns) / len(columns)
+    return {**means, "Avg": sum(means.values()) / len(means)} if means else {}
+
+
+def mean_of_all(values: Mapping[str, Any], ks: Sequence[int]) -> dict[str, Any]:
+    """``mean`` of all numbers or arrays.
+
+    >>> mean_of_all({"i2t/R@1": 50.0, "t2i/R@1": 60.0}, (1,))
+    {'mean': 55.0}
+    """
+    return {"mean": sum(values.values()) / len(values)}
+
+
+@dataclass(frozen=True)
+class RankedTable:
+    """Numbers of a set of ranked queries.
+
+    Attributes:
+        queries: the outcomes.
+        ks: the K of R@K.
+        strata_names: in the order of tables.
+        means: what is averaged over strata, and its names.
+        clusters: what the clusters are, for the name of the bootstrap.
+        joint: whether a cluster has queries in all strata and draws, and is drawn with all of them. Else every stratum is drawn by
+            itself, with its number as seed, and a stratum's recall is a proportion with a Wilson interval.
+    """
+
+    queries: list[RankedQuery]
+    ks: tuple[int, ...]
+    strata_names: tuple[str, ...]
+    means: Means
+    clusters: str
+    joint: bool = False
+
+    @cached_property
+    def strata(self) -> dict[str, list[RankedQuery]]:
+        """Queries of each stratum."""
+        return {name: [q for q in self.queries if q.stratum == name] for name in self.strata_names}
+
+    @cached_property
+    def variants(self) -> list[Variant]:
+        """Those that every query has."""
+        shared = set.intersection(*(set(q.ranks) for q in self.queries)) if self.queries else set()
+        return [variant for variant in self.queries[0].ranks if variant in shared] if shared else []
+
+    def ranks(self, variant: Variant, queries: Sequence[RankedQuery]) -> Ranks:
+        """Ranks of some queries under a variant."""
+        table = torch.tensor([q.ranks[variant] for q in queries], dtype=torch.int64).reshape(-1, 2)
+        return Ranks(table[:, 0], table[:, 1])
+
+    def recalls(self, variant: Variant, stratum: str) -> dict[int, list[float]]:
+        """K -> R@K in percent of every draw of a stratum."""
+        queries = self.strata[stratum]
+        ranks, draws = self.ranks(variant, queries), torch.tensor([q.draw for q in queries])
+        each = [draws == draw for draw in draws.unique()]
+        return {k: [100.0 * float(ranks.hits(k)[own].mean()) for own in each] for k in self.ks}
+
+    def numbers(self) -> dict[Variant, dict[str, float]]:
+        """``{variant: {"dress/R@10": percent, ..., "mean/R@10": ...}}``: recall averaged over draws, and means over strata."""
+        table: dict[Variant, dict[str, float]] = {}
+        for variant in self.variants:
+            values: dict[str, float] = {}
+            for stratum in self.strata:
+                recalls = self.recalls(variant, stratum)
+                values.update({f"{stratum}/R@{k}": float(np.mean(of_draws)) for k, of_draws in recalls.items()})
+            table[variant] = {**values, **self.means(values, self.ks)}
+        return table
+
+    def distributions(self, resamples: int = RESAMPLES) -> dict[Variant, dict[str, Floats]]:
+        """Bootstrap distributions of every number: clusters are drawn, each with all its queries.
+
+        The same resamples serve all variants, so that differences between variants are paired.
+        """
+        spread: dict[Variant, dict[str, Floats]] = {variant: {} for variant in self.variants}
+        layers = [list(self.strata)] if self.joint else [[stratum] for stratum in self.strata]
+        for seed, layer in enumerate(layers):
+            queries = [q for stratum in layer for q in self.strata[stratum]]
+            parts = [(name, draw) for name in layer for draw in sorted({q.draw for q in self.strata[name]})]
+            inside = [np.array([(q.stratum, q.draw) == part for q in queries]) for part in parts]
+            columns = []
+            for variant in self.variants:
+                ranks = self.ranks(variant, queries)
+                hits = torch.stack([*(ranks.hits(k) for k in self.ks), torch.ones(len(ranks)).double()], dim=1).numpy()
+                columns += [hits * own[:, None] for own in inside]
+            codes = cluster_codes([q.cluster for q in queries])
+            sums = cluster_sums(np.concatenate(columns, axis=1), codes, int(codes.max()) + 1)
+            totals = resampled_sums(sums, resamples, seed).reshape(resamples, len(self.variants), len(parts), -1)
+            with np.errstate(invalid="ignore"):
+                recalls = 100 * totals[..., :-1] / totals[..., -1:]
+            for v, variant in enumerate(self.variants):
+                for stratum in layer:
+                    own_draws = recalls[:, v, [name == stratum for name, _ in parts]]
+                    spread[variant] |= {
+                        f"{stratum}/R@{k}": np.nanmean(own_draws[..., i], axis=1) for i, k in enumerate(self.ks)
+                    }
+        for values in spread.values():
+            values.update(self.means(values, self.ks))
+        return spread
+
+    def records(
+        self,
+        protocols: Mapping[Variant, Protocol],
+        implementation: str,
+        expected: Mapping[str, int] | None = None,
+        dropped: Mapping[str, int] | None = None,
+        resamples: int = RESAMPLES,
+        **context: Any,
+    ) -> list[ResultRecord]:
+        """One record per number, and ``.../sd_over_draws`` where there are several draws.
+
+        Args:
+            expected: queries of the whole data per stratum; None = not known.
+            dropped: reason -> queries left out.
+            context: further fields of the records.
+        """
+        spread = self.distributions(resamples)
+        records = []
+        for variant, numbers in self.numbers().items():
+            base: dict[str, Any] = {"unit": "percent", "protocol": str(protocols[variant]), "implementation": implementation}
+            base |= {"dropped": dict(dropped or {}) or None, **context}
+            for name, value in numbers.items():
+                stratum = name.split("/")[0]
+                queries = self.strata.get(stratum, self.queries)
+                whole = (expected or {}).get(stratum)
+                if expected and queries is self.queries:
+                    whole = sum(expected.values())
+                counts = {"n": len(queries), "n_expected": whole, "ties": self.ranks(variant, queries).tied}
+                interval = self._interval(stratum, value, len(queries), spread[variant][name])
+                records.append(ResultRecord(name, value, interval=interval, **{**counts, **base}))
+            for stratum, queries in self.strata.items():
+                for k, recalls in self.recalls(variant, stratum).items():
+                    if len(recalls) > 1:
+                        sd = float(np.std(recalls, ddof=1))
+                        counts = {"n": len(queries), "ties": self.ranks(variant, queries).tied}
+                        records.append(ResultRecord(f"{stratum}/R@{k}/sd_over_draws", sd, **{**counts, **base}))
+        return records
+
+    def _interval(self, stratum: str, value: float, n: int, distribution: Floats) -> Interval:
+        if stratum in self.strata and not self.joint:
+            return wilson_interval(value / 100 * n, n).scaled(100)
+        seed = 0 if self.joint else "category"
+        method = f"bootstrap(clusters={self.clusters},B={len(distribution)},seed={seed})"
+        return percentile_interval(distribution, 0.95, method)
