@@ -177,3 +177,17 @@ def test_names_that_no_encoding_knows_are_printed(tmp_path: Path) -> None:
     run = [sys.executable, "-c", program, os.fsencode("é") + b"\xff.jpg"]
     done = subprocess.run(run, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "1"})
     assert (done.returncode, done.stdout) == (0, b"\\xe9\\udcff.jpg\n")
+
+
+def test_errors_of_the_user_are_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["caption", "nowhere.jpg", "--model", "no-such-folder/model"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("unifashion caption:")
+    assert "Traceback" not in said
+    with pytest.raises(SystemExit):
+        main(["dance"])
