@@ -80,7 +80,7 @@ def captions(run: Path, out: Path) -> None:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer()
-    monkeypatch.setattr(ablations, "main", trainer)
+    monkeypatch.setattr(ablations, "train", trainer)
     monkeypatch.setattr(ablations, "write_captions", captions)
     return trainer
 
@@ -198,9 +198,10 @@ def test_other_scores_halves_and_chance_are_not_our_value() -> None:
 
 def test_the_command_offers_these_tables(capsys: pytest.CaptureFixture[str]) -> None:
     for name in TABLES:
-        assert parser().parse_args(["ablations", name, "--out", "x"]).table == name
+        words = ["ablations", name, "--out", "x"]
+        assert parser(words).parse_args(words).table == name
     with pytest.raises(SystemExit):
-        parser().parse_args(["ablations", "table6", "--out", "x"])
+        main(["ablations", "table6", "--out", "x"])
     assert "table6" in capsys.readouterr().err
 
 
