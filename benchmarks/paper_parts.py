@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import VisionTower
-from unifashion_pl.cli import config_chain
+from unifashion_pl.configs import merged, read_config
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.parameters import with_random_weights
 
@@ -41,27 +41,16 @@ class Case:
     limit: float | None = None
 
 
-def sections(configs: list[str] | tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Contents of configs and of what they extend, in the order in which they lie over each other."""
-    for path in (path for name in configs for path in config_chain(name)):
-        yield yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-
-
 def overlay_batch(configs: tuple[str, ...], batch: str) -> int:
     """The batch size that the overlays name for a stream."""
-    found: dict[str, Any] = {}
-    for content in sections(configs):
-        found |= (content.get("data") or {}).get("init_args") or {}
+    found = merged(configs)["data"]["init_args"]
     size = found.get("triplet_batch_size") if batch == "triplets" else None
     return int(size or found["batch_size"])
 
 
 def shrink(configs: list[str], folder: Path) -> Path:
     """:data:`TINY` without the heads that the configs leave out."""
-    tiny = yaml.safe_load(TINY.read_text(encoding="utf-8"))["model"]
-    built: dict[str, Any] = {}
-    for content in sections(configs):
-        built |= content.get("model") or {}
+    tiny, built = read_config(TINY)["model"], merged(configs)["model"]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TINY.name
     path.write_text(yaml.safe_dump({"model": {name: value for name, value in tiny.items() if built.get(name) is not None}}))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.callbacks import LearntAverage
-from unifashion_pl.cli import resolve_config
+from unifashion_pl.configs import resolve_config
 from unifashion_pl.freezing import part_of
 from unifashion_pl.optim import OptimSettings
 from unifashion_pl.weights.checkpoint import load_weights

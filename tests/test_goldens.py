@@ -38,7 +38,7 @@ def test_public_names_and_their_arguments_are_still_there() -> None:
 
 
 def test_commands_and_their_options_are_still_there() -> None:
-    assert gone(take.read(take.HERE, "commands"), take.command_lines()) == []
+    assert gone(take.options(take.read(take.HERE, "commands")), take.options(take.command_lines())) == []
 
 
 def test_names_shapes_and_types_in_state_dicts_are_the_same() -> None:

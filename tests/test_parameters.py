@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-
 import pytest
 import torch
 from small import images, tryon_batch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from unifashion_pl.configs import merged
 from unifashion_pl.freezing import apply_policy, counts, part_of
 from unifashion_pl.module import UniFashionModule
-from unifashion_pl.parameters import RANDOM, shapes_only, stage_table
+from unifashion_pl.parameters import STAGES, shapes_only, stage_table, with_random_weights
+from unifashion_pl.weights.card import sources
 
 
 @pytest.fixture(scope="module")
@@ -138,12 +137,22 @@ def test_other_readings_of_what_trains_in_editing() -> None:
         assert counts(model)["unet"][0] == unet
 
 
-def test_every_overlay_that_names_published_weights_has_a_random_counterpart() -> None:
-    shipped = sorted(p.name for p in Path(str(files("unifashion_pl.configs"))).glob("*.yaml"))
-    for name in shipped:
-        text = (Path(str(files("unifashion_pl.configs"))) / name).read_text()
-        names_weights = any(
-            source in text for source in ("source: CompVis", "source: common-canvas", "source: weights/", "weights: timm")
-        )
-        assert (name in RANDOM) == names_weights, name
-    assert {*RANDOM.values()} <= {*shipped}
+@pytest.mark.parametrize(
+    "configs",
+    [*STAGES.values(), ("phase2.yaml", "commercial.yaml"), ("phase2.yaml", "paper.yaml", "released.yaml"), ("small.yaml",)],
+)
+def test_nothing_that_is_published_is_needed_for_counting(configs: tuple[str, ...]) -> None:
+    """Every source that a shipped overlay names has its sizes written down."""
+    [*below, over] = with_random_weights(configs)
+    assert below == [*configs]
+    assert list(sources(merged(configs)["model"]))
+    left = dict(sources(merged([*below, over])["model"]))
+    assert {
+        place for place in left if not place.startswith("diffusion.vae")
+    } == set()  # a VAE takes its config before its source
+
+
+def test_configs_that_name_nothing_published_stay_as_they_are() -> None:
+    assert with_random_weights(["phase1.yaml"]) == ["phase1.yaml"]
+    own = '{"model": {"caption": {"class_path": "x", "init_args": {"language_model": {"class_path": "y", "init_args": {"source": "mine"}}}}}}'
+    assert with_random_weights(["phase1.yaml", own]) == ["phase1.yaml", own]

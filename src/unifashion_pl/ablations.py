@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from unifashion_pl import __version__
-from unifashion_pl.cli import main
+from unifashion_pl.cli.training import train
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records
 from unifashion_pl.reading import read_json, read_yaml
@@ -205,16 +205,16 @@ def stages_of(recipe: str, settings: Settings) -> dict[str, tuple[Path, Callable
 
     def phase1() -> None:
         epochs = [] if settings.phase1_epochs is None else ["--trainer.max_epochs", str(settings.phase1_epochs)]
-        main(["fit", *config("phase1"), *epochs])
+        train(["fit", *config("phase1"), *epochs])
 
     def phase2() -> None:
         steps = str(settings.phase2_steps)
         length = [] if settings.phase2_steps is None else ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
-        main(["fit", *config("phase2"), *length])
+        train(["fit", *config("phase2"), *length])
 
     def test() -> None:
         gallery = ["--data.gallery_captions", str(captions)] if recipe in CAPTIONED else []
-        main(["test", *config("phase2"), "--ckpt_path", str(checkpoint), *gallery])
+        train(["test", *config("phase2"), "--ckpt_path", str(checkpoint), *gallery])
 
     stages: dict[str, tuple[Path, Callable[[], None]]] = {
         "phase1": (folder / "phase1", phase1),

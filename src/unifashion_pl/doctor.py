@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from unifashion_pl.configs import merged
 from unifashion_pl.memory import needed
-from unifashion_pl.parameters import RANDOM, shapes_only
-from unifashion_pl.reading import read_json, read_yaml
+from unifashion_pl.parameters import shapes_only
+from unifashion_pl.reading import read_json
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
 
 PACKAGES = (
@@ -107,7 +108,7 @@ def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> st
     for source, found in rows.items():
         places, (_, licence, use) = ", ".join(place for place, _, _ in found), found[0]
         lines.append(f"{'needs':<16}{source} ({places}; {licence}; commercial use: {use}): {_where(source)}")
-    lines += [*_start(content.get("model") or {}, set(configs)), *_data(content.get("data") or {})]
+    lines += [*_start(content.get("model") or {}, bool(rows)), *_data(content.get("data") or {})]
     refused = [f"{source} ({found[0][1]}; {found[0][2]})" for source, found in rows.items() if found[0][2] != "yes"]
     if commercial_only and refused:
         raise ValueError(
@@ -117,30 +118,12 @@ def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> st
     return "\n".join(lines)
 
 
-def merged(configs: Sequence[str]) -> dict[str, Any]:
-    """Contents of configs laid over each other, without checking them."""
-    from unifashion_pl.cli import config_chain
-
-    out: dict[str, Any] = {}
-    for path in (path for name in configs for path in config_chain(name)):
-        out = _over(out, read_yaml(path, dict[str, Any] | None, "a config") or {})
-    return out
-
-
-def _over(low: Any, high: Any) -> Any:
-    if not (isinstance(low, dict) and isinstance(high, dict)):
-        return high
-    if low.get("class_path", high.get("class_path")) != high.get("class_path", low.get("class_path")):
-        return high
-    return {**low, **{key: _over(low.get(key), value) for key, value in high.items()}}
-
-
-def _start(model: dict[str, Any], configs: set[str]) -> list[str]:
-    """Which of the places that ``init_from`` names is here; the shipped tiny model starts nothing larger."""
+def _start(model: dict[str, Any], large: bool) -> list[str]:
+    """Which of the places that ``init_from`` names is here; the shipped tiny model starts nothing large."""
     wanted = model.get("init_from")
     if not wanted or wanted == "tiny":
         return []
-    if isinstance(wanted, list) and configs & {*RANDOM}:
+    if isinstance(wanted, list) and large:
         wanted = [choice for choice in wanted if choice != "tiny"]
     choices = [[choice] if isinstance(choice, str) else choice for choice in ([wanted] if isinstance(wanted, str) else wanted)]
     names = ["tiny" if "tiny" in choice else " + ".join(choice) for choice in choices]

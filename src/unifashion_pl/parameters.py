@@ -2,24 +2,82 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from huggingface_hub import constants
 
+from unifashion_pl.configs import merged
 from unifashion_pl.freezing import counts
 from unifashion_pl.module import UniFashionModule
 
-#: Overlay -> the one that replaces what it loads by random weights of the same shapes.
-RANDOM = {
-    "paper.yaml": "paper-random.yaml",
-    "paper-tryon.yaml": "paper-editing-random.yaml",
-    "paper-design.yaml": "paper-editing-random.yaml",
-    "commercial.yaml": "commercial-random.yaml",
-    "small.yaml": "small-random.yaml",
+_SD1_UNET = {"sample_size": 64, "cross_attention_dim": 768}
+_SD_VAE = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
 }
+#: Published source -> part of a model that names it -> fields of its config that say its size.
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "lmsys/vicuna-7b-v1.5": {
+        "language_model": {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+        }
+    },
+    "Qwen/Qwen2.5-1.5B-Instruct": {
+        "language_model": {
+            "model_type": "qwen2",
+            "vocab_size": 151936,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "tie_word_embeddings": True,
+        }
+    },
+    "CompVis/stable-diffusion-v1-4": {
+        "denoiser": _SD1_UNET,
+        "vae": _SD_VAE,
+        "text_encoder": {
+            "vocab_size": 49408,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+        },
+    },
+    "weights/pbe": {"denoiser": _SD1_UNET},
+    "weights/stableviton": {"denoiser": _SD1_UNET},
+    "common-canvas/CommonCanvas-S-C": {
+        "denoiser": {
+            "sample_size": 64,
+            "cross_attention_dim": 1024,
+            "attention_head_dim": [5, 10, 20, 20],
+            "use_linear_projection": True,
+        },
+        "vae": _SD_VAE,
+        "text_encoder": {
+            "vocab_size": 49408,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 23,
+            "num_attention_heads": 16,
+            "hidden_act": "gelu",
+        },
+    },
+}
+#: Sources with BERT's vocabulary, to which one token is added.
+BERTS, BERT_VOCABULARY = ("google-bert/bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"), 30523
 
 #: Stages of training at the paper's size, as the README's table lists them.
 STAGES: dict[str, tuple[str, ...]] = {
@@ -33,14 +91,35 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 def with_random_weights(configs: Sequence[str]) -> list[str]:
-    """Configs with each overlay that names published weights followed by its counterpart of :data:`RANDOM`; a stage's own overlay stays
-    behind the paper's, so that heads it removes stay away."""
-    chain: list[str] = []
-    for name in configs:
-        chain.append(name)
-        if name in RANDOM and RANDOM[name] not in configs:
-            chain.append(RANDOM[name])
-    return chain
+    """Configs, and where they name published weights one more over them, by which random ones of the same shapes take their places.
+
+    Nothing is downloaded for it: for counting parameters, and for figures of speed and memory. Such a model describes nothing.
+    """
+    model = merged(configs).get("model")
+    random = _random("model", model) if isinstance(model, dict) else {}
+    over = json.dumps({"model": {**random, "init_from": None, "leave_out": []}})
+    return [*configs, over] if random else [*configs]
+
+
+def _random(place: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by which a part, and the parts in it, load nothing that is published."""
+    found: dict[str, Any] = {}
+    for name, part in arguments.items():
+        if isinstance(part, dict) and "class_path" in part and (inner := _random(name, part.get("init_args") or {})):
+            found[name] = {"class_path": part["class_path"], "init_args": inner}
+    if place == "vision" and arguments.get("weights", "none") != "none":
+        found["weights"] = "none"
+    if arguments.get("tokenizer") in BERTS:
+        found |= {"tokenizer": "tiny", "vocab_size": BERT_VOCABULARY}
+    if arguments.get("bert") in BERTS:
+        found["bert"] = None
+    if fields := SIZES.get(str(arguments.get("source")), {}).get(place):
+        found["config"] = fields
+        if place != "vae":
+            found["source"] = "tiny" if place == "language_model" else None
+    if "text_encoder" in found:
+        found["null_start"] = "random"  # there is no tokenizer for an empty prompt
+    return found
 
 
 def shapes_only(configs: Sequence[str]) -> UniFashionModule:
@@ -51,7 +130,7 @@ def shapes_only(configs: Sequence[str]) -> UniFashionModule:
         OSError: the configs name other published parts, which are not here.
     """
     chain = with_random_weights(configs)
-    large = set(chain) & {*RANDOM, *RANDOM.values()}
+    large = len(chain) > len(configs)
     with offline(), torch.device("meta" if large else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return UniFashionModule.from_config(chain, {"init_from": None, "leave_out": []})

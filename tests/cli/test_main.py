@@ -17,7 +17,7 @@ import pytest
 from unifashion_pl import commands
 from unifashion_pl.cli import main
 from unifashion_pl.cli.main import INTERRUPTED, PACKAGE, TERMINATED, notes, sentences, signals
-from unifashion_pl.files import check_writable
+from unifashion_pl.files import check_writable, write_text
 
 
 def said(error: BaseException, capsys: pytest.CaptureFixture[str], command: str = "report") -> tuple[int, str]:
@@ -139,16 +139,11 @@ def test_a_command_that_fails_late_leaves_the_older_result(
 
     monkeypatch.setattr("os.fsync", full)
 
-    def handler(_: Any) -> int:
-        from unifashion_pl.files import write_text
-
+    def report() -> None:
+        """Write a page."""
         write_text(page, "newer")
-        return 0
 
-    parser = commands.parser()
-    monkeypatch.setattr(commands, "parser", lambda: parser)
-    parser.set_defaults(handler=handler)
-    monkeypatch.setattr(parser, "parse_args", lambda _: type("Args", (), {"handler": staticmethod(handler)}))
+    monkeypatch.setattr(commands, "COMMANDS", (report,))
     with pytest.raises(SystemExit, match="2"):
         main(["report"])
     assert capsys.readouterr().err == (
@@ -177,3 +172,17 @@ def test_names_that_no_encoding_knows_are_printed(tmp_path: Path) -> None:
     run = [sys.executable, "-c", program, os.fsencode("é") + b"\xff.jpg"]
     done = subprocess.run(run, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "1"})
     assert (done.returncode, done.stdout) == (0, b"\\xe9\\udcff.jpg\n")
+
+
+def test_errors_of_the_user_are_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["caption", "nowhere.jpg", "--model", "no-such-folder/model"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("unifashion caption:")
+    assert "Traceback" not in said
+    with pytest.raises(SystemExit):
+        main(["dance"])

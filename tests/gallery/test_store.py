@@ -321,7 +321,7 @@ def test_20_of_20_kills_leave_an_index(
     model: UniFashionModule, tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at random moments, an index is the one before or the one after, every id with its own vectors."""
-    monkeypatch.setattr("unifashion_pl.commands.index.load_model", lambda args: model)
+    monkeypatch.setattr("unifashion_pl.commands.options.Model.load", lambda _: model)
     index, vectors = tmp_path / "index", build(model, pictures()).tokens["reference"]
     for i, picture in enumerate(pictures()):
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")

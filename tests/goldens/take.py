@@ -105,6 +105,11 @@ def command_lines() -> dict[str, list[str]]:
     return found
 
 
+def options(commands: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Commands with the names of their options, in which ``-`` and ``_`` are the same."""
+    return {words: sorted({name.replace("_", "-") for name in names}) for words, names in commands.items()}
+
+
 def _help(*words: str) -> str:
     return subprocess.run(
         [sys.executable, "-m", "unifashion_pl", *words, "--help"], capture_output=True, text=True, check=True
@@ -208,7 +213,10 @@ if __name__ == "__main__":
         else:
             made = makers[part]()
         if chosen.compare:
-            found = list(differences(read(chosen.folder, part), json.loads(json.dumps(made)), 0.0, part))
+            old = read(chosen.folder, part)
+            if part == "commands":
+                old, made = options(old), options(made)
+            found = list(differences(old, json.loads(json.dumps(made)), 0.0, part))
             print(f"{part}: {len(found)} differences", *found[:60], sep="\n  ")
             status |= bool(found)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,20 +29,34 @@ def main(args: Sequence[str] | None = None) -> None:
         args: without the program's name; default ``sys.argv[1:]``.
     """
     argv = list(sys.argv[1:] if args is None else args)
-    if isinstance(
-        sys.stdout, TextIOWrapper
-    ):  # names of files may have bytes that no encoding knows; errors' stream does so anyway
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files may have bytes that no encoding knows; stderr does so anyway
         sys.stdout.reconfigure(errors="backslashreplace")
     with notes(), sentences(argv[0] if argv else ""), signals():
         if argv and argv[0] in TRAINER_COMMANDS:
             from unifashion_pl.cli.training import train
 
-            train(argv)
+            train(spelled(argv, "_"))
         else:
             from unifashion_pl.commands import run
 
-            run(argv)
+            run(spelled(argv, "-"))
         sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+
+
+def spelled(argv: Sequence[str], sign: str) -> list[str]:
+    """Arguments in which ``-`` and ``_`` inside the names of options are one sign: ``--max-bad`` and ``--max_bad`` are the same option.
+
+    Names below another (``--data.some.name``) and what stands behind ``--`` are left as they are.
+
+    >>> spelled(["index", "--max_bad=3", "--text", "a_b", "--", "--no_option"], "-")
+    ['index', '--max-bad=3', '--text', 'a_b', '--', '--no_option']
+    """
+    end = argv.index("--") if "--" in argv else len(argv)
+    names = [re.match(r"--[\w-]+(?=$|=)", arg) for arg in argv[:end]]
+    return [
+        *("--" + re.sub("[-_]", sign, name[0][2:]) + arg[name.end() :] if name else arg for name, arg in zip(names, argv)),
+        *argv[end:],
+    ]
 
 
 @contextmanager

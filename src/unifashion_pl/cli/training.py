@@ -8,14 +8,15 @@ import os
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from unifashion_pl.cli.configs import nulls, resolve_configs, with_config
-from unifashion_pl.cli.layers import drop_replaced
+from unifashion_pl.configs import read_config, resolve_config
+from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.weights.building import Saved, buildable
 from unifashion_pl.weights.checkpoint import read_checkpoint
@@ -120,6 +121,45 @@ def train(args: list[str]) -> None:
         save_config_kwargs={"overwrite": True},
         args=drop_replaced(resolve_configs(args)),
     )
+
+
+def resolve_configs(args: Sequence[str]) -> list[str]:
+    """The command, every ``--config`` (or ``-c``) with its path, then all other options.
+
+    Options come last, so that what is said on the command line holds whether it stands before or behind a config.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    pending = False
+    for arg in args:
+        if pending or arg.startswith("--config="):
+            configs += ["--config", resolve_config(arg.removeprefix("--config="))]
+            pending = False
+        elif arg in ("--config", "-c"):
+            pending = True
+        else:
+            others.append(arg)
+    return [*others[:1], *configs, *others[1:], *(["--config"] if pending else [])]
+
+
+def nulls(args: Sequence[str], section: str = "model") -> set[str]:
+    """Names of a section that the last config that names them sets to null.
+
+    Args:
+        args: as :func:`resolve_configs` returns them.
+    """
+    last: dict[str, object] = {}
+    for option, name in pairwise(args):
+        if option == "--config":
+            named = read_config(name).get(section)
+            last |= named if isinstance(named, dict) else {}
+    return {key for key, value in last.items() if value is None}
+
+
+def with_config(args: Sequence[str], config: str) -> list[str]:
+    """Arguments of :func:`resolve_configs` with one more config, behind all that there are and before the options."""
+    end = next((i for i in range(1, len(args), 2) if args[i] != "--config"), len(args))
+    return [*args[:end], "--config", config, *args[end:]]
 
 
 def checkpoint(asked: str, command: str, trainer: Any) -> str:

@@ -1,41 +1,59 @@
-"""Commands beside training: one module a command, each with ``add(commands)``, which adds its parser and sets its ``handler``."""
+"""Commands beside training: functions whose signatures are their command lines (:mod:`unifashion_pl.commands.signature`)."""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser
 from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-#: Modules of this package that add a command, in the order of ``--help``.
-MODULES = ("data", "index", "caption", "paint", "report", "weights", "ablations", "parameters", "doctor")
+from unifashion_pl.commands import data, index, paint, runs, weights
+from unifashion_pl.commands.signature import Command, add_arguments, call, summary
 
 EPILOG = (
     "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."
 )
+#: Commands in the order of ``--help``: functions, or what a group is for and its functions.
+COMMANDS: tuple[Command | tuple[str, str, tuple[Command, ...]], ...] = (
+    (
+        "data",
+        "the toy wardrobe, dataset checks, shards",
+        (data.wardrobe, data.check, data.shards, data.annotate, data.features),
+    ),
+    ("index", "search your own catalogue", (index.build, index.add, index.remove, index.search)),
+    *(paint.caption, paint.generate, paint.tryon, paint.design, runs.report),
+    ("weights", "published checkpoints: list, check, import", (weights.list_, weights.check, weights.import_)),
+    *(runs.ablations, runs.parameters, runs.doctor),
+)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(ArgumentParser):
     """argparse's, with options named in full: what is an abbreviation today may be another option tomorrow."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; a parsed command carries its ``handler``."""
+def parser(argv: Sequence[str]) -> Parser:
+    """The parser of all commands. Only the command that ``argv`` names has its arguments: no other's imports are paid for."""
     top = Parser(prog="unifashion", description="UniFashion as a Lightning library.", epilog=EPILOG)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in MODULES:
-        import_module(f"{__name__}.{name}").add(commands)
+    _add(top, COMMANDS, [*argv], "COMMAND")
     return top
+
+
+def _add(parent: Parser, commands: Sequence[Any], argv: list[str], metavar: str) -> None:
+    choices = parent.add_subparsers(dest=metavar, metavar=metavar, required=True)
+    for command in commands:
+        name, said, actions = command if isinstance(command, tuple) else (command.__name__.rstrip("_"), summary(command), ())
+        chosen = choices.add_parser(name, help=said)
+        if argv[:1] == [name] and actions:
+            _add(chosen, actions, argv[1:], "ACTION")
+        elif argv[:1] == [name]:
+            add_arguments(chosen, command)
+            chosen.set_defaults(command=command)
 
 
 def run(argv: Sequence[str]) -> None:
     """Parse, run and exit with the command's status; :func:`unifashion_pl.cli.main.sentences` turns errors into sentences."""
-    args = parser().parse_args(argv)
-    if status := args.handler(args):
+    values = vars(parser(argv).parse_args(argv))
+    if status := call(values["command"], values):
         raise SystemExit(status)

@@ -1,95 +1,181 @@
-"""``data``: the toy wardrobe, dataset checks, shards, captions."""
+"""``data``: the toy wardrobe, dataset checks, shards, and what a model adds to a dataset: captions and a frozen tower's features."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import json as json_
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
-if TYPE_CHECKING:
-    from unifashion_pl.commands import Commands
+from unifashion_pl.commands.options import MaxBad, Model
+from unifashion_pl.commands.signature import FILE, FOLDER
+
+NAMES = {"type": lambda text: [name.strip() for name in text.split(",") if name.strip()], "metavar": "NAME,…"}
 
 
-def add(commands: Commands) -> None:
-    """Add ``data``."""
-    from unifashion_pl.commands import annotate, features
-    from unifashion_pl.data.check import DATASETS
-    from unifashion_pl.wardrobe.dirt import KINDS
+def _layouts() -> dict[str, Any]:
     from unifashion_pl.wardrobe.write import LAYOUTS
 
-    parser = commands.add_parser("data", help="the toy wardrobe, dataset checks, shards")
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    wardrobe = actions.add_parser("wardrobe", help="write the procedural catalogue in the datasets' raw layouts")
-    wardrobe.add_argument("--out", type=Path, required=True)
-    wardrobe.add_argument("--size", default="demo", choices=("tiny", "demo"))
-    wardrobe.add_argument("--products", type=int, help="number of training products instead of the size's")
-    wardrobe.add_argument("--seed", type=int, default=0)
-    wardrobe.add_argument("--workers", type=int)
-    names: dict[str, Any] = {
-        "type": lambda text: [name.strip() for name in text.split(",") if name.strip()],
-        "default": [],
-        "metavar": "NAME,…",
-    }
-    wardrobe.add_argument("--layouts", **names, help=f"also write {', '.join(LAYOUTS)}, or all")
-    wardrobe.add_argument(
-        "--dirt", **names, help=f"break some files on purpose: {', '.join(KINDS)}, or all; dirt.json says which"
-    )
-    wardrobe.set_defaults(handler=_wardrobe)
-    check = actions.add_parser("check", help="what of a dataset is there, missing or broken")
-    shards = actions.add_parser("shards", help="raw layout -> WebDataset shards + index.json")
-    for sub in (check, shards):
-        sub.add_argument("dataset", choices=DATASETS)
-        sub.add_argument("--root", type=Path, required=True)
-    check.add_argument("--json", type=Path, help="also write the findings here")
-    check.set_defaults(handler=_check)
-    shards.add_argument("--out", type=Path, required=True)
-    shards.add_argument("--workers", type=int, default=1)
-    shards.add_argument("--allow-missing", action="store_true", help="build evaluation splits although samples are lost")
-    shards.set_defaults(handler=_shards)
-    annotate.add(actions)
-    features.add(actions)
+    return {"help": f"also write {', '.join(LAYOUTS)}, or all"}
 
 
-def _wardrobe(args: argparse.Namespace) -> int:
-    from dataclasses import replace
+def _dirt() -> dict[str, Any]:
+    from unifashion_pl.wardrobe.dirt import KINDS
 
-    from unifashion_pl.files import check_writable
+    return {"help": f"break some files on purpose: {', '.join(KINDS)}, or all; dirt.json says which"}
+
+
+def _datasets() -> dict[str, Any]:
+    from unifashion_pl.data.check import DATASETS
+
+    return {"choices": DATASETS}
+
+
+def wardrobe(
+    *,
+    out: Annotated[Path, FOLDER],
+    size: Literal["tiny", "demo"] = "demo",
+    products: Annotated[int | None, "number of training products instead of the size's"] = None,
+    seed: int = 0,
+    workers: int | None = None,
+    layouts: Annotated[list[str] | None, NAMES, _layouts] = None,
+    dirt: Annotated[list[str] | None, NAMES, _dirt] = None,
+) -> None:
+    """Write the procedural catalogue in the datasets' raw layouts."""
     from unifashion_pl.wardrobe import SIZES, write_wardrobe
 
-    check_writable(args.out, folder=True)
-    spec = SIZES[args.size]
-    if args.products is not None:
-        spec = replace(spec, products_train=args.products)
-    print(write_wardrobe(args.out, spec=spec, seed=args.seed, workers=args.workers, layouts=args.layouts, dirt=args.dirt))
-    return 0
+    spec = SIZES[size]
+    if products is not None:
+        spec = replace(spec, products_train=products)
+    print(write_wardrobe(out, spec=spec, seed=seed, workers=workers, layouts=layouts or [], dirt=dirt or []))
 
 
-def _check(args: argparse.Namespace) -> int:
+def check(
+    dataset: Annotated[str, _datasets],
+    *,
+    root: Path,
+    json: Annotated[Path | None, FILE, "also write the findings here"] = None,
+) -> int:
+    """What of a dataset is there, missing or broken."""
     from unifashion_pl.data.check import check_dataset
     from unifashion_pl.data.check_text import report_text
-    from unifashion_pl.files import check_writable, write_text
+    from unifashion_pl.files import write_text
 
-    if args.json:
-        check_writable(args.json)
-    report = check_dataset(args.dataset, args.root)
+    report = check_dataset(dataset, root)
     print(report_text(report))
-    if args.json:
-        write_text(args.json, json.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
+    if json:
+        write_text(json, json_.dumps(report.as_dict(), indent=2, ensure_ascii=False) + "\n")
     return 0 if report.complete else 1
 
 
-def _shards(args: argparse.Namespace) -> int:
+def shards(
+    dataset: Annotated[str, _datasets],
+    *,
+    root: Path,
+    out: Annotated[Path, FOLDER],
+    workers: int = 1,
+    allow_missing: Annotated[bool, "build evaluation splits although samples are lost"] = False,
+) -> None:
+    """Raw layout -> WebDataset shards + index.json."""
     from unifashion_pl.data.check import build_shards
     from unifashion_pl.data.index import ShardIndex
     from unifashion_pl.data.plan import some
-    from unifashion_pl.files import check_writable
 
-    check_writable(args.out, folder=True)
-    for index in build_shards(args.dataset, args.root, args.out, workers=args.workers, allow_missing=args.allow_missing):
+    for index in build_shards(dataset, root, out, workers=workers, allow_missing=allow_missing):
         print(index)
         if lost := ShardIndex.load(index.parent).missing:
             named = some((f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in lost), 20)
             print(f"{len(lost):,} samples are left out: {named}", file=sys.stderr)
-    return 0
+
+
+def annotate(
+    *,
+    root: Annotated[Path, "Fashion-IQ: captions/, image_splits/, images"],
+    out: Annotated[Path, FILE, "the caption library, e.g. captions.train.jsonl"],
+    split: Annotated[Literal["train", "val"], "whose images; keywords always come from train"] = "train",
+    model: Model,
+    vlm: Annotated[str | None, "instead of --model any image-text-to-text model of transformers: a folder or a hub id"] = None,
+    style: Annotated[Literal["fashion200k", "fashiongen", "fashioniq"], "of --model"] = "fashioniq",
+    keywords: Annotated[int, {"metavar": "N"}, "words per category in the prompt"] = 40,
+    batch_size: int = 8,
+    max_new_tokens: int = 96,
+    allow_missing: Annotated[bool, "leave images out that cannot be read"] = False,
+) -> None:
+    """Caption Fashion-IQ's images, query-blind and with provenance; resumable."""
+    from unifashion_pl.data.annotate import annotate, keywords_of
+    from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
+    from unifashion_pl.evaluation.captioners import HeadCaptioner, TransformersCaptioner
+    from unifashion_pl.files import write_text
+
+    if model.model is not None and vlm is not None:
+        raise ValueError("one captioner writes: name --model or --vlm, not both")
+    found = keywords_of(training_texts(root), keywords)
+    for category, words in found.counts.items():
+        print(f"{category}: {', '.join(f'{word} {count:,}' for word, count in words[:12])}, …")
+    targets = caption_targets(root, split)
+    captioner = (
+        HeadCaptioner(model.load(), style, max_new_tokens=max_new_tokens)
+        if vlm is None
+        else TransformersCaptioner(vlm, model.place(), max_new_tokens)
+    )
+    library = annotate(targets, captioner, found, out, batch_size=batch_size, allow_missing=allow_missing)
+    beside = library.with_suffix(".keywords.json")
+    write_text(beside, json_.dumps(found.as_dict(), indent=1, ensure_ascii=False) + "\n")
+    print(library)
+
+
+def features(
+    *,
+    shards: Annotated[Path, "a folder with index.json, or one that holds such folders"],
+    dtype: Annotated[Literal["bf16", "fp32"], "bf16: half the size; fp32: the very numbers"] = "bf16",
+    out: Annotated[Path | None, FOLDER, "write here instead of beside the shards"] = None,
+    batch_size: Annotated[int, "images that the tower sees at once"] = 64,
+    workers: Annotated[int, "threads that decode"] = 2,
+    max_bad: Annotated[MaxBad, "go on without features of up to N damaged samples; each is named"] = 0,
+    model: Model,
+) -> None:
+    """Run a frozen vision tower (of --model, which may also be a .yaml) over training shards once."""
+    from unifashion_pl import UniFashionModule
+    from unifashion_pl.data.make_features import write_features
+    from unifashion_pl.files import check_writable
+
+    folders = _training_shards(shards)
+    for place in folders if out is None else ():
+        check_writable(place, folder=True)
+    named = model.model or ""
+    # phase 1 starts from a tower whose weights its config names, before there is any checkpoint
+    whole = UniFashionModule.from_config(named) if named.endswith((".yaml", ".yml")) else model.load()
+    tower = whole.backbone.vision.eval()
+    tower.to(model.place())
+    settings: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "workers": workers, "max_bad": max_bad}
+    for folder in folders:
+        beside = None if out is None else out / folder.relative_to(shards if folder != shards else folder.parent)
+        print(write_features(folder, tower, out=beside, **settings))
+
+
+def _training_shards(root: Path) -> list[Path]:
+    """Folders of training shards; others are named.
+
+    Raises:
+        FileNotFoundError: no training shards below ``root``.
+    """
+    from unifashion_pl.data.features import FOLDER as FEATURES
+    from unifashion_pl.data.index import NAME, ShardIndex
+    from unifashion_pl.data.make_features import TOWER_FIELDS
+    from unifashion_pl.data.plan import TRAIN
+
+    below = sorted(path.parent for path in root.rglob(NAME) if path.parent.name != FEATURES)
+    folders = []
+    for folder in [root] if (root / NAME).is_file() else below:
+        index = ShardIndex.load(folder)
+        if index.split == TRAIN and index.kind in TOWER_FIELDS:
+            folders.append(folder)
+        else:
+            print(f"{folder}: {index.name} ({index.kind}) is left out, because evaluation reads pixels")
+    if not folders:
+        raise FileNotFoundError(
+            f"no training shards in {root}: expected a folder with {NAME} whose split is {TRAIN}, or one that holds such folders. "
+            "Shards are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
+        )
+    return folders

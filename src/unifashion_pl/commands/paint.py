@@ -1,114 +1,139 @@
-"""``generate``, ``tryon``, ``design``: paint images."""
+"""``caption``, ``generate``, ``tryon``, ``design``: a model at work on one's own pictures and texts."""
 
 from __future__ import annotations
 
-import argparse
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from unifashion_pl.commands.options import load_model, model_option
+from unifashion_pl.commands.options import MaxBad, Model
+from unifashion_pl.commands.signature import FILE
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from unifashion_pl.commands import Commands
     from unifashion_pl.module import UniFashionModule
 
-#: Inputs of the person that are passed on by name where they are given.
-PERSON = ("mask", "pose", "densepose", "parse", "agnostic", "box")
+BATCH = 8
+CORNERS = {"type": float, "nargs": 4, "metavar": ("LEFT", "TOP", "RIGHT", "BOTTOM")}
 
 
-def add(commands: Commands) -> None:
-    """Add ``generate``, ``tryon`` and ``design``."""
-    generate = commands.add_parser("generate", help="paint an image from text, or from an image and a modifying text")
-    generate.add_argument("prompt")
-    generate.add_argument("--image", type=Path)
-    _painting(generate, "generated.png").set_defaults(handler=_generate)
-    tryon = commands.add_parser("tryon", help="paint a person wearing a garment")
-    tryon.add_argument("person", type=Path)
-    tryon.add_argument("garment", type=Path, nargs="+", help="several garments are painted side by side")
-    _person(tryon).set_defaults(handler=_tryon)
-    tryon.add_argument("--garment-guidance", type=float, help="by the garment's photo alone; 1 (default) = none")
-    _painting(tryon, "tryon.png")
-    design = commands.add_parser("design", help="paint a person in what a text and a sketch describe")
-    design.add_argument("person", type=Path)
-    design.add_argument("text")
-    design.add_argument("--sketch", type=Path, help="light strokes on black")
-    design.add_argument("--invert-sketch", action="store_true", help="the sketch has dark strokes on white")
-    _person(design).set_defaults(handler=_design)
-    _painting(design, "design.png")
+@dataclass(kw_only=True)
+class Person:
+    """A person's inputs, and what becomes of what is not repainted."""
+
+    mask: Annotated[Path | None, "white = repaint, in the person's proportions"] = None
+    invert_mask: Annotated[bool, "the mask says white = keep"] = False
+    pose: Annotated[Path | None, "joints: OpenPose JSON, BODY-25 or COCO-18"] = None
+    densepose: Annotated[Path | None, "body parts on black; goes before the joints"] = None
+    parse: Annotated[Path | None, "label map of the person (LIP), to make a mask from"] = None
+    agnostic: Annotated[Path | None, "the person with grey 128 where it is repainted, to make a mask from"] = None
+    box: Annotated[list[float] | None, CORNERS, "pixels, to make a mask from"] = None
+    as_painted: Annotated[bool, "do not paste the photo back outside of the mask"] = False
+
+    def given(self) -> dict[str, Any]:
+        """As the methods that repaint take it."""
+        inputs = {name: value for name, value in vars(self).items() if name != "as_painted" and value is not None}
+        return {**inputs, "paste_back": not self.as_painted}
 
 
-def _person(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("--mask", type=Path, help="white = repaint, in the person's proportions")
-    parser.add_argument("--invert-mask", action="store_true", help="the mask says white = keep")
-    parser.add_argument("--pose", type=Path, help="joints: OpenPose JSON, BODY-25 or COCO-18")
-    parser.add_argument("--densepose", type=Path, help="body parts on black; goes before the joints")
-    parser.add_argument("--parse", type=Path, help="label map of the person (LIP), to make a mask from")
-    parser.add_argument("--agnostic", type=Path, help="the person with grey 128 where it is repainted, to make a mask from")
-    parser.add_argument(
-        "--box", type=float, nargs=4, metavar=("LEFT", "TOP", "RIGHT", "BOTTOM"), help="pixels, to make a mask from"
-    )
-    parser.add_argument("--as-painted", action="store_true", help="do not paste the photo back outside of the mask")
-    return parser
+@dataclass(kw_only=True)
+class Painting:
+    """How pictures are painted."""
+
+    seed: int = 0
+    sampler: Annotated[str | None, "paper (default), fast, dpmpp, dpmpp_karras or ddim"] = None
+    steps: Annotated[int | None, "default: the sampler's"] = None
+    guidance: Annotated[float | None, "1 = none; default: by task"] = None
+
+    def given(self) -> dict[str, Any]:
+        """As the methods that paint take it."""
+        return {"progress": True} | {name: value for name, value in vars(self).items() if value is not None}
 
 
-def _painting(parser: argparse.ArgumentParser, out: str) -> argparse.ArgumentParser:
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sampler", help="paper (default), fast, dpmpp, dpmpp_karras or ddim")
-    parser.add_argument("--steps", type=int, help="default: the sampler's")
-    parser.add_argument("--guidance", type=float, help="1 = none; default: by task")
-    parser.add_argument("--out", type=Path, default=Path(out))
-    return model_option(parser)
+def caption(
+    *images: Path,
+    style: Literal["fashion200k", "fashiongen", "fashioniq"] = "fashiongen",
+    max_bad: Annotated[MaxBad, "leave out up to N images that cannot be read; each is named"] = 0,
+    model: Model,
+) -> None:
+    """Describe images."""
+    from unifashion_pl.inference_images import left_out, unreadable
+
+    bad = unreadable(images, max_bad)
+    used = [path for i, path in enumerate(images) if i not in bad]
+    if bad:
+        print(left_out(bad), file=sys.stderr)
+    if not used:
+        raise ValueError("none of the images can be used")
+    captioner = model.load()
+    for start in range(0, len(used), BATCH):  # each batch is printed when it is there, so that an interruption loses none
+        part = used[start : start + BATCH]
+        for path, text in zip(part, captioner.caption(part, style=style, batch_size=BATCH)):
+            print(f"{path}\t{text}", flush=True)
 
 
-def _model(args: argparse.Namespace) -> UniFashionModule:
-    """``--model``, once it is known that ``--out`` can be written: paintings take minutes."""
+def generate(
+    prompt: str,
+    *,
+    image: Path | None = None,
+    out: Annotated[Path, FILE] = Path("generated.png"),
+    painting: Painting,
+    model: Model,
+) -> None:
+    """Paint an image from text, or from an image and a modifying text."""
+    _save(out, _painter(out, model).generate(prompt, image=image, **painting.given()))
+
+
+def tryon(
+    person: Path,
+    *garment: Annotated[Path, "several garments are painted side by side"],
+    garment_guidance: Annotated[float | None, "by the garment's photo alone; 1 (default) = none"] = None,
+    out: Annotated[Path, FILE] = Path("tryon.png"),
+    inputs: Person,
+    painting: Painting,
+    model: Model,
+) -> None:
+    """Paint a person wearing a garment."""
+    settings = {**inputs.given(), **painting.given()}
+    if garment_guidance is not None:
+        settings["garment_guidance"] = garment_guidance
+    _save(out, _painter(out, model).try_on(person, [*garment], **settings))
+
+
+def design(
+    person: Path,
+    text: str,
+    *,
+    sketch: Annotated[Path | None, "light strokes on black"] = None,
+    invert_sketch: Annotated[bool, "the sketch has dark strokes on white"] = False,
+    out: Annotated[Path, FILE] = Path("design.png"),
+    inputs: Person,
+    painting: Painting,
+    model: Model,
+) -> None:
+    """Paint a person in what a text and a sketch describe."""
+    drawn: dict[str, Any] = {"sketch": sketch, "invert_sketch": invert_sketch}
+    _save(out, _painter(out, model).design(person, text, **drawn, **inputs.given(), **painting.given()))
+
+
+def _painter(out: Path, model: Model) -> UniFashionModule:
+    """The model, once it is known that ``--out`` names a picture: paintings take minutes."""
     from PIL import Image
 
-    from unifashion_pl.files import check_writable
-
-    if args.out.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"--out {args.out}: the ending says no kind of picture; use .png or .jpg")
-    check_writable(args.out)
-    return load_model(args)
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out {out}: the ending says no kind of picture; use .png or .jpg")
+    return model.load()
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    names = ("sampler", "steps", "guidance", "garment_guidance", *PERSON)
-    return {"progress": True} | {name: value for name in names if (value := getattr(args, name, None)) is not None}
-
-
-def _generate(args: argparse.Namespace) -> int:
-    model = _model(args)
-    return _save(args, model.generate(args.prompt, image=args.image, seed=args.seed, **_settings(args)))
-
-
-def _tryon(args: argparse.Namespace) -> int:
-    model = _model(args)
-    flags = {"invert_mask": args.invert_mask, "paste_back": not args.as_painted}
-    return _save(args, model.try_on(args.person, args.garment, seed=args.seed, **flags, **_settings(args)))
-
-
-def _design(args: argparse.Namespace) -> int:
-    model = _model(args)
-    flags = {"invert_mask": args.invert_mask, "invert_sketch": args.invert_sketch, "paste_back": not args.as_painted}
-    made = model.design(args.person, args.text, sketch=args.sketch, seed=args.seed, **flags, **_settings(args))
-    return _save(args, made)
-
-
-def _save(args: argparse.Namespace, pictures: list[Image.Image]) -> int:
+def _save(out: Path, pictures: list[Image.Image]) -> None:
     """One picture, or several side by side."""
+    from diffusers.utils.pil_utils import make_image_grid
     from PIL import Image
 
     from unifashion_pl.files import replacing
 
-    canvas = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        canvas.paste(picture, (left, 0))
-        left += picture.width
-    with replacing(args.out) as file:
-        canvas.save(file, Image.registered_extensions()[args.out.suffix.lower()])
-    print(args.out)
-    return 0
+    with replacing(out) as file:
+        make_image_grid(pictures, 1, len(pictures)).save(file, Image.registered_extensions()[out.suffix.lower()])
+    print(out)

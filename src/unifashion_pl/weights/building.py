@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
 from unifashion_pl import learned
+from unifashion_pl.configs import read_config
+from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.freezing import left_out
-from unifashion_pl.reading import read_yaml
 from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
@@ -181,14 +182,12 @@ def from_config(cls: type[M], config: str | Path | Iterable[str | Path], overrid
     """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
     from jsonargparse import ArgumentParser
 
-    from unifashion_pl.cli.layers import drop_replaced
-
     configs = [config] if isinstance(config, str | Path) else list(config)
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(cls, "model", fail_untyped=False)
     # as the command line would: what lies over what is decided in one place, and parsing in steps loses the classes of dataclasses
-    args = [f"--config={json.dumps({'model': section})}" for section in _merge_configs(configs)]
+    args = [f"--config={json.dumps({'model': section})}" for section in _sections(configs)]
     args += [
         f"--model.{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
     ]
@@ -199,13 +198,11 @@ def from_config(cls: type[M], config: str | Path | Iterable[str | Path], overrid
     return build(cls, parsed.as_dict()["model"])
 
 
-def _merge_configs(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
-    from unifashion_pl.cli import config_chain
-
+def _sections(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
     sections = []
-    for name in (path for config in configs for path in config_chain(str(config))):
-        content = read_yaml(name, dict[str, Any], "a config")
-        if not isinstance(content.get("model"), dict):
+    for name in configs:
+        section = read_config(name).get("model")
+        if not isinstance(section, dict):
             raise ValueError(f"{name} has no `model:` section with settings")
-        sections.append(content["model"])
+        sections.append(section)
     return sections

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from unifashion_pl.cli import main
+from unifashion_pl.commands.options import Model
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.module import UniFashionModule
 
@@ -96,7 +97,7 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, capsys: pytest.Cap
 def test_requests_that_cannot_be_meant_are_one_sentence(
     tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unifashion_pl.commands.index.load_model", lambda args: model)
+    monkeypatch.setattr(Model, "load", lambda _: model)
     index = str(tmp_path / "index")
     main(["index", "build", *catalogue(tmp_path / "a", "red", "blue"), "--out", index])
     for options, said in (
@@ -116,7 +117,7 @@ def test_requests_that_cannot_be_meant_are_one_sentence(
 def test_an_index_that_is_none_is_left_alone(
     tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unifashion_pl.commands.index.load_model", lambda args: model)
+    monkeypatch.setattr(Model, "load", lambda _: model)
     options = catalogue(tmp_path / "a", "red")
     for command in (["add", str(tmp_path / "no"), *options], ["remove", str(tmp_path / "no"), "red"]):
         with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""The command line as its user types it: configs by bare name, the whole way on the tiny wardrobe, errors as sentences."""
+"""``fit``, ``test`` and ``predict``: what ``--ckpt_path``, nulls and the order of options mean, and the whole way on the tiny wardrobe."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from unifashion_pl.cli import config_chain, main, resolve_config, resolve_configs
+from unifashion_pl.cli import main
+from unifashion_pl.cli.training import checkpoint, nulls, resolve_configs, with_config
 from unifashion_pl.report import build_report
 
 QUICK = [
@@ -49,56 +51,57 @@ def empty_folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path
 
 
-def test_a_bare_name_is_looked_up_here_first_then_among_the_shipped(empty_folder: Path) -> None:
-    assert Path(resolve_config("phase1.yaml")).parent.name == "configs"
-    (empty_folder / "phase1.yaml").write_text("model: {}\n")
-    assert resolve_config("phase1.yaml") == "phase1.yaml"
-    with pytest.raises(SystemExit, match=r"no config 'phase9.yaml' in .* nor among the shipped ones: .*phase1\.yaml"):
-        resolve_config("phase9.yaml")
+def test_options_hold_whether_they_stand_before_or_behind_a_config(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: {caption: null}\n")
+    name = str(tmp_path / "a.yaml")
+    for args in (["--model.caption", "null", "--config", name], ["-c", name, "--model.caption", "null"]):
+        assert resolve_configs(["test", *args]) == ["test", "--config", name, "--model.caption", "null"]
 
 
-def test_extends_puts_the_base_config_before_its_overlay(empty_folder: Path) -> None:
-    assert [Path(p).name for p in config_chain("phase2.yaml")] == ["tiny.yaml", "phase2.yaml"]
-    args = resolve_configs(["fit", "--config", "phase2.yaml", "--config=small.yaml", "--x", "1"])
-    assert [Path(a).name for a in args] == [
-        "fit",
-        *("--config", "tiny.yaml", "--config", "phase2.yaml", "--config", "small.yaml"),
-        "--x",
-        "1",
+def test_a_checkpoints_model_lies_over_configs_and_below_options() -> None:
+    args = ["test", "--config", "a", "--config", "b", "--x", "1"]
+    assert with_config(args, "{}") == ["test", "--config", "a", "--config", "b", "--config", "{}", "--x", "1"]
+    assert with_config(["test"], "{}") == ["test", "--config", "{}"]
+
+
+def test_the_last_config_says_what_is_null(tmp_path: Path) -> None:
+    for name, text in (
+        ("a", "model: {caption: null, retrieval: null}"),
+        ("b", "model: {caption: {x: 1}}\ndata: {diffusion: null}"),
+    ):
+        (tmp_path / name).write_text(text)
+    args = [
+        "test",
+        "--config",
+        str(tmp_path / "a"),
+        "--config",
+        str(tmp_path / "b"),
+        "--config",
+        '{"model": {"painter": null}}',
     ]
+    assert nulls(args) == {"retrieval", "painter"}
 
 
-@pytest.mark.parametrize(
-    "head", ["\ufeff# extends: tiny.yaml\r\n", "# mine\n\n# extends: tiny.yaml\n", "#extends:  tiny.yaml \n"]
-)
-def test_a_config_extends_whatever_its_editor_put_before(empty_folder: Path, head: str) -> None:
-    Path("mine.yaml").write_text(f"{head}trainer: {{max_epochs: 2}}\n", "utf-8", newline="")
-    assert [Path(name).name for name in config_chain("mine.yaml")] == ["tiny.yaml", "mine.yaml"]
-    Path("mine.yaml").write_text("trainer: {max_epochs: 2}\n# extends: tiny.yaml\n")
-    assert config_chain("mine.yaml") == ["mine.yaml"]
+def trainer(folder: Path) -> SimpleNamespace:
+    saving = SimpleNamespace(init_args=SimpleNamespace(dirpath=str(folder)))
+    return SimpleNamespace(callbacks=[saving], default_root_dir=str(folder))
 
 
-def test_a_config_that_extends_nothing_or_is_no_text_is_refused(empty_folder: Path) -> None:
-    Path("mine.yaml").write_text("# extends:\n")
-    with pytest.raises(SystemExit, match="mine.yaml:1: expected the name of a config behind '# extends:'"):
-        config_chain("mine.yaml")
-    Path("mine.yaml").write_bytes("# extends: tiny.yaml\n".encode("utf-16"))
-    with pytest.raises(ValueError, match="mine.yaml is not UTF-8 text: it is UTF-16"):
-        config_chain("mine.yaml")
+@pytest.mark.parametrize("asked", ["last", "best", "hpc", "registry", "nowhere.ckpt"])
+def test_a_checkpoint_that_is_not_there_is_an_error(asked: str, tmp_path: Path) -> None:
+    for command in ("test", "validate", "predict"):
+        with pytest.raises(FileNotFoundError, match=f"--ckpt_path {asked}"):
+            checkpoint(asked, command, trainer(tmp_path))
+    (tmp_path / "epoch=1.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match=r"name.*|there is no such file"):
+        checkpoint(asked, "test", trainer(tmp_path))
 
 
-def test_a_config_extends_its_namesake_and_what_lies_beside_it(empty_folder: Path) -> None:
-    Path("phase1.yaml").write_text("# extends: phase1.yaml\ntrainer: {max_epochs: 2}\n")
-    assert [Path(p).name for p in config_chain("phase1.yaml")] == ["tiny.yaml", "phase1.yaml", "phase1.yaml"]
-    assert Path(config_chain("phase1.yaml")[1]).parent.name == "configs"
-    Path("conf").mkdir()
-    Path("conf/base.yaml").write_text("trainer: {max_epochs: 3}\n")
-    Path("conf/mine.yaml").write_text("# extends: base.yaml\n")
-    assert [Path(p).as_posix() for p in config_chain("conf/mine.yaml")] == ["conf/base.yaml", "conf/mine.yaml"]
-    Path("a.yaml").write_text("# extends: b.yaml\n")
-    Path("b.yaml").write_text("# extends: a.yaml\n")
-    with pytest.raises(SystemExit, match="a.yaml, b.yaml extend each other"):
-        config_chain("a.yaml")
+def test_the_newest_last_is_found_and_fit_may_start_anew(tmp_path: Path) -> None:
+    assert checkpoint("last", "fit", trainer(tmp_path)) == "last"
+    (tmp_path / "last.ckpt").touch()
+    assert checkpoint("last", "test", trainer(tmp_path)) == str(tmp_path / "last.ckpt")
+    assert checkpoint(str(tmp_path / "last.ckpt"), "test", trainer(tmp_path)) == str(tmp_path / "last.ckpt")
 
 
 def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,34 +194,3 @@ def test_two_processes_train_and_validate_through_the_command_line(empty_folder:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert (empty_folder / "runs/phase1/checkpoints/last.ckpt").is_file()
     assert "val/fashiongen/mean" in (empty_folder / "runs/phase1/metrics.csv").read_text()
-
-
-def test_errors_of_the_user_are_sentences(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["caption", "nowhere.jpg", "--model", "no-such-folder/model"])
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("unifashion caption:")
-    assert "Traceback" not in said
-    with pytest.raises(SystemExit):
-        main(["dance"])
-
-
-def test_doctor_names_versions_and_devices(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["doctor"])
-    said = capsys.readouterr().out
-    assert "torch" in said
-    assert "cpu" in said
-
-
-def test_wardrobe_check_and_shards(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["data", "wardrobe", "--out", "raw", "--size", "tiny", "--workers", "1"])
-    main(["data", "check", "fashiongen", "--root", "raw/fashiongen", "--json", "check.json"])
-    assert json.loads(Path("check.json").read_text())
-    main(["data", "shards", "fashiongen", "--root", "raw/fashiongen", "--out", "shards"])
-    assert list(Path("shards").rglob("index.json"))
-    next(Path("raw/fashion-iq/images").glob("*.jpg")).unlink()
-    with pytest.raises(SystemExit) as stopped:
-        main(["data", "check", "fashioniq", "--root", "raw/fashion-iq"])
-    assert stopped.value.code == 1
-    assert "missing" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
-from unifashion_pl.cli.layers import drop_replaced
+from unifashion_pl.configs.layers import drop_replaced
 
 HEADS: dict[str, Any] = {"caption": None, "diffusion": None, "init_from": None}
 TOWER = "model.backbone.vision"

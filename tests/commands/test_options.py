@@ -11,6 +11,7 @@ from PIL import Image
 from small import images, small_backbone
 
 from unifashion_pl.cli import main
+from unifashion_pl.commands.options import Model
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
@@ -21,8 +22,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> UniFashionModule:
     """A small model in the place of the one that commands load."""
     torch.manual_seed(0)
     small = UniFashionModule(small_backbone(), RetrievalModule(hidden_size=32, embed_dim=8)).eval()
-    for command in ("index", "caption"):
-        monkeypatch.setattr(f"unifashion_pl.commands.{command}.load_model", lambda _: small)
+    monkeypatch.setattr(Model, "load", lambda _: small)
     return small
 
 
@@ -74,7 +74,7 @@ def test_captions_are_printed_batch_by_batch_and_bad_files_are_found_before(
     message = failure(capsys, "caption", *paths)
     assert "3.png" in message
     assert "7.png" in message
-    monkeypatch.setattr("unifashion_pl.commands.caption.BATCH", 4)
+    monkeypatch.setattr("unifashion_pl.commands.paint.BATCH", 4)
     assert main(["caption", *map(str, paths[:9]), "--max-bad", "2"]) in (None, 0)
     shown = capsys.readouterr()
     assert shown.out.splitlines() == [f"{photos}/{i}.png\tcaption of {i}.png" for i in range(9) if i not in (3, 7)]
