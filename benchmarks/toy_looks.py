@@ -33,7 +33,7 @@ from unifashion_pl.data.samples import EditBatch, PairBatch, TryOnBatch
 from unifashion_pl.generation.attention_losses import flow_error, grid_of, probabilities, recorded
 from unifashion_pl.generation.placed_attention import centres
 from unifashion_pl.generation.samplers import add_noise
-from unifashion_pl.inference_edits import editing_head
+from unifashion_pl.inference.persons import editing_head
 from unifashion_pl.tasks import editing
 from unifashion_pl.tasks.eval_mode import evaluating
 from unifashion_pl.wardrobe.catalogue import SIZES

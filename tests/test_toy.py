@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from unifashion_pl import toy
-from unifashion_pl.inference import pixels_for
+from unifashion_pl.inference.requests import pixels_for
 from unifashion_pl.weights.checkpoint import from_pretrained
 
 

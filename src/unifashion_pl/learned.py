@@ -241,7 +241,7 @@ def require(model: FashionModel, task: Task) -> None:
     if sentence and of_model(model):
         raise RuntimeError(f"{sentence}. To ask it all the same, set model.learned = None in Python")
     if sentence:
-        warnings.warn(sentence, stacklevel=4)
+        warnings.warn(sentence, stacklevel=3)
 
 
 def label(model: FashionModel, task: Task) -> str | None:

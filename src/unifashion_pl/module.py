@@ -27,7 +27,11 @@ from unifashion_pl.freezing import (
     part_of,
     set_frozen_to_eval,
 )
-from unifashion_pl.inference_methods import InferenceMethods
+from unifashion_pl.gallery.gallery import gallery_of
+from unifashion_pl.inference.captions import caption
+from unifashion_pl.inference.encode import compose, encode_image, encode_text
+from unifashion_pl.inference.persons import design, try_on
+from unifashion_pl.inference.pictures import generate
 from unifashion_pl.memory import check_memory
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
@@ -39,7 +43,7 @@ from unifashion_pl.weights.pretrained import PretrainedMethods
 from unifashion_pl.weights.rebuild import PARTS, blueprints
 
 
-class UniFashionModule(InferenceMethods, PretrainedMethods):
+class UniFashionModule(PretrainedMethods):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
     A training step receives ``{stream: batch}``, or one batch. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
@@ -70,6 +74,16 @@ class UniFashionModule(InferenceMethods, PretrainedMethods):
 
     learned: frozenset[str] | None
     toy = False
+
+    # what it does with a user's own images and texts
+    encode_image = encode_image
+    encode_text = encode_text
+    compose = compose
+    caption = caption
+    generate = generate
+    try_on = try_on
+    design = design
+    gallery = gallery_of
 
     def __init__(
         self,

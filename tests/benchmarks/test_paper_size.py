@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import paper_size
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import paper_size
 from paper_parts import Case, build, flops, overlay_batch, synthetic, with_features
 
 from unifashion_pl.backbone import VisionTower

@@ -21,7 +21,7 @@ from unifashion_pl.data.reader import DamagedSample
 from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.transforms import EncoderTransform
-from unifashion_pl.inference import open_image
+from unifashion_pl.inference.images import open_image
 
 
 @pytest.fixture

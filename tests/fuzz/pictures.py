@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from unifashion_pl.datamodules import CatalogueDataModule
 
 from unifashion_pl.data.decode import BadInput, passable
-from unifashion_pl.inference import open_image
+from unifashion_pl.inference.images import open_image
 
 PHOTO = "photo.jpg"
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'

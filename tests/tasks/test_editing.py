@@ -135,7 +135,7 @@ def test_the_loss_is_the_error_of_the_noise_over_the_true_picture() -> None:
     torch.manual_seed(5)
     latents = module.vae.encode(batch.pixels, sample=True).float()
     noise, t = torch.randn_like(latents), torch.randint(0, 1000, (4,))
-    level = module.alpha_bar[t].view(-1, 1, 1, 1)
+    level = module.denoiser.alpha_bar[t].view(-1, 1, 1, 1)
     conditions = encode_conditions(module.vae, module.denoiser, batch, sample=False)
     context = module.build_context(queries(), batch.texts)
     eps = module.denoiser(level.sqrt() * latents + (1 - level).sqrt() * noise, t, context, **conditions)
@@ -275,7 +275,7 @@ def test_the_released_start_shows_through(monkeypatch: pytest.MonkeyPatch) -> No
         module.paint(queries(2), batch, seeds=[0, 1], start=start)  # type: ignore[arg-type]
     noise = start_noise([0, 1], (4, 8, 6))
     assert torch.equal(starts[0], noise)
-    torch.testing.assert_close(starts[1], released_start(noise, module.vae.encode(batch.pixels), module.alpha_bar))
+    torch.testing.assert_close(starts[1], released_start(noise, module.vae.encode(batch.pixels), module.denoiser.alpha_bar))
 
 
 def test_requests_that_cannot_be_met_are_named() -> None:

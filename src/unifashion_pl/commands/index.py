@@ -32,7 +32,7 @@ class Catalogue:
             UnreadableImages: they are more than ``max_bad``.
         """
         from unifashion_pl.datamodules.catalogue import read_catalogue
-        from unifashion_pl.inference_images import left_out, unreadable
+        from unifashion_pl.inference.images import left_out, unreadable
 
         rows = read_catalogue(self.csv, self.root)
         if bad := unreadable([row.image for row in rows], self.max_bad):

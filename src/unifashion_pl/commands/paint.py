@@ -59,7 +59,7 @@ def caption(
     model: Model,
 ) -> None:
     """Describe images."""
-    from unifashion_pl.inference_images import left_out, unreadable
+    from unifashion_pl.inference.images import left_out, unreadable
 
     bad = unreadable(images, max_bad)
     used = [path for i, path in enumerate(images) if i not in bad]

@@ -28,7 +28,7 @@ class HeadCaptioner:
     """
 
     def __init__(self, model: UniFashionModule, style: str = "fashioniq", **decoding: Any) -> None:
-        from unifashion_pl.inference import head_of
+        from unifashion_pl.inference.requests import head_of
 
         self.model, self.style, self.decoding = model, style, decoding
         self.record: Mapping[str, Any] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
 from unifashion_pl.files import check_writable, write_text
-from unifashion_pl.inference import evaluating, head_of
+from unifashion_pl.inference.requests import evaluating, head_of
 from unifashion_pl.learned import require
 from unifashion_pl.metrics.leaks import check_provenance
 from unifashion_pl.provenance import weights_hash

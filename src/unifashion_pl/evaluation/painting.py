@@ -25,8 +25,8 @@ from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatc
 from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
 from unifashion_pl.generation.samplers import steps_of
-from unifashion_pl.inference import TOGETHER, head_of
-from unifashion_pl.inference_edits import editing_head
+from unifashion_pl.inference.persons import editing_head
+from unifashion_pl.inference.requests import TOGETHER, head_of
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.learned import lacks
 from unifashion_pl.provenance import __version__, weights_hash

@@ -17,7 +17,7 @@ from unifashion_pl import __version__
 from unifashion_pl.evaluation.collect import Line, fingerprint
 from unifashion_pl.evaluation.robustness import NAME, PRODUCTS, product_lines, recall_records, share
 from unifashion_pl.inference import compose, encode_image
-from unifashion_pl.inference_images import OneImage
+from unifashion_pl.inference.images import OneImage
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import exact_fp32, exact_ranks, token_scores
 from unifashion_pl.metrics.records import ResultRecord, write_records

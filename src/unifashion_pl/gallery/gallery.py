@@ -21,8 +21,9 @@ from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.session import Session
-from unifashion_pl.inference import compose, encode_image, encode_image_sets, encode_text, head_of
-from unifashion_pl.inference_images import Images, image_list, left_out, unreadable
+from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
+from unifashion_pl.inference.images import Images, image_list, left_out, unreadable
+from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 
@@ -327,9 +328,9 @@ def fingerprint(model: FashionModel) -> str:
 def gallery_of(
     model: FashionModel,
     images: Images,
-    *,
     ids: Ids | None = None,
     captions: str | Sequence[str] | None = None,
+    *,
     query_set: str = "both",
     batch_size: int = 32,
     max_bad: int = 0,
@@ -352,7 +353,7 @@ def gallery_of(
         if column is not None and len(column) != len(items):
             raise ValueError(f"{len(items)} images but {len(column)} {what}")
     if bad := unreadable(items, max_bad):
-        warnings.warn(left_out(bad), stacklevel=3)
+        warnings.warn(left_out(bad), stacklevel=2)
         names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
         kept = [i for i in range(len(items)) if i not in bad]
         items, names = [items[i] for i in kept], [names[i] for i in kept]

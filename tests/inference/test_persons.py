@@ -15,7 +15,7 @@ from small import painter
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
-from unifashion_pl.inference_edits import paste
+from unifashion_pl.inference.persons import paste
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 

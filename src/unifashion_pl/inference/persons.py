@@ -15,7 +15,8 @@ from unifashion_pl import toy
 from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
-from unifashion_pl.inference import (
+from unifashion_pl.inference.images import Images, image_list
+from unifashion_pl.inference.requests import (
     check_scales,
     evaluating,
     head_of,
@@ -23,7 +24,6 @@ from unifashion_pl.inference import (
     readable,
     readers_of,
 )
-from unifashion_pl.inference_images import Images, image_list
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 from unifashion_pl.tasks.editing import Task, edit_batch
@@ -40,10 +40,10 @@ def try_on(
     model: FashionModel,
     person: Images,
     garment: Images,
-    *,
     mask: Any = None,
     pose: Any = None,
     seed: Seeds = 0,
+    *,
     batch_size: int = 4,
     paste_back: bool = True,
     **settings: Any,
@@ -72,11 +72,11 @@ def design(
     model: FashionModel,
     person: Images,
     text: str | Sequence[str],
-    *,
     sketch: Any = None,
     pose: Any = None,
     mask: Any = None,
     seed: Seeds = 0,
+    *,
     batch_size: int = 4,
     paste_back: bool = True,
     **settings: Any,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from small import images, small_backbone
 
-from unifashion_pl.inference_images import UnreadableImages, unreadable
+from unifashion_pl.inference.images import UnreadableImages, unreadable
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
 

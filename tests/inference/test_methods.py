@@ -13,7 +13,8 @@ from PIL import Image
 from small import images, small_backbone
 from torch import Tensor, nn
 
-from unifashion_pl.inference import evaluating, image_list, in_batches, open_image
+from unifashion_pl.inference.images import image_list, open_image
+from unifashion_pl.inference.requests import evaluating, in_batches
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
 

@@ -1,0 +1,24 @@
+"""The model on what people have at hand: paths, PIL images, arrays, tensors, lists of them. Plain functions, each with the
+model as its first argument: :class:`unifashion_pl.UniFashionModule` has them as methods.
+
+All of them work in batches without keeping gradients, put the model into eval mode and back, and give the same answer for any
+batch size. Results lie on the CPU.
+"""
+
+from unifashion_pl.inference.captions import caption
+from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
+from unifashion_pl.inference.images import UnreadableImages
+from unifashion_pl.inference.persons import design, try_on
+from unifashion_pl.inference.pictures import generate
+
+__all__ = [
+    "UnreadableImages",
+    "caption",
+    "compose",
+    "design",
+    "encode_image",
+    "encode_image_sets",
+    "encode_text",
+    "generate",
+    "try_on",
+]

@@ -1,0 +1,81 @@
+"""Embeddings of images, texts and composed queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast, get_args
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.backbone.qformer import QuerySet
+from unifashion_pl.inference.images import Images, OneImage, image_list
+from unifashion_pl.inference.requests import evaluating, head_of, in_batches, paired, pixels_for, readable
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import require
+
+
+def encode_image(model: FashionModel, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:
+    """(B, Q, E) unit vectors, one per query token: ``reference`` for text <-> image, ``target`` for composed search."""
+    return encode_image_sets(model, images, (query_set,), batch_size=batch_size)[query_set]
+
+
+def encode_image_sets(
+    model: FashionModel, images: Images, query_sets: Sequence[str], *, batch_size: int = 32
+) -> dict[str, Tensor]:
+    """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
+    head, backbone = head_of(model, "retrieval"), model.backbone
+    known = get_args(QuerySet)
+    if unknown := [str(name) for name in query_sets if not isinstance(name, str) or name not in known]:
+        raise ArgumentError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(known)}")
+    names = cast(Sequence[QuerySet], query_sets)
+
+    def work(items: list[OneImage]) -> list[Tensor]:
+        features = backbone.image_features(pixels_for(model, items))
+        return [head.project_images(backbone.image_pass(features, name)).float().cpu() for name in names]
+
+    with evaluating(model):
+        parts = in_batches(image_list(images), batch_size, work, "images")
+    return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(query_sets)}
+
+
+def encode_text(model: FashionModel, texts: str | Sequence[str], *, batch_size: int = 256, strict: bool = False) -> Tensor:
+    """(B, E) unit vectors.
+
+    Args:
+        strict: refuse a text of which the model can read nothing; else it gets the vector of an empty text, and a warning names it.
+
+    Raises:
+        ValueError: no texts, something that is no text, or with ``strict`` an unreadable one.
+        RuntimeError: the model has not learned to match texts and images.
+    """
+    head, listed = head_of(model, "retrieval"), readable(texts, model.backbone, strict=strict)
+    require(model, "retrieval")
+    model.backbone.warn_if_cut(listed)
+    with evaluating(model):
+        return torch.cat(
+            in_batches(listed, batch_size, lambda part: head.text_embeddings(model.backbone, part).float().cpu(), "texts")
+        )
+
+
+def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
+    """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery.
+
+    Raises:
+        ValueError: unequal numbers, or a text of which the model can read nothing.
+        RuntimeError: the model has not learned to compose.
+    """
+    head = head_of(model, "retrieval")
+    require(model, "composed")
+    listed = readable(texts, model.backbone)
+    model.backbone.warn_if_cut(listed)
+    pairs = list(zip(*paired(image_list(images), listed)))
+
+    def work(part: list[tuple[OneImage, str]]) -> Tensor:
+        pixels = pixels_for(model, [image for image, _ in part])
+        vectors: Tensor = head.compose(model.backbone, pixels, [text for _, text in part])
+        return vectors.float().cpu()
+
+    with evaluating(model):
+        return torch.cat(in_batches(pairs, batch_size, work, "composing"))

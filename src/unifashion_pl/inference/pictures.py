@@ -1,0 +1,75 @@
+"""Images from texts, and from images with modifying texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unifashion_pl.arguments import Seeds, seeds
+from unifashion_pl.inference.images import Images, OneImage, image_list
+from unifashion_pl.inference.requests import (
+    check_scales,
+    evaluating,
+    head_of,
+    painted_in_batches,
+    pixels_for,
+    readable,
+    readers_of,
+)
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import require
+
+
+def generate(
+    model: FashionModel,
+    prompt: str | Sequence[str],
+    image: Images | None = None,
+    seed: Seeds = 0,
+    *,
+    batch_size: int = 4,
+    **settings: Any,
+) -> list[Image.Image]:
+    """One image per prompt, as PIL.
+
+    Args:
+        prompt: a text, or a modifying text when there is an image; or a list.
+        image: reference image(s) whose composition with the text guides the painting (Eq. 12), or None for text alone.
+        seed: one for all prompts, or one each. A single prompt with several seeds gives variations.
+        batch_size: without effect on the pictures, which are painted in pairs.
+        settings: of the diffusion head's ``generate``: ``sampler``, ``guidance``, ``steps``.
+
+    Raises:
+        ValueError: unequal numbers, a seed that is no whole number from 0, or a prompt of which the model can read nothing.
+        RuntimeError: the model has not learned to paint from this.
+    """
+    head = head_of(model, "diffusion")
+    require(model, "generation" if image is None else "composed generation")
+    prompts = readable(prompt, *readers_of(model, with_backbone=image is not None))
+    noise = seeds(seed)
+    check_scales(settings)
+    images: list[OneImage | None] = list(image_list(image)) if image is not None else [None]
+    n = max(len(prompts), len(noise), len(images))
+    if any(len(column) not in (1, n) for column in (prompts, noise, images)):
+        raise ValueError(f"{len(prompts)} prompts, {len(images)} images, {len(noise)} seeds: expected equal numbers or one")
+    if image is not None:
+        model.backbone.warn_if_cut(prompts)
+    rows = [(prompts[i % len(prompts)], images[i % len(images)], noise[i % len(noise)]) for i in range(n)]
+
+    def work(part: list[tuple[str, OneImage | None, int]]) -> list[Image.Image]:
+        texts, pictures, own = [p for p, _, _ in part], [i for _, i, _ in part if i is not None], [s for _, _, s in part]
+        queries = None
+        if pictures:
+            backbone = model.backbone
+            features = [
+                backbone.image_features(pixels_for(model, [picture])) for picture in pictures
+            ]  # alone: texts are padded to the longest
+            queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
+        made: Tensor = head.generate(queries, texts, seeds=own, **settings)
+        return [Image.fromarray(x.cpu().permute(1, 2, 0).contiguous().numpy(), "RGB") for x in made]
+
+    with evaluating(model):
+        return painted_in_batches(rows, batch_size, work)

@@ -1,0 +1,148 @@
+"""What all requests to a model share: what it can read, the heads that it has, batches, pictures as it wants them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from unifashion_pl import toy
+from unifashion_pl.arguments import ArgumentError, count, number, text_list
+from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
+from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.inference.images import OneImage, open_image
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.tasks import eval_mode
+
+T = TypeVar("T")
+#: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
+TOGETHER = 2
+HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
+
+
+class Reader(Protocol):
+    """A part of the model that reads texts: the backbone, or a text encoder."""
+
+    tokenizer: Any
+
+    def reading_of(self, text: str) -> Reading:
+        """What its vocabulary has of a text."""
+
+
+def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) -> list[str]:
+    """The texts of a request as a list, if the model can read them. Words that one of the readers has not are named in a warning.
+
+    Args:
+        readers: backbone, text encoder: whoever reads them.
+        strict: refuse texts of which no reader has anything; else a warning names them.
+
+    Raises:
+        ValueError: no texts, or with ``strict`` one that says nothing to the model: two such texts would be one and the same request.
+    """
+    listed = text_list(texts)
+    found = [[reader.reading_of(text) for reader in readers] for text in listed]
+    parts = [part for row in found for part in row]
+    if unknown := _quoted(word for part in parts for word in part.unknown):
+        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=3)
+    if spelled := _quoted(word for part in parts for word in part.spelled):
+        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=3)
+    if silent := [text for text, row in zip(listed, found) if row and not any(part.says for part in row)]:
+        scripts = " or ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
+        message = f"nothing of {_quoted(silent)} can be read by this model's tokenizer: expected words ({scripts} letters)"
+        if strict:
+            raise ArgumentError(message)
+        warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=3)
+    return listed
+
+
+def _quoted(texts: Iterable[str]) -> str:
+    """The first few different texts, for messages."""
+    different = list(dict.fromkeys(texts))
+    return ", ".join(repr(shorten(text, 60)) for text in different[:5]) + " …" * (len(different) > 5)
+
+
+def paired(images: list[OneImage], texts: list[str]) -> tuple[list[OneImage], list[str]]:
+    """Equally many images and texts; a single one of either goes with all of the other.
+
+    Raises:
+        ValueError: two different numbers.
+    """
+    n = max(len(images), len(texts))
+    images, texts = images * n if len(images) == 1 else images, texts * n if len(texts) == 1 else texts
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} images and {len(texts)} texts: expected equally many, or one of either")
+    return images, texts
+
+
+def head_of(model: FashionModel, name: str) -> Any:
+    """A head of the model.
+
+    Raises:
+        RuntimeError: the model was built without it.
+    """
+    head = getattr(model, f"{name}_head")
+    if head is None:
+        present = [n for n in HEADS if getattr(model, f"{n}_head") is not None]
+        raise RuntimeError(
+            f"this model has no {name} head, so it cannot make {HEADS[name]} (it has: {', '.join(present) or 'none'}): "
+            f"load or train one with `model.{name}` configured"
+        )
+    return head
+
+
+def readers_of(model: FashionModel, *, with_backbone: bool) -> list[Reader]:
+    """Who reads the text of a picture that is to be painted: the head's text encoder, if it has one, and the backbone beside an image."""
+    encoder = getattr(head_of(model, "diffusion"), "text_encoder", None)  # a head of one's own may read no text
+    return [*([model.backbone] if with_backbone else []), *([encoder] if encoder is not None else [])]
+
+
+def check_scales(settings: Mapping[str, Any]) -> None:
+    """Scales of guidance that a person asks for: at 0 the picture would be painted from the absence of what was asked for.
+
+    Raises:
+        ValueError: not a number above 0.
+    """
+    for name in ("guidance", "garment_guidance"):
+        scale, expected = settings.get(name), "a number above 0; 1 = none"
+        if scale is not None and number(scale, name, expected) <= 0:
+            raise ArgumentError(f"{name} is {scale}, expected {expected}")
+
+
+@contextmanager
+def evaluating(model: FashionModel) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every module is in the mode it was in."""
+    with eval_mode.evaluating(model), torch.no_grad():
+        yield
+
+
+def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], what: str) -> list[Any]:
+    """``work`` on batches of items, with a progress bar when there are more than a few."""
+    size = count(size, "batch_size")
+    starts = range(0, len(items), size)
+    bar = tqdm(starts, desc=what, unit="batch", disable=len(starts) < 8, leave=False)
+    return [work(list(items[start : start + size])) for start in bar]
+
+
+def painted_in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], list[Image.Image]]) -> list[Image.Image]:
+    """As :func:`in_batches`, one picture an item, and always :data:`TOGETHER` at once, so that ``size`` cannot change a picture."""
+    if size < 1:
+        raise ValueError(f"batch_size is {size}, expected at least 1")
+
+    def group(part: list[T]) -> list[Image.Image]:
+        return work([*part, *part[:1] * (TOGETHER - len(part))])[: len(part)]
+
+    return [picture for part in in_batches(items, TOGETHER, group, "painting") for picture in part]
+
+
+def pixels_for(model: FashionModel, items: Sequence[OneImage]) -> Tensor:
+    """Images -> (B, 3, S, S) uint8 as the vision tower of this model wants them, on its device."""
+    transform = EncoderTransform(model.backbone.vision.image_size)
+    opened = [open_image(item) for item in items]
+    toy.tell(model, opened)
+    return torch.stack([transform(image) for image in opened]).to(model.device)
