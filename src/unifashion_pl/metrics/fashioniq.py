@@ -252,12 +252,7 @@ class FashionIQRecall(KeyedMetric):
         return [_line(query) for query in self._ranked]
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
-        """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories).
-
-        Args:
-            resamples: bootstrap resamples.
-            context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
-        """
+        """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories); ``context``: further fields."""
         self.compute()
         records = []
         for further, table in self._tables():
