@@ -22,6 +22,17 @@ WORLD = 3
 N = 26
 
 
+def test_rows_are_taken_by_facts_and_sorted_by_id():
+    rows = Rows(["c", "a", "b"], {"kind": ["x", "y", "x"], "n": [3, 1, 2]}, {"v": torch.tensor([3.0, 1.0, 2.0])})
+    assert (rows.ordered().ids, rows.ordered().facts["n"]) == (["a", "b", "c"], [1, 2, 3])
+    assert rows.ordered().tensors["v"].tolist() == [1.0, 2.0, 3.0]
+    chosen = rows.where(kind="x")
+    assert (chosen.ids, chosen.facts["n"], chosen.tensors["v"].tolist()) == (["c", "b"], [3, 2], [3.0, 2.0])
+    assert rows.where(kind="x", n=2).ids == ["b"]
+    assert not len(rows.where(kind="z"))
+    assert not len(Rows().where(kind="x"))
+
+
 def quarters(*shape: int, seed: int) -> torch.Tensor:
     return torch.randint(-3, 4, shape, generator=torch.Generator().manual_seed(seed)) / 4
 

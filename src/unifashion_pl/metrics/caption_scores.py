@@ -236,12 +236,7 @@ class CaptionScores(KeyedMetric):
         ]
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
-        """All metrics with bootstrap intervals over captions (CIDEr with the full set's IDF kept fixed).
-
-        Args:
-            resamples: bootstrap resamples.
-            context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
-        """
+        """All metrics with bootstrap intervals over captions (CIDEr with the full set's IDF kept fixed); ``context``: further fields."""
         values = self.compute()
         if not values:
             return []

@@ -243,12 +243,7 @@ class FashionGenRecall(KeyedMetric):
         return lines
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
-        """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws.
-
-        Args:
-            resamples: bootstrap resamples.
-            context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
-        """
+        """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws; ``context``: further fields."""
         self.compute()
         records = []
         for result in self._results.values():

@@ -105,7 +105,7 @@ class FashionIQRecall(KeyedMetric):
         flags = [captions is not None] * n if has_caption is None or captions is None else [bool(f) for f in has_caption]
         union: list[bool | None] = [bool(u) for u in in_union] if in_union is not None else [None] * n
         vectors = captions if captions is not None else tokens.new_zeros(n, tokens.shape[-1])
-        facts: dict[str, Sequence[Any]] = {"in_union": union, "has_caption": flags}
+        facts = {"category": categories, "image": ids, "in_union": union, "has_caption": flags}
         self.update("gallery", list(zip(categories, ids)), facts, {"tokens": tokens, "captions": vectors})
 
     def update_queries(
@@ -177,23 +177,21 @@ class FashionIQRecall(KeyedMetric):
         height = block_height(len(facts), 256)
         for category in sorted(set(facts.facts["category"])):
             shelf = self._shelf(category, facts, gallery)
-            mine = [i for i, c in enumerate(queries.facts.get("category", [])) if c == category]
+            mine = queries.where(category=category)
             with exact_fp32(self._where):
                 for start in range(0, len(mine), height):
-                    ranked += self._rank_block(queries.take(mine[start : start + height]), shelf, height)
+                    block = mine.take(range(start, min(start + height, len(mine))))
+                    ranked += self._rank_block(block, shelf, height)
         return ranked
 
     def _shelf(self, category: str, facts: Rows, gallery: Rows) -> _Shelf:
-        names: list[tuple[str, str]] = list(gallery.ids)  # type: ignore[arg-type]
-        rows = gallery.take([i for i, (c, _) in enumerate(names) if c == category])
-        ids = [i for c, i in names if c == category]
-        asked = [i for i, c in enumerate(facts.facts["category"]) if c == category]
-        targets = {facts.facts["target"][i] for i in asked}
+        rows, asked = gallery.where(category=category), facts.where(category=category)
+        ids, targets = rows.facts["image"], set(asked.facts["target"])
         if missing := sorted(targets - set(ids)):
             raise ValueError(f"{category}: targets missing from the gallery of {len(ids)} images: {', '.join(missing[:5])}")
         union: list[bool] = rows.facts["in_union"]
         if any(flag is None for flag in union):
-            used = targets | {facts.facts["reference"][i] for i in asked}
+            used = targets | set(asked.facts["reference"])
             union = [i in used for i in ids]
         masks = {"original": [True] * len(ids), "union": union, "targets": [i in targets for i in ids]}
         tensors = {name: torch.tensor([mask], device=self._where) for name, mask in masks.items()}
@@ -254,12 +252,7 @@ class FashionIQRecall(KeyedMetric):
         return [_line(query) for query in self._ranked]
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
-        """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories).
-
-        Args:
-            resamples: bootstrap resamples.
-            context: further fields of :class:`ResultRecord` (``seed``, ``data_hash``, ``weights_hash``, ``code_version``).
-        """
+        """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories); ``context``: further fields."""
         self.compute()
         records = []
         for further, table in self._tables():

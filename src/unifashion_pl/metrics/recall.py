@@ -199,71 +199,54 @@ def two_way_ranks(
         ValueError: a non-finite score, or a row or column without positive.
     """
     device = device or tokens.device
-    blocks = _Blocks(tokens, token_groups, vectors, vector_groups, heights, device)
+    row_best = torch.full((len(tokens),), float("-inf"), device=device)
+    column_best = torch.full((len(vectors),), float("-inf"), device=device)
+    every = tokens, token_groups, vectors, vector_groups
     with exact_fp32(device):
-        row_best, column_best = blocks.best()
+        for r, c, scores, positives in _blocks(*every, heights, device, only_positives=True):
+            own = scores.masked_fill(~positives, float("-inf"))
+            row_best[r] = torch.maximum(row_best[r], own.amax(1))
+            column_best[c] = torch.maximum(column_best[c], own.amax(0))
         column_best = reduce(column_best, "max")
-        rows, columns, finite = blocks.count(row_best, column_best)
-    finite = finite and bool(row_best.isfinite().all()) and bool(column_best.isfinite().all())
+        rows = torch.zeros(2, len(tokens), dtype=torch.int64, device=device)
+        columns = torch.zeros(2, len(vectors), dtype=torch.int64, device=device)
+        finite = bool(row_best.isfinite().all()) and bool(column_best.isfinite().all())
+        for r, c, scores, positives in _blocks(*every, heights, device):
+            finite = finite and bool(scores.isfinite().all())
+            for counts, best, where, axis in ((rows, row_best[r, None], r, 1), (columns, column_best[None, c], c, 0)):
+                counts[0, where] += ((scores > best) & ~positives).sum(axis)
+                counts[1, where] += ((scores == best) & ~positives).sum(axis)
     columns = reduce(columns, "sum")
     if bool(reduce(torch.tensor([not finite], dtype=torch.int64), "max")):
         raise ValueError("image-text scores are not finite, or a query has no positive")
     return Ranks(rows[0].cpu(), rows[1].cpu()), Ranks(columns[0].cpu(), columns[1].cpu())
 
 
-@dataclass
-class _Blocks:
-    """The blocks of a score matrix between token sets and vectors."""
-
-    tokens: Tensor
-    token_groups: Tensor
-    vectors: Tensor
-    vector_groups: Tensor
-    heights: tuple[int, int]
-    device: torch.device
-
-    def walk(self, with_positives: bool) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        """Row slice, column slice, scores and positives of every block, or of those that hold positives only."""
-        high, wide = self.heights
-        # one buffer for all blocks: the system would have to clear 34 MB anew for each of thousands
-        every = self.tokens.new_empty(high * self.tokens.shape[1], wide, device=self.device)
-        for top in range(0, len(self.tokens), high):
-            rows = slice(top, min(top + high, len(self.tokens)))
-            groups = self.token_groups[rows]
-            block: Tensor | None = None
-            for left in range(0, len(self.vectors), wide):
-                columns = slice(left, min(left + wide, len(self.vectors)))
-                positives = groups[:, None] == self.vector_groups[None, columns]
-                if with_positives and not bool(positives.any()):
-                    continue
-                if block is None:
-                    block = padded(self.tokens[rows].to(self.device), high)
-                scores = max_similarity(block, padded(self.vectors[columns].to(self.device), wide), every)
-                yield rows, columns, scores[: positives.shape[0], : positives.shape[1]], positives.to(self.device)
-
-    def best(self) -> tuple[Tensor, Tensor]:
-        """Best positive per row and per column; -inf where there is none here."""
-        rows = torch.full((len(self.tokens),), float("-inf"), device=self.device)
-        columns = torch.full((len(self.vectors),), float("-inf"), device=self.device)
-        for r, c, scores, positives in self.walk(with_positives=True):
-            own = scores.masked_fill(~positives, float("-inf"))
-            rows[r] = torch.maximum(rows[r], own.amax(1))
-            columns[c] = torch.maximum(columns[c], own.amax(0))
-        return rows, columns
-
-    def count(self, row_best: Tensor, column_best: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """``better`` and ``ties``, (2, N) per row and (2, M) per column, int64; and whether all scores were finite."""
-        finite = True
-        rows = torch.zeros(2, len(self.tokens), dtype=torch.int64, device=self.device)
-        columns = torch.zeros(2, len(self.vectors), dtype=torch.int64, device=self.device)
-        for r, c, scores, positives in self.walk(with_positives=False):
-            finite = finite and bool(scores.isfinite().all())
-            by_row, by_column = row_best[r, None], column_best[None, c]
-            rows[0, r] += ((scores > by_row) & ~positives).sum(1)
-            rows[1, r] += ((scores == by_row) & ~positives).sum(1)
-            columns[0, c] += ((scores > by_column) & ~positives).sum(0)
-            columns[1, c] += ((scores == by_column) & ~positives).sum(0)
-        return rows, columns, finite
+def _blocks(
+    tokens: Tensor,
+    token_groups: Tensor,
+    vectors: Tensor,
+    vector_groups: Tensor,
+    heights: tuple[int, int],
+    device: torch.device,
+    only_positives: bool = False,
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Row slice, column slice, scores and positives of every block of a score matrix, or of those that hold positives."""
+    high, wide = heights
+    # one buffer for all blocks: the system would have to clear 34 MB anew for each of thousands
+    buffer = tokens.new_empty(high * tokens.shape[1], wide, device=device)
+    for top in range(0, len(tokens), high):
+        rows = slice(top, min(top + high, len(tokens)))
+        block: Tensor | None = None
+        for left in range(0, len(vectors), wide):
+            columns = slice(left, min(left + wide, len(vectors)))
+            positives = token_groups[rows, None] == vector_groups[None, columns]
+            if only_positives and not bool(positives.any()):
+                continue
+            if block is None:
+                block = padded(tokens[rows].to(device), high)
+            scores = max_similarity(block, padded(vectors[columns].to(device), wide), buffer)
+            yield rows, columns, scores[: positives.shape[0], : positives.shape[1]], positives.to(device)
 
 
 class RecallAtK(KeyedMetric):

@@ -48,6 +48,17 @@ class Rows:
         facts = {name: [column[i] for i in index] for name, column in self.facts.items()}
         return Rows([self.ids[i] for i in index], facts, {name: column[where] for name, column in self.tensors.items()})
 
+    def where(self, **facts: Any) -> Rows:
+        """The rows with these facts."""
+        if not len(self):
+            return self
+        columns = zip(*(self.facts[name] for name in facts))
+        return self.take([i for i, values in enumerate(columns) if values == (*facts.values(),)])
+
+    def ordered(self) -> Rows:
+        """Sorted by id."""
+        return self.take(sorted(range(len(self)), key=lambda i: repr(self.ids[i])))
+
 
 def merge(chunks: Sequence[Rows]) -> Rows:
     """Concatenate rows and keep the first of every id.
@@ -137,15 +148,14 @@ class Team:
         taken = {key for ids, _ in gathered[: self.rank] for key in ids}
         if self.active:
             merge([Rows(ids, facts) for ids, facts in gathered])
-        return rows.take(sorted((i for i, key in enumerate(rows.ids) if key not in taken), key=lambda i: repr(rows.ids[i])))
+        return rows.take([i for i, key in enumerate(rows.ids) if key not in taken]).ordered()
 
     def facts(self, own: Rows) -> Rows:
         """Ids and facts (no tensors) of all ranks, sorted by id. ``own`` comes from :meth:`own`."""
         gathered = self.objects((list(own.ids), own.facts))
         ids = [i for part, _ in gathered for i in part]
         names = next((list(facts) for part, facts in gathered if part), [])
-        rows = Rows(ids, {name: [v for part, facts in gathered if part for v in facts[name]] for name in names})
-        return rows.take(sorted(range(len(ids)), key=lambda i: repr(ids[i])))
+        return Rows(ids, {name: [v for part, facts in gathered if part for v in facts[name]] for name in names}).ordered()
 
     def rows(self, own: Rows) -> Rows:
         """All rows with their tensors on every rank, sorted by id. ``own`` comes from :meth:`own`."""
@@ -155,7 +165,7 @@ class Team:
         ids = [i for part in self.objects(list(own.ids)) for i in part]
         names = next((list(form) for form in forms if form), [])
         tensors = {name: self._concatenated(own.tensors.get(name), [form.get(name) for form in forms]) for name in names}
-        gathered = Rows(ids, {}, tensors).take(sorted(range(len(ids)), key=lambda i: repr(ids[i])))
+        gathered = Rows(ids, {}, tensors).ordered()
         return Rows(gathered.ids, self.facts(own).facts, gathered.tensors)
 
     def _concatenated(self, mine: Tensor | None, forms: list[tuple[Any, torch.dtype] | None]) -> Tensor:
