@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from unifashion_pl.datamodules import WardrobeDataModule
 
 from unifashion_pl import ablations
-from unifashion_pl.ablations import STATE, TABLES, Settings, _state, cell_of, make_table, ordering
+from unifashion_pl.ablations import STATE, Settings, _state, cell_of, make_table, ordering
 from unifashion_pl.cli import main
-from unifashion_pl.commands import parser
 from unifashion_pl.configs import read_config
 from unifashion_pl.data.captions import read_library
 from unifashion_pl.data.samples import GalleryBatch
@@ -194,15 +193,6 @@ def test_other_scores_halves_and_chance_are_not_our_value() -> None:
     records.append(ResultRecord("Avg", 51.0, "percent", 9, CIR.format("image") + "/no-overlap"))
     assert cell_of("4", "image", "Avg", records, 65.04).ours is None
     assert cell_of("4", "caption", "Avg", records, 48.22).ours == 40.0
-
-
-def test_the_command_offers_these_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in TABLES:
-        words = ["ablations", name, "--out", "x"]
-        assert parser(words).parse_args(words).table == name
-    with pytest.raises(SystemExit):
-        main(["ablations", "table6", "--out", "x"])
-    assert "table6" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import combinations, pairwise, takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -200,27 +200,16 @@ def stages_of(recipe: str, settings: Settings) -> dict[str, tuple[Path, Callable
     captions, checkpoint = folder / "gallery-captions.jsonl", folder / "phase2" / "checkpoints" / "last.ckpt"
     common = ["--data.size", settings.size, "--seed_everything", str(settings.seed), *BATCHES.get(settings.size, [])]
 
-    def config(phase: str) -> list[str]:
-        return ["--config", f"ablations/{recipe}-{phase}.yaml", *common]
-
-    def phase1() -> None:
-        epochs = [] if settings.phase1_epochs is None else ["--trainer.max_epochs", str(settings.phase1_epochs)]
-        train(["fit", *config("phase1"), *epochs])
-
-    def phase2() -> None:
-        steps = str(settings.phase2_steps)
-        length = [] if settings.phase2_steps is None else ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
-        train(["fit", *config("phase2"), *length])
-
-    def test() -> None:
-        gallery = ["--data.gallery_captions", str(captions)] if recipe in CAPTIONED else []
-        train(["test", *config("phase2"), "--ckpt_path", str(checkpoint), *gallery])
-
+    epochs = [] if settings.phase1_epochs is None else ["--trainer.max_epochs", str(settings.phase1_epochs)]
+    steps = str(settings.phase2_steps)
+    length = [] if settings.phase2_steps is None else ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
+    gallery = ["--data.gallery_captions", str(captions)] if recipe in CAPTIONED else []
+    phase1, phase2 = (["--config", f"ablations/{recipe}-{phase}.yaml", *common] for phase in ("phase1", "phase2"))
     stages: dict[str, tuple[Path, Callable[[], None]]] = {
-        "phase1": (folder / "phase1", phase1),
-        "phase2": (folder / "phase2", phase2),
+        "phase1": (folder / "phase1", lambda: train(["fit", *phase1, *epochs])),
+        "phase2": (folder / "phase2", lambda: train(["fit", *phase2, *length])),
         "captions": (captions, lambda: write_captions(folder / "phase2", captions)),
-        "test": (folder / "phase2" / "test", test),
+        "test": (folder / "phase2" / "test", lambda: train(["test", *phase2, "--ckpt_path", str(checkpoint), *gallery])),
     }
     if recipe not in CAPTIONED:
         del stages["captions"]
@@ -332,21 +321,16 @@ def ordering(
     if absent:
         return {"matches": None, "sentence": f"The order by {metric} cannot be judged: no value for {', '.join(absent)}."}
     own = {method: value for method, value in ours.items() if value is not None}
-    theirs = {method: value for method, value in paper.items() if value is not None}
-    same = all(_sign(own[a] - own[b]) == _sign(theirs[a] - theirs[b]) for a, b in combinations(own, 2))
-    if same:
-        text = f"By {metric} our rows stand in the paper's order, {_ranking(own)}"
+    order, printed = _ranking(own), _ranking({method: value for method in own if (value := paper.get(method)) is not None})
+    if order == printed:
+        text = f"By {metric} our rows stand in the paper's order, {order}"
     else:
-        text = f"By {metric} our order, {_ranking(own)}, is not the paper's, {_ranking(theirs)}; at tiny size it need not be"
+        text = f"By {metric} our order, {order}, is not the paper's, {printed}; at tiny size it need not be"
     spans = [(intervals or {}).get(method) for method in sorted(own, key=lambda m: -own[m])]
     if all(spans):
         close = sum(low is not None and up is not None and up["low"] <= low["high"] for up, low in pairwise(spans))
         text += f" (of {len(spans) - 1} neighbouring pairs of ours, {close} have overlapping intervals)"
-    return {"matches": same, "sentence": text + "."}
-
-
-def _sign(x: float) -> int:
-    return (x > 0) - (x < 0)
+    return {"matches": order == printed, "sentence": text + "."}
 
 
 def _ranking(values: dict[str, float]) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 
 from unifashion_pl.configs import merged
 from unifashion_pl.memory import needed
-from unifashion_pl.parameters import shapes_only
+from unifashion_pl.parameters import TRAININGS, shapes_only
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
 
@@ -33,18 +33,6 @@ PACKAGES = (
     ),
     *("webdataset", "timm", "h5py", "safetensors", "tensorboard", "pycocoevalcap"),
 )
-#: Trainings -> GiB of weights, gradients and AdamW; :func:`needed` counts the same (a test compares).
-TRAININGS: dict[str, float] = {
-    "phase1.yaml + paper.yaml": 35.2,
-    "phase1.yaml + paper.yaml + paper-representation.yaml": 4.6,
-    "phase1.yaml + paper.yaml + paper-llm.yaml": 19.9,
-    "phase1.yaml + paper.yaml + paper-diffusion.yaml": 15.7,
-    "phase2.yaml + paper.yaml": 20.4,
-    "tryon.yaml + paper.yaml + paper-tryon.yaml": 9.8,
-    "design.yaml + paper.yaml + paper-design.yaml": 9.8,
-    "phase1.yaml + commercial.yaml": 20.5,
-    "phase2.yaml + commercial.yaml": 8.4,
-}
 
 
 def examine() -> str:
@@ -52,10 +40,11 @@ def examine() -> str:
     lines = [f"{'python':<16}{sys.version.split()[0]} on {platform.platform()}"]
     lines += [f"{name:<16}{_version(name)}" for name in PACKAGES]
     lines += [*_device(), *_models()]
-    lines += [f"{'training':<16}{name}: {need:.1f} GiB + activations; fits: {_fits(need)}" for name, need in TRAININGS.items()]
-    return "\n".join(
-        [*lines, f"{'':<16}`unifashion doctor --config paper.yaml` says which weights are absent and how to get them"]
-    )
+    for training in TRAININGS:
+        need = f"{training.gib:.1f} GiB + activations; fits: {_fits(training.gib)}"
+        lines.append(f"{'training':<16}{' + '.join(training.configs)}: {need}")
+    lines.append(f"{'':<16}`unifashion doctor --config paper.yaml` says which weights are absent and how to get them")
+    return "\n".join(lines)
 
 
 def _version(name: str) -> str:

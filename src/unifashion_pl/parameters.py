@@ -6,88 +6,46 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants
 
-from unifashion_pl.configs import merged
+from unifashion_pl.configs import SHIPPED, merged
 from unifashion_pl.freezing import counts
 from unifashion_pl.module import UniFashionModule
+from unifashion_pl.reading import read_json
 
-_SD1_UNET = {"sample_size": 64, "cross_attention_dim": 768}
-_SD_VAE = {
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-}
-#: Published source -> part of a model that names it -> fields of its config that say its size.
-SIZES: dict[str, dict[str, dict[str, Any]]] = {
-    "lmsys/vicuna-7b-v1.5": {
-        "language_model": {
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-        }
-    },
-    "Qwen/Qwen2.5-1.5B-Instruct": {
-        "language_model": {
-            "model_type": "qwen2",
-            "vocab_size": 151936,
-            "hidden_size": 1536,
-            "intermediate_size": 8960,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "tie_word_embeddings": True,
-        }
-    },
-    "CompVis/stable-diffusion-v1-4": {
-        "denoiser": _SD1_UNET,
-        "vae": _SD_VAE,
-        "text_encoder": {
-            "vocab_size": 49408,
-            "hidden_size": 768,
-            "intermediate_size": 3072,
-            "num_hidden_layers": 12,
-            "num_attention_heads": 12,
-        },
-    },
-    "weights/pbe": {"denoiser": _SD1_UNET},
-    "weights/stableviton": {"denoiser": _SD1_UNET},
-    "common-canvas/CommonCanvas-S-C": {
-        "denoiser": {
-            "sample_size": 64,
-            "cross_attention_dim": 1024,
-            "attention_head_dim": [5, 10, 20, 20],
-            "use_linear_projection": True,
-        },
-        "vae": _SD_VAE,
-        "text_encoder": {
-            "vocab_size": 49408,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 23,
-            "num_attention_heads": 16,
-            "hidden_act": "gelu",
-        },
-    },
-}
 #: Sources with BERT's vocabulary, to which one token is added.
 BERTS, BERT_VOCABULARY = ("google-bert/bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"), 30523
 
-#: Stages of training at the paper's size, as the README's table lists them.
-STAGES: dict[str, tuple[str, ...]] = {
-    "1 representation": ("phase1.yaml", "paper.yaml", "paper-representation.yaml"),
-    "1 LLM": ("phase1.yaml", "paper.yaml", "paper-llm.yaml"),
-    "1 diffusion": ("phase1.yaml", "paper.yaml", "paper-diffusion.yaml"),
-    "2 composed": ("phase2.yaml", "paper.yaml"),
-    "2 try-on": ("tryon.yaml", "paper.yaml", "paper-tryon.yaml"),
-    "2 design": ("design.yaml", "paper.yaml", "paper-design.yaml"),
-}
+
+class Training(NamedTuple):
+    """A training at full size.
+
+    Attributes:
+        configs: in the order in which they lie over each other.
+        gib: weights, gradients and AdamW's states, as :mod:`unifashion_pl.memory` counts them (a test compares).
+        stage: its column in the README's table; empty = none.
+    """
+
+    configs: tuple[str, ...]
+    gib: float
+    stage: str = ""
+
+
+TRAININGS = (
+    Training(("phase1.yaml", "paper.yaml"), 35.2),
+    Training(("phase1.yaml", "paper.yaml", "paper-representation.yaml"), 4.6, "1 representation"),
+    Training(("phase1.yaml", "paper.yaml", "paper-llm.yaml"), 19.9, "1 LLM"),
+    Training(("phase1.yaml", "paper.yaml", "paper-diffusion.yaml"), 15.7, "1 diffusion"),
+    Training(("phase2.yaml", "paper.yaml"), 20.4, "2 composed"),
+    Training(("tryon.yaml", "paper.yaml", "paper-tryon.yaml"), 9.8, "2 try-on"),
+    Training(("design.yaml", "paper.yaml", "paper-design.yaml"), 9.8, "2 design"),
+    Training(("phase1.yaml", "commercial.yaml"), 20.5),
+    Training(("phase2.yaml", "commercial.yaml"), 8.4),
+)
+STAGES = {training.stage: training.configs for training in TRAININGS if training.stage}
 
 
 def with_random_weights(configs: Sequence[str]) -> list[str]:
@@ -96,16 +54,21 @@ def with_random_weights(configs: Sequence[str]) -> list[str]:
     Nothing is downloaded for it: for counting parameters, and for figures of speed and memory. Such a model describes nothing.
     """
     model = merged(configs).get("model")
-    random = _random("model", model) if isinstance(model, dict) else {}
+    sizes = read_json(SHIPPED / "sizes.json")
+    random = _random("model", model, sizes) if isinstance(model, dict) else {}
     over = json.dumps({"model": {**random, "init_from": None, "leave_out": []}})
     return [*configs, over] if random else [*configs]
 
 
-def _random(place: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by which a part, and the parts in it, load nothing that is published."""
+def _random(place: str, arguments: dict[str, Any], sizes: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by which a part, and the parts in it, load nothing that is published.
+
+    Args:
+        sizes: published source -> part of a model that names it -> fields of its config.
+    """
     found: dict[str, Any] = {}
     for name, part in arguments.items():
-        if isinstance(part, dict) and "class_path" in part and (inner := _random(name, part.get("init_args") or {})):
+        if isinstance(part, dict) and "class_path" in part and (inner := _random(name, part.get("init_args") or {}, sizes)):
             found[name] = {"class_path": part["class_path"], "init_args": inner}
     if place == "vision" and arguments.get("weights", "none") != "none":
         found["weights"] = "none"
@@ -113,7 +76,7 @@ def _random(place: str, arguments: dict[str, Any]) -> dict[str, Any]:
         found |= {"tokenizer": "tiny", "vocab_size": BERT_VOCABULARY}
     if arguments.get("bert") in BERTS:
         found["bert"] = None
-    if fields := SIZES.get(str(arguments.get("source")), {}).get(place):
+    if fields := sizes.get(str(arguments.get("source")), {}).get(place):
         found["config"] = fields
         if place != "vae":
             found["source"] = "tiny" if place == "language_model" else None

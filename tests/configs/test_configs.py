@@ -42,6 +42,9 @@ def test_a_bare_name_is_looked_up_here_first_then_among_the_shipped() -> None:
 def test_every_shipped_config_says_its_command_in_its_first_lines_and_lies_over_nothing_unsaid() -> None:
     shipped = {path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")}
     assert shipped == {*ALONE, *OVERLAYS}
+    for name in OVERLAYS:
+        head = [line for line in (SHIPPED / f"{name}.yaml").read_text("utf-8").splitlines() if line.startswith("#")]
+        assert any("unifashion fit --config " in line and f"--config {name}.yaml" in line for line in head), name
     for name in ALONE:
         head = (SHIPPED / f"{name}.yaml").read_text("utf-8").splitlines()[:6]
         assert any(line.startswith(f"#   unifashion fit --config {name}.yaml") for line in head), name

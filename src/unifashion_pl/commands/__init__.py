@@ -26,25 +26,22 @@ COMMANDS: tuple[Command | tuple[str, str, tuple[Command, ...]], ...] = (
 )
 
 
-class Parser(ArgumentParser):
-    """argparse's, with options named in full: what is an abbreviation today may be another option tomorrow."""
+def parser(argv: Sequence[str]) -> ArgumentParser:
+    """The parser of all commands. Only the command that ``argv`` names has its arguments: no other's imports are paid for.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-
-def parser(argv: Sequence[str]) -> Parser:
-    """The parser of all commands. Only the command that ``argv`` names has its arguments: no other's imports are paid for."""
-    top = Parser(prog="unifashion", description="UniFashion as a Lightning library.", epilog=EPILOG)
+    Options are named in full: what is an abbreviation today may be another option tomorrow.
+    """
+    description = "UniFashion as a Lightning library."
+    top = ArgumentParser(prog="unifashion", description=description, epilog=EPILOG, allow_abbrev=False)
     _add(top, COMMANDS, [*argv], "COMMAND")
     return top
 
 
-def _add(parent: Parser, commands: Sequence[Any], argv: list[str], metavar: str) -> None:
+def _add(parent: ArgumentParser, commands: Sequence[Any], argv: list[str], metavar: str) -> None:
     choices = parent.add_subparsers(dest=metavar, metavar=metavar, required=True)
     for command in commands:
         name, said, actions = command if isinstance(command, tuple) else (command.__name__.rstrip("_"), summary(command), ())
-        chosen = choices.add_parser(name, help=said)
+        chosen = choices.add_parser(name, help=said, allow_abbrev=False)
         if argv[:1] == [name] and actions:
             _add(chosen, actions, argv[1:], "ACTION")
         elif argv[:1] == [name]:

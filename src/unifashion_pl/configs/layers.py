@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
+
+from unifashion_pl.configs import read_config
 
 #: Argument that says which model it is -> the one that holds arguments for that model.
 BELONGS = {"name": "timm_kwargs", "source": "config"}
@@ -65,8 +66,8 @@ def _layers(args: Sequence[str]) -> Iterator[list[str]]:
 def _settings(layer: Sequence[str]) -> Iterator[tuple[Place, Any]]:
     """Those settings of a layer that :data:`BELONGS` is about, and what it sets to null."""
     option, _, value = layer[0].partition("=") if len(layer) == 1 else (layer[0], "", layer[1])
-    if option == "--config":
-        yield from _flat((), _read(value))
+    if option == "--config" and value:
+        yield from _flat((), read_config(value))
     elif option.startswith("--model"):
         place = tuple(part for part in option[2:].split(".") if part != "init_args")
         yield from _flat(place, _plain(value))
@@ -78,14 +79,6 @@ def _flat(place: Place, value: Any) -> Iterator[tuple[Place, Any]]:
     elif isinstance(value, dict):
         for name, inner in value.items():
             yield from _flat(place if name == "init_args" else (*place, str(name)), inner)
-
-
-def _read(config: str) -> Any:
-    """A config's content; what cannot be read is for its parser to tell."""
-    try:
-        return yaml.safe_load(config if config.lstrip().startswith("{") else Path(config).read_text("utf-8-sig"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
 
 
 def _plain(value: str) -> Any:
