@@ -13,8 +13,7 @@ from small import save_stable_diffusion
 from unifashion_pl.cli import main
 from unifashion_pl.weights.check import check_weights
 from unifashion_pl.weights.importing import import_weights
-from unifashion_pl.weights.kinds import KINDS
-from unifashion_pl.weights.manifest import Part, digest, load_manifest, table
+from unifashion_pl.weights.manifest import KINDS, Part, digest, load_manifest, table
 
 
 def test_a_scaled_down_file_is_whole_but_not_of_the_published_size(tmp_path: Path) -> None:
@@ -41,10 +40,10 @@ def test_what_is_missing_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_published_size_is_recognised(tmp_path: Path) -> None:
+    from unifashion_pl.weights.check import published_tensors
     from unifashion_pl.weights.ldm import build_part
-    from unifashion_pl.weights.tables import published_shapes
 
-    shapes = published_shapes("vae")
+    shapes = {name: tensor.shape for name, tensor in published_tensors("vae").items()}
     model = build_part("vae", {**peers.VAE, "block_out_channels": [128, 256, 512, 512],
                                "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4})  # fmt: skip
     assert {f"vae/{n}": t.shape for n, t in model.state_dict().items()} == shapes

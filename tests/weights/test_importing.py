@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from unifashion_pl.tasks import RetrievalModule
+from unifashion_pl.weights.download import open_download
 from unifashion_pl.weights.files import read_content
 from unifashion_pl.weights.importing import import_weights
-from unifashion_pl.weights.loading import is_imported, load_imported
-from unifashion_pl.weights.plan import Plan, Report
-from unifashion_pl.weights.source import open_source
+from unifashion_pl.weights.ledger import Ledger, Report, is_imported
+from unifashion_pl.weights.loading import load_imported
 
 
 def refused(path: Path, match: str, **kwargs: Any) -> None:
@@ -171,7 +171,7 @@ def test_models_of_other_sizes_and_without_heads(lavis: dict[str, torch.Tensor],
     import_weights(tmp_path / "x.pth", tmp_path / "out")
     narrow = peers.our_model(retrieval=RetrievalModule(hidden_size=peers.HIDDEN, embed_dim=8))
     before = {n: t.clone() for n, t in narrow.state_dict().items()}
-    with pytest.raises(ValueError, match=r"vision_proj.bias: folder \(16,\), model \(8,\)"):
+    with pytest.raises(ValueError, match=r"vision_proj.bias: file \(16,\), expected \(8,\)"):
         load_imported(narrow, tmp_path / "out")
     assert all(torch.equal(t, before[n]) for n, t in narrow.state_dict().items())
     plain = peers.our_model(retrieval=RetrievalModule(hidden_size=peers.HIDDEN, embed_dim=peers.EMBED, itm=False))
@@ -196,7 +196,7 @@ def test_training_starts_from_an_imported_folder(lavis: dict[str, torch.Tensor],
 
 
 def test_a_plan_spends_every_name_once() -> None:
-    plan = Plan({"a": torch.rand(2), "b": torch.rand(2)})
+    plan = Ledger({"a": torch.rand(2), "b": torch.rand(2)})
     plan.move("a", "x")
     with pytest.raises(KeyError, match="already assigned"):
         plan.drop(["a"], "twice")
@@ -207,4 +207,4 @@ def test_a_plan_spends_every_name_once() -> None:
 def test_several_state_dicts_in_one_file_are_not_guessed_between(tmp_path: Path) -> None:
     torch.save({"generator": {"a": torch.rand(1)}, "critic": {"a": torch.rand(1)}}, tmp_path / "gan.pt")
     with pytest.raises(ValueError, match="several state dicts: generator, critic"):
-        open_source(tmp_path / "gan.pt")
+        open_download(tmp_path / "gan.pt")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from unifashion_pl import UniFashionModule
 from unifashion_pl.weights.checkpoint import read_checkpoint, read_state
 from unifashion_pl.weights.files import load_tensors
-from unifashion_pl.weights.plan import Report
+from unifashion_pl.weights.ledger import Report
 
 VISION = "model.backbone.init_args.vision.init_args"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.weights import saving
+from unifashion_pl.weights import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_a_failure_leaves_the_older_model(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, failing, full)
+    monkeypatch.setattr(checkpoint, failing, full)
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder, torch.float16)
     assert contents(folder) == older

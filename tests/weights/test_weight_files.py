@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unifashion_pl.weights.files import load_part, load_tensors
+from unifashion_pl.weights.files import load_tensors
+from unifashion_pl.weights.rebuild import load_part
 
 STATE = {"layer.weight": torch.arange(600.0).view(20, 30), "steps": torch.tensor(3), "half": torch.ones(4).half()}
 

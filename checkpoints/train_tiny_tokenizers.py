@@ -1,4 +1,4 @@
-"""Trains the two shipped tokenizers: ``python -m unifashion_pl.weights.tiny_tokenizers``.
+"""Trains the two shipped tokenizers: ``python checkpoints/train_tiny_tokenizers.py``.
 
 ``tiny_vocab.txt`` is the WordPiece vocabulary of the small Q-Former, ``tiny_llm_tokenizer.json`` the byte-level BPE of the small
 language model. The shipped weights (``configs/tiny_sd``, ``checkpoints/tiny``) hold the ids of the shipped files, which were made from an
@@ -112,7 +112,7 @@ def train_byte_bpe(texts: Iterable[str], size: int = 1000) -> Tokenizer:
     return tokenizer
 
 
-def main(folder: Path = Path(__file__).parent.parent / "configs") -> None:
+def main(folder: Path = Path(__file__).parents[1] / "src" / "unifashion_pl" / "configs") -> None:
     """Writes both files into ``folder``."""
     vocabulary = train_wordpiece(wardrobe_texts())
     (folder / "tiny_vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
