@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from unifashion_pl.files import write_text
 from unifashion_pl.wardrobe.products import ATTRIBUTES, RULES, change, make_product
 from unifashion_pl.wardrobe.texts import describe, modifying_texts, name_of
 
@@ -115,9 +116,9 @@ def train_byte_bpe(texts: Iterable[str], size: int = 1000) -> Tokenizer:
 def main(folder: Path = Path(__file__).parents[1] / "src" / "unifashion_pl" / "configs") -> None:
     """Writes both files into ``folder``."""
     vocabulary = train_wordpiece(wardrobe_texts())
-    (folder / "tiny_vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    write_text(folder / "tiny_vocab.txt", "\n".join(vocabulary) + "\n")
     tokenizer = train_byte_bpe(wardrobe_texts())
-    tokenizer.save(str(folder / "tiny_llm_tokenizer.json"), pretty=False)
+    write_text(folder / "tiny_llm_tokenizer.json", tokenizer.to_str(pretty=False))
     print(f"tiny_vocab.txt: {len(vocabulary)} entries; tiny_llm_tokenizer.json: {tokenizer.get_vocab_size()} entries")
 
 

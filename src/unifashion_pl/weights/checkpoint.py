@@ -1,4 +1,4 @@
-"""Models as a whole, in our own formats: a folder of :func:`save_pretrained`, written and read; a Lightning ``.ckpt``, read.
+"""Models as a whole, in our own formats: a folder of :meth:`PretrainedMethods.save_pretrained`, written and read; a Lightning ``.ckpt``, read.
 
 A folder holds ``config.json``, ``model.safetensors``, a model card, and what the model's parts need to be built again.
 """
@@ -34,8 +34,8 @@ from unifashion_pl.weights.rebuild import PARTS, blueprints, check_blueprints, r
 from unifashion_pl.weights.trust import local
 
 __all__ = [
-    "PretrainedMethods", "find_weights", "from_pretrained", "learned_of", "load_weights", "loading", "push_to_hub", "read_checkpoint",
-    "read_state", "save_pretrained", "tiny_folder",
+    "PretrainedMethods", "find_weights", "from_pretrained", "learned_of", "load_weights", "loading", "read_checkpoint", "read_state",
+    "tiny_folder",
 ]  # fmt: skip
 
 CARD, RESULTS = "README.md", "results.json"
@@ -46,50 +46,6 @@ FORMAT = 1
 MAX_CONFIG = 1 << 24
 #: ``owner/name``.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-def save_pretrained(
-    model: SavedModel,
-    folder: str | Path,
-    dtype: torch.dtype | None = None,
-    *,
-    results: str | Path | None = None,
-    data: str = "",
-    licence: str = "other",
-) -> Path:
-    """See :meth:`UniFashionModule.save_pretrained`. An older model in the folder is replaced in one step, by the whole new one.
-
-    Args:
-        dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
-        results: ``results.json`` or a run folder, for the model card; a copy is saved beside it.
-        data, licence: for the model card, see :func:`unifashion_pl.weights.card.model_card`.
-
-    Raises:
-        ValueError: the model was assembled by hand, so that nothing says how to build it again; or the folder is the current one.
-        FileExistsError: the folder holds another library's model.
-        WriteError: it cannot be written; what was there before still is.
-    """
-    if not model.hparams:
-        raise ValueError(
-            "this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it"
-        )
-    folder = Path(folder)
-    place = folder.resolve()
-    if Path.cwd().is_relative_to(place):
-        raise ValueError(f"{place} is the current folder or above it, and is replaced as a whole: save into a folder in it")
-    _check_ours(place)
-    records = read_results(results)
-    card = model_card(model, records, data, licence)
-    with replacing_folder(place) as part:
-        _keep_what_is_not_ours(place, part)
-        _write_model(model, part, dtype)
-        if (part / CARD).exists():
-            print(f"{folder / CARD} is not this library's model card, so it stays as it is")
-        else:
-            (part / CARD).write_text(card, encoding="utf-8")
-        if records:
-            write_records(part / RESULTS, records)
-    return folder
 
 
 def _write_model(model: SavedModel, folder: Path, dtype: torch.dtype | None) -> None:
@@ -137,18 +93,6 @@ def _link(source: str | Path, target: str | Path) -> None:
         os.link(source, target, follow_symlinks=False)
         return
     shutil.copy2(source, target, follow_symlinks=False)
-
-
-def push_to_hub(model: SavedModel, repository: str, *, private: bool = False, **saving: Any) -> str:
-    """See :meth:`UniFashionModule.push_to_hub`."""
-    from huggingface_hub import HfApi
-
-    with tempfile.TemporaryDirectory() as work:
-        folder = save_pretrained(model, Path(work) / "model", **saving)
-        api = HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
-        info = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model saved by unifashion-pl")
-    return str(info)
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -296,18 +240,62 @@ class PretrainedMethods(L.LightningModule):
         """
         return from_config(cls, config, overrides)
 
-    def save_pretrained(self: Any, folder: str | Path, dtype: torch.dtype | None = None, **card: Any) -> Path:
-        """Write ``config.json``, ``model.safetensors`` (in ``dtype``, if given) and a model card; returns the folder.
+    def save_pretrained(
+        self: Any,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        *,
+        results: str | Path | None = None,
+        data: str = "",
+        licence: str = "other",
+    ) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card; returns the folder.
+
+        An older model in the folder is replaced in one step, by the whole new one.
 
         Args:
-            card: ``results`` (``results.json`` or a run folder), ``data`` (what it learned from), ``licence``.
-        """
-        return save_pretrained(self, folder, dtype, **card)
+            dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
+            results: ``results.json`` or a run folder, for the model card; a copy is saved beside it.
+            data, licence: what it learned from, and the card's licence; see :func:`unifashion_pl.weights.card.model_card`.
 
-    def push_to_hub(self: Any, repository: str, *, private: bool = False, **saving: Any) -> str:
+        Raises:
+            ValueError: the model was assembled by hand, so that nothing says how to build it again; or the folder is the current one.
+            FileExistsError: the folder holds another library's model.
+            WriteError: it cannot be written; what was there before still is.
+        """
+        if not self.hparams:
+            raise ValueError(
+                "this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it"
+            )
+        folder = Path(folder)
+        place = folder.resolve()
+        if Path.cwd().is_relative_to(place):
+            raise ValueError(f"{place} is the current folder or above it, and is replaced as a whole: save into a folder in it")
+        _check_ours(place)
+        records = read_results(results)
+        card = model_card(self, records, data, licence)
+        with replacing_folder(place) as part:
+            _keep_what_is_not_ours(place, part)
+            _write_model(self, part, dtype)
+            if (part / CARD).exists():
+                print(f"{folder / CARD} is not this library's model card, so it stays as it is")
+            else:
+                (part / CARD).write_text(card, encoding="utf-8")
+            if records:
+                write_records(part / RESULTS, records)
+        return folder
+
+    def push_to_hub(self, repository: str, *, private: bool = False, **saving: Any) -> str:
         """Upload what :meth:`save_pretrained` writes to ``owner/name``; needs a login of huggingface_hub. Returns the address.
 
         Args:
             saving: arguments of :meth:`save_pretrained`.
         """
-        return push_to_hub(self, repository, private=private, **saving)
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as work:
+            folder = self.save_pretrained(Path(work) / "model", **saving)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            info = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model saved by unifashion-pl")
+        return str(info)

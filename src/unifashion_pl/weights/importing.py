@@ -53,7 +53,10 @@ def import_weights(
         raise ValueError(f"{out} exists already: name a new folder, nothing is overwritten")
     source = open_download(path)
     chosen = choose_kind(source, kind)
-    _check_beside(chosen, tower, base)
+    if tower is not None and chosen not in QFORMER_KINDS:
+        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {chosen}")
+    if base is not None and chosen != "lora":
+        raise ValueError(f"--base belongs to a LoRA, not to {chosen}")
     hashes = {file.name: digest(file, progress) for file in source.files}
     report = Report(chosen, str(path), hashes, licence_of(chosen, hashes, part))
     if commercial_only:
@@ -92,17 +95,6 @@ def reading_as(kind: str, path: str | Path, *beside: str | Path | None) -> Itera
         if isinstance(error, ValueError) and any(str(name) in str(error) for name in (path, *beside) if name is not None):
             raise
         raise ValueError(f"{path} was read as {kind}, but its tensors are no such model's: {str(error)[:300]}") from error
-
-
-def _check_beside(kind: str, tower: str | Path | None, base: str | Path | None) -> None:
-    """
-    Raises:
-        ValueError: another file beside a kind that takes none.
-    """
-    if tower is not None and kind not in QFORMER_KINDS:
-        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {kind}")
-    if base is not None and kind != "lora":
-        raise ValueError(f"--base belongs to a LoRA, not to {kind}")
 
 
 def choose_kind(source: Download, kind: str | None) -> str:

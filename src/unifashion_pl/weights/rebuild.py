@@ -8,7 +8,6 @@ The parts that ``leave_out`` names are the exception: theirs are read from the p
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,8 +15,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+import msgspec
 import torch
 from torch import nn
 
@@ -25,7 +25,8 @@ from torch import nn
 PARTS = "parts"
 #: Part -> file name -> content.
 Blueprints = Mapping[str, Mapping[str, bytes]]
-NAME = re.compile(r"\w[\w.-]*")
+#: A name that leads into no other folder.
+Name = Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.-]*\Z")]
 
 
 class SourceMissing(FileNotFoundError):
@@ -76,16 +77,12 @@ def check_blueprints(content: Any, where: str) -> Blueprints:
     Raises:
         ValueError: something else, or names that would lead out of a folder.
     """
-    good = isinstance(content, dict) and all(
-        isinstance(part, str)
-        and NAME.fullmatch(part)
-        and isinstance(files, dict)
-        and all(isinstance(n, str) and NAME.fullmatch(n) and isinstance(data, bytes) for n, data in files.items())
-        for part, files in content.items()
-    )
-    if not good:
-        raise ValueError(f"{where}: `{PARTS}` should map names of parts to files by name, which it does not: a damaged file?")
-    return content
+    try:
+        return msgspec.convert(content, dict[Name, dict[Name, bytes]], builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{where}: `{PARTS}` should map names of parts to files by name, which it does not: a damaged file? ({error})"
+        ) from error
 
 
 def write_blueprints(content: Blueprints, folder: Path) -> None:
