@@ -12,7 +12,7 @@ from small import save_stable_diffusion
 
 from unifashion_pl.cli import main
 from unifashion_pl.weights.check import check_weights
-from unifashion_pl.weights.manifest import Part, digest
+from unifashion_pl.weights.manifest import PublishedPart, digest
 
 
 def test_a_scaled_down_file_is_whole_but_not_of_the_published_size(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_pipelines_and_strange_files(tmp_path: Path) -> None:
 
 def test_a_known_hash_names_the_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"a": torch.rand(3)}, tmp_path / "x.pt")
-    part = Part("mine", None, "here", None, "x.pt", None, digest(tmp_path / "x.pt"), "CC0", "yes", "a test")
+    part = PublishedPart("mine", None, "here", None, "x.pt", None, digest(tmp_path / "x.pt"), "CC0", "yes", "a test")
     monkeypatch.setattr("unifashion_pl.weights.check.load_manifest", lambda: [part])
     found = check_weights(tmp_path / "x.pt")
     assert found.complete

@@ -127,7 +127,7 @@ def check_blip2(tensors: Mapping[str, Tensor], path: str, ignore: tuple[str, ...
     Raises:
         ValueError: a required part is missing, or a part is half there.
     """
-    own = {name: t for name, t in tensors.items() if not name.startswith(ignore)} if ignore else dict(tensors)
+    own = {name: t for name, t in tensors.items() if not name.startswith(ignore)}
     expected = blip2_reference(own, path)
     parts = {part_name(name) for name in own}
     absent = {part: reason for part, reason in MAY_BE_ABSENT.items() if part not in parts}

@@ -16,7 +16,7 @@ from unifashion_pl.weights.download import Download, open_download, recognise
 from unifashion_pl.weights.fit import differences
 from unifashion_pl.weights.importing import convert, reading_as
 from unifashion_pl.weights.ledger import Ledger, Report
-from unifashion_pl.weights.manifest import KINDS, QFORMER_KINDS, Part, digest, find, load_manifest
+from unifashion_pl.weights.manifest import KINDS, QFORMER_KINDS, PublishedPart, digest, find, load_manifest
 
 #: Vicuna-7B-v1.5 and the language model of LLaVA-1.5-7B.
 LLAMA_7B: dict[str, Any] = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -44,7 +44,7 @@ class Found:
     problem: str = ""
     as_published: bool | None = None
     sha256: dict[str, str] = field(default_factory=dict)
-    known: Part | None = None
+    known: PublishedPart | None = None
     lines: list[str] = field(default_factory=list)
 
     def text(self) -> str:

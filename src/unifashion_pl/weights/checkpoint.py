@@ -58,7 +58,7 @@ def _write_model(model: SavedModel, folder: Path, dtype: torch.dtype | None) -> 
         (folder / PARTS).mkdir()
         write_blueprints(parts, folder / PARTS)
     absent = left_out(model)
-    write_tensors(folder / TENSORS, {n: _stored(t, dtype) for n, t in model.state_dict().items() if n not in absent})
+    write_tensors(folder / TENSORS, {n: _for_disk(t, dtype) for n, t in model.state_dict().items() if n not in absent})
 
 
 def _check_ours(folder: Path) -> None:
@@ -95,7 +95,7 @@ def _link(source: str | Path, target: str | Path) -> None:
     shutil.copy2(source, target, follow_symlinks=False)
 
 
-def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+def _for_disk(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     tensor = tensor.detach().cpu().clone().contiguous()
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 

@@ -30,11 +30,7 @@ class Inert:
 SHARED = 8
 #: What Lightning wrote into published checkpoints beside tensors (Stable Diffusion v1's pickles name exactly these). They are replaced
 #: by :class:`Inert`, never imported.
-BESIDE_TENSORS = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-)
+BESIDE_TENSORS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "numpy.core.multiarray.scalar", "numpy.dtype")
 
 
 def read_content(path: str | Path) -> Any:

@@ -46,7 +46,7 @@ def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], opt
     return Differences(
         sorted(expected.keys() - found.keys() - set(optional)),
         sorted(found.keys() - expected.keys()),
-        {name: _apart(found[name], expected[name]) for name in sorted(found.keys() & expected.keys())
+        {name: _shapes(found[name], expected[name]) for name in sorted(found.keys() & expected.keys())
          if found[name].shape != expected[name].shape or _kind(found[name]) != _kind(expected[name])},
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str, optiona
     require_fit(state, model.state_dict(), f"{where} does not fit this model", "Was it made with another config?", optional)
 
 
-def _apart(found: Tensor, expected: Tensor) -> str:
+def _shapes(found: Tensor, expected: Tensor) -> str:
     kinds = _kind(found), _kind(expected)
     names = [f" {kind}" for kind in kinds] if kinds[0] != kinds[1] else ["", ""]
     return f"file {tuple(found.shape)}{names[0]}, expected {tuple(expected.shape)}{names[1]}"

@@ -16,7 +16,7 @@ from unifashion_pl.weights.blip2 import part_name
 from unifashion_pl.weights.files import CONFIG, TENSORS, load_tensors, read_content, state_of
 from unifashion_pl.weights.fit import load_exactly, require_fit
 from unifashion_pl.weights.ledger import Report, is_imported
-from unifashion_pl.weights.manifest import shipped
+from unifashion_pl.weights.manifest import shipped_file
 
 Q_R, Q_T = "backbone.query_tokens", "backbone.target_query_tokens"
 
@@ -27,7 +27,7 @@ def tiny_folder() -> Path:
     Raises:
         FileNotFoundError: neither has it.
     """
-    return shipped(f"tiny/{TENSORS}").parent
+    return shipped_file(f"tiny/{TENSORS}").parent
 
 
 def find_weights(source: str | Path) -> Path:

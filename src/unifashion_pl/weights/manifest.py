@@ -35,7 +35,7 @@ LARGE = 1 << 28
 
 
 @dataclass(frozen=True)
-class Part:
+class PublishedPart:
     """One published file or folder.
 
     Attributes:
@@ -69,10 +69,10 @@ class Manifest:
 
     format: int
     about: str
-    parts: list[Part]
+    parts: list[PublishedPart]
 
 
-def shipped(name: str) -> Path:
+def shipped_file(name: str) -> Path:
     """A file of ``checkpoints``: inside the wheel, or of a checkout.
 
     Raises:
@@ -87,17 +87,17 @@ def shipped(name: str) -> Path:
     )
 
 
-def load_manifest() -> list[Part]:
+def load_manifest() -> list[PublishedPart]:
     """The shipped manifest.
 
     Raises:
         FileNotFoundError: it is neither in the package nor in a checkout.
         ValueError: with the field that is not what it should be.
     """
-    return read_json(shipped("manifest.json"), Manifest, "a manifest").parts
+    return read_json(shipped_file("manifest.json"), Manifest, "a manifest").parts
 
 
-def table(parts: list[Part]) -> str:
+def table(parts: list[PublishedPart]) -> str:
     """The manifest for people, one block of two or three lines a part."""
     lines = []
     for part in parts:
@@ -126,7 +126,7 @@ def digest(path: Path, progress: bool = False) -> str:
     return hasher.hexdigest()
 
 
-def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -> list[Part]:
+def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -> list[PublishedPart]:
     """The part of this name; else the part with one of these hashes; else all parts of the kind.
 
     Raises:
