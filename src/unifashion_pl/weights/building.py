@@ -74,7 +74,8 @@ def builder(cls: type[M], section: Mapping[str, Any]) -> Callable[[], M]:
 def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
     """The model of a saved description, with its tensors.
 
-    It is first built without memory and compared with the tensors of the file, so that no size that is only claimed is allocated.
+    It is first built without memory and compared with the tensors of the file, so that no size that is only claimed is allocated. Then it
+    is built anew: constants that are in no file have to be computed, and parts that the file leaves out to be read.
 
     Args:
         trusted: other classes than this library's may be built.

@@ -101,21 +101,17 @@ def _check_structure(source: Download, found: Found) -> None:
 def _check_size(found: Found, tensors: Mapping[str, Tensor]) -> None:
     assert found.kind is not None
     published = published_tensors(found.kind)
-    both = {name: tensors[name] for name in published if name in tensors}
+    apart = differences(tensors, published)
+    absent, both = len(apart.missing), len(published) - len(apart.missing)
     if not both:
         return
-    other = differences(both, {name: published[name] for name in both}).other
-    absent = len(published) - len(both)
+    found.as_published = not apart.other
     rest = f" ({absent:,} tensors of the published model are not in it)" if absent else ""
-    found.as_published = not other
-    if other:
-        name = next(name for name in both if name in other)
-        example = f"{name} is {tuple(both[name].shape)}, published {tuple(published[name].shape)}"
-        found.lines.append(
-            f"  size: not the published one, {len(other):,} of {len(both):,} shapes differ, e.g. {example}{rest}"
-        )
-    else:
-        found.lines.append(f"  size: the published one, {len(both):,} shapes are equal{rest}")
+    size = f"the published one, {both:,} shapes are equal"
+    if apart.other:
+        example = ": ".join(next(iter(apart.other.items())))
+        size = f"not the published one, {len(apart.other):,} of {both:,} shapes differ, e.g. {example}"
+    found.lines.append(f"  size: {size}{rest}")
 
 
 def _check_hash(found: Found) -> None:
