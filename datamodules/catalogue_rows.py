@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unifashion_pl.data.plan import some
 from unifashion_pl.reading import FormatError
-from unifashion_pl.reading_csv import SEPARATORS, Row, Table, read_table
+from unifashion_pl.reading_csv import SEPARATORS, CsvRow, CsvTable, read_table
 
 COLUMNS = {
     # what we call it: names that are recognised, in the order of preference
@@ -105,7 +105,7 @@ def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str]
     return rows
 
 
-def _columns(csv: Path, table: Table, own: Mapping[str, str]) -> dict[str, int]:
+def _columns(csv: Path, table: CsvTable, own: Mapping[str, str]) -> dict[str, int]:
     """What we call it -> the number of the CSV's column, from 0."""
     header = table.header
     if not any(header):
@@ -128,7 +128,7 @@ def _place(csv: Path, name: str, header: Sequence[str]) -> int:
     return header.index(name)
 
 
-def _no_image_column(csv: Path, table: Table) -> str:
+def _no_image_column(csv: Path, table: CsvTable) -> str:
     if any(PICTURE.fullmatch(cell) for cell in table.header):
         return f"{csv}:1: {', '.join(table.header)[:80]!r} is a row, no header: write one above it, e.g. image,text"
     apart = "" if len(table.header) > 1 else "; if it has more columns, separate them by commas, semicolons or tabs"
@@ -144,7 +144,7 @@ def _shown(header: Sequence[str]) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _row(row: Row, places: Mapping[str, int], images: ImageNames, separator: str, where: str) -> CatalogueRow:
+def _row(row: CsvRow, places: Mapping[str, int], images: ImageNames, separator: str, where: str) -> CatalogueRow:
     for number, cell in enumerate(row.cells):
         if "\n" in cell or "\r" in cell:
             _check_swallowed(row, number, separator, where)
@@ -168,7 +168,7 @@ def _row(row: Row, places: Mapping[str, int], images: ImageNames, separator: str
     )
 
 
-def _check_swallowed(row: Row, number: int, separator: str, where: str) -> None:
+def _check_swallowed(row: CsvRow, number: int, separator: str, where: str) -> None:
     """Refuse a cell of several lines in which further rows stand: its quote was closed by one that meant something else."""
     for line in row.cells[number].splitlines():
         parts = [part.strip() for part in line.split(separator)]
@@ -280,7 +280,7 @@ def _composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def _say(csv: Path, table: Table, images: ImageNames) -> None:
+def _say(csv: Path, table: CsvTable, images: ImageNames) -> None:
     """Warn of what was recognised or passed over."""
     said = []
     if table.separator != ",":

@@ -157,7 +157,7 @@ def test_a_folder_is_replaced_in_one_step(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_replaced_where_the_system_cannot_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_exchanged", lambda *_: False)
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     target = tmp_path / "index"
     for text in ("older", "newer"):
         with replacing_folder(target) as part:

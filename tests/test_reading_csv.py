@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from unifashion_pl.reading import FormatError
-from unifashion_pl.reading_csv import Row, parse_table, read_table
+from unifashion_pl.reading_csv import CsvRow, parse_table, read_table
 
 
 def cells(text: str) -> list[list[str]]:
@@ -37,10 +37,10 @@ def test_cells_may_hold_breaks_quotes_and_separators() -> None:
     text = 'image,text\n0.jpg,"red,\nlong"\n1.jpg,12" wide\n2.jpg, "a ""b"""\n3.jpg,x\u2028y\x85z\n'
     table = parse_table(text, "f.csv")
     assert table.rows == [
-        Row(2, ["0.jpg", "red,\nlong"]),
-        Row(4, ["1.jpg", '12" wide']),
-        Row(5, ["2.jpg", 'a "b"']),
-        Row(6, ["3.jpg", "x\u2028y\x85z"]),
+        CsvRow(2, ["0.jpg", "red,\nlong"]),
+        CsvRow(4, ["1.jpg", '12" wide']),
+        CsvRow(5, ["2.jpg", 'a "b"']),
+        CsvRow(6, ["3.jpg", "x\u2028y\x85z"]),
     ]
 
 

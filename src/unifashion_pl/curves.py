@@ -11,7 +11,7 @@ import lightning as L
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from unifashion_pl.files import write_text
+from unifashion_pl.files import write_text, writing
 
 
 class CurvesWriter(ExperimentWriter):
@@ -51,7 +51,8 @@ class CurvesWriter(ExperimentWriter):
         if not self._begun or {name for row in new for name in row} - set(self.metrics_keys):
             self._replace([*(self._read() if self._begun else ()), *new])
             return
-        with open(self.metrics_file_path, "a", newline="", encoding="utf-8") as file:
+        path = Path(self.metrics_file_path)
+        with writing(path), open(path, "a", newline="", encoding="utf-8") as file:
             file.write(_csv(new, self.metrics_keys, header=False))
         self.rows += len(new)
 

@@ -68,8 +68,8 @@ def _device() -> list[str]:
 
 def _models() -> list[str]:
     from unifashion_pl import learned
-    from unifashion_pl.weights.checkpoint import tiny_folder
-    from unifashion_pl.weights.saving import CONFIG
+    from unifashion_pl.weights.files import CONFIG
+    from unifashion_pl.weights.loading import tiny_folder
 
     try:
         folder = tiny_folder()

@@ -205,7 +205,7 @@ def write_checkpoint(path: str | Path, content: Any) -> Path:
     """Write what ``torch.save`` takes by :func:`replacing`."""
     import torch
 
-    with writing(Path(path)), replacing(path) as file:
+    with replacing(path) as file:
         torch.save(content, file)
     return Path(path)
 
@@ -319,7 +319,7 @@ def _runs(pid: int) -> bool:
 
 
 def _take_place(part: Path, path: Path) -> None:
-    if path.exists() and _exchanged(os.fsencode(part), os.fsencode(path)):
+    if path.exists() and _exchange(os.fsencode(part), os.fsencode(path)):
         return
     if path.exists():  # no such call on this system: a moment without the folder, which the next writer would mend
         os.replace(path, part.with_suffix(OLD))
@@ -335,7 +335,7 @@ def follow_umask(folder: Path) -> None:
             path.chmod(mode)
 
 
-def _exchanged(one: bytes, other: bytes) -> bool:
+def _exchange(one: bytes, other: bytes) -> bool:
     """Exchange two folders in one step: Linux and macOS can."""
     with suppress(AttributeError, OSError, TypeError):
         system = ctypes.CDLL(None, use_errno=True)

@@ -131,7 +131,7 @@ def of_import(kind: str, absent: Iterable[str]) -> frozenset[str]:
     """What an imported folder has learned.
 
     Args:
-        kind: of :data:`unifashion_pl.weights.kinds.KINDS`.
+        kind: of :data:`unifashion_pl.weights.manifest.KINDS`.
         absent: parts that the folder does not hold.
     """
     lacking = set(absent)

@@ -38,8 +38,7 @@ from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import reshard, shard, shards_of, unshard
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
-from unifashion_pl.weights.checkpoint import load_weights
-from unifashion_pl.weights.pretrained import PretrainedMethods
+from unifashion_pl.weights.checkpoint import PretrainedMethods, load_weights
 from unifashion_pl.weights.rebuild import PARTS, blueprints
 
 

@@ -145,7 +145,7 @@ def from_json(text: str | bytes, kind: Any = Any, where: str = "JSON", what: str
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         empty = "; the file is empty" if not text.strip() else ""
-        raise FormatError(f"{where}{_expected(what)}: {_said(error)}{empty}") from error
+        raise FormatError(f"{where}{_expected(what)}: {_words(error)}{empty}") from error
 
 
 def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
@@ -153,14 +153,14 @@ def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
     try:
         return msgspec.convert(value, kind)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise FormatError(f"{where}{_expected(what)}: {_said(error)}") from error
+        raise FormatError(f"{where}{_expected(what)}: {_words(error)}") from error
 
 
 def _expected(what: str) -> str:
     return f" is not {what}" if what else ""
 
 
-def _said(error: Exception) -> str:
+def _words(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
@@ -183,7 +183,7 @@ def from_yaml(text: str, kind: Any = Any, where: str = "YAML", what: str = "") -
         line = f":{mark.line + 1}" if mark is not None else ""
         raise FormatError(f"{where}{line}{_expected(what)}: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise FormatError(f"{where}{_expected(what)}: {_said(error)}") from error
+        raise FormatError(f"{where}{_expected(what)}: {_words(error)}") from error
     return converted(plain, kind, where, what)
 
 

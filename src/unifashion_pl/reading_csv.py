@@ -19,7 +19,7 @@ LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
-class Row:
+class CsvRow:
     """A row: the line it starts in (from 1) and its cells, as many as the header has."""
 
     line: int
@@ -27,7 +27,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class CsvTable:
     """A CSV file.
 
     Attributes:
@@ -38,12 +38,12 @@ class Table:
     """
 
     header: list[str]
-    rows: list[Row]
+    rows: list[CsvRow]
     empty: list[int]
     separator: str
 
 
-def read_table(path: str | Path) -> Table:
+def read_table(path: str | Path) -> CsvTable:
     """A CSV file with a header; the separator is a comma, or what the header has instead.
 
     Quotes follow RFC 4180: a cell in quotes may hold separators and line breaks, and doubled quotes. Quotes inside of a cell that does
@@ -57,19 +57,19 @@ def read_table(path: str | Path) -> Table:
     return parse_table(read_text(path), str(path))
 
 
-def parse_table(text: str, where: str) -> Table:
+def parse_table(text: str, where: str) -> CsvTable:
     """The table of a text; errors as in :func:`read_table`.
 
     >>> parse_table("a;b\\n1;2\\n", "x.csv").rows
-    [Row(line=2, cells=['1', '2'])]
+    [CsvRow(line=2, cells=['1', '2'])]
     """
     hint = HINT.match(text)
     skipped = 1 if hint else 0
     body = text[hint.end() :] if hint else text
     separator = hint[1] if hint else _separator(body)
     records = _records(body, separator, where, skipped)
-    header = [name.strip() for name in next(records, Row(1, [])).cells]
-    rows: list[Row] = []
+    header = [name.strip() for name in next(records, CsvRow(1, [])).cells]
+    rows: list[CsvRow] = []
     empty: list[int] = []
     for row in records:
         if not any(cell.strip() for cell in row.cells):
@@ -78,7 +78,7 @@ def parse_table(text: str, where: str) -> Table:
             raise FormatError(_other_count(row, header, separator, where))
         else:
             rows.append(row)
-    return Table(header, rows, empty, separator)
+    return CsvTable(header, rows, empty, separator)
 
 
 def _separator(text: str) -> str:
@@ -87,7 +87,7 @@ def _separator(text: str) -> str:
     return max(SEPARATORS, key=first.count)
 
 
-def _records(text: str, separator: str, where: str, skipped: int) -> Iterator[Row]:
+def _records(text: str, separator: str, where: str, skipped: int) -> Iterator[CsvRow]:
     """Rows with the lines they begin in; lines without any character are no rows."""
     lines = StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator != " ")
@@ -95,7 +95,7 @@ def _records(text: str, separator: str, where: str, skipped: int) -> Iterator[Ro
     try:
         for cells in reader:
             if cells:
-                yield Row(start + skipped, cells)
+                yield CsvRow(start + skipped, cells)
             start = reader.line_num + 1
     except csv.Error as error:
         raise FormatError(_broken(text, separator, start, reader.line_num, skipped, where, error)) from error
@@ -132,7 +132,7 @@ def _quote_opens(record: str, separator: str) -> int:
     return len(LINE_END.findall(record, 0, opened))
 
 
-def _other_count(row: Row, header: Sequence[str], separator: str, where: str) -> str:
+def _other_count(row: CsvRow, header: Sequence[str], separator: str, where: str) -> str:
     said = f"{where}:{row.line}: {len(row.cells)} cells, but the header has {len(header)}"
     more = row.cells[len(header) :]
     if more and not any(cell.strip() for cell in more):

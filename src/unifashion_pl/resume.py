@@ -96,7 +96,7 @@ class Resume(L.Callback):
         progress = checkpoint["loops"]["fit_loop"][LOOP]["total"]
         between = progress["ready"] == progress["processed"]
         checkpoint[STATES] = self._states(trainer) if between else self.places
-        if _waiting(trainer) and (gradients := _gathered(pl_module)):
+        if _is_waiting(trainer) and (gradients := _waiting_gradients(pl_module)):
             checkpoint[GRADIENTS] = gradients
         for logger in trainer.loggers:
             logger.save()
@@ -230,7 +230,7 @@ def _go_on(loop: Any, stage: str) -> None:
         inner.val_loop._has_run = True
 
 
-def _waiting(trainer: L.Trainer) -> bool:
+def _is_waiting(trainer: L.Trainer) -> bool:
     """Whether gradients of whole batches wait for their optimiser's step."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     done = int(progress.processed)
@@ -262,7 +262,7 @@ def _curves(trainer: L.Trainer, state: dict[str, Any], step: int) -> None:
             logger.save()
 
 
-def _gathered(model: L.LightningModule) -> list[dict[str, Tensor]]:
+def _waiting_gradients(model: L.LightningModule) -> list[dict[str, Tensor]]:
     """Gradients by name that wait for their step, of every rank; [] = none wait. On other ranks than 0 only their own."""
     own = {plain(name): p.grad.detach().cpu() for name, p in model.named_parameters() if p.grad is not None}
     if not (dist.is_available() and dist.is_initialized()):

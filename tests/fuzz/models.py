@@ -35,11 +35,11 @@ from unifashion_pl import UniFashionModule
 from unifashion_pl.files import write_tensors
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.weights.checkpoint import load_weights, read_state
+from unifashion_pl.weights.download import open_download
 from unifashion_pl.weights.files import load_tensors
 from unifashion_pl.weights.importing import import_weights
+from unifashion_pl.weights.ledger import Report
 from unifashion_pl.weights.loading import load_imported
-from unifashion_pl.weights.plan import Report
-from unifashion_pl.weights.source import open_source
 
 CONFIG = """# a small model
 model:
@@ -137,7 +137,7 @@ def use_checkpoint(folder: Path) -> object:
     path = folder / "last.ckpt"
     UniFashionModule.from_pretrained(path)
     load_weights(model(), str(path))
-    return [read_state(path), open_source(path)]
+    return [read_state(path), open_download(path)]
 
 
 def make_model(folder: Path) -> None:
@@ -164,7 +164,7 @@ def make_tensors(folder: Path) -> None:
 def use_tensors(folder: Path) -> object:
     """As all readers of tensors open them."""
     path = folder / "model.safetensors"
-    return [read_state(path), load_tensors(path), open_source(path)]
+    return [read_state(path), load_tensors(path), open_download(path)]
 
 
 def make_gallery(folder: Path) -> None:
@@ -240,7 +240,7 @@ TARGETS = (
     Target("tensors", 1000, make_tensors, changing({"*.safetensors": damaged_safetensors}), use_tensors),
     Target("gallery", 1000, make_gallery, changing(ALL), use_gallery),
     Target("lora", 300, make_lora, changing({**LORA, "base/config.json": damaged_json}), use_lora),
-    Target("published-weights", 500, make_sharded, changing(ALL), open_source),
+    Target("published-weights", 500, make_sharded, changing(ALL), open_download),
     Target("imported-folder", 500, make_imported, changing(ALL), use_imported),
     # what a user's own classes and settings do wrong is said by themselves
     Target("own-config", 500, make_config, changing({"*.yaml": yaml}), use_config, OWN, named=False),

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from small import pair_batch, small_backbone, triplet_batch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from unifashion_pl.checkpoints.train_tiny_tokenizers import train_byte_bpe, train_wordpiece, wardrobe_texts
 
 from unifashion_pl.backbone import Encoding
 from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.tasks.caption import STYLES, CaptionModule
 from unifashion_pl.tasks.language_model import LanguageModel, LoraSettings
-from unifashion_pl.weights.tiny_tokenizers import train_byte_bpe, train_wordpiece, wardrobe_texts
 
 CAPTIONS = ["Long dress in red.", "blue shirt", "A plain black skirt, with three buttons.", "Top in green; V-neck!"]
 SMALL = {

@@ -15,8 +15,8 @@ from small import TEXTS, images
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.weights.blip2 import map_hf, map_lavis, map_tower
 from unifashion_pl.weights.importing import import_weights
+from unifashion_pl.weights.ledger import Ledger, Report
 from unifashion_pl.weights.loading import load_imported
-from unifashion_pl.weights.plan import Plan, Report
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_full_size_names_on_the_meta_device() -> None:
     assert len(hub) == 809
     assert len(lavis) == 857
     assert sum(name.startswith("visual_encoder.") for name in lavis) == 511
-    plans = {"hub": Plan(hub), "lavis": Plan({n: t for n, t in lavis.items() if ".decoder." not in n})}
+    plans = {"hub": Ledger(hub), "lavis": Ledger({n: t for n, t in lavis.items() if ".decoder." not in n})}
     map_hf(plans["hub"])
     map_lavis(plans["lavis"])
     assert not plans["hub"].left
@@ -150,7 +150,7 @@ def test_full_size_names_on_the_meta_device() -> None:
     assert len(plans["hub"].tensors) == 809 + 39
     assert {name.split(".")[1] for name in added} == {"lm_head", "temperature"}
     assert len(added) + len(["position_ids", "decoder.weight", "decoder.bias"]) == 9
-    tower = Plan({n.removeprefix("visual_encoder."): t for n, t in lavis.items() if n.startswith("visual_encoder.")})
+    tower = Ledger({n.removeprefix("visual_encoder."): t for n, t in lavis.items() if n.startswith("visual_encoder.")})
     map_tower(tower)
     assert tower.tensors.keys() < plans["lavis"].tensors.keys()
     assert len(tower.tensors) == 511
@@ -159,7 +159,7 @@ def test_full_size_names_on_the_meta_device() -> None:
 def test_full_size_names_fit_our_classes() -> None:
     from unifashion_pl.weights.blip2 import check_blip2
 
-    plan = Plan(peers.blip2(full_size=True).state_dict())
+    plan = Ledger(peers.blip2(full_size=True).state_dict())
     map_hf(plan)
     assert set(check_blip2(plan.tensors, "hub")) == {
         "backbone.target_query_tokens",

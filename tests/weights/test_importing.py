@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from unifashion_pl.tasks import RetrievalModule
+from unifashion_pl.cli import main
 from unifashion_pl.weights.files import read_content
 from unifashion_pl.weights.importing import import_weights
-from unifashion_pl.weights.loading import is_imported, load_imported
-from unifashion_pl.weights.plan import Plan, Report
-from unifashion_pl.weights.source import open_source
+from unifashion_pl.weights.ledger import Report, is_imported
 
 
 def refused(path: Path, match: str, **kwargs: Any) -> None:
@@ -93,24 +90,6 @@ def test_numpys_scalars_in_a_checkpoint_are_passed_over(tmp_path: Path) -> None:
     assert import_weights(path, tmp_path / "out").kind == "vae"
 
 
-def test_half_downloaded_folders(tmp_path: Path) -> None:
-    folder = tmp_path / "hub"
-    peers.blip2().save_pretrained(folder, max_shard_size="100KB")
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    first = sorted(set(index["weight_map"].values()))[0]
-    content = (folder / first).read_bytes()
-    (folder / first).unlink()
-    refused(folder, rf"half downloaded: model.safetensors.index.json names \d+ files, 1 are missing, e.g. {first}")
-    (folder / first).write_bytes(content[:-10])
-    refused(folder, "damaged or half downloaded")
-    (folder / first).write_bytes(content)
-    index["weight_map"]["not.there"] = first
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(folder, "promises 1 tensors that no shard holds, e.g. not.there")
-    (folder / "model.safetensors.index.json").write_text('{"weight_map": {')
-    refused(folder, r"not readable JSON \(half downloaded")
-
-
 def test_other_architectures(lavis: dict[str, torch.Tensor], tmp_path: Path) -> None:
     import timm
     from transformers import BertConfig, BertModel
@@ -166,45 +145,14 @@ def test_a_failure_while_writing_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
 
 
-def test_models_of_other_sizes_and_without_heads(lavis: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    torch.save(lavis, tmp_path / "x.pth")
-    import_weights(tmp_path / "x.pth", tmp_path / "out")
-    narrow = peers.our_model(retrieval=RetrievalModule(hidden_size=peers.HIDDEN, embed_dim=8))
-    before = {n: t.clone() for n, t in narrow.state_dict().items()}
-    with pytest.raises(ValueError, match=r"vision_proj.bias: folder \(16,\), model \(8,\)"):
-        load_imported(narrow, tmp_path / "out")
-    assert all(torch.equal(t, before[n]) for n, t in narrow.state_dict().items())
-    plain = peers.our_model(retrieval=RetrievalModule(hidden_size=peers.HIDDEN, embed_dim=peers.EMBED, itm=False))
-    report = load_imported(plain, tmp_path / "out")
-    assert "not built here, left out: retrieval_head.itm_head, retrieval_head.lm_head" in report.notes
-    with pytest.raises(ValueError, match="nothing to load"):
-        load_imported(torch.nn.Linear(2, 2), tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="has no report.json"):
-        load_imported(plain, tmp_path)
-
-
-def test_training_starts_from_an_imported_folder(lavis: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    from unifashion_pl.weights.checkpoint import load_weights
-
-    torch.save(lavis, tmp_path / "x.pth")
-    import_weights(tmp_path / "x.pth", tmp_path / "out")
-    model = peers.our_model()
-    load_weights(model, str(tmp_path / "out"))
-    assert torch.equal(model.backbone.query_tokens, lavis["query_tokens"])
-    assert torch.equal(model.backbone.target_query_tokens, lavis["query_tokens"])
-    assert torch.equal(model.retrieval_head.vision_proj.bias, lavis["vision_proj.bias"])  # type: ignore[union-attr]
-
-
-def test_a_plan_spends_every_name_once() -> None:
-    plan = Plan({"a": torch.rand(2), "b": torch.rand(2)})
-    plan.move("a", "x")
-    with pytest.raises(KeyError, match="already assigned"):
-        plan.drop(["a"], "twice")
-    with pytest.raises(ValueError, match="two tensors of the source would become x"):
-        plan.move("b", "x")
-
-
-def test_several_state_dicts_in_one_file_are_not_guessed_between(tmp_path: Path) -> None:
-    torch.save({"generator": {"a": torch.rand(1)}, "critic": {"a": torch.rand(1)}}, tmp_path / "gan.pt")
-    with pytest.raises(ValueError, match="several state dicts: generator, critic"):
-        open_source(tmp_path / "gan.pt")
+def test_import_as_it_is_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"model": peers.to_lavis(peers.blip2().state_dict())}, tmp_path / "x.pth")
+    main(["weights", "import", str(tmp_path / "x.pth"), "--as", "blip2-lavis", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "dropped 1: equal to the word embeddings" in printed
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["model.safetensors", "report.json"]
+    with pytest.raises(SystemExit) as status:
+        main(["weights", "import", str(tmp_path / "x.pth"), "--out", str(tmp_path / "free"), "--commercial-only"])
+    assert status.value.code == 2
+    assert "refused under --commercial-only" in capsys.readouterr().err
+    assert not (tmp_path / "free").exists()

@@ -14,9 +14,9 @@ from small import UNET, images, save_stable_diffusion
 from torch import Tensor
 
 from unifashion_pl.generation import Denoiser, ImageVAE
+from unifashion_pl.weights.check import published_tensors
 from unifashion_pl.weights.importing import import_weights
 from unifashion_pl.weights.ldm import build_part
-from unifashion_pl.weights.tables import published_shapes
 
 
 def sd_checkpoint(in_channels: int = 4) -> tuple[dict[str, Tensor], Any, Any, Any]:
@@ -214,7 +214,7 @@ def test_stableviton_brings_unet_and_garment_branch(tmp_path: Path) -> None:
 
 
 def test_published_sizes_come_from_the_peers() -> None:
-    counts = {kind: sum(s.numel() for s in published_shapes(kind).values()) for kind in ("sd", "pbe", "vae")}
+    counts = {kind: sum(s.numel() for s in published_tensors(kind).values()) for kind in ("sd", "pbe", "vae")}
     unet13 = sum(
         t.numel() for t in build_part("unet", {"sample_size": 64, "cross_attention_dim": 768, "in_channels": 13}).parameters()
     )

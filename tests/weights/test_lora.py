@@ -13,12 +13,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from unifashion_pl.tasks.language_model import LoraSettings, _with_lora
+from unifashion_pl.tasks import CaptionModule
+from unifashion_pl.tasks.language_model import LanguageModel, LoraSettings, _with_lora, load_llm_tokenizer
 from unifashion_pl.weights.importing import import_weights
 from unifashion_pl.weights.llm import LLM
+from unifashion_pl.weights.loading import load_imported
 
+TOKENIZER = load_llm_tokenizer("tiny")
 IDS = torch.tensor([[1, 5, 9, 12, 3]])
 Q_AND_UP = ["q_proj", "up_proj"]
 
@@ -111,4 +114,69 @@ def test_damaged_configs_are_sentences(fields: dict[str, Any], said: str, tmp_pa
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
     with pytest.raises(ValueError, match=said):
         import_weights(tmp_path / "lora", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def wordy_llama() -> Any:
+    """With the shipped tokenizer's words."""
+    ids = {f"{name}_token_id": getattr(TOKENIZER, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return peers.randomise(LlamaForCausalLM(LlamaConfig(**peers.llama_config(len(TOKENIZER)), **ids)), 0)
+
+
+@pytest.fixture
+def lora_folder(tmp_path: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(wordy_llama(), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapters = [p for n, p in model.named_parameters() if "lora_" in n]
+    with torch.no_grad():
+        for i, parameter in enumerate(adapters):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)) * 0.3)
+    model.save_pretrained(tmp_path / "lora")
+    torch.save(logits(model), tmp_path / "logits.pt")
+    return tmp_path / "lora"
+
+
+def test_a_lora_kept_apart_fills_the_caption_head(lora_folder: Path, tmp_path: Path) -> None:
+    report = import_weights(lora_folder, tmp_path / "out")
+    assert report.kind == "lora"
+    assert any("rank: 4, alpha: 8" in note for note in report.notes)
+    base = tmp_path / "base"
+    wordy_llama().save_pretrained(base)
+    TOKENIZER.save_pretrained(base)
+    caption = CaptionModule(
+        language_model=LanguageModel(str(base), lora=LoraSettings(rank=4, alpha=8)), query_width=peers.HIDDEN
+    )
+    model = peers.our_model()
+    model.caption_head = caption
+    loaded = load_imported(model, tmp_path / "out")
+    assert "caption_head.language_model" in loaded.absent
+    torch.testing.assert_close(logits(caption.language_model.model), torch.load(tmp_path / "logits.pt"), atol=1e-5, rtol=0)
+
+
+def test_a_lora_added_to_its_base_is_a_plain_language_model(lora_folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    wordy_llama().save_pretrained(base)
+    import_weights(lora_folder, tmp_path / "out", base=base)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.state_dict().keys() == wordy_llama().state_dict().keys()
+    torch.testing.assert_close(logits(merged), torch.load(tmp_path / "logits.pt"), atol=1e-5, rtol=0)
+    weight = "base_model.model.model.layers.0.mlp.up_proj.lora_{}.weight"
+    own = load_file(lora_folder / "adapter_model.safetensors")
+    expected = wordy_llama().model.layers[0].mlp.up_proj.weight + 2 * own[weight.format("B")] @ own[weight.format("A")]
+    torch.testing.assert_close(merged.model.layers[0].mlp.up_proj.weight, expected, atol=1e-6, rtol=0)
+
+
+def test_loras_that_do_not_fit_are_refused(lora_folder: Path, tmp_path: Path) -> None:
+    wide = LlamaForCausalLM(LlamaConfig(**{**peers.llama_config(len(TOKENIZER)), "hidden_size": 64}))
+    wide.save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match="does not fit the base"):
+        import_weights(lora_folder, tmp_path / "out", base=tmp_path / "wide")
+    file = lora_folder / "adapter_model.safetensors"
+    torch.save(
+        {n: t for n, t in load_file(file).items() if "layers.1.mlp.up_proj.lora_B" not in n}, lora_folder / "adapter_model.bin"
+    )
+    file.unlink()
+    with pytest.raises(ValueError, match=r"1 halves of LoRA pairs missing .*layers.1.mlp.up_proj.lora_B"):
+        import_weights(lora_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sourced import sourced_model, write_ckpt
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
 from unifashion_pl.cli.training import UniFashionCLI
-from unifashion_pl.weights.rebuild import blueprints, check_blueprints
+from unifashion_pl.weights.rebuild import blueprints, check_blueprints, load_part
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,18 @@ def test_models_of_older_versions_load_where_their_sources_are(tmp_path: Path) -
 def test_blueprints_stay_in_their_folder(content: object) -> None:
     with pytest.raises(ValueError, match="a damaged file"):
         check_blueprints(content, "a.ckpt")
+
+
+class Asked:
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs: Any) -> tuple[str, dict[str, Any]]:
+        return name, kwargs
+
+
+def test_parts_are_looked_for_in_pipelines_in_their_own_folders_and_on_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "pipe" / "vae").mkdir(parents=True)
+    pipe, part = str(tmp_path / "pipe"), str(tmp_path / "pipe" / "vae")
+    assert load_part(Asked, pipe, "vae", dtype=1) == (pipe, {"subfolder": "vae", "dtype": 1})
+    assert load_part(Asked, Path(part), "vae") == (part, {})
+    assert load_part(Asked, "owner/pipeline", "vae") == ("owner/pipeline", {"subfolder": "vae"})
+    assert load_part(Asked, "owner/vae:", "vae", dtype=1) == ("owner/vae", {"dtype": 1})

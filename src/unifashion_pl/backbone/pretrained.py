@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.weights.files import load_tensors
+from unifashion_pl.weights.fit import require_fit
 
 #: Where our own format keeps the timm model.
 TOWER = "backbone.vision.model."
@@ -38,14 +39,8 @@ def load_vision_weights(model: nn.Module, source: str | Path) -> None:
         state = efficientnet_to_timm(state, [len(stage) for stage in model.blocks])  # type: ignore[union-attr]
     own = model.state_dict()
     state = {n: t for n, t in state.items() if n in own or not re.match(r"(classifier|head|fc|norm|fc_norm)\.", n)}
-    missing = sorted(n for n in own.keys() - state.keys() if not n.endswith("num_batches_tracked"))
-    extra = sorted(state.keys() - own.keys())
-    shapes = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{source} does not fit the vision tower: {len(missing)} tensors missing {missing[:3]}, {len(extra)} left over "
-            f"{extra[:3]}, {len(shapes)} of another shape {shapes[:3]}. Is it the file of another architecture?"
-        )
+    counters = [n for n in own if n.endswith("num_batches_tracked")]
+    require_fit(state, own, f"{source} does not fit the vision tower", "Is it the file of another architecture?", counters)
     model.load_state_dict(state, strict=False)
 
 
@@ -57,13 +52,8 @@ def efficientnet_to_timm(state: dict[str, Tensor], depths: list[int]) -> dict[st
     """
     places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    expanded = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-    }
+    wide = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
+            "_bn2": "bn3"}  # fmt: skip
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -73,24 +63,11 @@ def efficientnet_to_timm(state: dict[str, Tensor], depths: list[int]) -> dict[st
         elif head == "_blocks":
             index, layer, leaf = rest.split(".", 2)
             stage, block = places[int(index)]
-            wide = f"_blocks.{index}._expand_conv.weight" in state
-            mapped = {**expanded, "_bn2": "bn3"}[layer] if wide else plain[layer]
-            out[f"blocks.{stage}.{block}.{mapped}.{leaf}"] = tensor
+            names = wide if f"_blocks.{index}._expand_conv.weight" in state else plain
+            out[f"blocks.{stage}.{block}.{names[layer]}.{leaf}"] = tensor
         elif head != "_fc":
             out[name] = tensor
     return out
-
-
-_BERT_LAYER = {
-    "attention.self.query": "attention.attention.query",
-    "attention.self.key": "attention.attention.key",
-    "attention.self.value": "attention.attention.value",
-    "attention.output.dense": "attention.output.dense",
-    "attention.output.LayerNorm": "attention.output.LayerNorm",
-    "intermediate.dense": "intermediate.dense",
-    "output.dense": "output.dense",
-    "output.LayerNorm": "output.LayerNorm",
-}
 
 
 def bert_to_qformer(state: dict[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
@@ -115,7 +92,7 @@ def bert_to_qformer(state: dict[str, Tensor], vocab_size: int) -> dict[str, Tens
             continue
         layer, module, leaf = match.groups()
         target = f"qformer.encoder.layer.{layer}."
-        out[f"{target}{_BERT_LAYER[module]}.{leaf}"] = tensor
+        out[f"{target}{module.replace('attention.self.', 'attention.attention.')}.{leaf}"] = tensor
         if module.startswith(("intermediate", "output")):
             block, _, sub = module.partition(".")
             out[f"{target}{block}_query.{sub}.{leaf}"] = tensor.clone()
@@ -134,20 +111,13 @@ def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
         ValueError: the BERT has other sizes, naming both.
     """
     state = bert_to_qformer(load_tensors(_bert_file(str(source))), vocab_size)
-    own = backbone.state_dict()
-    expected = {
-        n
-        for n in own
-        if n.startswith(("embeddings.", "qformer.")) and "crossattention" not in n and not n.endswith("position_ids")
+    own = {
+        name: tensor
+        for name, tensor in backbone.state_dict().items()
+        if name.startswith(("embeddings.", "qformer.")) and "crossattention" not in name and not name.endswith("position_ids")
     }
-    wrong = sorted(n for n in expected & state.keys() if own[n].shape != state[n].shape)
-    if wrong or expected - state.keys() or state.keys() - expected:
-        detail = f"{wrong[0]}: BERT {tuple(state[wrong[0]].shape)}, Q-Former {tuple(own[wrong[0]].shape)}" if wrong else ""
-        raise ValueError(
-            f"{source} does not fit the Q-Former: {len(wrong)} tensors of another shape {detail}; missing "
-            f"{sorted(expected - state.keys())[:2]}, left over {sorted(state.keys() - expected)[:2]}. Set hidden_size, num_layers, "
-            "num_heads, intermediate_size and tokenizer to those of the BERT"
-        )
+    cure = "Set hidden_size, num_layers, num_heads, intermediate_size and tokenizer to those of the BERT"
+    require_fit(state, own, f"{source} does not fit the Q-Former", cure)
     backbone.load_state_dict(state, strict=False)
 
 

@@ -128,7 +128,7 @@ class QFormerBackbone(nn.Module):
             self.target_query_tokens = nn.Parameter(self.query_tokens.detach().clone())
         if gradient_checkpointing:
             self.qformer.gradient_checkpointing_enable({"use_reentrant": False})
-        if bert is not None and not rebuild.held(self.part):
+        if bert is not None and not rebuild.brings_tensors(self.part):
             load_bert(self, bert, len(self.tokenizer))
 
     def blueprint(self) -> dict[str, bytes]:

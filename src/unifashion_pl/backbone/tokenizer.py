@@ -36,11 +36,11 @@ def load_tokenizer(source: str, part: str = "qformer") -> BertTokenizerFast:
     path = Path(source)
     if source == "tiny":
         tokenizer = BertTokenizerFast(vocab=str(files("unifashion_pl.configs") / "tiny_vocab.txt"), do_lower_case=True)
-    elif path.is_file() and rebuild.kept(part) is None:
+    elif path.is_file() and rebuild.blueprint_of(part) is None:
         tokenizer = BertTokenizerFast(vocab=str(path), do_lower_case=True)
     else:
-        with rebuild.published(part, source):
-            tokenizer = BertTokenizerFast.from_pretrained(rebuild.kept(part) or source)
+        with rebuild.reading_source(part, source):
+            tokenizer = BertTokenizerFast.from_pretrained(rebuild.blueprint_of(part) or source)
         if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one of nothing
             raise FileNotFoundError(
                 f"no BERT tokenizer at {source!r}: expected 'tiny', a vocab.txt, a folder with vocab.txt or tokenizer.json, or a hub id that "

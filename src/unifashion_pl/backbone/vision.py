@@ -69,11 +69,11 @@ class VisionTower(nn.Module):
         if reading := [key for key in READING if key in (timm_kwargs or {})]:
             raise ValueError(f"timm_kwargs may not hold {', '.join(reading)}: name the tower's weights by `weights`")
         self._described = name.startswith("hf-hub:")
-        folder = rebuild.kept(self.part)
-        start = "none" if rebuild.held(self.part) else weights
+        folder = rebuild.blueprint_of(self.part)
+        start = "none" if rebuild.brings_tensors(self.part) else weights
         options = {"num_classes": 0, **(timm_kwargs or {})}
         source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
-        with rebuild.published(self.part, source):
+        with rebuild.reading_source(self.part, source):
             self.model: Any = _timm_model(f"local-dir:{folder}" if folder else name, start == "timm", options)
             if start not in ("none", "timm"):
                 load_vision_weights(self.model, start)

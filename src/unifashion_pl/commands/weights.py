@@ -25,7 +25,7 @@ def check(path: Path) -> int:
 
 
 def _kind() -> dict[str, Any]:
-    from unifashion_pl.weights.kinds import KINDS
+    from unifashion_pl.weights.manifest import KINDS
 
     known = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
     return {"flag": "--as", "metavar": "KIND", "help": f"instead of recognising it, one of the kinds of checkpoints: {known}"}

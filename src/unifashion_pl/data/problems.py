@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unifashion_pl.files import replacing
+
 TINT = (230, 30, 60)
 LINE = (20, 220, 60)
 
@@ -46,9 +48,9 @@ class InputError(ValueError):
         """Save the picture under a name that depends on its content, so that repeated errors do not pile up files."""
         if self.picture is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"{self.subject.replace(' ', '-')}-{hashlib.sha256(self.picture.tobytes()).hexdigest()[:8]}.png"
-        self.picture.save(folder / name)
+        with replacing(folder / name) as file:
+            self.picture.save(file, "PNG")
         self.path = folder / name
 
 

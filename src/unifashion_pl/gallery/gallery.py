@@ -69,11 +69,7 @@ class Gallery:
         return f"Gallery({len(self)} images, {captioned} with captions, queries: {self.query_set})"
 
     def add(
-        self,
-        images: Images,
-        ids: Ids | None = None,
-        captions: str | Sequence[str] | None = None,
-        batch_size: int = 32,
+        self, images: Images, ids: Ids | None = None, captions: str | Sequence[str] | None = None, batch_size: int = 32
     ) -> Gallery:
         """Embed and append images; arguments as in :func:`gallery_of`. Nothing is added on an error.
 
@@ -86,9 +82,7 @@ class Gallery:
         items = image_list(images)
         names = self._names(items) if ids is None else identifiers(ids)
         texts = [""] * len(items) if captions is None else text_list(captions)
-        for what, column in (("ids", names), ("captions", texts)):
-            if len(column) != len(items):
-                raise ValueError(f"{len(items)} images but {len(column)} {what}")
+        _check_lengths(len(items), names, texts)
         seen = set(self.ids)
         if twice := [n for n in names if n in seen or seen.add(n)]:  # type: ignore[func-returns-value]
             raise ValueError(f"ids must be unique, these are there already: {', '.join(twice[:5])}")
@@ -165,12 +159,10 @@ class Gallery:
             raise ValueError("the gallery is empty")
         if text is None and image is None:
             raise ValueError("give a text, an image, or both")
-        for what, given in (
-            ("image", image_list(image) if image is not None else []),
-            ("text", text_list(text) if text is not None else []),
-        ):
-            if len(given) > 1:
-                raise ValueError(f"search takes one {what}, got {len(given)}")
+        if image is not None and len(given := image_list(image)) > 1:
+            raise ValueError(f"search takes one image, got {len(given)}")
+        if text is not None and len(texts := text_list(text)) > 1:
+            raise ValueError(f"search takes one text, got {len(texts)}")
         how = _Asked(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
         if image is not None and text is not None:
             return self._by_vector(compose(self.model, image, text)[0], "target", how)
@@ -248,12 +240,8 @@ class Gallery:
         tensors = {f"tokens.{name}": tokens for name, tokens in self.tokens.items()}
         if self.caption_vectors is not None:
             tensors["captions"] = self.caption_vectors
-        description = {
-            "query_set": self.query_set,
-            "model": fingerprint(self.model),
-            "ids": self.ids,
-            "captions": self.captions,
-        }
+        model = fingerprint(self.model)
+        description = {"query_set": self.query_set, "model": model, "ids": self.ids, "captions": self.captions}
         with files.exclusive(folder):
             place, now = folder.resolve(), store.state_of(folder)
             if self._at is not None and self._at[0] == place and now not in (None, self._at[1]):
@@ -299,6 +287,13 @@ class _Asked:
     k: int
     caption_weight: float
     exclude: frozenset[str]
+
+
+def _check_lengths(images: int, ids: list[str] | None, captions: list[str] | None) -> None:
+    """Refuse columns that are not as long as the images are many."""
+    for what, column in (("ids", ids), ("captions", captions)):
+        if column is not None and len(column) != images:
+            raise ValueError(f"{images} images but {len(column)} {what}")
 
 
 def _check_finite(vectors: Tensor, ids: Sequence[str]) -> None:
@@ -349,9 +344,7 @@ def gallery_of(
     items = image_list(images)
     names = None if ids is None else identifiers(ids)
     texts = None if captions is None else text_list(captions)
-    for what, column in (("ids", names), ("captions", texts)):
-        if column is not None and len(column) != len(items):
-            raise ValueError(f"{len(items)} images but {len(column)} {what}")
+    _check_lengths(len(items), names, texts)
     if bad := unreadable(items, max_bad):
         warnings.warn(left_out(bad), stacklevel=2)
         names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
 from unifashion_pl.generation.samplers import PROCESS, alphas_cumprod, signal_of
 from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import described, floating, load_part
+from unifashion_pl.weights.files import floating
+from unifashion_pl.weights.rebuild import config_folder, load_part
 from unifashion_pl.weights.trust import Fields
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
@@ -59,7 +60,7 @@ class Denoiser(nn.Module):
 
     Args:
         source: hub id of a pipeline, folder of one or of a U-Net, or ``tiny`` (shipped; made by
-            ``python -m unifashion_pl.weights.train_tiny_sd``); its parameters come frozen.
+            ``checkpoints/train_tiny_sd.py``); its parameters come frozen.
         config: instead of ``source``, fields of ``UNet2DConditionModel`` (see :data:`SD1_UNET`): random, trainable weights.
         in_channels: 4 (generation only) or 13 (editing too); None = as source or config have it. A source with fewer is widened
             with zero columns; nine are taken to be in Paint-by-Example's order, which Stable Diffusion's own inpainting U-Net
@@ -355,10 +356,10 @@ def _add_lora(unet: Any, settings: UNetLora) -> None:
 def _load_unet(source: str) -> Any:
     from diffusers import UNet2DConditionModel
 
-    folder = described(Denoiser.part, source, "unet")
+    folder = config_folder(Denoiser.part, source, "unet")
     if folder is not None:  # of a saved model, which brings its own tensors
         return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder)).requires_grad_(False)
-    with rebuild.published(Denoiser.part, source):
+    with rebuild.reading_source(Denoiser.part, source):
         return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
 
 
@@ -370,7 +371,7 @@ def _trained_for(source: str) -> str:
     """
     from diffusers import DDIMScheduler
 
-    if described(Denoiser.part, source, "unet") is not None:
+    if config_folder(Denoiser.part, source, "unet") is not None:
         return "epsilon"  # the saved model's own `predicts_v` takes its place
     try:
         config = load_part(DDIMScheduler, source, "scheduler", load="load_config")

@@ -11,7 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # typ
 
 from unifashion_pl.backbone.tokenizer import Reading, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import described, floating, load_part
+from unifashion_pl.weights.files import floating
+from unifashion_pl.weights.rebuild import config_folder, load_part
 from unifashion_pl.weights.trust import Fields
 
 
@@ -54,7 +55,7 @@ class PromptEncoder(nn.Module):
         self.model: Any
         self._shipped = "tiny" in (source, tokenizer if source is None else "")
         if source is not None:
-            with rebuild.published(self.part, source):
+            with rebuild.reading_source(self.part, source):
                 self.tokenizer = _load_tokenizer(source)
                 self.model = _load_model(source, floating(dtype)).requires_grad_(False)
         else:
@@ -93,12 +94,12 @@ def warn_if_cut(encoder: PromptEncoder, texts: Sequence[str]) -> None:
 def _load_tokenizer(source: str) -> Any:
     if source == "tiny":
         return load_tokenizer("tiny")
-    folder = rebuild.kept(PromptEncoder.part)
+    folder = rebuild.blueprint_of(PromptEncoder.part)
     return load_part(CLIPTokenizerFast, source, "tokenizer") if folder is None else CLIPTokenizerFast.from_pretrained(folder)
 
 
 def _load_model(source: str, dtype: torch.dtype) -> nn.Module:
-    folder = described(PromptEncoder.part, source, "text_encoder")
+    folder = config_folder(PromptEncoder.part, source, "text_encoder")
     if folder is None:
         return load_part(CLIPTextModel, source, "text_encoder", dtype=dtype)
     return nn.Module.to(CLIPTextModel(CLIPTextConfig.from_pretrained(folder)), dtype)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import described, floating, load_part
+from unifashion_pl.weights.files import floating
+from unifashion_pl.weights.rebuild import config_folder, load_part
 from unifashion_pl.weights.trust import Fields
 
 #: Classes of diffusers that a source may name.
@@ -24,7 +25,7 @@ class ImageVAE(nn.Module):
 
     Args:
         source: hub id of a pipeline, folder of one or of a VAE, or ``tiny`` (shipped; made for 64 x 64 pictures of the wardrobe by
-            ``python -m unifashion_pl.weights.train_tiny_vae``).
+            ``checkpoints/train_tiny_vae.py``).
         config: instead of ``source``, arguments of ``AutoencoderKL`` for random weights.
         dtype: of the parameters, e.g. ``bfloat16`` on a GPU.
         cache: keep the posteriors of so many training pictures in the host's memory, so that later epochs need not encode them
@@ -136,8 +137,8 @@ def _load(source: str, dtype: torch.dtype) -> Any:
     """A source's VAE; of a saved model, which brings its own tensors, only as its config describes it."""
     import diffusers
 
-    folder = described(ImageVAE.part, source, "vae")
-    with rebuild.published(ImageVAE.part, source):
+    folder = config_folder(ImageVAE.part, source, "vae")
+    with rebuild.reading_source(ImageVAE.part, source):
         config = load_part(diffusers.AutoencoderKL, folder or source, "vae", load="load_config")
         if config.get("_class_name") not in KINDS:
             raise ValueError(f"the VAE of {folder or source} is a {config.get('_class_name')!r}, expected {' or '.join(KINDS)}")

@@ -52,7 +52,7 @@ def null_token(kind: str, width: int, text_encoder: PromptEncoder | None) -> Ten
     if kind == "random":
         return torch.randn(1, 1, width)
     if kind == "empty_prompt" and text_encoder is not None:
-        if rebuild.held(text_encoder.part):
+        if rebuild.brings_tensors(text_encoder.part):
             return torch.zeros(1, 1, width)  # a saved model brings its own
         return text_encoder([""]).float().mean(1, keepdim=True)
     raise ValueError(f"null_start is {kind!r}, expected random, or empty_prompt where the context reads text")

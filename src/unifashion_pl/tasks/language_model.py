@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
             )
         self.pretrained = config is None
         self._shipped = source == "tiny"
-        with rebuild.published(self.part, source):
+        with rebuild.reading_source(self.part, source):
             self.tokenizer = load_llm_tokenizer(source)
             model: Any = (
                 _load(source, torch_dtype) if config is None else _build(_new_config(config, self.tokenizer), torch_dtype)
@@ -151,7 +151,7 @@ def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
                 pad_token="<pad>",
                 clean_up_tokenization_spaces=False,
             )
-    tokenizer = AutoTokenizer.from_pretrained(rebuild.kept("llm") or source, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(rebuild.blueprint_of("llm") or source, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -159,7 +159,7 @@ def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
     """The frozen model of a source; of a saved one, which brings its own tensors, only as its config describes it."""
-    folder = rebuild.kept("llm")
+    folder = rebuild.blueprint_of("llm")
     if folder is None:
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     else:

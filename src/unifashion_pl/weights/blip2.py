@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from unifashion_pl.weights.plan import Plan, compare, patterns
+from unifashion_pl.weights.ledger import Ledger, compare
 
 TOWER = "backbone.vision.model."
 _LAYER = r"Qformer\.bert\.encoder\.layer\.(\d+)\."
@@ -64,53 +64,55 @@ MAY_BE_ABSENT = {
 POSITIONS = "0, 1, 2, ..., which the embeddings count themselves"
 
 
-def map_lavis(plan: Plan) -> None:
+def map_lavis(ledger: Ledger) -> None:
     """Names of LAVIS' ``Blip2Qformer`` and of models derived from it."""
-    plan.drop_matching(r"Qformer\.bert\.embeddings\.position_ids", POSITIONS)
-    _spend_decoder(plan)
-    plan.rename(patterns(LAVIS_RULES))
+    ledger.drop_matching(r"Qformer\.bert\.embeddings\.position_ids", POSITIONS)
+    _drop_decoder(ledger)
+    ledger.rename(LAVIS_RULES)
 
 
-def _spend_decoder(plan: Plan) -> None:
+def _drop_decoder(ledger: Ledger) -> None:
     """The LM head's decoder is the word embeddings and its bias a second name of ``bias``; where it is not, the head cannot be ours."""
     prefix = "Qformer.cls.predictions."
-    weight, bias = (plan.source.get(f"{prefix}decoder.{leaf}") for leaf in ("weight", "bias"))
-    words = plan.source.get("Qformer.bert.embeddings.word_embeddings.weight")
-    own_bias = plan.source.get(f"{prefix}bias")
+    weight, bias = (ledger.source.get(f"{prefix}decoder.{leaf}") for leaf in ("weight", "bias"))
+    words = ledger.source.get("Qformer.bert.embeddings.word_embeddings.weight")
+    own_bias = ledger.source.get(f"{prefix}bias")
     tied = weight is None or (words is not None and torch.equal(weight, words))
     same = bias is None or (own_bias is not None and torch.equal(bias, own_bias))
     if tied and same:
-        plan.drop_matching(_LM + r"decoder\.weight", "equal to the word embeddings, to which the decoder is tied")
-        plan.drop_matching(_LM + r"decoder\.bias", "equal to predictions.bias, the same tensor under a second name")
+        ledger.drop_matching(_LM + r"decoder\.weight", "equal to the word embeddings, to which the decoder is tied")
+        ledger.drop_matching(_LM + r"decoder\.bias", "equal to predictions.bias, the same tensor under a second name")
         return
-    plan.drop_matching(_LM + r".+", "the decoder differs from the word embeddings, to which the decoder of our LM head is tied")
+    ledger.drop_matching(
+        _LM + r".+", "the decoder differs from the word embeddings, to which the decoder of our LM head is tied"
+    )
 
 
-def map_hf(plan: Plan) -> None:
+def map_hf(ledger: Ledger) -> None:
     """Names of transformers' ``Blip2ForImageTextRetrieval``.
 
     Raises:
         ValueError: a bias of the keys that is not zero; EVA's tower has none.
     """
-    plan.drop_matching(r".*position_ids", POSITIONS)
-    for name in [n for n in plan.left if re.fullmatch(_BLOCK + r"self_attn\.qkv\.bias", n)]:
-        q, k, v = plan.source[name].chunk(3)
+    ledger.drop_matching(r".*position_ids", POSITIONS)
+    for name in [n for n in ledger.left if re.fullmatch(_BLOCK + r"self_attn\.qkv\.bias", n)]:
+        q, k, v = ledger.source[name].chunk(3)
         if not k.is_meta and k.any():
             raise ValueError(
                 f"{name}: the bias of the keys is not zero, and EVA's tower has none: this is another vision tower"
             )
         block = name.split(".")[3]
         parts = {f"{TOWER}blocks.{block}.attn.q_bias": q.clone(), f"{TOWER}blocks.{block}.attn.v_bias": v.clone()}
-        plan.split(name, parts, "queries and values; the bias of the keys is zero")
-    plan.rename(patterns(HF_RULES))
+        ledger.split(name, parts, "queries and values; the bias of the keys is zero")
+    ledger.rename(HF_RULES)
 
 
-def map_tower(plan: Plan) -> None:
+def map_tower(ledger: Ledger) -> None:
     """A tower alone: LAVIS' ``eva_vit_g.pth`` or a timm file. BLIP-2 uses neither the last of EVA's 40 blocks nor the final norm."""
-    plan.drop_matching(r"(norm|fc_norm|head)\..+", "final norm and classifier: BLIP-2 reads the output of the last block")
-    plan.drop_matching(r"blocks\.39\..+", "block 40 of 40: BLIP-2 reads the output of block 39")
-    plan.drop_matching(r".*(relative_position_index|rope\..+|k_bias)", "a constant of the architecture")
-    plan.rename(lambda name: f"{TOWER}{name}")
+    ledger.drop_matching(r"(norm|fc_norm|head)\..+", "final norm and classifier: BLIP-2 reads the output of the last block")
+    ledger.drop_matching(r"blocks\.39\..+", "block 40 of 40: BLIP-2 reads the output of block 39")
+    ledger.drop_matching(r".*(relative_position_index|rope\..+|k_bias)", "a constant of the architecture")
+    ledger.rename(((r"(.+)", rf"{TOWER}\1"),))
 
 
 def check_blip2(tensors: Mapping[str, Tensor], path: str, ignore: tuple[str, ...] = ()) -> dict[str, str]:
@@ -125,8 +127,8 @@ def check_blip2(tensors: Mapping[str, Tensor], path: str, ignore: tuple[str, ...
     Raises:
         ValueError: a required part is missing, or a part is half there.
     """
-    own = {name: t for name, t in tensors.items() if not name.startswith(ignore)} if ignore else dict(tensors)
-    expected = expected_blip2(own, path)
+    own = {name: t for name, t in tensors.items() if not name.startswith(ignore)}
+    expected = blip2_reference(own, path)
     parts = {part_name(name) for name in own}
     absent = {part: reason for part, reason in MAY_BE_ABSENT.items() if part not in parts}
     compare(own, {n: t for n, t in expected.items() if part_name(n) not in absent}, path)
@@ -141,7 +143,7 @@ def part_name(name: str) -> str:
     return f"{part}.lora" if ".lora_" in name else part
 
 
-def expected_blip2(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+def blip2_reference(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
     """All tensors of backbone and retrieval head on the meta device, at the sizes that these tensors show.
 
     Raises:
@@ -188,10 +190,10 @@ def expected_blip2(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor
         queries = torch.empty(shape["queries"])
     expected = {f"{prefix}.{name}": t for prefix, module in modules.items() for name, t in module.state_dict().items()}
     expected |= {"backbone.query_tokens": queries, "backbone.target_query_tokens": queries}
-    return expected | (expected_tower(tensors) if f"{TOWER}pos_embed" in tensors else {})
+    return expected | (tower_reference(tensors) if f"{TOWER}pos_embed" in tensors else {})
 
 
-def expected_tower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tower_reference(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """timm's EVA tower on the meta device, at the sizes that these tensors of ours show, without its final norm."""
     import timm
 

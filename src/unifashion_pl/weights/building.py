@@ -20,6 +20,7 @@ from unifashion_pl import learned
 from unifashion_pl.configs import read_config
 from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.freezing import left_out
+from unifashion_pl.weights.fit import check_fit, load_exactly
 from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
@@ -73,7 +74,8 @@ def builder(cls: type[M], section: Mapping[str, Any]) -> Callable[[], M]:
 def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
     """The model of a saved description, with its tensors.
 
-    It is first built without memory and compared with the tensors of the file, so that no size that is only claimed is allocated.
+    It is first built without memory and compared with the tensors of the file, so that no size that is only claimed is allocated. Then it
+    is built anew: constants that are in no file have to be computed, and parts that the file leaves out to be read.
 
     Args:
         trusted: other classes than this library's may be built.
@@ -89,11 +91,22 @@ def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
         shapes = make()
     kept_out: Any = shapes.leave_out
     check_fit(shapes, saved.state, saved.where, left_out(shapes))
+    _check_buffers(shapes, saved.where)
     with buildable(saved.where, trusted), rebuilding(saved.where, saved.parts, kept_out):
         model = make()
     load_exactly(model, saved.state, saved.where, left_out(model))
     learned.give(model, saved.learned)
     return model
+
+
+def _check_buffers(model: nn.Module, where: str) -> None:
+    """Refuse a model with huge buffers that are in no file."""
+    own = model.state_dict()
+    beside = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in own)
+    if beside > BUFFERS:
+        raise ValueError(
+            f"{where} describes a model with {beside:,} bytes of constants beside its tensors, at most {BUFFERS:,} are taken"
+        )
 
 
 @contextmanager
@@ -141,41 +154,6 @@ def _bounded(saved: Saved) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str, optional: Iterable[str] = ()) -> None:
-    """A state has to have every tensor of the model but the optional ones, and nothing else.
-
-    Raises:
-        ValueError: with the differences; or the model has huge buffers beside its state.
-    """
-    own = model.state_dict()
-    shapes = [
-        f"{n}: file {tuple(t.shape)} {_kind(t)}, model {tuple(own[n].shape)} {_kind(own[n])}"
-        for n, t in state.items()
-        if n in own and (own[n].shape != t.shape or _kind(own[n]) != _kind(t))
-    ]
-    missing, unused = sorted(own.keys() - state.keys() - set(optional)), sorted(state.keys() - own.keys())
-    if shapes or missing or unused:
-        raise ValueError(
-            f"{where} does not fit this model: {len(missing)} tensors missing {missing[:3]}, {len(unused)} unused {unused[:3]}, "
-            f"{len(shapes)} of another shape {shapes[:3]}. Was it made with another config?"
-        )
-    beside = sum(buffer.nbytes for name, buffer in model.named_buffers() if name not in own)
-    if beside > BUFFERS:
-        raise ValueError(
-            f"{where} describes a model with {beside:,} bytes of constants beside its tensors, at most {BUFFERS:,} are taken"
-        )
-
-
-def load_exactly(model: nn.Module, state: Mapping[str, Tensor], where: str, optional: Iterable[str] = ()) -> None:
-    """Load what passes :func:`check_fit`."""
-    check_fit(model, state, where, optional)
-    model.load_state_dict(state, strict=False)
-
-
-def _kind(tensor: Tensor) -> str:
-    return "complex" if tensor.is_complex() else "floats" if tensor.is_floating_point() else "integers"
 
 
 def from_config(cls: type[M], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> M:

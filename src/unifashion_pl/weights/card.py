@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unifashion_pl import learned
 from unifashion_pl.interface import SavedModel
 from unifashion_pl.version import __version__
-from unifashion_pl.weights.manifest import Part, load_manifest
+from unifashion_pl.weights.manifest import PublishedPart, load_manifest
 
 if TYPE_CHECKING:
     from unifashion_pl.metrics.records import ResultRecord
@@ -51,7 +51,7 @@ def licence_rows(config: Any) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def parts_of(source: str) -> list[Part]:
+def parts_of(source: str) -> list[PublishedPart]:
     """The manifest's part with this source, or those that a folder of :data:`IMPORTED` is made of; none if it knows neither."""
     parts = load_manifest()
     names = IMPORTED.get(source, ())

@@ -1,186 +1,123 @@
-"""Reading our own formats: a folder of :func:`~unifashion_pl.weights.saving.save_pretrained`, a Lightning ``.ckpt``."""
+"""Models as a whole, in our own formats: a folder of :meth:`PretrainedMethods.save_pretrained`, written and read; a Lightning ``.ckpt``, read.
+
+A folder holds ``config.json``, ``model.safetensors``, a model card, and what the model's parts need to be built again.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import files
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import Self
 
 from unifashion_pl import learned
-from unifashion_pl.freezing import POLICIES, left_out, part_of
-from unifashion_pl.reading import read_json
-from unifashion_pl.weights.building import M, Saved, build_saved, buildable, load_exactly
-from unifashion_pl.weights.files import load_tensors, read_content, state_of
-from unifashion_pl.weights.loading import is_imported, load_imported
-from unifashion_pl.weights.rebuild import PARTS, check_blueprints, rebuilding
-from unifashion_pl.weights.saving import CONFIG, FORMAT, TENSORS
+from unifashion_pl.files import replacing_folder, write_tensors
+from unifashion_pl.freezing import left_out
+from unifashion_pl.interface import SavedModel
+from unifashion_pl.metrics.records import write_records
+from unifashion_pl.reading import FormatError, read_json
+from unifashion_pl.weights.building import M, Saved, build_saved, buildable, from_config
+from unifashion_pl.weights.card import MARK, model_card, read_results
+from unifashion_pl.weights.files import CONFIG, TENSORS, load_tensors, read_content, state_of
+from unifashion_pl.weights.loading import find_weights, learned_of, load_weights, read_state, tiny_folder
+from unifashion_pl.weights.rebuild import PARTS, blueprints, check_blueprints, rebuilding, write_blueprints
 from unifashion_pl.weights.trust import local
 
+__all__ = [
+    "PretrainedMethods", "find_weights", "from_pretrained", "learned_of", "load_weights", "loading", "read_checkpoint", "read_state",
+    "tiny_folder",
+]  # fmt: skip
+
+CARD, RESULTS = "README.md", "results.json"
+#: What a folder of ours holds; everything else in it is its user's.
+OURS = (CONFIG, TENSORS, RESULTS, PARTS)
+FORMAT = 1
 #: Bytes of a config.json; the largest of ours has 20 kB.
 MAX_CONFIG = 1 << 24
 #: ``owner/name``.
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def tiny_folder() -> Path:
-    """Where the shipped tiny model lies: inside the wheel, or ``checkpoints/tiny`` of a checkout.
+def _write_model(model: SavedModel, folder: Path, dtype: torch.dtype | None) -> None:
+    section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
+    text = json.dumps(
+        {"format": FORMAT, "model": section, "learned": learned.stored(model.learned)}, indent=2, sort_keys=True, default=_plain
+    )
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    if parts := blueprints(model.modules()):
+        (folder / PARTS).mkdir()
+        write_blueprints(parts, folder / PARTS)
+    absent = left_out(model)
+    write_tensors(folder / TENSORS, {n: _for_disk(t, dtype) for n, t in model.state_dict().items() if n not in absent})
+
+
+def _check_ours(folder: Path) -> None:
+    """A folder that is to be written holds no other model.
 
     Raises:
-        FileNotFoundError: neither has it.
+        FileExistsError: it has a ``config.json`` of something else.
     """
-    places = [Path(str(files("unifashion_pl"))) / "checkpoints" / "tiny", Path(__file__).parents[3] / "checkpoints" / "tiny"]
-    for place in places:
-        if (place / TENSORS).is_file():
-            return place
-    raise FileNotFoundError(
-        f"the shipped tiny model is in none of {', '.join(map(str, places))}: reinstall unifashion-pl, or train it with `make tiny`"
-    )
-
-
-def find_weights(source: str | Path) -> Path:
-    """Resolve ``tiny``, a folder of ours, a run folder (its ``checkpoints/last.ckpt``), a ``.ckpt`` or ``.safetensors`` file.
-
-    Raises:
-        FileNotFoundError: with what was looked for.
-    """
-    path = tiny_folder() if str(source) == "tiny" else Path(source)
-    for candidate in (path, path / TENSORS, path / "checkpoints" / "last.ckpt"):
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"no weights at {path}: expected a .ckpt or .safetensors file, a folder with {TENSORS}, or a run folder with "
-        "checkpoints/last.ckpt"
-    )
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file or a Lightning checkpoint; only tensors are ever unpickled."""
-    content = read_content(path)
-    if path.suffix != ".safetensors" and (not isinstance(content, dict) or "state_dict" not in content):
-        raise ValueError(
-            f"{path} is no checkpoint of this library. If it is a published one: `unifashion weights import {path} --out FOLDER`, then "
-            "init_from: FOLDER"
-        )
-    return state_of(content, path)
-
-
-def learned_of(path: Path) -> frozenset[str] | None:
-    """What the weights of a file have learned; None where neither it nor what lies beside it says so."""
-    if path.suffix == ".safetensors":
-        config = path.parent / CONFIG
-        return learned.of_config(read_json(config, dict[str, Any], "a model's config"), config) if config.is_file() else None
-    return learned.of_checkpoint(read_content(path), path)
-
-
-def load_weights(model: nn.Module, source: str | Sequence[str | Sequence[str]]) -> str:
-    """Load a model's weights before training; of several sources the first that exists.
-
-    A source may lack parts that the model leaves out of its checkpoints, and whole heads that this training makes (phase 1's stages
-    follow each other so); it may hold heads that this model was built without. Denoisers of both kinds, simpler and richer, are
-    brought together by :meth:`~unifashion_pl.generation.Denoiser.completed`. Any other difference is an error. A folder of ``unifashion weights
-    import`` fills the parts that it holds, see :func:`~unifashion_pl.weights.loading.load_imported`; the others keep what they were
-    built with.
-
-    Args:
-        source: a place of :func:`find_weights`, or several; a list among them is one source of several places, whose tensors are
-            laid over each other.
-
-    Returns:
-        What was loaded.
-    """
-    paths, skipped = _first_there([source] if isinstance(source, str) else list(source))
-    state: dict[str, Tensor] = {}
-    records: list[frozenset[str] | None] = []
-    for path in paths:
-        if is_imported(path.parent):
-            report = load_imported(model, path.parent)
-            records.append(learned.of_import(report.kind, report.absent))
-            print(f"weights: {path.parent} ({report.kind}); not in it: {', '.join(report.absent) or 'nothing'}")
-        else:
-            state |= read_state(path)
-            records.append(learned_of(path))
-    known = learned.joined(records)
-    name = " + ".join(map(str, paths)) + (f" (nothing was at {', '.join(skipped)})" if skipped else "")
-    if not state:
-        learned.give(model, known)
-        return name
-    heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
-    state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
-    if (diffusion := getattr(model, "diffusion_head", None)) is not None:
-        before = len(state)
-        state = diffusion.denoiser.completed(state, "diffusion_head.denoiser.")
-        if len(state) < before:
-            print(f"weights: {name} can repaint persons, this model cannot: its garment branch is left out")
-    fresh = _fresh_heads(model, state)
-    _check_unchanged(model, state, name)
-    begun = {n for n in model.state_dict() if n.split(".")[0] in fresh}
-    load_exactly(model, state, name, optional=left_out(model) | begun)
-    learned.give(model, known)
-    notes = [f"not built here, left out: {', '.join(sorted(heads))}"] if heads else []
-    notes += [f"not in it, trained from where it stands: {', '.join(sorted(fresh))}"] if fresh else []
-    print(f"weights: {name}" + (f" ({'; '.join(notes)})" if notes else ""))
-    return name
-
-
-def _first_there(sources: Sequence[str | Sequence[str]]) -> tuple[list[Path], list[str]]:
-    """The files of the first source that exists, and the sources before it."""
-    skipped: list[str] = []
-    for number, names in enumerate(sources):
-        places = [names] if isinstance(names, str) else list(names)
+    path = folder / CONFIG
+    if path.is_file():
         try:
-            return [find_weights(place) for place in places], skipped
-        except FileNotFoundError as error:
-            if number == len(sources) - 1:
-                raise
-            print(f"init_from: {error}; trying {sources[number + 1]!r}")
-            skipped.append(" + ".join(places))
-    raise FileNotFoundError("init_from is an empty list: name a run, a checkpoint or a folder, or null")
+            ours = {"format", "model"} <= read_json(path, dict[str, Any]).keys()
+        except FormatError:
+            ours = False
+        if not ours:
+            raise FileExistsError(f"{path} was not written by this library: save into a new folder")
 
 
-def _fresh_heads(model: nn.Module, state: dict[str, Tensor]) -> set[str]:
-    """Heads of which a source holds nothing and which the model's policy trains: earlier stages of training had none."""
-    policy = POLICIES.get(getattr(model, "policy", ""))
-    trains = set() if policy is None else {*policy.trains}
-    held = {name.split(".")[0] for name in state}
-    own = {name.split(".")[0]: set[str | None]() for name, _ in model.named_parameters()}
-    for name, _ in model.named_parameters():
-        own[name.split(".")[0]].add(part_of(name))
-    return {head for head, parts in own.items() if head.endswith("_head") and head not in held and parts & trains}
+def _keep_what_is_not_ours(older: Path, new: Path) -> None:
+    """Files of the older folder that a user put there, by links where the disk knows them; their own README too."""
+    for path in sorted(older.iterdir()) if older.is_dir() else ():
+        if path.name in OURS or (path.name == CARD and MARK in path.read_text("utf-8", errors="replace")):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True, copy_function=_link)
+        else:
+            _link(path, new / path.name)
 
 
-def _check_unchanged(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Parts that checkpoints leave out have to be the published ones in the source too.
+def _link(source: str | Path, target: str | Path) -> None:
+    with suppress(OSError):
+        os.link(source, target, follow_symlinks=False)
+        return
+    shutil.copy2(source, target, follow_symlinks=False)
 
-    Raises:
-        ValueError: the source has trained one of them.
-    """
-    own = model.state_dict()
-    for name in sorted(left_out(model) & state.keys()):
-        if own[name].shape == state[name].shape and not torch.equal(own[name], state[name].to(own[name])):
-            raise ValueError(
-                f"{path} holds a {name} that is not the one of the published weights, which the model's leave_out would forget: take "
-                "its part out of leave_out"
-            )
+
+def _for_disk(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu().clone().contiguous()
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "as_dict"):
+        return value.as_dict()
+    if hasattr(value, "__dict__"):
+        return vars(value)
+    raise TypeError(f"cannot write {type(value).__name__} into {CONFIG}")
 
 
 def from_pretrained(cls: type[M], source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> M:
     """See :meth:`UniFashionModule.from_pretrained`."""
-    path = Path(source)
-    saved = read_checkpoint(path) if path.suffix == ".ckpt" and path.is_file() else _read_folder(_folder(source, revision))
+    folder = tiny_folder() if str(source) == "tiny" else Path(source)
+    if folder.suffix == ".ckpt" and folder.is_file():
+        saved = read_checkpoint(folder)
+    else:
+        saved = _read_folder(folder if folder.exists() else _from_hub(str(source), revision))
     model = build_saved(cls, saved, trust_remote_code).eval()
     vars(model)["toy"] = str(source) == "tiny"
     return model
-
-
-def _folder(source: str | Path, revision: str | None) -> Path:
-    folder = tiny_folder() if str(source) == "tiny" else Path(source)
-    return folder if folder.exists() else _from_hub(str(source), revision)
 
 
 def _read_folder(folder: Path) -> Saved:
@@ -201,14 +138,8 @@ def _read_folder(folder: Path) -> Saved:
     section = content.get("model")
     if not isinstance(section, dict) or "backbone" not in section:
         raise ValueError(f"{path} has no `model` with a `backbone`: expected a folder written by save_pretrained")
-    parts = folder / PARTS
-    return Saved(
-        str(folder),
-        section,
-        parts if parts.is_dir() else None,
-        load_tensors(folder / TENSORS),
-        learned.of_config(content, folder / CONFIG),
-    )
+    parts = folder / PARTS if (folder / PARTS).is_dir() else None
+    return Saved(str(folder), section, parts, load_tensors(folder / TENSORS), learned.of_config(content, path))
 
 
 def read_checkpoint(path: str | Path, *, described: bool = True) -> Saved:
@@ -267,3 +198,104 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise FileNotFoundError(
             f"{name!r} is neither 'tiny', nor a folder or .ckpt here, nor could it be had from the hub ({type(error).__name__}: {error})"
         ) from error
+
+
+class PretrainedMethods(L.LightningModule):
+    """How a :class:`unifashion_pl.UniFashionModule` comes from files and goes into them."""
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> Self:
+        """A model in eval mode from ``tiny`` (shipped), a folder of :meth:`save_pretrained`, a Lightning ``.ckpt`` or a hub id.
+
+        The files it was started from are not needed, except for parts that ``leave_out`` names.
+
+        Args:
+            revision: of a hub id.
+            trust_remote_code: also import and call classes that are not of this library, if its config names some, as a model with parts
+                of your own does. They may run any program with your rights: only for files of people whom you trust.
+
+        Raises:
+            FileNotFoundError: nothing of that name, with what was looked for.
+            ValueError: a damaged file, or one whose config names other classes without ``trust_remote_code``.
+        """
+        return from_pretrained(cls, source, revision, trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, trust_remote_code: bool = False, **kwargs: Any) -> Self:
+        """Lightning's, from a local file, with what :meth:`from_pretrained` promises of a ``.ckpt``.
+
+        Args:
+            args, kwargs: as Lightning takes them.
+        """
+        kwargs.setdefault("weights_only", True)
+        with loading(checkpoint_path, trust_remote_code):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> Self:
+        """The model section of one or more YAML files (a bare name is looked up here, then among the shipped ones).
+
+        Args:
+            overrides: dotted names inside the model section, e.g. ``{"policy": "phase1_retrieval"}``.
+        """
+        return from_config(cls, config, overrides)
+
+    def save_pretrained(
+        self: Any,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        *,
+        results: str | Path | None = None,
+        data: str = "",
+        licence: str = "other",
+    ) -> Path:
+        """Write ``config.json``, ``model.safetensors`` and a model card; returns the folder.
+
+        An older model in the folder is replaced in one step, by the whole new one.
+
+        Args:
+            dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
+            results: ``results.json`` or a run folder, for the model card; a copy is saved beside it.
+            data, licence: what it learned from, and the card's licence; see :func:`unifashion_pl.weights.card.model_card`.
+
+        Raises:
+            ValueError: the model was assembled by hand, so that nothing says how to build it again; or the folder is the current one.
+            FileExistsError: the folder holds another library's model.
+            WriteError: it cannot be written; what was there before still is.
+        """
+        if not self.hparams:
+            raise ValueError(
+                "this model was assembled by hand: build it with UniFashionModule.from_config(...) to be able to save it"
+            )
+        folder = Path(folder)
+        place = folder.resolve()
+        if Path.cwd().is_relative_to(place):
+            raise ValueError(f"{place} is the current folder or above it, and is replaced as a whole: save into a folder in it")
+        _check_ours(place)
+        records = read_results(results)
+        card = model_card(self, records, data, licence)
+        with replacing_folder(place) as part:
+            _keep_what_is_not_ours(place, part)
+            _write_model(self, part, dtype)
+            if (part / CARD).exists():
+                print(f"{folder / CARD} is not this library's model card, so it stays as it is")
+            else:
+                (part / CARD).write_text(card, encoding="utf-8")
+            if records:
+                write_records(part / RESULTS, records)
+        return folder
+
+    def push_to_hub(self, repository: str, *, private: bool = False, **saving: Any) -> str:
+        """Upload what :meth:`save_pretrained` writes to ``owner/name``; needs a login of huggingface_hub. Returns the address.
+
+        Args:
+            saving: arguments of :meth:`save_pretrained`.
+        """
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as work:
+            folder = self.save_pretrained(Path(work) / "model", **saving)
+            api = HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            info = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model saved by unifashion-pl")
+        return str(info)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unifashion_pl.names import plain_state
-from unifashion_pl.weights import rebuild
+
+#: Files of a saved model; imported folders have the second one too.
+CONFIG, TENSORS = "config.json", "model.safetensors"
 
 
 class Inert:
@@ -29,11 +30,7 @@ class Inert:
 SHARED = 8
 #: What Lightning wrote into published checkpoints beside tensors (Stable Diffusion v1's pickles name exactly these). They are replaced
 #: by :class:`Inert`, never imported.
-BESIDE_TENSORS = (
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-)
+BESIDE_TENSORS = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint", "numpy.core.multiarray.scalar", "numpy.dtype")
 
 
 def read_content(path: str | Path) -> Any:
@@ -114,40 +111,6 @@ def check_state(state: dict[Any, Tensor], path: str | Path) -> dict[str, Tensor]
     if claimed > SHARED * size:
         raise ValueError(f"{path} has {size:,} bytes and claims tensors of {claimed:,}: a damaged file?")
     return state
-
-
-def tiny_sd_folder() -> Path:
-    """The shipped toy Stable Diffusion: ``vae``, ``unet`` and ``text_encoder`` for 64 x 64 pictures of the wardrobe."""
-    return Path(str(files("unifashion_pl.configs"))) / "tiny_sd"
-
-
-def load_part(cls: Any, source: str | Path, subfolder: str, *, load: str = "from_pretrained", **kwargs: Any) -> Any:
-    """A model or tokenizer of diffusers or transformers from a hub id, a pipeline's folder, or the part's own folder.
-
-    Args:
-        cls: a class with ``from_pretrained``.
-        source: ``tiny`` is the shipped toy Stable Diffusion.
-        subfolder: where a pipeline keeps the part, e.g. ``unet``. A hub id is taken to be a pipeline; ``owner/name:`` with a colon
-            is a repository of that part alone.
-        load: the class's method, e.g. ``load_config`` for its fields alone.
-    """
-    name = str(tiny_sd_folder() if source == "tiny" else source)
-    path = Path(name)
-    if name.endswith(":"):
-        return getattr(cls, load)(name.removesuffix(":"), **kwargs)
-    inside = (path / subfolder).is_dir() or not path.exists()
-    return getattr(cls, load)(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
-
-
-def described(part: str, source: str | Path, subfolder: str) -> Path | None:
-    """The folder with the config of a part that a saved model brings the tensors of (see :mod:`unifashion_pl.weights.rebuild`), else None.
-
-    Args:
-        source, subfolder: as of :func:`load_part`; of ``tiny`` the shipped folder is as good as a saved one.
-    """
-    if source == "tiny" and rebuild.held(part):
-        return tiny_sd_folder() / subfolder
-    return rebuild.kept(part)
 
 
 def floating(name: str) -> torch.dtype:

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from unifashion_pl.files import follow_umask, replacing_folder, write_tensors
 from unifashion_pl.weights import blip2, ldm, llm, lora, released
-from unifashion_pl.weights.kinds import KINDS, recognise
-from unifashion_pl.weights.manifest import digest, licence_of, refuse_non_commercial
-from unifashion_pl.weights.plan import Entry, Plan, Report, compare
-from unifashion_pl.weights.source import Source, open_source
+from unifashion_pl.weights.download import Download, open_download, recognise
+from unifashion_pl.weights.files import TENSORS
+from unifashion_pl.weights.ledger import Ledger, Report, compare
+from unifashion_pl.weights.manifest import KINDS, QFORMER_KINDS, digest, licence_of, refuse_non_commercial
 
-TENSORS = "model.safetensors"
 OURS = ("backbone.", "retrieval_head.", "caption_head.", "diffusion_head.")
-QFORMER_KINDS = ("blip2-lavis", "blip2-hf", "unifashion", "sprc")
 
 
 def import_weights(
@@ -36,7 +34,7 @@ def import_weights(
     Args:
         path: file or folder as it was downloaded.
         out: folder to be made.
-        kind: of :data:`~unifashion_pl.weights.kinds.KINDS`, None = recognise it.
+        kind: of :data:`~unifashion_pl.weights.manifest.KINDS`, None = recognise it.
         part: name of the manifest's part that it is, where its hash does not tell; its licence counts.
         tower: file of the vision tower, for BLIP-2 files that were saved without it.
         base: language model to which a LoRA is added; without it the LoRA is kept apart.
@@ -53,26 +51,32 @@ def import_weights(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already: name a new folder, nothing is overwritten")
-    source = open_source(path)
+    source = open_download(path)
     chosen = choose_kind(source, kind)
-    _check_beside(chosen, tower, base)
+    if tower is not None and chosen not in QFORMER_KINDS:
+        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {chosen}")
+    if base is not None and chosen != "lora":
+        raise ValueError(f"--base belongs to a LoRA, not to {chosen}")
     hashes = {file.name: digest(file, progress) for file in source.files}
     report = Report(chosen, str(path), hashes, licence_of(chosen, hashes, part))
     if commercial_only:
         refuse_non_commercial(chosen, hashes, part)
         for beside, its_kind in ((tower, "tower"), (base, "llm")):
             if beside is not None:
-                refuse_non_commercial(its_kind, {f.name: digest(f, progress) for f in open_source(beside).files})
-    with replacing_folder(out) as work, accounted(chosen, path, tower, base):
-        _convert(source, work, report, tower, base)
+                refuse_non_commercial(its_kind, {f.name: digest(f, progress) for f in open_download(beside).files})
+    with replacing_folder(out) as work, reading_as(chosen, path, tower, base):
+        if base is not None:
+            lora.merge_lora(source, Path(base), work, report)
+        elif ours := {n: t for n, t in convert(source, report, work, tower).items() if n.startswith(OURS)}:
+            write_tensors(work / TENSORS, ours)
         report.write(work)
         follow_umask(work)  # libraries that write tensors themselves make them private
     return report
 
 
 @contextmanager
-def accounted(kind: str, path: str | Path, *beside: str | Path | None) -> Iterator[None]:
-    """Inside the block a source's tensors are sorted by their names and shapes, which can be anything.
+def reading_as(kind: str, path: str | Path, *beside: str | Path | None) -> Iterator[None]:
+    """Inside the block tensors are sorted as those of a kind, by names and shapes that can be anything.
 
     Args:
         beside: other files that are read.
@@ -93,18 +97,7 @@ def accounted(kind: str, path: str | Path, *beside: str | Path | None) -> Iterat
         raise ValueError(f"{path} was read as {kind}, but its tensors are no such model's: {str(error)[:300]}") from error
 
 
-def _check_beside(kind: str, tower: str | Path | None, base: str | Path | None) -> None:
-    """
-    Raises:
-        ValueError: another file beside a kind that takes none.
-    """
-    if tower is not None and kind not in QFORMER_KINDS:
-        raise ValueError(f"--tower belongs to BLIP-2 and models derived from it, not to {kind}")
-    if base is not None and kind != "lora":
-        raise ValueError(f"--base belongs to a LoRA, not to {kind}")
-
-
-def choose_kind(source: Source, kind: str | None) -> str:
+def choose_kind(source: Download, kind: str | None) -> str:
     """
     Raises:
         ValueError: an unknown kind, nothing that was recognised, or a part that is not imported yet.
@@ -120,18 +113,8 @@ def choose_kind(source: Source, kind: str | None) -> str:
     return found
 
 
-def _convert(source: Source, folder: Path, report: Report, tower: str | Path | None, base: str | Path | None) -> None:
-    if base is not None:
-        lora.merge_lora(source, Path(base), folder, report)
-        return
-    tensors = convert(source, report, folder, tower)
-    ours = {name: t for name, t in tensors.items() if name.startswith(OURS)}
-    if ours:
-        write_tensors(folder / TENSORS, ours)
-
-
 def convert(
-    source: Source, report: Report, folder: Path | None = None, tower: str | Path | None = None
+    source: Download, report: Report, folder: Path | None = None, tower: str | Path | None = None
 ) -> Mapping[str, Tensor]:
     """Account for every tensor of a source in ``report``.
 
@@ -157,44 +140,37 @@ def convert(
     return (ldm.convert_pipeline if source.parts else ldm.convert_ldm)(source, folder, report)
 
 
-def _qformer(source: Source, report: Report, tower: str | Path | None) -> Mapping[str, Tensor]:
-    path = str(source.path)
-    plan = Plan(source.tensors)
-    if report.kind == "blip2-hf":
-        blip2.map_hf(plan)
-    elif report.kind == "blip2-lavis":
-        blip2.map_lavis(plan)
-    else:
-        report.notes += released.map_unifashion(plan) if report.kind == "unifashion" else released.map_sprc(plan)
-    plan.require_complete(path, report.kind)
-    tensors = dict(plan.tensors)
-    entries = plan.entries
+def _qformer(source: Download, report: Report, tower: str | Path | None) -> Mapping[str, Tensor]:
+    ledger = Ledger(source.tensors)
+    rename = {"blip2-hf": blip2.map_hf, "unifashion": released.map_unifashion, "sprc": released.map_sprc}
+    report.notes += rename.get(report.kind, blip2.map_lavis)(ledger) or []
+    ledger.close(source.path, report)
+    tensors = dict(ledger.tensors)
     if tower is not None:
-        entries = entries + _add_tower(tensors, tower, report)
-    report.entries = entries
-    report.absent = blip2.check_blip2(tensors, path, released.BESIDE_BLIP2)
-    released.check_residual(tensors, path)
-    llm.check_llama(tensors, path)
+        tensors |= _tower_beside(tensors, tower, report)
+    report.absent = blip2.check_blip2(tensors, str(source.path), released.BESIDE_BLIP2)
+    released.check_adapters(tensors, str(source.path))
+    llm.check_llama(tensors, str(source.path))
     report.use = "Use: init_from: FOLDER (the model has to be built with the file's sizes)"
     return tensors
 
 
-def _add_tower(tensors: dict[str, Tensor], tower: str | Path, report: Report) -> list[Entry]:
+def _tower_beside(tensors: Mapping[str, Tensor], tower: str | Path, report: Report) -> Mapping[str, Tensor]:
     if any(name.startswith(blip2.TOWER) for name in tensors):
         raise ValueError(f"{report.source} holds a vision tower of its own: leave --tower away")
-    source = open_source(tower)
-    plan = Plan(source.tensors)
-    blip2.map_tower(plan)
-    tensors.update(plan.tensors)
+    source = open_download(tower)
+    ledger = Ledger(source.tensors)
+    blip2.map_tower(ledger)
+    ledger.close(source.path, report)
     report.sha256 |= {file.name: digest(file) for file in source.files}
     report.notes.append(f"the vision tower is from {tower}")
-    return plan.entries
+    return ledger.tensors
 
 
-def _tower(source: Source, report: Report) -> Mapping[str, Tensor]:
-    plan = Plan(source.tensors)
-    blip2.map_tower(plan)
-    compare(plan.tensors, blip2.expected_tower(plan.tensors), str(source.path))
-    report.entries = plan.entries
+def _tower(source: Download, report: Report) -> Mapping[str, Tensor]:
+    ledger = Ledger(source.tensors)
+    blip2.map_tower(ledger)
+    ledger.close(source.path, report)
+    compare(ledger.tensors, blip2.tower_reference(ledger.tensors), source.path)
     report.use = "Use: init_from: FOLDER, or --tower when BLIP-2 is imported"
-    return plan.tensors
+    return ledger.tensors

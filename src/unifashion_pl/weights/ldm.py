@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unifashion_pl.weights.download import Download
+from unifashion_pl.weights.ledger import Ledger, Report, compare
 from unifashion_pl.weights.llm import copy_tokenizer
-from unifashion_pl.weights.plan import Plan, Report, compare
-from unifashion_pl.weights.source import Source
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 NULL, GARMENT = "diffusion_head.null_context", "diffusion_head.denoiser.garment."
@@ -32,21 +32,14 @@ CLIP_TOKEN = "conditioning on one CLIP image token: our context is queries and t
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def garment_groups(name: str) -> tuple[str, str] | None:
-    """(prefix, kind) of StableVITON's garment branch, None for all other names.
-
-    Kinds: ``copy`` (trainable copy of the U-Net's encoder), ``hint`` (its zero convolution), ``block`` (nine cross-attention blocks) and
-    ``zero`` (their zero convolutions).
-    """
-    for prefix, kind in (
-        ("control_model.cond_first_block.0.", "hint"),
-        ("control_model.", "copy"),
-        (f"{UNET}warp_flow_blks.", "block"),
-        (f"{UNET}warp_zero_convs.", "zero"),
-    ):
-        if name.startswith(prefix):
-            return prefix, kind
-    return None
+#: Prefix of StableVITON's garment branch -> prefix of ours: its zero convolution for the garment, the trainable copy of the U-Net's encoder
+#: (whose names are the U-Net's own), nine cross-attention blocks, and their zero convolutions.
+GARMENT_GROUPS = {
+    "control_model.cond_first_block.0.": "hint.",
+    "control_model.": "encoder.",
+    f"{UNET}warp_flow_blks.": "blocks.",
+    f"{UNET}warp_zero_convs.": "zero_convs.",
+}
 
 
 def unet_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -114,36 +107,31 @@ def clip_text_prefix() -> str:
     return "text_model." if any(name.startswith("text_model.") for name in names) else ""
 
 
-def clip_text_target(name: str) -> str:
-    """A name of CLIP's text model without prefix -> that of the installed class."""
-    return f"{clip_text_prefix()}{name}"
-
-
-def converted_names(convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], names: Mapping[str, Tensor]) -> dict[str, str]:
+def converter_table(convert: Callable[[dict[str, Tensor]], dict[str, Tensor]], names: Mapping[str, Tensor]) -> dict[str, str]:
     """Source -> target of one of diffusers' converters, learnt by sending numbered dwarfs of the tensors through it."""
     order = list(names)
     probes = {name: torch.full((1,) * names[name].ndim, float(i)) for i, name in enumerate(order)}
     return {order[int(probe.flatten()[0])]: target for target, probe in convert(probes).items()}
 
 
-def move_unet(plan: Plan) -> tuple[dict[str, Any], dict[str, str]]:
+def move_unet(ledger: Ledger) -> tuple[dict[str, Any], dict[str, str]]:
     """LDM U-Net -> ``unet/*``; nine input channels become thirteen. Returns the config and the names that were found."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    own = {n.removeprefix(UNET): n for n in plan.left if n.startswith(UNET) and garment_groups(n) is None}
-    stripped = {short: plan.source[name] for short, name in own.items()}
+    own = {short: name for short, name in ledger.below(UNET).items() if not name.startswith(tuple(GARMENT_GROUPS))}
+    stripped = {short: ledger.source[name] for short, name in own.items()}
     config = unet_config(stripped)
 
     def convert(probes: dict[str, Tensor]) -> dict[str, Tensor]:
         return convert_ldm_unet_checkpoint({UNET + n: t for n, t in probes.items()}, config)
 
-    names = converted_names(convert, stripped)
+    names = converter_table(convert, stripped)
     for short, target in names.items():
-        _move_widened(plan, own[short], f"unet/{target}", config)
+        _move_widened(ledger, own[short], f"unet/{target}", config)
     return config, names
 
 
-def move_garment(plan: Plan, config: Mapping[str, Any], unet_names: Mapping[str, str]) -> None:
+def move_garment(ledger: Ledger, config: Mapping[str, Any], unet_names: Mapping[str, str]) -> None:
     """StableVITON's garment branch -> ``diffusion_head.denoiser.garment.*``; what lies below the last feature that is read is dropped.
 
     Args:
@@ -153,34 +141,35 @@ def move_garment(plan: Plan, config: Mapping[str, Any], unet_names: Mapping[str,
     Raises:
         ValueError: the branch is incomplete.
     """
+    expected = garment_reference(build_part("unet", config))
+    for prefix, target in GARMENT_GROUPS.items():
+        for rest, name in ledger.below(prefix).items():
+            if target != "encoder.":
+                ledger.move(name, f"{GARMENT}{target}{rest}")
+            elif (ours := f"{GARMENT}encoder.{unet_names.get(rest)}") in expected:
+                ledger.move(name, ours)
+            elif rest in unet_names:
+                ledger.drop([name], "below the last feature of the garment copy that anything reads")
+    compare({n: t for n, t in ledger.tensors.items() if n.startswith(GARMENT)}, expected, "the garment branch")
+
+
+def garment_reference(unet: Any) -> dict[str, Tensor]:
+    """All tensors of the garment branch of a U-Net, on the meta device."""
     from unifashion_pl.generation.garment import GarmentBranch
 
     with torch.device("meta"):
-        expected = {f"{GARMENT}{n}": t for n, t in GarmentBranch(build_part("unet", config)).state_dict().items()}
-    ours = {"hint": "hint.", "block": "blocks.", "zero": "zero_convs."}
-    for name in plan.left:
-        if (group := garment_groups(name)) is None:
-            continue
-        prefix, kind = group
-        rest = name.removeprefix(prefix)
-        if kind != "copy":
-            plan.move(name, f"{GARMENT}{ours[kind]}{rest}")
-        elif (target := f"{GARMENT}encoder.{unet_names.get(rest)}") in expected:
-            plan.move(name, target)
-        elif rest in unet_names:
-            plan.drop([name], "below the last feature of the garment copy that anything reads")
-    compare({n: t for n, t in plan.tensors.items() if n.startswith(GARMENT)}, expected, "the garment branch")
+        return {f"{GARMENT}{name}": tensor for name, tensor in GarmentBranch(unet).state_dict().items()}
 
 
-def _move_widened(plan: Plan, name: str, target: str, config: dict[str, Any]) -> None:
-    tensor = plan.source[name]
+def _move_widened(ledger: Ledger, name: str, target: str, config: dict[str, Any]) -> None:
+    tensor = ledger.source[name]
     if target != "unet/conv_in.weight" or tensor.shape[1] != 9:
-        plan.move(name, target)
+        ledger.move(name, target)
         return
     wide = tensor.new_zeros(tensor.shape[0], EDITING_CHANNELS, *tensor.shape[2:])
     wide[:, :9] = tensor
     config["in_channels"] = EDITING_CHANNELS
-    plan.move(
+    ledger.move(
         name,
         target,
         wide,
@@ -188,65 +177,59 @@ def _move_widened(plan: Plan, name: str, target: str, config: dict[str, Any]) ->
     )
 
 
-def move_vae(plan: Plan, prefix: str) -> dict[str, Any]:
+def move_vae(ledger: Ledger, prefix: str) -> dict[str, Any]:
     """LDM autoencoder -> ``vae/*``. Returns the config."""
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    plan.drop_matching(re.escape(prefix) + r"loss\..+", "losses of the autoencoder's training")
-    own = {
-        n.removeprefix(prefix): n
-        for n in plan.left
-        if n.startswith((f"{prefix}encoder.", f"{prefix}decoder.")) or "quant_conv" in n
-    }
-    stripped = {short: plan.source[name] for short, name in own.items()}
-    scale = plan.source.get("scale_factor")
+    ledger.drop_matching(re.escape(prefix) + r"loss\..+", "losses of the autoencoder's training")
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+    own = {short: name for short, name in ledger.below(prefix).items() if short.startswith(parts)}
+    stripped = {short: ledger.source[name] for short, name in own.items()}
+    scale = ledger.source.get("scale_factor")
     config = vae_config(stripped, 0.18215 if scale is None else round(float(scale), 5))
-    names = converted_names(lambda probes: convert_ldm_vae_checkpoint(probes, config), stripped)
+    names = converter_table(lambda probes: convert_ldm_vae_checkpoint(probes, config), stripped)
     for short, target in names.items():
         tensor = stripped[short]
         flat = tensor[:, :, 0, 0] if tensor.ndim == 4 and ".attentions." in target else None
-        plan.move(own[short], f"vae/{target}", flat, "" if flat is None else "1 x 1 convolution -> linear layer")
+        ledger.move(own[short], f"vae/{target}", flat, "" if flat is None else "1 x 1 convolution -> linear layer")
     return config
 
 
-def move_text(plan: Plan, prefix: str) -> dict[str, Any]:
+def move_text(ledger: Ledger, prefix: str) -> dict[str, Any]:
     """CLIP text encoder -> ``text_encoder/*``. Returns the config."""
-    plan.drop_matching(re.escape(prefix) + r".*position_ids", "0, 1, 2, ...")
-    names = {n: n.removeprefix(prefix).removeprefix("text_model.") for n in plan.left if n.startswith(prefix)}
-    for name, short in names.items():
-        plan.move(name, f"text_encoder/{clip_text_target(short)}")
-    return clip_config({short: plan.source[name] for name, short in names.items()})
+    ledger.drop_matching(re.escape(prefix) + r".*position_ids", "0, 1, 2, ...")
+    names = {short.removeprefix("text_model."): name for short, name in ledger.below(prefix).items()}
+    for short, name in names.items():
+        ledger.move(name, f"text_encoder/{clip_text_prefix()}{short}")
+    return clip_config({short: ledger.source[name] for short, name in names.items()})
 
 
-def convert_ldm(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+def convert_ldm(source: Download, folder: Path | None, report: Report) -> dict[str, Tensor]:
     """A Stable Diffusion, Paint-by-Example or StableVITON checkpoint in LDM's names. Returns all tensors: ``PART/name`` of the folders, and
     ours (null token, garment branch) under their own names.
 
     Raises:
         ValueError: unexplained or missing tensors, or Stable Diffusion's inpainting U-Net, whose channels stand in another order.
     """
-    plan = Plan(source.tensors)
-    refuse_inpainting(plan.source[f"{UNET}input_blocks.0.0.weight"].shape[1], report.kind, str(source.path))
-    unet, names = move_unet(plan)
+    ledger = Ledger(source.tensors)
+    refuse_inpainting(ledger.source[f"{UNET}input_blocks.0.0.weight"].shape[1], report.kind, str(source.path))
+    unet, names = move_unet(ledger)
     configs = {"unet": unet}
-    if any(name.startswith(VAE) for name in plan.left):
-        configs["vae"] = move_vae(plan, VAE)
-    if report.kind == "sd":
-        configs["text_encoder"] = move_text(plan, TEXT)
-    elif any(n.startswith("cond_text_model.transformer.") for n in plan.left):
-        configs["text_encoder"] = move_text(plan, "cond_text_model.transformer.")
-    if "learnable_vector" in plan.left:
-        plan.move("learnable_vector", NULL)
-    plan.drop_matching(
+    if ledger.below(VAE):
+        configs["vae"] = move_vae(ledger, VAE)
+    text = TEXT if report.kind == "sd" else "cond_text_model.transformer."
+    if report.kind == "sd" or ledger.below(text):
+        configs["text_encoder"] = move_text(ledger, text)
+    ledger.rename((("learnable_vector", NULL),))
+    ledger.drop_matching(
         r"(control_model\.|model\.diffusion_model\.)?lastzc\..+", "a module that the released forward pass never uses"
     )
     if report.kind == "stableviton":
-        move_garment(plan, unet, names)
-    plan.drop_matching(PROCESS, "buffers of the training process")
+        move_garment(ledger, unet, names)
+    ledger.drop_matching(PROCESS, "buffers of the training process")
     if report.kind != "sd":
-        plan.drop_matching(IMAGE_CONDITION, CLIP_TOKEN)
-    plan.require_complete(str(source.path), report.kind)
-    return write_parts(plan, configs, source.path, folder, report)
+        ledger.drop_matching(IMAGE_CONDITION, CLIP_TOKEN)
+    return write_parts(ledger, configs, source.path, folder, report)
 
 
 def refuse_inpainting(channels: int, kind: str, path: str) -> None:
@@ -261,50 +244,44 @@ def refuse_inpainting(channels: int, kind: str, path: str) -> None:
         )
 
 
-def convert_vae(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+def convert_vae(source: Download, folder: Path | None, report: Report) -> dict[str, Tensor]:
     """An autoencoder alone, in LDM's names with or without prefix (StableVITON's fine-tuned one), or in diffusers'."""
-    plan = Plan(source.tensors)
-    if any(name.startswith("encoder.down_blocks.") for name in plan.left):
-        return write_parts(plan, {"vae": move_diffusers(plan, "vae", source)}, source.path, folder, report)
-    prefix = VAE if any(name.startswith(VAE) for name in plan.left) else ""
-    config = move_vae(plan, prefix)
-    plan.drop_matching(PROCESS, "buffers of the training process")
-    plan.require_complete(str(source.path), report.kind)
-    return write_parts(plan, {"vae": config}, source.path, folder, report)
+    ledger = Ledger(source.tensors)
+    if ledger.below("encoder.down_blocks."):
+        config = move_diffusers(ledger, "vae", source)
+    else:
+        config = move_vae(ledger, VAE if ledger.below(VAE) else "")
+        ledger.drop_matching(PROCESS, "buffers of the training process")
+    return write_parts(ledger, {"vae": config}, source.path, folder, report)
 
 
-def convert_pipeline(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+def convert_pipeline(source: Download, folder: Path | None, report: Report) -> dict[str, Tensor]:
     """A pipeline folder of diffusers: old names mended, safetensors written, what we do not use left out."""
-    joined = {f"{part}/{name}": tensor for part, inner in source.parts.items() for name, tensor in inner.tensors.items()}
-    plan = Plan(joined)
+    ledger = Ledger({f"{part}/{n}": tensor for part, inner in source.parts.items() for n, tensor in inner.tensors.items()})
     if "unet" in source.parts:
         refuse_inpainting(int(source.parts["unet"].config.get("in_channels", 4)), report.kind, str(source.path))
-    if "image_encoder/uncond_vector" in joined:
-        plan.move("image_encoder/uncond_vector", NULL)
-    plan.drop_matching(IMAGE_ENCODER, CLIP_TOKEN)
-    configs = {
-        part: move_diffusers(plan, part, inner, f"{part}/") for part, inner in source.parts.items() if part != "image_encoder"
-    }
-    plan.require_complete(str(source.path), report.kind)
-    return write_parts(plan, configs, source.path, folder, report)
+    ledger.rename((("image_encoder/uncond_vector", NULL),))
+    ledger.drop_matching(IMAGE_ENCODER, CLIP_TOKEN)
+    read = {part: inner for part, inner in source.parts.items() if part != "image_encoder"}
+    configs = {part: move_diffusers(ledger, part, inner, f"{part}/") for part, inner in read.items()}
+    return write_parts(ledger, configs, source.path, folder, report)
 
 
-def move_diffusers(plan: Plan, part: str, source: Source, prefix: str = "") -> dict[str, Any]:
+def move_diffusers(ledger: Ledger, part: str, source: Download, prefix: str = "") -> dict[str, Any]:
     """One part in the names of diffusers or transformers of any age. Returns its config."""
     config = dict(source.config)
     if not config:
         raise ValueError(f"{source.path} has no config.json: half downloaded?")
-    plan.drop([n for n in plan.left if n.startswith(prefix) and n.endswith("position_ids")], "0, 1, 2, ...")
-    for name in [n for n in plan.left if n.startswith(prefix)]:
-        short = name.removeprefix(prefix)
+    ledger.drop_matching(re.escape(prefix) + r".*position_ids", "0, 1, 2, ...")
+    for short, name in ledger.below(prefix).items():
         if part == "text_encoder":
-            plan.move(name, f"{part}/{clip_text_target(short.removeprefix('text_model.'))}")
+            ledger.move(name, f"{part}/{clip_text_prefix()}{short.removeprefix('text_model.')}")
         elif part == "vae" and (old := re.fullmatch(r"(.+\.attentions\.0\.)(query|key|value|proj_attn)\.(\w+)", short)):
-            plan.move(name, f"{part}/{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}")
+            ledger.move(name, f"{part}/{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}")
         elif part == "unet":
-            _move_widened(plan, name, f"unet/{short}", config)
+            _move_widened(ledger, name, f"unet/{short}", config)
         else:
-            plan.move(name, f"{part}/{short}")
+            ledger.move(name, f"{part}/{short}")
     return config
 
 
@@ -323,12 +300,18 @@ def build_part(part: str, config: Mapping[str, Any]) -> Any:
 
 
 def write_parts(
-    plan: Plan, configs: Mapping[str, Mapping[str, Any]], origin: Path, folder: Path | None, report: Report
+    ledger: Ledger, configs: Mapping[str, Mapping[str, Any]], origin: Path, folder: Path | None, report: Report
 ) -> dict[str, Tensor]:
-    """Compare each part with its class, save it into ``folder`` if there is one, and report. Returns all tensors of the plan."""
+    """Close the ledger, compare each part with its class, save it into ``folder`` if there is one, and report. Returns all tensors.
+
+    Raises:
+        ValueError: unexplained, missing or misshapen tensors.
+    """
+    ledger.close(origin, report)
     loads = {"unet": "Denoiser", "vae": "ImageVAE", "text_encoder": "PromptEncoder"}
     for part, config in configs.items():
-        own = {n.removeprefix(f"{part}/"): t.contiguous() for n, t in plan.tensors.items() if n.startswith(f"{part}/")}
+        prefix = f"{part}/"
+        own = {n.removeprefix(prefix): t.contiguous() for n, t in ledger.tensors.items() if n.startswith(prefix)}
         model = build_part(part, config)
         compare(own, model.state_dict(), f"{origin} ({part})")
         report.folders[part] = f"{loads[part]}(source=FOLDER)"
@@ -341,8 +324,7 @@ def write_parts(
             report.notes.append(
                 "no tokenizer in the source: copy the tokenizer/ of openai/clip-vit-large-patch14 into the imported folder"
             )
-    report.entries = plan.entries
     report.use = "Use: source: FOLDER for " + ", ".join(loads[part] for part in configs)
-    if any("/" not in name for name in plan.tensors):
+    if any("/" not in name for name in ledger.tensors):
         report.use += "; init_from: FOLDER for what lies in model.safetensors"
-    return plan.tensors
+    return ledger.tensors

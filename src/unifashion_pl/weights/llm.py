@@ -12,22 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unifashion_pl.weights.plan import Plan, Report, compare, patterns
-from unifashion_pl.weights.source import Source
+from unifashion_pl.weights.download import Download
+from unifashion_pl.weights.ledger import Ledger, Report, compare
 
 #: Prefix of the language model in ours.
 LLM = "caption_head.language_model.model."
 SHARD_SIZE = "4GB"
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "vocab.txt",
-)
+)  # fmt: skip
 
 #: LLaVA-1.5 in its own names, in those of transformers 4 and of transformers 5 -> LlamaForCausalLM.
 LLM_RULES = (
@@ -38,7 +32,7 @@ LLM_RULES = (
 VISION = r"(model\.)?(vision_tower|mm_projector|multi_modal_projector)\..+|model\.image_newline"
 
 
-def convert_llm(source: Source, folder: Path | None, report: Report) -> dict[str, Tensor]:
+def convert_llm(source: Download, folder: Path | None, report: Report) -> dict[str, Tensor]:
     """Write ``config.json``, sharded safetensors and the tokenizer's files, or, without a folder, only check them. Returns the tensors.
 
     Raises:
@@ -47,32 +41,31 @@ def convert_llm(source: Source, folder: Path | None, report: Report) -> dict[str
     from huggingface_hub import save_torch_state_dict
     from transformers import AutoModelForCausalLM
 
-    plan = Plan(source.tensors)
-    plan.drop_matching(VISION, "LLaVA's own image side: here images reach the language model through Q-Former and adapter")
-    plan.drop_matching(r".*rotary_emb\.inv_freq", "a constant, computed anew")
-    plan.rename(patterns(LLM_RULES))
-    plan.require_complete(str(source.path), report.kind)
+    ledger = Ledger(source.tensors)
+    ledger.drop_matching(VISION, "LLaVA's own image side: here images reach the language model through Q-Former and adapter")
+    ledger.drop_matching(r".*rotary_emb\.inv_freq", "a constant, computed anew")
+    ledger.rename(LLM_RULES)
+    ledger.close(source.path, report)
     config = text_config(source)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     expected = model.state_dict()
-    if config.tie_word_embeddings and "lm_head.weight" not in plan.tensors:
+    if config.tie_word_embeddings and "lm_head.weight" not in ledger.tensors:
         expected.pop("lm_head.weight", None)
-    compare(plan.tensors, expected, str(source.path))
-    report.entries = plan.entries
+    compare(ledger.tensors, expected, source.path)
     report.folders = {".": f"language model of type {config.model_type}: LanguageModel(source=FOLDER)"}
     report.use = "Use: caption.language_model: {source: FOLDER}"
     if folder is not None:
         config.save_pretrained(folder)
-        save_torch_state_dict(plan.tensors, folder, max_shard_size=SHARD_SIZE)
+        save_torch_state_dict(ledger.tensors, folder, max_shard_size=SHARD_SIZE)
     if not copy_tokenizer(source.path, folder):
         report.notes.append(
             "no tokenizer lies beside the weights: copy tokenizer.model or tokenizer.json into the imported folder"
         )
-    return plan.tensors
+    return ledger.tensors
 
 
-def text_config(source: Source) -> Any:
+def text_config(source: Download) -> Any:
     """The decoder's config; LLaVA's own says ``llava`` and holds Llama's fields, transformers' nests them.
 
     Raises:

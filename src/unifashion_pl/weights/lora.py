@@ -13,9 +13,10 @@ import msgspec
 import torch
 from torch import Tensor
 
+from unifashion_pl.weights.download import Download
+from unifashion_pl.weights.fit import Differences
+from unifashion_pl.weights.ledger import Ledger, LedgerEntry, Report
 from unifashion_pl.weights.llm import LLM, SHARD_SIZE, copy_tokenizer
-from unifashion_pl.weights.plan import Entry, Plan, Report
-from unifashion_pl.weights.source import Source
 
 #: Fields of adapter_config.json that say nothing about what the adapter computes.
 HARMLESS = {
@@ -69,7 +70,7 @@ def _by_pattern(values: dict[str, Any], layer: str, usual: float) -> float:
     return next((value for pattern, value in values.items() if re.match(rf"(.*\.)?({pattern})$", layer)), usual)
 
 
-def read_adapter(source: Source, *, merging: bool) -> Adapter:
+def read_adapter(source: Download, *, merging: bool) -> Adapter:
     """The adapter's fields, each of which is used, harmless, or refused by name.
 
     Args:
@@ -113,7 +114,7 @@ def _check_fields(adapter: Adapter, where: Path) -> None:
             ) from error
 
 
-def map_lora(source: Source, report: Report) -> dict[str, Tensor]:
+def map_lora(source: Download, report: Report) -> dict[str, Tensor]:
     """An adapter folder -> ``caption_head.language_model.model.*lora_[AB].default.weight`` at one rank and one scale.
 
     Our settings know one rank and alpha / rank. Where the adapter has others, narrower layers get rows and columns of zeros, and another
@@ -123,14 +124,14 @@ def map_lora(source: Source, report: Report) -> dict[str, Tensor]:
         ValueError: no LoRA, half of its pairs, or fields that would be lost.
     """
     adapter = read_adapter(source, merging=False)
-    plan = Plan(source.tensors)
-    pairs = _pairs(plan.source, source.path)
+    ledger = Ledger(source.tensors)
+    pairs = _pairs(ledger.source, source.path)
     rank = max([adapter.r, *(adapter.scale(layer)[0] for layer in pairs)])
     alpha = int(adapter.lora_alpha) if adapter.lora_alpha in range(1, 1 << 30) else rank
     wrong = []
     for layer, (a, b) in pairs.items():
         own, scale = adapter.scale(layer)
-        down, up = plan.source[a], plan.source[b]
+        down, up = ledger.source[a], ledger.source[b]
         if down.ndim != 2 or up.ndim != 2 or down.shape[0] != own or up.shape[1] != own:
             wrong.append(f"{layer}: lora_A {tuple(down.shape)}, lora_B {tuple(up.shape)}, rank {own}")
             continue
@@ -139,13 +140,12 @@ def map_lora(source: Source, report: Report) -> dict[str, Tensor]:
         if own < rank:
             reason = "; ".join(filter(None, (reason, f"rank {own} filled up to {rank} with zeros")))
         target = f"{LLM}base_model.model.{layer}"
-        plan.move(a, f"{target}.lora_A.default.weight", torch.cat([down, down.new_zeros(rank - own, down.shape[1])]))
+        ledger.move(a, f"{target}.lora_A.default.weight", torch.cat([down, down.new_zeros(rank - own, down.shape[1])]))
         up = up if factor == 1 else up.float() * factor
-        plan.move(b, f"{target}.lora_B.default.weight", torch.cat([up, up.new_zeros(len(up), rank - own)], 1), reason)
+        ledger.move(b, f"{target}.lora_B.default.weight", torch.cat([up, up.new_zeros(len(up), rank - own)], 1), reason)
     if wrong:
         raise ValueError(f"{source.path}: {len(wrong)} layers of another rank than adapter_config.json says, e.g. {wrong[:2]}")
-    plan.require_complete(str(source.path), report.kind)
-    report.entries = plan.entries
+    ledger.close(source.path, report)
     report.notes.append(
         f"build the language model with lora: {{rank: {rank}, alpha: {alpha}, dropout: {adapter.lora_dropout}, "
         f"target_modules: {_targets(adapter, pairs)}}}"
@@ -154,7 +154,7 @@ def map_lora(source: Source, report: Report) -> dict[str, Tensor]:
         report.notes.append(
             "non_lora_trainables.bin (LLaVA's projector of its own image side) was not read: it has no place here"
         )
-    return dict(plan.tensors)
+    return dict(ledger.tensors)
 
 
 def _pairs(tensors: Iterable[str], path: Path) -> dict[str, tuple[str, str]]:
@@ -183,7 +183,7 @@ def _targets(adapter: Adapter, layers: Iterable[str]) -> list[str] | str:
     return sorted(adapter.target_modules or ())
 
 
-def merge_lora(source: Source, base: Path, folder: Path, report: Report) -> None:
+def merge_lora(source: Download, base: Path, folder: Path, report: Report) -> None:
     """Add a LoRA to its base model, as peft does, and write the sum as a plain language model.
 
     Raises:
@@ -208,20 +208,17 @@ def merge_lora(source: Source, base: Path, folder: Path, report: Report) -> None
     except Exception as error:  # peft checks little of what a file says
         raise ValueError(f"{source.path} does not fit the base {base}: {str(error)[:300]}") from error
     gone = [name for name in outcome.missing_keys if "lora_" in name or "modules_to_save" in name]
-    if gone or outcome.unexpected_keys:
-        raise ValueError(
-            f"{source.path} does not fit the base {base}: {len(gone)} adapters missing {gone[:2]}, {len(outcome.unexpected_keys)} left over "
-            f"{outcome.unexpected_keys[:2]}"
-        )
+    if apart := Differences(gone, outcome.unexpected_keys, {}):
+        raise ValueError(f"{source.path} does not fit the base {base}: {apart}. Was it trained on another one?")
     adapted.merge_and_unload().save_pretrained(folder, max_shard_size=SHARD_SIZE)
     copy_tokenizer(base, folder)
-    report.entries = [Entry("merged", (name,), (_merged_into(name),), "added to its base") for name in source.tensors]
+    report.entries = [LedgerEntry("merged", (name,), (_base_tensor(name),), "added to its base") for name in source.tensors]
     fields = {name: value for name, value in source.config.items() if name in USED | MERGED and value not in NOTHING}
     report.notes = [f"merged into {base} ({', '.join(f'{name}: {value}' for name, value in sorted(fields.items()))})"]
     report.folders = {".": "language model with the LoRA added in: LanguageModel(source=FOLDER)"}
     report.use = "Use: caption.language_model: {source: FOLDER}"
 
 
-def _merged_into(name: str) -> str:
+def _base_tensor(name: str) -> str:
     """The base model's tensor that one of an adapter's belongs to."""
     return re.sub(r"\.lora_[A-Za-z_]+.*$", ".weight", name.removeprefix("base_model.model."))

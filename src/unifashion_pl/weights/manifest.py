@@ -1,24 +1,41 @@
-"""The manifest of published parts: where they are, what they are for, under which licence, and which hash is known."""
+"""Published checkpoints: the kinds that can be imported, and the manifest of parts with place, use, licence and known hash."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
 
+from unifashion_pl.reading import read_json
+
+#: What can be imported.
+KINDS: dict[str, str] = {
+    "blip2-lavis": "BLIP-2, first stage, in LAVIS' names",
+    "blip2-hf": "BLIP-2 in transformers' names (Blip2ForImageTextRetrieval)",
+    "unifashion": "UniFashion's published code (Blip2QformerCirCls, ...CirRerank, ...CirFull)",
+    "sprc": "SPRC's published code (Blip2QformerCirAlignPrompt)",
+    "tower": "EVA-CLIP vision tower alone (eva_vit_g.pth, timm)",
+    "llm": "language model folder: Vicuna, LLaVA-1.5, any transformers decoder",
+    "lora": "LoRA folder of peft for the language model",
+    "sd": "Stable Diffusion 1.x, LDM checkpoint or diffusers folder",
+    "pbe": "Paint-by-Example, LDM checkpoint or diffusers folder",
+    "vae": "autoencoder of Stable Diffusion alone",
+    "stableviton": "StableVITON",
+}
+#: BLIP-2 and models derived from it.
+QFORMER_KINDS = ("blip2-lavis", "blip2-hf", "unifashion", "sprc")
 BLOCK = 1 << 22
 #: Bars are shown above this size: hashing runs at some hundred MB/s.
 LARGE = 1 << 28
 
 
 @dataclass(frozen=True)
-class Part:
+class PublishedPart:
     """One published file or folder.
 
     Attributes:
@@ -46,28 +63,41 @@ class Part:
     note: str | None = None
 
 
-def load_manifest() -> list[Part]:
+@dataclass(frozen=True)
+class Manifest:
+    """``checkpoints/manifest.json``."""
+
+    format: int
+    about: str
+    parts: list[PublishedPart]
+
+
+def shipped_file(name: str) -> Path:
+    """A file of ``checkpoints``: inside the wheel, or of a checkout.
+
+    Raises:
+        FileNotFoundError: neither has it.
+    """
+    places = [root / "checkpoints" / name for root in (Path(str(files("unifashion_pl"))), Path(__file__).parents[3])]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"{name}, which is shipped, is in none of {', '.join(map(str, places))}: reinstall unifashion-pl (`make tiny` trains tiny anew)"
+    )
+
+
+def load_manifest() -> list[PublishedPart]:
     """The shipped manifest.
 
     Raises:
         FileNotFoundError: it is neither in the package nor in a checkout.
-        ValueError: an entry with unknown or missing fields.
+        ValueError: with the field that is not what it should be.
     """
-    places = [
-        Path(str(files("unifashion_pl"))) / "checkpoints" / "manifest.json",
-        Path(__file__).parents[3] / "checkpoints" / "manifest.json",
-    ]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"the manifest is in none of {', '.join(map(str, places))}: reinstall unifashion-pl")
-    names = {field.name for field in fields(Part)}
-    parts = json.loads(path.read_text(encoding="utf-8"))["parts"]
-    if wrong := [part.get("name") for part in parts if set(part) != names]:
-        raise ValueError(f"{path}: entries {wrong[:3]} have other fields than {sorted(names)}")
-    return [Part(**part) for part in parts]
+    return read_json(shipped_file("manifest.json"), Manifest, "a manifest").parts
 
 
-def table(parts: list[Part]) -> str:
+def table(parts: list[PublishedPart]) -> str:
     """The manifest for people, one block of two or three lines a part."""
     lines = []
     for part in parts:
@@ -96,7 +126,7 @@ def digest(path: Path, progress: bool = False) -> str:
     return hasher.hexdigest()
 
 
-def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -> list[Part]:
+def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -> list[PublishedPart]:
     """The part of this name; else the part with one of these hashes; else all parts of the kind.
 
     Raises:

@@ -2,21 +2,22 @@
 
 Beside its config and its tensors a model needs small files of its sources: the tokenizers and the configs of published networks. Each
 part that has a source gives them by ``blueprint()``; they are saved with the model, as files in a folder or as bytes in a ``.ckpt``.
-While a model is built again, its parts find them by :func:`kept`, and read no weights, because every tensor is in the saved file.
+While a model is built again, its parts find them by :func:`blueprint_of`, and read no weights, because every tensor is in the saved file.
 The parts that ``leave_out`` names are the exception: theirs are read from the published source, as in training.
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from importlib.resources import files as package_files
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
+import msgspec
 import torch
 from torch import nn
 
@@ -24,7 +25,8 @@ from torch import nn
 PARTS = "parts"
 #: Part -> file name -> content.
 Blueprints = Mapping[str, Mapping[str, bytes]]
-NAME = re.compile(r"\w[\w.-]*")
+#: A name that leads into no other folder.
+Name = Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.-]*\Z")]
 
 
 class SourceMissing(FileNotFoundError):
@@ -75,16 +77,12 @@ def check_blueprints(content: Any, where: str) -> Blueprints:
     Raises:
         ValueError: something else, or names that would lead out of a folder.
     """
-    good = isinstance(content, dict) and all(
-        isinstance(part, str)
-        and NAME.fullmatch(part)
-        and isinstance(files, dict)
-        and all(isinstance(n, str) and NAME.fullmatch(n) and isinstance(data, bytes) for n, data in files.items())
-        for part, files in content.items()
-    )
-    if not good:
-        raise ValueError(f"{where}: `{PARTS}` should map names of parts to files by name, which it does not: a damaged file?")
-    return content
+    try:
+        return msgspec.convert(content, dict[Name, dict[Name, bytes]], builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        raise ValueError(
+            f"{where}: `{PARTS}` should map names of parts to files by name, which it does not: a damaged file? ({error})"
+        ) from error
 
 
 def write_blueprints(content: Blueprints, folder: Path) -> None:
@@ -114,16 +112,16 @@ def rebuilding(where: str, parts: Path | Blueprints | None, published: Iterable[
             _current.reset(token)
 
 
-def held(part: str) -> bool:
+def brings_tensors(part: str) -> bool:
     """Whether the tensors of a part come from the file of the model that is being built again."""
     current = _current.get()
     return current is not None and part not in current.published
 
 
-def kept(part: str) -> Path | None:
+def blueprint_of(part: str) -> Path | None:
     """The folder with a part's blueprint, if the model that is being built again has one and its tensors too."""
     current = _current.get()
-    if current is None or current.folder is None or not held(part) or not (current.folder / part).is_dir():
+    if current is None or current.folder is None or not brings_tensors(part) or not (current.folder / part).is_dir():
         return None
     return current.folder / part
 
@@ -144,7 +142,7 @@ def _is_path(source: str) -> bool:
 
 
 @contextmanager
-def published(part: str, source: str | None) -> Iterator[None]:
+def reading_source(part: str, source: str | None) -> Iterator[None]:
     """Inside the block a part is read from its source. Of a model that is being built again a failure says why it is needed.
 
     Raises:
@@ -152,12 +150,18 @@ def published(part: str, source: str | None) -> Iterator[None]:
     """
     current = _current.get()
     try:
-        if current is not None and kept(part) is None and source is not None and _is_path(source) and not Path(source).exists():
+        if (
+            current is not None
+            and blueprint_of(part) is None
+            and source is not None
+            and _is_path(source)
+            and not Path(source).exists()
+        ):
             raise FileNotFoundError("there is nothing")
         with nullcontext() if current is None else torch.device("cpu"):  # read, even where the rest is built without memory
             yield
     except (OSError, ValueError) as error:
-        if current is None or source is None or kept(part) is not None:
+        if current is None or source is None or blueprint_of(part) is not None:
             raise
         left = part in current.published
         why = "leaves its tensors out (`leave_out`)" if left else "was saved by an older version, without what this part needs"
@@ -166,3 +170,37 @@ def published(part: str, source: str | None) -> Iterator[None]:
             f"{current.where} {why}: {part} is loaded from {source}, which failed ({' '.join(str(error).split())}). Put it there "
             f"(`unifashion weights list` names published parts), or {cure}"
         ) from error
+
+
+def tiny_sd_folder() -> Path:
+    """The shipped toy Stable Diffusion: ``vae``, ``unet`` and ``text_encoder`` for 64 x 64 pictures of the wardrobe."""
+    return Path(str(package_files("unifashion_pl.configs"))) / "tiny_sd"
+
+
+def load_part(cls: Any, source: str | Path, subfolder: str, *, load: str = "from_pretrained", **kwargs: Any) -> Any:
+    """A model or tokenizer of diffusers or transformers from a hub id, a pipeline's folder, or the part's own folder.
+
+    Args:
+        cls: a class with ``from_pretrained``.
+        source: ``tiny`` is the shipped toy Stable Diffusion.
+        subfolder: where a pipeline keeps the part, e.g. ``unet``. A hub id is taken to be a pipeline; ``owner/name:`` with a colon
+            is a repository of that part alone.
+        load: the class's method, e.g. ``load_config`` for its fields alone.
+    """
+    name = str(tiny_sd_folder() if source == "tiny" else source)
+    path = Path(name)
+    if name.endswith(":"):
+        return getattr(cls, load)(name.removesuffix(":"), **kwargs)
+    inside = (path / subfolder).is_dir() or not path.exists()
+    return getattr(cls, load)(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
+
+
+def config_folder(part: str, source: str | Path, subfolder: str) -> Path | None:
+    """The folder with the config of a part that a saved model brings the tensors of, else None.
+
+    Args:
+        source, subfolder: as of :func:`load_part`; of ``tiny`` the shipped folder is as good as a saved one.
+    """
+    if source == "tiny" and brings_tensors(part):
+        return tiny_sd_folder() / subfolder
+    return blueprint_of(part)

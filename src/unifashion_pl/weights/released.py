@@ -6,14 +6,14 @@ target queries: they align texts in training and take no part in its search, who
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from unifashion_pl.weights.blip2 import map_lavis
+from unifashion_pl.weights.ldm import clip_text_prefix
+from unifashion_pl.weights.ledger import Ledger
 from unifashion_pl.weights.llm import LLM, peft_base_names
-from unifashion_pl.weights.plan import Plan, patterns
 
 #: Modules that the released forward passes never use.
 UNUSED = r"(query_proj|caption_proj)\..+|llm_query_tokens|ctx_embeddings_cache"
@@ -31,60 +31,48 @@ UNIFASHION_RULES = (
 BESIDE_BLIP2 = ("caption_head.", "diffusion_head.")
 
 
-def map_unifashion(plan: Plan) -> list[str]:
+def map_unifashion(ledger: Ledger) -> list[str]:
     """``Blip2QformerCirCls``, ``...CirRerank`` and ``...CirFull``. Returns notes for the user."""
-    plan.drop_matching(UNUSED, "never used by the released forward passes")
-    plan.drop_matching(r"llm_model\..*rotary_emb\.inv_freq", "a constant, computed anew")
-    plan.drop_matching(r"text_encoder\..*position_ids", "0, 1, 2, ...")
-    base = peft_base_names(plan.left)
-    for name in plan.left:
-        if name in base:
-            plan.move(
-                name, LLM + base[name].removeprefix("llm_model."), reason="older peft named the base layer without base_layer"
-            )
-    _map_text_encoder(plan)
-    map_lavis(plan)
-    plan.rename(patterns(UNIFASHION_RULES))
+    ledger.drop_matching(UNUSED, "never used by the released forward passes")
+    ledger.drop_matching(r"llm_model\..*rotary_emb\.inv_freq", "a constant, computed anew")
+    ledger.drop_matching(r"text_encoder\..*position_ids", "0, 1, 2, ...")
+    for name, today in peft_base_names(ledger.left).items():
+        ledger.move(name, LLM + today.removeprefix("llm_model."), reason="older peft named the base layer without base_layer")
+    ledger.rename(((r"text_encoder\.(?:text_model\.)?(.+)", rf"diffusion_head.text_encoder.model.{clip_text_prefix()}\1"),))
+    map_lavis(ledger)
+    ledger.rename(UNIFASHION_RULES)
     notes = []
-    if "prompt_tokens" in plan.source:
+    if "prompt_tokens" in ledger.source:
         notes.append("the released re-ranking model made its gallery with q_R although q_T was trained for targets: score with q_R "
                      "(query_set='reference') to compare with its numbers")  # fmt: skip
-    if any(name.startswith("proj_layer.") for name in plan.source):
+    if any(name.startswith("proj_layer.") for name in ledger.source):
         notes.append("build the diffusion head with adapter: residual_mlp to take diffusion_head.adapter")
     return notes
 
 
-def _map_text_encoder(plan: Plan) -> None:
-    """The text encoder in the names that the installed transformers gives its class."""
-    from unifashion_pl.weights.ldm import clip_text_target
-
-    for name in plan.left:
-        if match := re.fullmatch(r"text_encoder\.(?:text_model\.)?(.+)", name):
-            plan.move(name, f"diffusion_head.text_encoder.model.{clip_text_target(match[1])}")
-
-
-def map_sprc(plan: Plan) -> list[str]:
+def map_sprc(ledger: Ledger) -> list[str]:
     """``Blip2QformerCirAlignPrompt`` and its siblings. Returns notes for the user."""
-    plan.drop_matching(r"prompt_tokens", "aligns texts in SPRC's training and takes no part in its search")
-    plan.drop_matching(UNUSED, "never used by the released forward passes")
-    map_lavis(plan)
+    ledger.drop_matching(r"prompt_tokens", "aligns texts in SPRC's training and takes no part in its search")
+    ledger.drop_matching(UNUSED, "never used by the released forward passes")
+    map_lavis(ledger)
     return [
         "SPRC composes in two passes (fused queries, then a text pass over them), ours in one (Eq. 9 of UniFashion): a start for training, "
         "not a copy of its numbers"
     ]
 
 
-def check_residual(tensors: Mapping[str, Tensor], path: str) -> None:
-    """Adapters and LLM beside BLIP-2: pairs of weight and bias, and equal widths.
-
-    Raises:
-        ValueError: half an adapter.
+def check_adapters(tensors: Mapping[str, Tensor], path: str) -> None:
     """
-    for prefix, leaves in (
-        ("caption_head.adapter.", ("weight", "bias")),
-        ("diffusion_head.adapter.", tuple(f"{m}.{leaf}" for m in ("norm", "dense1", "dense2") for leaf in ("weight", "bias"))),
-    ):
-        found = {name for name in tensors if name.startswith(prefix)}
-        if found and found != {prefix + leaf for leaf in leaves}:
-            gone = sorted({prefix + leaf for leaf in leaves} - found)
+    Raises:
+        ValueError: half an adapter of the LLM or of the denoiser.
+    """
+    pair = ("weight", "bias")
+    whole = {
+        "caption_head.adapter.": {*pair},
+        "diffusion_head.adapter.": {f"{module}.{leaf}" for module in ("norm", "dense1", "dense2") for leaf in pair},
+    }
+    for prefix, leaves in whole.items():
+        found = {name.removeprefix(prefix) for name in tensors if name.startswith(prefix)}
+        if found and found != leaves:
+            gone = sorted(prefix + leaf for leaf in leaves - found)
             raise ValueError(f"{path} holds half an adapter: {prefix}* lacks {gone}. Nothing was written")

@@ -1,4 +1,4 @@
-"""How the shipped toy Stable Diffusion was made: ``python -m unifashion_pl.weights.train_tiny_sd --out FOLDER``.
+"""How the shipped toy Stable Diffusion was made: ``python checkpoints/train_tiny_sd.py --out FOLDER``.
 
 A small U-Net and its text encoder learn text -> image on wardrobes of other seeds than the demo's, in the latents of the shipped tiny
 VAE (see ``train_tiny_vae``). The tiny model starts from them as the paper's model starts from Stable Diffusion.

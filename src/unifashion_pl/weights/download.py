@@ -1,4 +1,4 @@
-"""Opening what people download: single files, sharded folders, pipelines, checkpoints that wrap their state dict."""
+"""What people download, opened: single files, sharded folders, pipelines, checkpoints that wrap their state dict; and what it is."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ STANDARD = (
     "adapter_model.bin",
 )
 
+PIPELINE = "model_index.json"
+#: What a file that describes a download should be, for messages.
+JSON = "readable JSON (half downloaded?)"
+#: Class names under which SPRC's code saves; UniFashion's code took over others of them.
+SPRC_CLASSES = ("Blip2QformerCirAlignPrompt", "Blip2QformerCirCat")
+
 
 class Index(TypedDict):
     """An index of shards, as transformers and diffusers write it."""
@@ -31,7 +37,7 @@ class Index(TypedDict):
 
 
 @dataclass
-class Source:
+class Download:
     """An opened checkpoint.
 
     Attributes:
@@ -40,7 +46,7 @@ class Source:
         files: the weight files that were read.
         wrapper: key of the dict that held the state dict, e.g. ``state_dict`` or a class name, or None.
         config: ``config.json`` or ``adapter_config.json`` beside the weights.
-        parts: subfolder -> its source, for diffusers pipelines.
+        parts: subfolder -> what is in it, for diffusers pipelines.
     """
 
     path: Path
@@ -48,10 +54,10 @@ class Source:
     files: list[Path] = field(default_factory=list)
     wrapper: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
-    parts: dict[str, Source] = field(default_factory=dict)
+    parts: dict[str, Download] = field(default_factory=dict)
 
 
-def open_source(path: str | Path) -> Source:
+def open_download(path: str | Path) -> Download:
     """Open a file or folder; tensors stay on disk where the format allows it.
 
     Raises:
@@ -61,12 +67,13 @@ def open_source(path: str | Path) -> Source:
     path = Path(path)
     if path.is_file():
         tensors, wrapper = unwrap(read_content(path), path)
-        return Source(path, tensors, [path], wrapper)
+        return Download(path, tensors, [path], wrapper)
     if not path.is_dir():
         raise FileNotFoundError(f"no checkpoint at {path}: expected a file or a folder")
-    if (path / "model_index.json").is_file():
+    if (path / PIPELINE).is_file():
         return _open_pipeline(path)
-    config = next((_read_json(path / n) for n in ("config.json", "adapter_config.json") if (path / n).is_file()), {})
+    configs = (path / name for name in ("config.json", "adapter_config.json"))
+    config = next((read_json(file, dict[str, Any], JSON) for file in configs if file.is_file()), {})
     files = weight_files(path)
     tensors = {}
     for file in files:
@@ -75,7 +82,7 @@ def open_source(path: str | Path) -> Source:
             raise ValueError(f"{file} repeats {len(doubled)} tensors of another shard, e.g. {sorted(doubled)[:2]}")
         tensors.update(part)
     _check_index(path, tensors)
-    return Source(path, tensors, files, None, config)
+    return Download(path, tensors, files, None, config)
 
 
 def unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -112,7 +119,7 @@ def weight_files(folder: Path) -> list[Path]:
         FileNotFoundError: none, or a shard of the index is not there.
         ValueError: several, and nothing says which.
     """
-    for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name):
+    if index := _index_of(folder):
         shards = sorted(set(_weight_map(index).values()))
         if gone := [name for name in shards if not (folder / name).is_file()]:
             raise FileNotFoundError(
@@ -130,39 +137,67 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
+def _index_of(folder: Path) -> Path | None:
+    """The index of shards, that of safetensors first."""
+    return min(folder.glob("*.index.json"), key=lambda path: ("safetensors" not in path.name, path), default=None)
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     """Tensor -> file of the same folder.
 
     Raises:
         ValueError: not an index of shards, or one that names files elsewhere.
     """
-    names: dict[str, str] = read_json(index, Index, "readable JSON (half downloaded?)")["weight_map"]
+    names: dict[str, str] = read_json(index, Index, JSON)["weight_map"]
     if elsewhere := [name for name in names.values() if Path(name).name != name]:
         raise ValueError(f"{index} names {elsewhere[0]!r}, which is not a file beside it")
     return names
 
 
 def _check_index(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    for index in sorted(folder.glob("*.index.json"), key=lambda p: "safetensors" not in p.name)[:1]:
-        promised = _weight_map(index).keys()
-        if lost := sorted(promised - tensors.keys()):
-            raise ValueError(f"{folder}: {index.name} promises {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
+    index = _index_of(folder)
+    if index is not None and (lost := sorted(_weight_map(index).keys() - tensors.keys())):
+        raise ValueError(f"{folder}: {index.name} promises {len(lost)} tensors that no shard holds, e.g. {lost[0]}")
 
 
-def _open_pipeline(folder: Path) -> Source:
-    index = _read_json(folder / "model_index.json")
+def _open_pipeline(folder: Path) -> Download:
+    index = read_json(folder / PIPELINE, dict[str, Any], JSON)
     parts = {}
     for name in ("unet", "vae", "text_encoder", "image_encoder"):
         named = index.get(name)
         if not (isinstance(named, list) and any(named)) and not (folder / name).is_dir():
             continue  # a part that a pipeline was saved without stands as [null, null]
         if not (folder / name).is_dir():
-            raise FileNotFoundError(f"{folder} is half downloaded: model_index.json names {name}/, which is not there")
-        parts[name] = open_source(folder / name)
+            raise FileNotFoundError(f"{folder} is half downloaded: {PIPELINE} names {name}/, which is not there")
+        parts[name] = open_download(folder / name)
     if not parts:
-        raise FileNotFoundError(f"{folder} has a model_index.json but none of unet/, vae/, text_encoder/, image_encoder/")
-    return Source(folder, {}, [file for part in parts.values() for file in part.files], None, index, parts)
+        raise FileNotFoundError(f"{folder} has a {PIPELINE} but none of unet/, vae/, text_encoder/, image_encoder/")
+    return Download(folder, {}, [file for part in parts.values() for file in part.files], None, index, parts)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return read_json(path, dict[str, Any], "readable JSON (half downloaded?)")
+def recognise(source: Download) -> str | None:
+    """Of which kind of :data:`~unifashion_pl.weights.manifest.KINDS` a checkpoint is by the names of its tensors; None = of none."""
+    if source.parts:
+        return "pbe" if source.config.get("_class_name") == "PaintByExamplePipeline" else "sd"
+    if source.config.get("peft_type"):
+        return "lora"
+
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in source.tensors)
+
+    if has("Qformer."):
+        if source.wrapper in SPRC_CLASSES:
+            return "sprc"
+        own = has("prompt_tokens", "llm_proj.", "llm_query_tokens", "query_proj.", "caption_proj.", "proj_layer.")
+        return "unifashion" if own or (source.wrapper or "").startswith("Blip2QformerCir") else "blip2-lavis"
+    if has("qformer.") and has("vision_projection.", "text_projection."):
+        return "blip2-hf"
+    if has("model.diffusion_model."):
+        if has("control_model."):
+            return "stableviton"
+        return "pbe" if has("learnable_vector", "cond_stage_model.mapper.") else "sd"
+    if has("encoder.down.", "encoder.down_blocks.", "first_stage_model.encoder."):
+        return "vae"
+    if has("model.layers.0.", "language_model.", "model.language_model."):
+        return "llm"
+    return "tower" if {"blocks.0.attn.qkv.weight", "pos_embed"} <= source.tensors.keys() else None

@@ -5,26 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 from torch import Tensor
 
-from unifashion_pl.reading import FormatError, read_json
+from unifashion_pl.files import write_text
+from unifashion_pl.reading import converted, read_json
+from unifashion_pl.weights.fit import require_fit
 
 Action = Literal["taken", "renamed", "split", "merged", "dropped"]
-#: What a rule gives for a name that it does not know.
-Rename = Callable[[str], str | None]
+#: Regular expressions of whole names, and what replaces them; the first that matches counts.
+Rules = Sequence[tuple[str, str]]
 
 REPORT = "report.json"
 FORMAT = "unifashion-import/1"
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerEntry:
     """What happened to one tensor of the source.
 
     Attributes:
@@ -43,7 +44,7 @@ class Report:
     """Everything an import did, written as ``report.json`` beside the tensors.
 
     Attributes:
-        kind: of :data:`unifashion_pl.weights.kinds.KINDS`.
+        kind: of :data:`unifashion_pl.weights.manifest.KINDS`.
         source: the file or folder that was imported.
         sha256: of the source's weight files by name.
         licence: of the published part, as far as the manifest knows it.
@@ -58,7 +59,7 @@ class Report:
     source: str
     sha256: dict[str, str] = field(default_factory=dict)
     licence: str = "unknown"
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[LedgerEntry] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -85,7 +86,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         content = {"format": FORMAT, **asdict(self), "counts": self.counts()}
-        (folder / REPORT).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(folder / REPORT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Report:
@@ -101,19 +102,22 @@ class Report:
         if content.pop("format", None) != FORMAT:
             raise ValueError(f"{path} is no report of an import: expected format {FORMAT!r}")
         content.pop("counts", None)
-        try:
-            return msgspec.convert(content, cls)
-        except msgspec.ValidationError as error:
-            raise FormatError(f"{path}: {error}") from error
+        return converted(content, cls, str(path))
 
 
-class Plan:
+def is_imported(folder: str | Path) -> bool:
+    """Whether a folder was written by ``unifashion weights import``."""
+    path = Path(folder) / REPORT
+    return path.is_file() and FORMAT in path.read_bytes()[:200].decode("utf-8", "replace")
+
+
+class Ledger:
     """Assigns the tensors of ``source``, each once, and collects the result in ``tensors`` under new names."""
 
     def __init__(self, source: Mapping[str, Tensor]) -> None:
         self.source = source
         self.tensors: dict[str, Tensor] = {}
-        self.entries: list[Entry] = []
+        self.entries: list[LedgerEntry] = []
         self._left = dict.fromkeys(source)
 
     @property
@@ -121,88 +125,65 @@ class Plan:
         """Names that nothing has accounted for yet, in the file's order."""
         return list(self._left)
 
+    def below(self, prefix: str) -> dict[str, str]:
+        """What is left below a prefix: name without it -> name."""
+        return {name.removeprefix(prefix): name for name in self._left if name.startswith(prefix)}
+
     def move(self, name: str, target: str, tensor: Tensor | None = None, reason: str = "") -> None:
         """``tensor``: in place of the source's own, where more than its name changes; ``reason`` says what was done."""
-        self._spend((name,))
-        self._put(target, self.source[name] if tensor is None else tensor)
-        self.entries.append(Entry("taken" if name == target else "renamed", (name,), (target,), reason))
+        action: Action = "taken" if name == target else "renamed"
+        self._assign(action, (name,), {target: self.source[name] if tensor is None else tensor}, reason)
 
     def split(self, name: str, parts: Mapping[str, Tensor], reason: str) -> None:
-        self._spend((name,))
-        for target, tensor in parts.items():
-            self._put(target, tensor)
-        self.entries.append(Entry("split", (name,), tuple(parts), reason))
-
-    def merge(self, names: Sequence[str], target: str, tensor: Tensor, reason: str) -> None:
-        self._spend(names)
-        self._put(target, tensor)
-        self.entries.append(Entry("merged", tuple(names), (target,), reason))
+        """One tensor becomes several."""
+        self._assign("split", (name,), parts, reason)
 
     def drop(self, names: Iterable[str], reason: str) -> None:
+        """Tensors that have no place in ours."""
         for name in list(names):
-            self._spend((name,))
-            self.entries.append(Entry("dropped", (name,), (), reason))
+            self._assign("dropped", (name,), {}, reason)
 
     def drop_matching(self, pattern: str, reason: str) -> None:
         """Drop what is left and matches the whole of a regular expression."""
         self.drop([name for name in self.left if re.fullmatch(pattern, name)], reason)
 
-    def rename(self, rename: Rename) -> None:
-        """Move everything that is left and that ``rename`` knows."""
+    def rename(self, rules: Rules) -> None:
+        """Move everything that is left and that a rule knows."""
         for name in self.left:
-            if (target := rename(name)) is not None:
-                self.move(name, target)
+            for pattern, replacement in rules:
+                if match := re.fullmatch(pattern, name):
+                    self.move(name, match.expand(replacement))
+                    break
 
-    def require_complete(self, path: str, kind: str) -> None:
-        """
+    def close(self, path: str | Path, report: Report) -> None:
+        """Enter everything into the report.
+
         Raises:
             ValueError: names that no rule explains.
         """
         if self._left:
             raise ValueError(
-                f"{path} was read as {kind}, but {len(self._left)} of its {len(self.source)} tensors are unexplained, "
+                f"{path} was read as {report.kind}, but {len(self._left)} of its {len(self.source)} tensors are unexplained, "
                 f"e.g. {self.left[:4]}: is it another architecture? Nothing was written"
             )
+        report.entries += self.entries
 
-    def _spend(self, names: Iterable[str]) -> None:
+    def _assign(self, action: Action, names: tuple[str, ...], parts: Mapping[str, Tensor], reason: str) -> None:
         for name in names:
             if name not in self._left:
                 raise KeyError(f"{name} is not in the source or was already assigned")
             del self._left[name]
-
-    def _put(self, target: str, tensor: Tensor) -> None:
-        if target in self.tensors:
-            raise ValueError(f"two tensors of the source would become {target}: the file mixes naming schemes")
-        self.tensors[target] = tensor
-
-
-def patterns(rules: Sequence[tuple[str, str]]) -> Rename:
-    """Renaming by the first regular expression that matches the whole name; the second part is its replacement."""
-    compiled = [(re.compile(pattern), replacement) for pattern, replacement in rules]
-
-    def rename(name: str) -> str | None:
-        for pattern, replacement in compiled:
-            if match := pattern.fullmatch(name):
-                return match.expand(replacement)
-        return None
-
-    return rename
+        for target, tensor in parts.items():
+            if target in self.tensors:
+                raise ValueError(f"two tensors of the source would become {target}: the file mixes naming schemes")
+            self.tensors[target] = tensor
+        self.entries.append(LedgerEntry(action, names, tuple(parts), reason))
 
 
-def compare(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str) -> None:
+def compare(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
     """Names and shapes against a reference built on the meta device.
 
     Raises:
         ValueError: what is missing, superfluous or of another shape, with examples.
     """
-    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    shapes = [
-        f"{name}: file {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name].shape
-    ]
-    if missing or extra or shapes:
-        raise ValueError(
-            f"{path} is incomplete or of another architecture: {len(missing)} tensors missing {missing[:3]}, {len(extra)} left over "
-            f"{extra[:3]}, {len(shapes)} of another shape {sorted(shapes)[:2]}. Nothing was written"
-        )
+    require_fit(tensors, expected, f"{path} is incomplete or of another architecture", "Nothing was written")

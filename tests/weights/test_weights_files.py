@@ -1,10 +1,12 @@
-"""Tensors from files and nothing but tensors; parts of pipelines."""
+"""Tensors from files and nothing but tensors; damage of any kind is a sentence."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import pickle
+import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from unifashion_pl.weights.files import load_part, load_tensors
+from unifashion_pl import UniFashionModule
+from unifashion_pl.weights.checkpoint import read_checkpoint, read_state
+from unifashion_pl.weights.files import load_tensors
 
 STATE = {"layer.weight": torch.arange(600.0).view(20, 30), "steps": torch.tensor(3), "half": torch.ones(4).half()}
 
@@ -94,21 +98,6 @@ def test_missing_files_and_other_contents_are_named(tmp_path: Path) -> None:
             load_tensors(tmp_path / "other.pt")
 
 
-class Asked:
-    @classmethod
-    def from_pretrained(cls, name: str, **kwargs: Any) -> tuple[str, dict[str, Any]]:
-        return name, kwargs
-
-
-def test_parts_are_looked_for_in_pipelines_in_their_own_folders_and_on_the_hub(tmp_path: Path) -> None:
-    (tmp_path / "pipe" / "vae").mkdir(parents=True)
-    pipe, part = str(tmp_path / "pipe"), str(tmp_path / "pipe" / "vae")
-    assert load_part(Asked, pipe, "vae", dtype=1) == (pipe, {"subfolder": "vae", "dtype": 1})
-    assert load_part(Asked, Path(part), "vae") == (part, {})
-    assert load_part(Asked, "owner/pipeline", "vae") == ("owner/pipeline", {"subfolder": "vae"})
-    assert load_part(Asked, "owner/vae:", "vae", dtype=1) == ("owner/vae", {"dtype": 1})
-
-
 def test_a_pickle_that_calls_the_system_is_named_and_not_run(tmp_path: Path) -> None:
     """torch words the modules that it blocks by name, such as ``os``, differently."""
 
@@ -120,3 +109,61 @@ def test_a_pickle_that_calls_the_system_is_named_and_not_run(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"trap.pth holds more than tensors and was not loaded: \w+\.system$"):
         load_tensors(tmp_path / "trap.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_states_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    huge = torch.zeros(1).expand(1 << 40)
+    states: list[Any] = [
+        [],
+        None,
+        {"a": "text"},
+        {1: torch.ones(1)},
+        {"a": {"b": torch.ones(1)}},
+        {"a": huge},
+        {"a": torch.eye(3).to_sparse()},
+        {"a": torch.ones(3, device="meta")},
+    ]
+    for state in states:
+        torch.save({"state_dict": state, "hyper_parameters": {"backbone": {}}}, path)
+        for read in (read_state, read_checkpoint, UniFashionModule.from_pretrained):
+            with pytest.raises(ValueError, match="a.ckpt"):
+                read(path)
+
+
+def test_packed_archives_are_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, tmp_path / "plain.ckpt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.ckpt") as plain,
+        zipfile.ZipFile(tmp_path / "a.ckpt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for entry in plain.namelist():
+            packed.writestr(entry, plain.read(entry))
+    with pytest.raises(ValueError, match="PyTorch packs nothing"):
+        read_state(tmp_path / "a.ckpt")
+
+
+def test_damaged_bytes_are_sentences(tmp_path: Path) -> None:
+    """Flipped, cut and added bytes; whatever still reads is whole."""
+    rng, seen = random.Random(0), 0
+    good = {"a": torch.arange(60.0), "b": torch.ones(2, 3)}
+    save_file(good, tmp_path / "a.safetensors")
+    torch.save({"state_dict": good, "hyper_parameters": {"backbone": {}}}, tmp_path / "a.ckpt")
+    (tmp_path / "old.ckpt").write_bytes(pickle.dumps({"state_dict": {}}))
+    for file in sorted(tmp_path.iterdir()):
+        data = file.read_bytes()
+        for _ in range(120):
+            changed = bytearray(data)
+            for _ in range(rng.choice([1, 4])):
+                changed[rng.randrange(min(len(data), rng.choice([200, len(data)])))] = rng.randrange(256)
+            path = tmp_path / f"damaged{file.suffix}"
+            path.write_bytes(changed[: rng.choice([len(data), len(data), rng.randrange(len(data))])])
+            said = ""
+            try:
+                state = read_state(path)
+            except ValueError as error:
+                said, state = str(error), {}
+                seen += 1
+            assert str(path) in said or state
+            assert all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    assert seen > 150

@@ -1,4 +1,4 @@
-"""Trains the two shipped tokenizers: ``python -m unifashion_pl.weights.tiny_tokenizers``.
+"""Trains the two shipped tokenizers: ``python checkpoints/train_tiny_tokenizers.py``.
 
 ``tiny_vocab.txt`` is the WordPiece vocabulary of the small Q-Former, ``tiny_llm_tokenizer.json`` the byte-level BPE of the small
 language model. The shipped weights (``configs/tiny_sd``, ``checkpoints/tiny``) hold the ids of the shipped files, which were made from an
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from unifashion_pl.files import write_text
 from unifashion_pl.wardrobe.products import ATTRIBUTES, RULES, change, make_product
 from unifashion_pl.wardrobe.texts import describe, modifying_texts, name_of
 
@@ -103,21 +104,18 @@ def train_byte_bpe(texts: Iterable[str], size: int = 1000) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=LLM_SPECIALS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=size, special_tokens=LLM_SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def main(folder: Path = Path(__file__).parent.parent / "configs") -> None:
+def main(folder: Path = Path(__file__).parents[1] / "src" / "unifashion_pl" / "configs") -> None:
     """Writes both files into ``folder``."""
     vocabulary = train_wordpiece(wardrobe_texts())
-    (folder / "tiny_vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    write_text(folder / "tiny_vocab.txt", "\n".join(vocabulary) + "\n")
     tokenizer = train_byte_bpe(wardrobe_texts())
-    tokenizer.save(str(folder / "tiny_llm_tokenizer.json"), pretty=False)
+    write_text(folder / "tiny_llm_tokenizer.json", tokenizer.to_str(pretty=False))
     print(f"tiny_vocab.txt: {len(vocabulary)} entries; tiny_llm_tokenizer.json: {tokenizer.get_vocab_size()} entries")
 
 

@@ -1,4 +1,4 @@
-"""How the shipped tiny VAE was made: ``python -m unifashion_pl.weights.train_tiny_vae --wardrobe FOLDER --out FOLDER``.
+"""How the shipped tiny VAE was made: ``python checkpoints/train_tiny_vae.py --wardrobe FOLDER --out FOLDER``.
 
 A small AutoencoderTiny (the architecture of TAESD, which does without normalisation layers and so learns colours within minutes; 4 latent
 channels, 4x down-sampling) is trained on training pictures of the procedural wardrobe at 64 x 64; the scaling factor is measured from
