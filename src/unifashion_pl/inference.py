@@ -21,7 +21,7 @@ from unifashion_pl import toy
 from unifashion_pl.arguments import ArgumentError, Seeds, count, number, seeds, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
-from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.data.transforms import EncoderTransform, to_pil
 from unifashion_pl.inference_images import Images, OneImage, image_list, open_image
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
@@ -289,7 +289,7 @@ def generate(
             ]  # alone: texts are padded to the longest
             queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
         made: Tensor = head.generate(queries, texts, seeds=own, **settings)
-        return [Image.fromarray(x.cpu().permute(1, 2, 0).contiguous().numpy(), "RGB") for x in made]
+        return [to_pil(picture) for picture in made]
 
     with evaluating(model):
         return painted_in_batches(rows, batch_size, work)
