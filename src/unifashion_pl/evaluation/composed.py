@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -208,25 +208,27 @@ class ComposedPart(Part):
     def _chance(self, team: Team) -> list[ResultRecord]:
         """Chance levels with the reference kept, on the whole gallery and on references and targets."""
         members = {m for part in team.objects(self.gallery) for m in part}
-        queries = Counter(line["category"] for line in self.metric.per_query())
+        categories = sorted({line["category"] for line in self.metric.per_query()})
         records = []
         for gallery in ("original", "union"):
             sizes = Counter(category for category, _, union in members if union or gallery == "original")
-            if any(not sizes[c] for c in queries):
-                continue
-            levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in sorted(queries) for k in self.metric.ks}
-            protocol = str(replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True))
-            for name, value in {**levels, **averages(levels, self.metric.ks)}.items():
-                n = queries.get(name.partition("/")[0], sum(queries.values()))
-                records.append(
-                    ResultRecord(name, value, "percent", n, protocol, self._asked(name), implementation="hypergeometric")
-                )
+            if all(sizes[c] for c in categories):
+                levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in categories for k in self.metric.ks}
+                under = replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True)
+                records += self._recalls({**levels, **averages(levels, self.metric.ks)}, under, "hypergeometric")
         return records
 
-    def _asked(self, metric: str) -> int | None:
-        """Queries of the whole split that a number is about; None = not known."""
+    def _recalls(self, values: Mapping[str, float], under: Protocol, implementation: str) -> list[ResultRecord]:
+        """Records of recalls that need no model, with the numbers of queries that they are about."""
+        queries = Counter(line["category"] for line in self.metric.per_query())
         expected = self.metric.expected
-        return None if expected is None else expected.get(metric.partition("/")[0], sum(expected.values()))
+        records = []
+        for name, value in values.items():
+            category = name.partition("/")[0]
+            n = queries.get(category, queries.total())
+            whole = None if expected is None else expected.get(category, sum(expected.values()))
+            records.append(ResultRecord(name, value, "percent", n, str(under), whole, implementation=implementation))
+        return records
 
     def _gallery_captions(self, team: Team) -> dict[str, dict[str, str]]:
         """Category -> image id -> caption over all ranks, sorted by id."""
@@ -261,22 +263,10 @@ class ComposedPart(Part):
         if not captions:
             return []
         queries = [TextQuery(line["category"], line["target"], texts[line["key"]]) for line in self.metric.per_query()]
-        counts = Counter(query.category for query in queries)
         headline = self.metric.under(HEADLINE)
         details = {**dict(headline.details), "score": "bm25"}
-        protocol = str(replace(headline, score="caption", details=tuple(details.items())))
-        return [
-            ResultRecord(
-                name,
-                value,
-                "percent",
-                counts.get(name.partition("/")[0], len(queries)),
-                protocol,
-                self._asked(name),
-                implementation="BM25",
-            )
-            for name, value in text_only_floor(queries, captions, self.metric.ks).items()
-        ]
+        under = replace(headline, score="caption", details=tuple(details.items()))
+        return self._recalls(text_only_floor(queries, captions, self.metric.ks), under, "BM25")
 
     def _add_lines(self, outcome: Outcome, texts: dict[str, str]) -> None:
         """A line per query: of the metric, with rank, ties and list of the image score, which the report shows."""

@@ -125,10 +125,23 @@ class Rewritings:
                 new = rewritten.take([rows[str(mine.ids[i])] for i in places])
                 found = self._ranked(mine.take(places), new.tensors["embeddings"], shelf, height)
                 for text, i, after in zip(new.facts["text"], places, found):
-                    key = str(mine.ids[i])
-                    facts = {name: mine.facts[name][i] for name in ("category", "reference", "target")}
-                    told = {"dataset": self.dataset, "rule": rule, "key": key, "text": texts[key], "rewritten": text}
-                    lines.append(RewrittenLine(**told, **facts, **self._changes(given[i], after)))
+                    key, before = str(mine.ids[i]), given[i]
+                    line = RewrittenLine(
+                        dataset=self.dataset,
+                        rule=rule,
+                        key=key,
+                        text=texts[key],
+                        rewritten=text,
+                        **{name: mine.facts[name][i] for name in ("category", "reference", "target")},
+                        rank=before.rank,
+                        ties=before.ties,
+                        score=before.score,
+                        rewritten_rank=after.rank,
+                        rewritten_ties=after.ties,
+                        rewritten_score=after.score,
+                        overlap=overlap_at(before.top, after.top, self.metric.top_k),
+                    )
+                    lines.append(line)
         return lines
 
     def _ranked(self, queries: Rows, vectors: Tensor, shelf: Rows, height: int) -> list[_Standing]:
@@ -149,17 +162,6 @@ class Rewritings:
             columns = zip(ranks.better.tolist(), ranks.ties.tolist(), own.tolist(), tops)
             places += [_Standing(better + 1, ties, score, top) for better, ties, score, top in columns]
         return places
-
-    def _changes(self, before: _Standing, after: _Standing) -> dict[str, Any]:
-        return {
-            "rank": before.rank,
-            "ties": before.ties,
-            "score": before.score,
-            "rewritten_rank": after.rank,
-            "rewritten_ties": after.ties,
-            "rewritten_score": after.score,
-            "overlap": overlap_at(before.top, after.top, self.metric.top_k),
-        }
 
     def _records(self, rule: str, lines: Sequence[RewrittenLine], total: int, base: Protocol) -> list[ResultRecord]:
         """All numbers of one rewriting; ranks count ties against the query."""
