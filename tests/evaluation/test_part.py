@@ -4,70 +4,27 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import torch
 from evaluation.batches import evaluate, everything, make_model, pairs, split
+from evaluation.brightness import Brightness
 from jsonargparse import ArgumentParser
 
-from unifashion_pl.data.samples import Batch, PairBatch
 from unifashion_pl.evaluation import (
     CaptionPart,
     ComposedPart,
-    Context,
     Evaluator,
     ImagePart,
-    Outcome,
-    Part,
     PersonPart,
     RetrievalPart,
-    Stage,
 )
-from unifashion_pl.metrics.lines import Line, read_lines
-from unifashion_pl.metrics.records import ResultRecord, read_records
-from unifashion_pl.metrics.tables import merged
+from unifashion_pl.metrics.lines import read_lines
+from unifashion_pl.metrics.records import read_records
 from unifashion_pl.weights.trust import UntrustedCode, library_only
 
-
-class BrightnessLine(Line, kw_only=True):
-    """How bright one picture is."""
-
-    file: ClassVar[str] = "brightness"
-    id: str
-    value: float
-
-
-@dataclass
-class Brightness(Part):
-    """Mean of the pixels, all or in one channel: what somebody might add."""
-
-    channel: int | None = None
-
-    def takes(self, model: Any, batch: Batch, stage: Stage) -> bool:
-        return isinstance(batch, PairBatch) and stage == "test"
-
-    def task_of(self, record: ResultRecord) -> None:
-        return None
-
-    def begin(self) -> None:
-        self.found: dict[str, float] = {}
-
-    def update(self, model: Any, batch: Batch) -> None:
-        assert isinstance(batch, PairBatch)
-        chosen = batch.images if self.channel is None else batch.images[:, self.channel : self.channel + 1]
-        self.found.update(zip(batch.keys, chosen.float().mean((1, 2, 3)).tolist()))
-
-    def finish(self, context: Context) -> Outcome:
-        own = [BrightnessLine(dataset=self.dataset, id=key, value=value) for key, value in self.found.items()]
-        lines = merged(context.team, own, lambda line: line.id)
-        mean = statistics.fmean(line.value for line in lines)
-        records = [ResultRecord("mean", mean, "raw", len(lines), f"brightness(channel={self.channel})")]
-        outcome = Outcome(self.dataset, records=records, lines=[*lines])
-        outcome.log(records, "brightness")
-        return outcome
+NAMED = "evaluation.brightness.Brightness"
 
 
 def parser() -> ArgumentParser:
@@ -84,7 +41,7 @@ def built(*words: str) -> Evaluator:
 
 
 def test_a_class_from_outside_is_named_in_a_yaml_and_measures_beside_the_usual_ones(tmp_path: Path) -> None:
-    named = [{"class_path": f"{__name__}.Brightness", "init_args": {"channel": 1}}]
+    named = [{"class_path": NAMED, "init_args": {"channel": 1}}]
     evaluator = built("--evaluator.also", json.dumps(named), "--evaluator.max_captions", "0", "--evaluator.max_images", "0")
     evaluator.start("test")
     for batch in split(pairs(), 5):
@@ -137,7 +94,7 @@ def test_one_option_of_the_shorthand_sets_up_the_usual_parts() -> None:
 def test_what_was_saved_builds_the_same_again() -> None:
     """As the config in a checkpoint: all defaults are written out."""
     made = parser()
-    for words in (["--evaluator.also", json.dumps([{"class_path": f"{__name__}.Brightness"}])], ["--evaluator.max_images=3"]):
+    for words in (["--evaluator.also", json.dumps([{"class_path": NAMED}])], ["--evaluator.max_images=3"]):
         first = made.parse_args(words)
         again = made.parse_string(made.dump(first))
         assert made.instantiate(again).evaluator.parts == made.instantiate(first).evaluator.parts
@@ -151,7 +108,7 @@ def test_parts_and_the_shorthand_for_others_are_refused() -> None:
 def test_a_checkpoint_may_name_parts_of_the_library_and_no_others() -> None:
     made = parser()
     section = {"class_path": "unifashion_pl.evaluation.Evaluator", "init_args": {}}
-    for name, good in (("unifashion_pl.evaluation.RetrievalPart", True), (f"{__name__}.Brightness", False)):
+    for name, good in (("unifashion_pl.evaluation.RetrievalPart", True), (NAMED, False)):
         section["init_args"] = {"also": [{"class_path": name}]}
         with library_only("some.ckpt", trusted=False):
             if good:
