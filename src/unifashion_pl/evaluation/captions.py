@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +76,16 @@ def word_accuracy(name: str, pairs: Sequence[tuple[str | None, str | None]], wor
     ]
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What is captioned: an image (3, S, S), beside its true caption, in the style of its dataset."""
+
+    key: str
+    image: Tensor
+    caption: str
+    style: str
+
+
 @dataclass
 class CaptionPart(Part):
     """Captions of products, one per product, for the view with the smallest key.
@@ -109,7 +118,7 @@ class CaptionPart(Part):
         self.generation = {name: value for name, value in asked.items() if value is not None}
         self.words = {"category": GARMENTS, "colour": COLOURS} if self.word_checks is None else self.word_checks
         most = self.most if self.test else self.most_in_validation
-        self.drawing: Drawing[tuple[Tensor, str, str]] = Drawing(most, self.setting.seed)
+        self.drawing: Drawing[_Sample] = Drawing(most, self.setting.seed)
         self.products: set[str] = set()
 
     def update(self, model: FashionModel, batch: Batch) -> None:
@@ -119,19 +128,18 @@ class CaptionPart(Part):
             product = str(int(batch.products[i]))
             self.products |= {product} if batch.captions[i] else set()
             if batch.captions[i] and self.drawing.wants(product, key):
-                self.drawing.add(product, key, (batch.images[i].cpu(), batch.captions[i], batch.styles[i]))
+                sample = _Sample(key, batch.images[i].cpu(), batch.captions[i], batch.styles[i])
+                self.drawing.add(product, key, sample)
 
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the image, score on all."""
         team, model, full = context.team, context.model, context.full
-        own = self.drawing.own(team)
-        outcome = Outcome(self.dataset)
+        own = [sample for _, sample in self.drawing.own(team).values()]
+        outcome = Outcome(self.dataset, thumbnails={sample.key: thumbnail(sample.image) for sample in own})
         made: list[CaptionLine] = []
-        if own and model is not None:
-            items = [(key, *item) for key, item in own.values()]
-            for start in range(0, len(items), self.batch_size):
-                made += self._captions(model, items[start : start + self.batch_size])
-            outcome.thumbnails = {key: thumbnail(image) for key, (image, _, _) in own.values()}
+        if model is not None:
+            for start in range(0, len(own), self.batch_size):
+                made += self._captions(model, own[start : start + self.batch_size])
         lines = merged(team, made, lambda line: line.id)
         if not lines:
             return outcome
@@ -152,35 +160,37 @@ class CaptionPart(Part):
             whole, products = context.whole(self.dataset), {name for part in team.objects(self.products) for name in part}
             there = len(products) if whole is None else whole.captioned
             outcome.records = [replace(record, n_expected=there) for record in records]
-            styles = united(team, self._other_styles(model, own, outcome.needed))
+            styles = united(team, self._other_styles(model, [sample for sample in own if sample.key in outcome.needed]))
             for line in lines:
                 line.styles = styles.get(line.id, {})
         return outcome
 
-    def _other_styles(self, model: FashionModel | None, own: dict[str, Any], shown: set[str]) -> dict[str, dict[str, str]]:
+    def _other_styles(self, model: FashionModel | None, shown: list[_Sample]) -> dict[str, dict[str, str]]:
         """The shown products of this rank once more in the styles that their dataset does not have: id -> style -> text."""
-        mine = {key: (image, style) for key, (image, _, style) in own.values() if key in shown}
-        made: dict[str, dict[str, str]] = {key: {} for key in mine}
-        if mine and model is not None:
+        made: dict[str, dict[str, str]] = {sample.key: {} for sample in shown}
+        if shown and model is not None:
             assert model.caption_head is not None
-            images = torch.stack([image for image, _ in mine.values()]).to(model.device)
-            queries = model.backbone.image_pass(model.backbone.image_features(images))
+            queries = _queries(model, shown)
             for style in model.caption_head.styles:
-                rows = [i for i, (_, own_style) in enumerate(mine.values()) if own_style != style]
+                rows = [i for i, sample in enumerate(shown) if sample.style != style]
                 texts = model.caption_head.generate(queries[rows], [style] * len(rows), **self.generation)
                 for i, text in zip(rows, texts):
-                    made[list(mine)[i]][style] = text
+                    made[shown[i].key][style] = text
         return made
 
-    def _captions(self, model: FashionModel, items: list[tuple[str, Tensor, str, str]]) -> list[CaptionLine]:
+    def _captions(self, model: FashionModel, samples: list[_Sample]) -> list[CaptionLine]:
         assert model.caption_head is not None
-        keys, images, references, styles = (list(column) for column in zip(*items))
-        queries = model.backbone.image_pass(model.backbone.image_features(torch.stack(images).to(model.device)))
-        texts = model.caption_head.generate(queries, styles, **self.generation)
+        styles = [sample.style for sample in samples]
+        texts = model.caption_head.generate(_queries(model, samples), styles, **self.generation)
         lines = []
-        for key, style, text, reference in zip(keys, styles, texts, references):
-            words = {name: (first_mention(text, w), first_mention(reference, w)) for name, w in self.words.items()}
-            lines.append(
-                CaptionLine(dataset=self.dataset, id=key, style=style, hypothesis=text, reference=reference, words=words)
-            )
+        for sample, text in zip(samples, texts):
+            found = {name: (first_mention(text, w), first_mention(sample.caption, w)) for name, w in self.words.items()}
+            told = {"dataset": self.dataset, "id": sample.key, "style": sample.style, "reference": sample.caption}
+            lines.append(CaptionLine(hypothesis=text, words=found, **told))
         return lines
+
+
+def _queries(model: FashionModel, samples: list[_Sample]) -> Tensor:
+    """(B, Q, D) of the image pass."""
+    images = torch.stack([sample.image for sample in samples]).to(model.device)
+    return model.backbone.image_pass(model.backbone.image_features(images))

@@ -20,6 +20,16 @@ from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import merged
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """What is painted: from an image (3, S, S), or from it and a text; beside the truth (3, H, W), if the data has it."""
+
+    kind: str
+    image: Tensor
+    text: str
+    truth: Tensor | None
+
+
 @dataclass
 class ImagePart(Part):
     """Generated images beside the truth: reconstructions of pairs (Eq. 7) and composed generations (Eq. 12).
@@ -55,7 +65,7 @@ class ImagePart(Part):
         task = Protocol("reconstruction", self.dataset).adding(seed=first, sampler=self.sampler)
         self.scores = ImageScores(task=task, **(self.weights or {})) if self.test else None  # type: ignore[arg-type]
         most = self.most if self.test else self.most_in_validation
-        self.drawing: Drawing[tuple[Tensor, str, Tensor | None, str]] = Drawing(most, self.setting.seed)
+        self.drawing: Drawing[_Sample] = Drawing(most, self.setting.seed)
 
     def update(self, model: FashionModel, batch: Batch) -> None:
         """Keep the samples to be generated."""
@@ -67,7 +77,7 @@ class ImagePart(Part):
         for i, key in enumerate(batch.keys):
             if self.drawing.wants(key, key):
                 truth = batch.pixels[i].cpu() if batch.pixels is not None else None
-                self.drawing.add(key, key, (images[i].cpu(), texts[i], truth, kind))
+                self.drawing.add(key, key, _Sample(kind, images[i].cpu(), texts[i], truth))
 
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the sample."""
@@ -75,8 +85,8 @@ class ImagePart(Part):
         outcome = Outcome(self.dataset)
         lines = []
         if context.model is not None:
-            for key, item in own.values():
-                line, files = self._generate(context.model, key, *item)
+            for key, sample in own.values():
+                line, files = self._generate(context.model, key, sample)
                 lines.append(line)
                 outcome.files.update(files)
         outcome.lines = [*merged(context.team, lines, lambda line: line.id)]
@@ -85,11 +95,10 @@ class ImagePart(Part):
             outcome.log(outcome.records, "image")
         return outcome
 
-    def _generate(
-        self, model: FashionModel, key: str, image: Tensor, text: str, truth: Tensor | None, kind: str
-    ) -> tuple[PictureLine, dict[str, bytes]]:
+    def _generate(self, model: FashionModel, key: str, sample: _Sample) -> tuple[PictureLine, dict[str, bytes]]:
         assert model.diffusion_head is not None
-        features = model.backbone.image_features(image[None].to(model.device))
+        kind, text, truth = sample.kind, sample.text, sample.truth
+        features = model.backbone.image_features(sample.image[None].to(model.device))
         if kind == "composed":
             queries = model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
         else:
@@ -115,7 +124,7 @@ class ImagePart(Part):
         )
         if kind == "composed":
             line.reference = f"{stem}-given.jpg"
-            files[line.reference] = thumbnail(image, 256)
+            files[line.reference] = thumbnail(sample.image, 256)
         if truth is not None:
             line.truth = f"{stem}-truth.png"
             files[line.truth] = png(truth)
