@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
-from unifashion_pl.tasks.modes import evaluating
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import EditBatch, PairBatch, TryOnBatch
@@ -36,6 +35,7 @@ from unifashion_pl.generation.placed_attention import centres
 from unifashion_pl.generation.samplers import add_noise
 from unifashion_pl.inference_edits import editing_head
 from unifashion_pl.tasks import editing
+from unifashion_pl.tasks.eval_mode import evaluating
 from unifashion_pl.wardrobe.catalogue import SIZES
 from unifashion_pl.wardrobe.drawing import flat_frame
 from unifashion_pl.wardrobe.person import draw_figure, render_worn, worn_frame

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-import doctest
 import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from unifashion_pl.data import texts
 from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.texts import EVALUATION, Draw, modifying_text, number_of, phrases_text, product_text
-
-
-def test_examples() -> None:
-    assert doctest.testmod(texts).failed == 0
 
 
 @pytest.mark.parametrize(
