@@ -29,9 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from unifashion_pl.data.samples import EditBatch
-from unifashion_pl.evaluation.painting import taken
 from unifashion_pl.generation import SD1_UNET, Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.samplers import SAMPLERS, sample
+from unifashion_pl.prediction import taken
 from unifashion_pl.tasks import DiffusionModule
 
 #: Seconds per image of the paper (Limitations), on an A100.

@@ -34,8 +34,8 @@ from tqdm import tqdm
 from unifashion_pl.data.cloth import garment_mask, lab, plausible
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import PixelTransform
-from unifashion_pl.evaluation.painting import taken
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
+from unifashion_pl.prediction import taken
 from unifashion_pl.tasks import DiffusionModule, EditSettings
 
 GREY = 128

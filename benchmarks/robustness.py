@@ -13,13 +13,13 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from dialogues import ComposedQuery, multi_round
 from unifashion_pl.datamodules.benchmark import FOLDERS
 from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import GalleryBatch, PairBatch, QueryBatch
 from unifashion_pl.evaluation import Evaluator
-from unifashion_pl.evaluation.searches import ComposedQuery, multi_round
 from unifashion_pl.metrics.records import ResultRecord, read_records
 from unifashion_pl.wardrobe.feedback import WardrobeFeedback
 

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 
 from unifashion_pl.data.transforms import PixelTransform, to_tensor
-from unifashion_pl.evaluation.edits import VARIANTS
+from unifashion_pl.evaluation.persons import VARIANTS
 from unifashion_pl.generation import ImageVAE
 from unifashion_pl.metrics.intervals import wilson_interval
-from unifashion_pl.report.runfolder import read_lines
+from unifashion_pl.metrics.lines import read_lines
 
 SIZE = (112, 80)
 READ = ("colour", "pattern", "sleeve")

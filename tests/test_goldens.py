@@ -13,6 +13,8 @@ from goldens import take
 
 #: Share of a small run's numbers that another processor may move by more than a thousandth: ranks and greedy words flip where two are close.
 MOVED = 0.03
+#: Fields that nothing read and that went: of composed lines, the lists of the best by every score.
+DROPPED = ("/tops",)
 
 
 def gone(old: dict[str, list[str]], new: dict[str, list[str]]) -> list[str]:
@@ -53,6 +55,7 @@ def leaves(tree: Any) -> int:
 @pytest.mark.timeout(900)
 def test_a_small_run_writes_what_it_wrote(tmp_path: Path) -> None:
     old, new = take.read(take.HERE, "run"), json.loads(json.dumps(take.small_run(tmp_path)))
-    found = list(take.differences(old, new, 1e-3))
+    lines = take.differences(old, new, 1e-3)
+    found = [line for line in lines if not line.endswith(tuple(f"{name}: only in the old" for name in DROPPED))]
     assert [line for line in found if ": only in the " in line or " items, now " in line] == []
     assert len(found) <= MOVED * leaves(old), found[:40]

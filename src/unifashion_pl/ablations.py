@@ -20,10 +20,10 @@ from typing import Any, TypedDict
 from unifashion_pl import __version__
 from unifashion_pl.cli.training import train
 from unifashion_pl.files import check_writable, write_text
+from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records
 from unifashion_pl.reading import read_json, read_yaml
 from unifashion_pl.report.published import SCORE_OF_ROW, load_published, matches
-from unifashion_pl.report.runfolder import read_lines
 
 STATE = "ablation.json"
 METHOD_OF_SCORE = {score: method for method, score in SCORE_OF_ROW.items()}

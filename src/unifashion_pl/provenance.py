@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from unifashion_pl.names import plain_state
@@ -34,7 +36,13 @@ def commit(folder: Path | None = None) -> str | None:
     return answer.stdout.strip() or None
 
 
-def weights_hash(module: nn.Module, digits: int = 16) -> str:
+class Stateful(Protocol):
+    """Anything with parameters or buffers."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...
+
+
+def weights_hash(module: Stateful, digits: int = 16) -> str:
     """SHA-256 over names, shapes, types and bytes of all parameters and persistent buffers, its first ``digits`` digits.
 
     Equal for a module that FSDP2 has sharded; every rank has to ask then.

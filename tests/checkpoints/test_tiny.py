@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.evaluation.samples import COLOURS, GARMENTS, first_mention
+from unifashion_pl.evaluation.captions import COLOURS, GARMENTS, first_mention
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.person import LIP
 from unifashion_pl.wardrobe.products import CATEGORIES, Product, make_product

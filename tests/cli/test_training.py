@@ -107,10 +107,12 @@ def test_the_newest_last_is_found_and_fit_may_start_anew(tmp_path: Path) -> None
 def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", "phase1.yaml", *QUICK, *CPU])
     assert "policy phase1_joint: losses cross, itg, q2i" in capsys.readouterr().out
-    main(["fit", "--config", "phase2.yaml", *QUICK, *CPU, "--model.init_from", "runs/phase1"])
+    also = [{"class_path": "evaluation.brightness.Brightness"}]  # the command's to say: a checkpoint's is not looked at
+    measure = ["--model.evaluator.also", json.dumps(also)]
+    main(["fit", "--config", "phase2.yaml", *QUICK, *CPU, "--model.init_from", "runs/phase1", *measure])
     evaluator = {
         "class_path": "unifashion_pl.evaluation.Evaluator",
-        "init_args": {"max_captions": 4, "max_images": 1, "steps": 2},
+        "init_args": {"max_captions": 4, "max_images": 1, "steps": 2, "also": also},
     }
     ckpt = "runs/phase2/checkpoints/last.ckpt"
     main(
@@ -131,6 +133,7 @@ def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest
     # what the command asks of the evaluation is not overruled by the checkpoint's config
     assert {r["n"] for r in records if r["metric"] == "CIDEr"} == {4}
     assert len(list(Path("runs/phase2/test/images").glob("*--composed-truth.png"))) == 1
+    assert Path("runs/phase2/test/predictions/brightness.jsonl").is_file()
     assert any(r["protocol"].startswith("fashioniq/original/ref-kept") for r in records)
     page = build_report([Path("runs/phase1"), Path("runs/phase2")], Path("report.html")).read_text("utf-8")
     assert "toy" in page.lower()

@@ -17,13 +17,11 @@ from unifashion_pl.data.stream import EvalLoader
 from unifashion_pl.data.texts import number_of
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.evaluation import Evaluator
-from unifashion_pl.evaluation.collect import Outcome
 from unifashion_pl.evaluation.coverage import Coverage
-from unifashion_pl.evaluation.evaluator import named_apart
+from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import ResultRecord, read_records
 from unifashion_pl.metrics.tables import Team
 from unifashion_pl.module import UniFashionModule
-from unifashion_pl.report.runfolder import read_lines
 from unifashion_pl.tasks import RetrievalModule
 
 N, VIEWS = 12, 2
@@ -123,9 +121,3 @@ def test_counts_add_up() -> None:
     once = coverage.labelled(plain, ("shop/val", "pairs"))
     assert once.protocol == "coco(shortened=4/12)"
     assert coverage.labelled(once, ("shop/val", "pairs")) == once
-
-
-def test_names_of_two_datasets_are_kept_apart() -> None:
-    one, two = Outcome("shop/val", {"shop/CIDEr": 1.0, "shop/a": 3.0}), Outcome("shop/test", {"shop/CIDEr": 2.0})
-    assert named_apart([one, two]) == {"shop/val/CIDEr": 1.0, "shop/val/a": 3.0, "shop/test/CIDEr": 2.0}
-    assert named_apart([one]) == one.values

@@ -14,11 +14,11 @@ from torch.nn.functional import normalize
 
 from unifashion_pl.data.captions import LeakError, provenance_faults, read_library
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch
-from unifashion_pl.evaluation.collect import Outcome, team_of_all
-from unifashion_pl.evaluation.composed import ComposedEvaluation
+from unifashion_pl.evaluation import ComposedPart, Context, Outcome, Setting
 from unifashion_pl.metrics import leaks
 from unifashion_pl.metrics.leaks import Audit, caption_audit, check_audits
 from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import team_of_all
 
 GALLERY, TARGETS = 240, 100
 WORDS = ["red", "blue", "long", "short", "lace", "silk", "plain", "striped", "collar", "belt", "pocket", "loose"]
@@ -94,11 +94,11 @@ def planted() -> list[str]:
 
 
 def evaluated(batch: GalleryBatch, full: bool = True) -> Outcome:
-    part = ComposedEvaluation("fashioniq/val", (1, 10), ablations=False, shown=0, top_k=3, seed=0)
+    part = ComposedPart((1, 10), ablations=False).of("fashioniq/val", Setting(shown=0, top_k=3))
     model: Any = SimpleNamespace(backbone=None, retrieval_head=Head())
-    part.update_gallery(model, batch)
-    part.update_queries(model, queries())
-    return part.finish(team_of_all(), full)
+    part.update(model, batch)
+    part.update(model, queries())
+    return part.finish(Context(team_of_all(), model, full))
 
 
 def assisted(outcome: Outcome) -> list[ResultRecord]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 import torch
 
+from unifashion_pl.data.texts import EVALUATION, modifying_text
 from unifashion_pl.metrics.recall import exact_ranks
 from unifashion_pl.metrics.robustness import (
     PARAPHRASES,
@@ -19,6 +21,8 @@ from unifashion_pl.metrics.robustness import (
     statements,
     success_by_round,
 )
+from unifashion_pl.wardrobe.catalogue import SIZES, fiq_parts
+from unifashion_pl.wardrobe.products import COLOURS as SPOKEN
 
 TEXTS = [
     "Is red and has long sleeves",
@@ -157,3 +161,14 @@ def test_success_stays_and_an_early_end_is_no_success() -> None:
         [False, False, False],
     ]
     assert success_by_round([[3, 11, 0]], 1, 3) == [[False, False, True]]
+
+
+def test_rewritings_keep_what_the_wardrobe_speaks_of() -> None:
+    noun = re.compile(rf"\b(?:{'|'.join(SPOKEN)}|stripes|checks|dots|flowers|lettering|buttons|neck|collar)\b")
+    parts = [p for p in fiq_parts(SIZES["tiny"], 0) if p.name != "test"]
+    texts = [modifying_text(t.texts, EVALUATION, "") for p in parts for t in p.split.triplets]
+    for rewrite in REWRITINGS.values():
+        for text in texts:
+            words = [sorted(noun.findall(x.lower().replace("gray", "grey"))) for x in (text, rewrite(text))]
+            assert words[0] == words[1]
+    assert all(negate(text) != text != paraphrase(text) for text in texts)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from unifashion_pl.metrics.lines import image_name, write_lines
 from unifashion_pl.metrics.records import Interval, ResultRecord, write_records
-from unifashion_pl.report.runfolder import image_name, write_lines
 
 COLOURS = {"red": (178, 58, 52), "navy": (38, 52, 92), "green": (62, 110, 74), "beige": (205, 186, 150), "black": (40, 40, 42)}
 KINDS = ("dress", "shirt", "skirt")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unifashion_pl.metrics.lines import write_lines
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.report import build_report
 from unifashion_pl.report.compare import Difference, differences, holm, partners, refusal
 from unifashion_pl.report.outcomes import Outcomes, Row, outcomes
-from unifashion_pl.report.runfolder import Evaluation, Run, name_apart, write_lines
+from unifashion_pl.report.runfolder import Evaluation, Run, name_apart
 
 COMPOSED = "fashioniq/original/ref-kept/image(score=itc,text=and)"
 HUNDRED = "fashiongen_100(pool=subcategory,n=40,draws=2,seed=0,list=aaaa)"

@@ -5,60 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_run import make_run
 
 from unifashion_pl.metrics.records import Interval, ResultRecord
-from unifashion_pl.report import build_report
 from unifashion_pl.report.curves import Panel, chart, nice_ticks, panels, smooth
 from unifashion_pl.report.html import Page
-from unifashion_pl.report.runfolder import Evaluation, image_name, read_lines, read_run, write_lines
+from unifashion_pl.report.runfolder import Evaluation
 from unifashion_pl.report.tables import add_numbers, number_rows
-
-
-@pytest.fixture(scope="module")
-def fake_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("runs") / "demo")
-
-
-def test_run_folder_is_read_by_phase(fake_run: Path) -> None:
-    run = read_run(fake_run)
-    assert [c.label for c in run.curves] == ["phase1", "phase2"]
-    assert [e.label for e in run.evaluations] == ["phase1", "phase2"]
-    assert run.is_toy
-    assert not any(name.startswith("test/") for c in run.curves for name in c.columns)
-    assert len(run.curves[0].columns["train/loss"]) == 200
-    assert len(run.evaluations[0].shown("captions")) == 5
-
-
-def test_the_trained_configuration_stands_before_that_of_the_test(tmp_path: Path) -> None:
-    for name, policy in (("config.yaml", "trained"), ("test/config.yaml", "tested"), ("other/test/config.yaml", "alone")):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"model: {{policy: {policy}}}\ntrainer: {{max_steps: 7, devices: 1}}\n")
-    (tmp_path / "metrics.csv").write_text("step,train/loss\n1,2.0\n")
-    run = read_run(tmp_path)
-    assert {label: config["model"]["policy"] for label, config in run.configs.items()} == {"": "trained", "other": "alone"}
-    page = build_report([tmp_path], tmp_path / "r.html").read_text("utf-8")
-    assert ">steps</th><td>7</td><td>tested only</td>" in page
-    assert ">devices</th><td>1</td><td>1</td>" in page
-
-
-def test_image_names_are_safe_and_distinct() -> None:
-    names = [image_name("a/b", key) for key in ("x/../y", "x_.._y", "ü" * 300, "ü" * 301, "plain")]
-    assert len(set(names)) == 5
-    assert all(name.endswith(".jpg") and "/" not in name and len(name) < 160 for name in names)
-
-
-def test_lines_survive_writing(tmp_path: Path) -> None:
-    lines = [{"id": "ä", "top": [["x", 0.5]]}, {"id": "b", "text": "line\nbreak\u2028and"}]
-    write_lines(tmp_path / "a" / "x.jsonl", lines)
-    assert read_lines(tmp_path / "a" / "x.jsonl") == lines
-    assert read_lines(tmp_path / "none.jsonl") == []
-
-
-def test_damaged_lines_are_named(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"a": 1}\n{"a": \n')
-    with pytest.raises(ValueError, match=r"x.jsonl:2 is not a JSON object: Input data was truncated"):
-        read_lines(tmp_path / "x.jsonl")
 
 
 def test_panels_group_columns() -> None:

@@ -67,7 +67,7 @@ class UniFashionCLI(LightningCLI):
         if not saved.section:
             return  # of a model that was assembled by hand
         self._saved = saved
-        section = {**saved.section, "init_from": None}
+        section = {name: value for name, value in saved.section.items() if name not in OF_THE_COMMAND} | {"init_from": None}
         with buildable(found, chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
             # what was checked is what is laid: of the text of a class's name, the command's own parser would read a file of that name
             parser = self._model_parser()
@@ -78,7 +78,7 @@ class UniFashionCLI(LightningCLI):
 
     def _lay_below_options(self, section: dict[str, Any]) -> None:
         """A checkpoint's model over that of the configs and below the options of the command line."""
-        left = {*OF_THE_COMMAND, *(nulls(self._args) & {*HEADS})}
+        left = nulls(self._args) & {*HEADS}
         model = json.dumps({"model": {name: value for name, value in section.items() if name not in left}})
         self.config = self.parser.parse_args(with_config(self._args, model))
         self.config[self.config.subcommand].model.init_from = None  # the checkpoint has all weights

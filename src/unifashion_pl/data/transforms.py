@@ -25,6 +25,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
 
 
+def to_pil(image: Tensor) -> Image.Image:
+    """uint8 (3, H, W) on any device -> PIL RGB."""
+    return Image.fromarray(image.detach().to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy(), "RGB")
+
+
 def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
     """uint8 (C, h, w) -> uint8 (C, height, width)."""
     if image.shape[1:] == (height, width):

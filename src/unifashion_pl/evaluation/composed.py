@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unifashion_pl.data.samples import GalleryBatch, QueryBatch
-from unifashion_pl.evaluation.collect import Line, Outcome, chance_recall, fingerprint, order, thumbnail
+from unifashion_pl.data.samples import Batch, GalleryBatch, QueryBatch
+from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
+from unifashion_pl.evaluation.robustness import Rewritings
+from unifashion_pl.evaluation.sampling import chance_recall, fingerprint, order, thumbnail
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import Task
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.leaks import HALF, Audit, TextQuery, caption_audit, check_audits, check_provenance, text_only_floor
+from unifashion_pl.metrics.lines import ComposedLine
 from unifashion_pl.metrics.protocol import AUDIT, Protocol
 from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.records import Interval, ResultRecord
-from unifashion_pl.metrics.tables import Team
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
+from unifashion_pl.metrics.tables import Team, united
 
 HEADLINE = ("original", "ref-kept", "image")
 AUDITED = Protocol("fashioniq", gallery="original", score=AUDIT, details=(("bag-of-words", None),))
@@ -29,8 +31,9 @@ GREY = 128
 ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
 
 
-class ComposedEvaluation:
-    """One dataset's composed retrieval.
+@dataclass
+class ComposedPart(Part):
+    """Composed retrieval over gallery and query batches, with intervals, the halves of the queries and prediction lines in test.
 
     With ``ablations`` the same gallery is also ranked by queries that lack one half, so that a table shows what composing adds.
     Each half is asked in two ways, because the fair one is not known beforehand; compare with the stronger:
@@ -46,18 +49,29 @@ class ComposedEvaluation:
     get their numbers labelled ``leaked`` or ``suspicious``: in the logged names and the protocol; the reason is their ``doubt``.
 
     Args:
-        dataset: as the batches carry it.
         ks: the K of R@K.
-        ablations: also rank the halves (three further passes per batch).
-        shown: queries with pictures, drawn by the hash of their key; 0 keeps no thumbnails.
-        top_k, seed: length of the result lists; of the drawing.
+        ablations: also rank the halves (test; three further passes per batch).
+        robustness: also ask in other and in denied words (test); see :class:`~unifashion_pl.evaluation.robustness.Rewritings`.
     """
 
-    def __init__(self, dataset: str, ks: Sequence[int], ablations: bool, shown: int, top_k: int, seed: int) -> None:
-        self.dataset, self.shown, self.seed = dataset, shown, seed
-        self.metric = FashionIQRecall(ks=ks, top_k=top_k)
-        names = ABLATIONS if ablations else ()
-        self.halves = {name: FashionIQRecall(ks=ks, scores=("image",), score=name, top_k=1) for name in names}
+    kinds = ("gallery", "queries")
+    ks: Sequence[int] = (10, 50)
+    ablations: bool = True
+    robustness: bool = False
+
+    def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
+        """Galleries and composed queries, if the model can embed them."""
+        return isinstance(batch, GalleryBatch | QueryBatch) and model.retrieval_head is not None
+
+    def task_of(self, record: ResultRecord) -> Task:
+        return "composed"
+
+    def begin(self) -> None:
+        self.metric = FashionIQRecall(ks=self.ks, top_k=self.setting.top_k)
+        names = ABLATIONS if self.test and self.ablations else ()
+        self.halves = {name: FashionIQRecall(ks=self.ks, scores=("image",), score=name, top_k=1) for name in names}
+        self.rewritings = Rewritings(self.dataset, self.metric) if self.test and self.robustness else None
+        self.shown = self.setting.shown if self.test else 0
         self.gallery: set[tuple[str, str, bool]] = set()
         self.captions: dict[tuple[str, str], str] = {}
         self.unsafe: list[dict[str, Any]] = []
@@ -68,12 +82,18 @@ class ComposedEvaluation:
         self.planned: dict[str, dict[str, int]] = {"queries": {}, "gallery": {}}
         self.thumbnails: dict[str, bytes] = {}
 
-    def update_gallery(self, model: UniFashionModule, batch: GalleryBatch) -> None:
-        """Embed gallery images with q_T, and their captions where they have one.
+    def update(self, model: FashionModel, batch: Batch) -> None:
+        """Embed gallery images with q_T, and their captions where they have one; or composed queries, and their halves.
 
         Raises:
             LeakError: captions without provenance, or made from more than the image, and the batch does not allow them.
         """
+        if isinstance(batch, GalleryBatch):
+            self._add_gallery(model, batch)
+        elif isinstance(batch, QueryBatch):
+            self._add_queries(model, batch)
+
+    def _add_gallery(self, model: FashionModel, batch: GalleryBatch) -> None:
         assert model.retrieval_head is not None
         self._check_provenance(batch)
         tokens = model.retrieval_head.image_embeddings(model.backbone, batch.images, "target").float()
@@ -94,12 +114,13 @@ class ComposedEvaluation:
         if check_provenance(records, allow_unsafe=batch.allow_unsafe_captions):
             self.unsafe += records
 
-    def update_queries(self, model: UniFashionModule, batch: QueryBatch) -> None:
-        """Embed composed queries, and their halves."""
+    def _add_queries(self, model: FashionModel, batch: QueryBatch) -> None:
         assert model.retrieval_head is not None
         self._rank(self.metric, batch, model.retrieval_head.compose(model.backbone, batch.references, batch.texts))
         for name, metric in self.halves.items():
             self._rank(metric, batch, half_query(model, batch, name))
+        if self.rewritings is not None:
+            self.rewritings.update(model, batch)
         self.texts.update(zip(batch.keys, batch.texts))
         pairs = zip(batch.keys, batch.reference_ids, batch.target_ids, batch.texts)
         self.asked |= {key: f"{reference}\t{target}\t{text}" for key, reference, target, text in pairs}
@@ -117,8 +138,9 @@ class ComposedEvaluation:
                 if key not in self.thumbnails:
                     self.thumbnails[key] = thumbnail(image)
 
-    def finish(self, team: Team, full: bool) -> Outcome:
-        """Metrics on every rank; with ``full`` also records, chance levels and prediction lines."""
+    def finish(self, context: Context) -> Outcome:
+        """Metrics; where they are written also records, chance levels and prediction lines."""
+        team, full = context.team, context.full
         outcome = Outcome(self.dataset, thumbnails=self.thumbnails)
         self._know_the_whole(team)
         computed = self.metric.compute()
@@ -128,22 +150,24 @@ class ComposedEvaluation:
         audits = self._audits(captions)
         label, reason = self._label(team, audits)
         outcome.values = self._values(computed, label=label)
+        texts = united(team, self.texts) if full else {}
         if full:
-            texts = {k: v for part in team.objects(self.texts) for k, v in part.items()}
-            data = self._fingerprint(team)
             outcome.records = [
-                *labelled([*self.metric.records(data_hash=data), *self._floor(captions, texts)], label, reason),
+                *labelled(
+                    [*self.metric.records(data_hash=self._fingerprint(team)), *self._floor(captions, texts)], label, reason
+                ),
                 *audit_records(audits, captions),
                 *self._chance(team),
             ]
         for name, metric in self.halves.items():
             metric.gallery = self.metric.gallery
-            numbers = metric.compute()
-            outcome.values.update(self._values(numbers, name))
+            outcome.values.update(self._values(metric.compute(), name))
             if full:
                 outcome.records += metric.records()
         if full:
-            self._lines(outcome, texts)
+            self._add_lines(outcome, texts)
+        if full and self.rewritings is not None:
+            self.rewritings.add(outcome, team, texts, self.metric.under(HEADLINE))
         return outcome
 
     def _know_the_whole(self, team: Team) -> None:
@@ -164,7 +188,7 @@ class ComposedEvaluation:
 
     def _fingerprint(self, team: Team) -> str:
         """Of queries, their references and targets, and of the galleries."""
-        asked = {k: v for part in team.objects(self.asked) for k, v in part.items()}
+        asked = united(team, self.asked)
         shelved = {f"gallery\t{category}\t{key}": "" for part in team.objects(self.gallery) for category, key, _ in part}
         return fingerprint(asked | shelved)
 
@@ -184,25 +208,27 @@ class ComposedEvaluation:
     def _chance(self, team: Team) -> list[ResultRecord]:
         """Chance levels with the reference kept, on the whole gallery and on references and targets."""
         members = {m for part in team.objects(self.gallery) for m in part}
-        queries = Counter(line["category"] for line in self.metric.per_query())
+        categories = sorted({line["category"] for line in self.metric.per_query()})
         records = []
         for gallery in ("original", "union"):
             sizes = Counter(category for category, _, union in members if union or gallery == "original")
-            if any(not sizes[c] for c in queries):
-                continue
-            levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in sorted(queries) for k in self.metric.ks}
-            protocol = str(replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True))
-            for name, value in {**levels, **averages(levels, self.metric.ks)}.items():
-                n = queries.get(name.partition("/")[0], sum(queries.values()))
-                records.append(
-                    ResultRecord(name, value, "percent", n, protocol, self._asked(name), implementation="hypergeometric")
-                )
+            if all(sizes[c] for c in categories):
+                levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in categories for k in self.metric.ks}
+                under = replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True)
+                records += self._recalls({**levels, **averages(levels, self.metric.ks)}, under, "hypergeometric")
         return records
 
-    def _asked(self, metric: str) -> int | None:
-        """Queries of the whole split that a number is about; None = not known."""
+    def _recalls(self, values: Mapping[str, float], under: Protocol, implementation: str) -> list[ResultRecord]:
+        """Records of recalls that need no model, with the numbers of queries that they are about."""
+        queries = Counter(line["category"] for line in self.metric.per_query())
         expected = self.metric.expected
-        return None if expected is None else expected.get(metric.partition("/")[0], sum(expected.values()))
+        records = []
+        for name, value in values.items():
+            category = name.partition("/")[0]
+            n = queries.get(category, queries.total())
+            whole = None if expected is None else expected.get(category, sum(expected.values()))
+            records.append(ResultRecord(name, value, "percent", n, str(under), whole, implementation=implementation))
+        return records
 
     def _gallery_captions(self, team: Team) -> dict[str, dict[str, str]]:
         """Category -> image id -> caption over all ranks, sorted by id."""
@@ -237,57 +263,40 @@ class ComposedEvaluation:
         if not captions:
             return []
         queries = [TextQuery(line["category"], line["target"], texts[line["key"]]) for line in self.metric.per_query()]
-        counts = Counter(query.category for query in queries)
         headline = self.metric.under(HEADLINE)
         details = {**dict(headline.details), "score": "bm25"}
-        protocol = str(replace(headline, score="caption", details=tuple(details.items())))
-        return [
-            ResultRecord(
-                name,
-                value,
-                "percent",
-                counts.get(name.partition("/")[0], len(queries)),
-                protocol,
-                self._asked(name),
-                implementation="BM25",
-            )
-            for name, value in text_only_floor(queries, captions, self.metric.ks).items()
-        ]
+        under = replace(headline, score="caption", details=tuple(details.items()))
+        return self._recalls(text_only_floor(queries, captions, self.metric.ks), under, "BM25")
 
-    def _lines(self, outcome: Outcome, texts: dict[str, str]) -> None:
+    def _add_lines(self, outcome: Outcome, texts: dict[str, str]) -> None:
+        """A line per query: of the metric, with rank, ties and list of the image score, which the report shows."""
         ranked = self.metric.per_query()
-        chosen = set(sorted((line["key"] for line in ranked), key=lambda key: order(self.seed, key))[: self.shown])
-        halves = self._ranks_of_halves()
-        outcome.lines["composed"] = [
-            {**self._line(line, texts[line["key"]], line["key"] in chosen), "halves": halves.get(line["key"], {})}
-            for line in ranked
-        ]
-        for line in outcome.lines["composed"]:
-            if line["shown"]:
-                outcome.needed |= {line["reference"], line["target"], *(key for key, _ in line["top"])}
+        keys = sorted((line["key"] for line in ranked), key=lambda key: order(self.setting.seed, key))
+        shown, halves = set(keys[: self.shown]), self._ranks_of_halves()
+        for found in ranked:
+            key, top = found["key"], found.pop("top")["image"]
+            found["rank"], found["ties"] = found["ranks"]["/".join(HEADLINE)]
+            line = ComposedLine(
+                **found,
+                dataset=self.dataset,
+                text=texts[key],
+                shown=key in shown,
+                target_shown=found["target"],
+                top=top,
+                halves=halves.get(key, {}),
+            )
+            outcome.lines.append(line)
+            if line.shown:
+                outcome.needed |= {line.reference, line.target, *(name for name, _ in line.top)}
 
-    def _ranks_of_halves(self) -> dict[str, dict[str, list[int]]]:
-        """Key of a query -> half -> [rank, ties], under the headline protocol."""
-        found: dict[str, dict[str, list[int]]] = {}
+    def _ranks_of_halves(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Key of a query -> half -> rank and ties, under the headline protocol."""
+        found: dict[str, dict[str, tuple[int, int]]] = {}
         for name, metric in self.halves.items():
             for line in metric.per_query():
-                found.setdefault(line["key"], {})[name] = list(line["ranks"]["/".join(HEADLINE)])
+                rank, ties = line["ranks"]["/".join(HEADLINE)]
+                found.setdefault(line["key"], {})[name] = rank, ties
         return found
-
-    def _line(self, ranked: Line, text: str, shown: bool) -> dict[str, Any]:
-        """A line of the metric with what the report shows: rank, ties and list of the image score."""
-        rank, ties = ranked["ranks"]["/".join(HEADLINE)]
-        return {
-            **ranked,
-            "dataset": self.dataset,
-            "text": text,
-            "shown": shown,
-            "rank": rank,
-            "ties": ties,
-            "target_shown": ranked["target"],
-            "top": ranked["top"]["image"],
-            "tops": ranked["top"],
-        }
 
 
 def labelled(records: Sequence[ResultRecord], label: str, reason: str) -> list[ResultRecord]:
@@ -316,7 +325,7 @@ def audit_records(audits: dict[str, Audit], captions: dict[str, dict[str, str]])
     return records
 
 
-def half_query(model: UniFashionModule, batch: QueryBatch, name: str) -> Tensor:
+def half_query(model: FashionModel, batch: QueryBatch, name: str) -> Tensor:
     """Query vectors (B, E) that know only one half of the composed query; names of :data:`ABLATIONS`."""
     backbone, retrieval = model.backbone, model.retrieval_head
     assert retrieval is not None

@@ -1,34 +1,31 @@
 """Robustness of retrieval beside the standard numbers: rewritten and denied texts, recall of products.
 
-The evaluator takes :class:`RobustComposedEvaluation` and :class:`RobustPairEvaluation` in test when ``robustness`` is set.
+An option of :class:`~unifashion_pl.evaluation.RetrievalPart` and :class:`~unifashion_pl.evaluation.ComposedPart`, measured in test.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unifashion_pl.data.samples import PairBatch, QueryBatch
-from unifashion_pl.evaluation.collect import Line, Outcome, fingerprint, merged
-from unifashion_pl.evaluation.composed import HEADLINE, ComposedEvaluation
-from unifashion_pl.evaluation.pairs import PairEvaluation
-from unifashion_pl.metrics.candidates import Catalogue
-from unifashion_pl.metrics.fashiongen import first_texts
-from unifashion_pl.metrics.fashioniq import top_lists
+from unifashion_pl.data.samples import QueryBatch
+from unifashion_pl.evaluation.coverage import Whole
+from unifashion_pl.evaluation.part import Outcome
+from unifashion_pl.evaluation.sampling import fingerprint
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.metrics.fashiongen import FashionGenRecall, first_texts
+from unifashion_pl.metrics.fashioniq import FashionIQRecall, top_lists
 from unifashion_pl.metrics.intervals import bootstrap_interval, wilson_interval
+from unifashion_pl.metrics.lines import ProductLine, RewrittenLine, place
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.robustness import REWRITINGS, overlap_at, product_scores
-from unifashion_pl.metrics.tables import Rows, Team, merge
-from unifashion_pl.report.lines import place
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
+from unifashion_pl.metrics.tables import Rows, Team, merge, merged
 
 NAME = "robustness"
 PRODUCTS = "product-level"
@@ -47,8 +44,8 @@ def share(metric: str, hits: Sequence[bool], protocol: Protocol, **more: Any) ->
     )
 
 
-class RobustComposedEvaluation(ComposedEvaluation):
-    """Composed retrieval, and what becomes of it when the modifying text is rewritten.
+class Rewritings:
+    """What becomes of composed retrieval when the modifying text is rewritten.
 
     Every rewriting of :data:`~unifashion_pl.metrics.robustness.REWRITINGS` is asked of the queries whose text it changes, under the
     headline protocol, all categories pooled. Per rewriting, records say
@@ -62,18 +59,18 @@ class RobustComposedEvaluation(ComposedEvaluation):
     A paraphrase should leave everything as it is. A denial should make rank and score fall, and more often than paraphrases do:
     other words alone move a score.
 
-    Args: as of :class:`ComposedEvaluation`.
+    Args:
+        dataset: as the batches carry it.
+        metric: has the queries and the gallery.
     """
 
-    device = torch.device("cpu")
+    def __init__(self, dataset: str, metric: FashionIQRecall) -> None:
+        self.dataset, self.metric = dataset, metric
+        self.rows: list[Rows] = []
+        self.device = torch.device("cpu")
 
-    def __init__(self, dataset: str, ks: Sequence[int], ablations: bool, shown: int, top_k: int, seed: int) -> None:
-        super().__init__(dataset, ks, ablations, shown, top_k, seed)
-        self.rewritten: list[Rows] = []
-
-    def update_queries(self, model: UniFashionModule, batch: QueryBatch) -> None:
-        """Embed composed queries, their halves, and their rewritings (one further pass each)."""
-        super().update_queries(model, batch)
+    def update(self, model: FashionModel, batch: QueryBatch) -> None:
+        """Embed the rewritings of a batch (one further pass each)."""
         assert model.retrieval_head is not None
         self.device = batch.references.device
         for rule, rewrite in REWRITINGS.items():
@@ -84,32 +81,32 @@ class RobustComposedEvaluation(ComposedEvaluation):
             new = [texts[i] for i in rows]
             vectors = model.retrieval_head.compose(model.backbone, batch.references[rows], new)
             ids = [(rule, batch.keys[i]) for i in rows]
-            self.rewritten.append(Rows(ids, {"text": new}, {"embeddings": vectors.float().cpu()}))
+            self.rows.append(Rows(ids, {"text": new}, {"embeddings": vectors.float().cpu()}))
 
-    def finish(self, team: Team, full: bool) -> Outcome:
-        """See the base class; with ``full`` also records and lines of the rewritings."""
-        outcome = super().finish(team, full)
-        if not full or not outcome.values:
-            return outcome
+    def add(self, outcome: Outcome, team: Team, texts: Mapping[str, str], base: Protocol) -> None:
+        """Add records, lines and logged values; a collective.
+
+        Args:
+            texts: key -> text of all queries.
+            base: headline protocol.
+        """
         gallery = team.rows(team.own(merge(self.metric.gallery)))  # type: ignore[arg-type]
         queries = team.own(merge(self.metric.queries))  # type: ignore[arg-type]
-        rewritten = team.own(merge(self.rewritten))
-        texts = {k: v for part in team.objects(self.texts) for k, v in part.items()}
+        rewritten = team.own(merge(self.rows))
         height = block_height(sum(team.objects(len(queries))), BLOCK)
         own = team.guarded(lambda: self._compare(queries, rewritten, gallery, texts, height))
-        lines = merged(team, own, "key")
-        outcome.lines[NAME] = lines
-        base = self.metric.under(HEADLINE)
+        lines = merged(team, own, lambda line: line.key)
+        outcome.lines += lines
         asked = sum((self.metric.expected or {}).values()) or len(texts)
         for rule in REWRITINGS:
-            records = self._records(rule, [line for line in lines if line["rule"] == rule], len(texts), base)
+            records = self._records(rule, [line for line in lines if line.rule == rule], len(texts), base)
             outcome.records += [record.with_context(data_hash=fingerprint(texts), n_expected=asked) for record in records]
-            short = self.dataset.partition("/")[0]
             if rule in LOGGED:
-                outcome.values |= {f"{short}/{NAME}/{rule}/{r.metric}": r.value for r in records if r.value is not None}
-        return outcome
+                outcome.log(records, f"{NAME}/{rule}")
 
-    def _compare(self, queries: Rows, rewritten: Rows, gallery: Rows, texts: Mapping[str, str], height: int) -> list[Line]:
+    def _compare(
+        self, queries: Rows, rewritten: Rows, gallery: Rows, texts: Mapping[str, str], height: int
+    ) -> list[RewrittenLine]:
         """One line per rewritten query of this rank."""
         asked: dict[str, dict[str, int]] = {rule: {} for rule in REWRITINGS}
         named: list[tuple[str, str]] = list(rewritten.ids)  # type: ignore[arg-type]
@@ -128,18 +125,31 @@ class RobustComposedEvaluation(ComposedEvaluation):
                 new = rewritten.take([rows[str(mine.ids[i])] for i in places])
                 found = self._ranked(mine.take(places), new.tensors["embeddings"], shelf, height)
                 for text, i, after in zip(new.facts["text"], places, found):
-                    key = str(mine.ids[i])
-                    facts = {name: mine.facts[name][i] for name in ("category", "reference", "target")}
-                    told = {"dataset": self.dataset, "rule": rule, "key": key, "text": texts[key], "rewritten": text}
-                    lines.append({**told, **facts, **self._changes(given[i], after)})
+                    key, before = str(mine.ids[i]), given[i]
+                    line = RewrittenLine(
+                        dataset=self.dataset,
+                        rule=rule,
+                        key=key,
+                        text=texts[key],
+                        rewritten=text,
+                        **{name: mine.facts[name][i] for name in ("category", "reference", "target")},
+                        rank=before.rank,
+                        ties=before.ties,
+                        score=before.score,
+                        rewritten_rank=after.rank,
+                        rewritten_ties=after.ties,
+                        rewritten_score=after.score,
+                        overlap=overlap_at(before.top, after.top, self.metric.top_k),
+                    )
+                    lines.append(line)
         return lines
 
-    def _ranked(self, queries: Rows, vectors: Tensor, shelf: Rows, height: int) -> list[_Place]:
+    def _ranked(self, queries: Rows, vectors: Tensor, shelf: Rows, height: int) -> list[_Standing]:
         """Where the targets of these queries stand in their category, in blocks of equal shape."""
         names: list[tuple[str, str]] = list(shelf.ids)  # type: ignore[arg-type]
         ids = [key for _, key in names]
         column = {key: i for i, key in enumerate(ids)}
-        places: list[_Place] = []
+        places: list[_Standing] = []
         for start in range(0, len(queries), height):
             part = slice(start, start + height)
             targets = [column[key] for key in queries.facts["target"][part]]
@@ -150,21 +160,10 @@ class RobustComposedEvaluation(ComposedEvaluation):
             tops = [[key for key, _ in top] for top in top_lists(scores, ids, self.metric.top_k)]
             own = scores[torch.arange(len(targets)), torch.tensor(targets)]
             columns = zip(ranks.better.tolist(), ranks.ties.tolist(), own.tolist(), tops)
-            places += [_Place(better + 1, ties, score, top) for better, ties, score, top in columns]
+            places += [_Standing(better + 1, ties, score, top) for better, ties, score, top in columns]
         return places
 
-    def _changes(self, before: _Place, after: _Place) -> Line:
-        return {
-            "rank": before.rank,
-            "ties": before.ties,
-            "score": before.score,
-            "rewritten_rank": after.rank,
-            "rewritten_ties": after.ties,
-            "rewritten_score": after.score,
-            "overlap": overlap_at(before.top, after.top, self.metric.top_k),
-        }
-
-    def _records(self, rule: str, lines: Sequence[Line], total: int, base: Protocol) -> list[ResultRecord]:
+    def _records(self, rule: str, lines: Sequence[RewrittenLine], total: int, base: Protocol) -> list[ResultRecord]:
         """All numbers of one rewriting; ranks count ties against the query."""
         protocol = replace(base, robustness=rule, details=(("pooled", None), *base.details))
         changed = [True] * len(lines) + [False] * (total - len(lines))
@@ -172,9 +171,9 @@ class RobustComposedEvaluation(ComposedEvaluation):
         if not lines:
             return records
         protocol = replace(protocol, details=(("pooled", None), ("queries", "changed"), *base.details))
-        clusters = [(line["category"], line["reference"]) for line in lines]
+        clusters = [(line.category, line.reference) for line in lines]
         moves = [place(line, "rewritten_") - place(line) for line in lines]
-        gains = [line["rewritten_score"] - line["score"] for line in lines]
+        gains = [line.rewritten_score - line.score for line in lines]
 
         def mean(metric: str, values: Sequence[float], unit: str = "raw") -> ResultRecord:
             interval = bootstrap_interval(values, clusters)
@@ -184,11 +183,11 @@ class RobustComposedEvaluation(ComposedEvaluation):
 
         for k in self.metric.ks:
             new, given = ([place(line, name) <= k for line in lines] for name in ("rewritten_", ""))
-            for name, hits, ties in ((f"R@{k}", new, "rewritten_ties"), (f"R@{k}/original", given, "ties")):
-                tied = sum(line[ties] > 0 for line in lines)
-                records.append(share(name, hits, protocol, ties=tied))
+            tied = sum(line.rewritten_ties > 0 for line in lines), sum(line.ties > 0 for line in lines)
+            records.append(share(f"R@{k}", new, protocol, ties=tied[0]))
+            records.append(share(f"R@{k}/original", given, protocol, ties=tied[1]))
             records.append(mean(f"R@{k}/difference", [100.0 * (a - b) for a, b in zip(new, given)], "percent"))
-        overlaps = [100 * line["overlap"] for line in lines]
+        overlaps = [100 * line.overlap for line in lines]
         return [
             *records,
             mean(f"overlap@{self.metric.top_k}", overlaps, "percent"),
@@ -200,7 +199,7 @@ class RobustComposedEvaluation(ComposedEvaluation):
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Standing:
     """Where a query's target stands: rank and ties as in prediction files, its score, and the ids of the best."""
 
     rank: int
@@ -209,58 +208,52 @@ class _Place:
     top: list[str]
 
 
-class RobustPairEvaluation(PairEvaluation):
-    """Text <-> image retrieval, and how well a text finds its product among products, each standing where its best view stands.
+def add_products(
+    outcome: Outcome, metric: FashionGenRecall, team: Team, device: torch.device, whole: Whole | None = None
+) -> None:
+    """How well a text finds its product among products, each standing where its best view stands; a collective.
 
     ``fashiongen_full`` ranks views, so that the five views of one wrong product push the right one five places down; here they count
     once. An image that looks for a text has nothing to gain: there is one text per product already.
+
+    Args:
+        outcome: gets the records, lines and logged values.
+        metric: has the views and the texts.
+        device: where scores are computed.
+        whole: all pairs of the dataset, where only a part of them was seen.
     """
+    images = team.own(merge(metric.images))  # type: ignore[arg-type]
+    texts = first_texts(team.rows(team.own(merge(metric.texts))))  # type: ignore[arg-type]
+    views = sum(team.objects(len(images)))
+    ranks = _product_ranks(team, images, texts, device)
+    protocol = Protocol("fashiongen_full", robustness=PRODUCTS).adding(views=views, products=len(texts))
+    protocol = protocol.adding(text=metric.text, score=metric.score)
+    records = recall_records(ranks, metric.ks, protocol, "t2i/")
+    products = len(texts) if whole is None else len(whole.catalogue.kind_of)
+    outcome.records += [replace(record, n_expected=products) for record in records]
+    outcome.log(records, f"{NAME}/{PRODUCTS}")
+    keys = [str(product) for product in texts.ids]
+    outcome.lines += product_lines(keys, keys, ranks, dataset=outcome.dataset, direction="t2i")
 
-    device = torch.device("cpu")
 
-    def update(self, model: UniFashionModule, batch: PairBatch) -> None:
-        """See the base class."""
-        super().update(model, batch)
-        self.device = batch.images.device
-
-    def finish(self, team: Team, full: bool, whole: Catalogue | None = None) -> Outcome:
-        """See the base class; with ``full`` also records and lines of products."""
-        outcome = super().finish(team, full, whole)
-        if not full or not outcome.values:
-            return outcome
-        images = team.own(merge(self.metric.images))  # type: ignore[arg-type]
-        texts = first_texts(team.rows(team.own(merge(self.metric.texts))))  # type: ignore[arg-type]
-        views = sum(team.objects(len(images)))
-        ranks = self._product_ranks(team, images, texts)
-        protocol = Protocol("fashiongen_full", robustness=PRODUCTS).adding(views=views, products=len(texts))
-        protocol = protocol.adding(text=self.metric.text, score=self.metric.score)
-        records = recall_records(ranks, self.metric.ks, protocol, "t2i/")
-        products = len(texts) if whole is None else len(whole.kind_of)
-        outcome.records += [replace(record, n_expected=products) for record in records]
-        short = self.dataset.partition("/")[0]
-        outcome.values |= {f"{short}/{NAME}/{PRODUCTS}/{r.metric}": r.value for r in records if r.value is not None}
-        keys = [str(product) for product in texts.ids]
-        outcome.lines[NAME] = [{"dataset": self.dataset, "direction": "t2i", **x} for x in product_lines(keys, keys, ranks)]
-        return outcome
-
-    def _product_ranks(self, team: Team, images: Rows, texts: Rows) -> Ranks:
-        """Ranks of all texts; views stay on the rank that saw them, texts go through in blocks."""
-        code = {product: i for i, product in enumerate(texts.ids)}
-        shown = [code[product] for product in images.facts.get("product", [])]
-        height = block_height(len(texts), BLOCK)
-        vectors = texts.tensors["embeddings"]
-        better, ties = [], []
-        for start in range(0, len(texts), height):
-            block = vectors[start : start + height]
-            best = vectors.new_full((height, len(texts)), float("-inf"))
-            if len(images):
-                with exact_fp32(self.device):
-                    scores = token_scores(padded(block, height), images.tensors["tokens"], device=self.device)
-                    best = product_scores(scores, shown, len(texts)).cpu()
-            ranks = exact_ranks(team.reduce(best, "max")[: len(block)], list(range(start, start + len(block))))
-            better.append(ranks.better)
-            ties.append(ranks.ties)
-        return Ranks(torch.cat(better), torch.cat(ties))
+def _product_ranks(team: Team, images: Rows, texts: Rows, device: torch.device) -> Ranks:
+    """Ranks of all texts; views stay on the rank that saw them, texts go through in blocks."""
+    code = {product: i for i, product in enumerate(texts.ids)}
+    shown = [code[product] for product in images.facts.get("product", [])]
+    height = block_height(len(texts), BLOCK)
+    vectors = texts.tensors["embeddings"]
+    better, ties = [], []
+    for start in range(0, len(texts), height):
+        block = vectors[start : start + height]
+        best = vectors.new_full((height, len(texts)), float("-inf"))
+        if len(images):
+            with exact_fp32(device):
+                scores = token_scores(padded(block, height), images.tensors["tokens"], device=device)
+                best = product_scores(scores, shown, len(texts)).cpu()
+        ranks = exact_ranks(team.reduce(best, "max")[: len(block)], list(range(start, start + len(block))))
+        better.append(ranks.better)
+        ties.append(ranks.ties)
+    return Ranks(torch.cat(better), torch.cat(ties))
 
 
 def recall_records(ranks: Ranks, ks: Sequence[int], protocol: Protocol, prefix: str = "") -> list[ResultRecord]:
@@ -269,6 +262,7 @@ def recall_records(ranks: Ranks, ks: Sequence[int], protocol: Protocol, prefix: 
     return [share(f"{prefix}R@{k}", ranks.hits(k).bool().tolist(), protocol, ties=tied) for k in ks]
 
 
-def product_lines(keys: Sequence[str], products: Sequence[str], ranks: Ranks) -> list[Line]:
+def product_lines(keys: Sequence[str], products: Sequence[str], ranks: Ranks, **facts: Any) -> list[ProductLine]:
+    """One line per query; ``facts`` are the same in all of them."""
     places = zip(keys, products, (ranks.better + 1).tolist(), ranks.ties.tolist())
-    return [{"rule": PRODUCTS, "key": k, "product": p, "rank": rank, "ties": ties} for k, p, rank, ties in places]
+    return [ProductLine(key=key, product=product, rank=rank, ties=ties, **facts) for key, product, rank, ties in places]

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl.arguments import Seeds, seeds
+from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.inference.images import Images, OneImage, image_list
 from unifashion_pl.inference.requests import (
     check_scales,
@@ -69,7 +70,7 @@ def generate(
             ]  # alone: texts are padded to the longest
             queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
         made: Tensor = head.generate(queries, texts, seeds=own, **settings)
-        return [Image.fromarray(x.cpu().permute(1, 2, 0).contiguous().numpy(), "RGB") for x in made]
+        return [to_pil(picture) for picture in made]
 
     with evaluating(model):
         return painted_in_batches(rows, batch_size, work)

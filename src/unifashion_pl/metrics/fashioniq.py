@@ -98,7 +98,7 @@ class FashionIQRecall(KeyedMetric):
             tokens: (B, Q, E) unit query outputs of the images.
             in_union: whether the image is a reference or target; None = derived from the queries.
             captions: (B, E) unit text vectors of query-blind gallery captions, or None. Their texts are not seen here: check them
-                with :func:`~unifashion_pl.metrics.leaks.check_provenance` and ``check_audits``, as ``ComposedEvaluation`` does.
+                with :func:`~unifashion_pl.metrics.leaks.check_provenance` and ``check_audits``, as ``ComposedPart`` does.
             has_caption: which rows of ``captions`` are real; None = all.
         """
         n = len(ids)

@@ -48,7 +48,7 @@ class RankedQuery:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def place(self, variant: Variant = ()) -> dict[str, int]:
-        """``rank`` and ``ties`` as in prediction files (:mod:`unifashion_pl.report.lines`)."""
+        """``rank`` and ``ties`` as in prediction files (:mod:`unifashion_pl.metrics.lines`)."""
         better, ties = self.ranks[variant]
         return {"rank": better + 1, "ties": ties}
 

@@ -8,7 +8,7 @@ numbers of rows or none, and the result does not depend on which rank saw which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -181,6 +181,21 @@ class Team:
             dist.broadcast(part, src=source, group=self.group)
             parts.append(part.cpu())
         return torch.cat(parts)
+
+
+def team_of_all() -> Team:
+    """All processes of the run; one when nothing is distributed."""
+    return Team(dist.is_available() and dist.is_initialized())
+
+
+def merged(team: Team, lines: Iterable[T], key: Callable[[T], str]) -> list[T]:
+    """Lines of all ranks sorted by ``key``; a collective."""
+    return sorted((line for part in team.objects(list(lines)) for line in part), key=key)
+
+
+def united(team: Team, own: Mapping[str, T]) -> dict[str, T]:
+    """Entries of all ranks; a collective."""
+    return {name: value for part in team.objects(own) for name, value in part.items()}
 
 
 class KeyedMetric(Metric):

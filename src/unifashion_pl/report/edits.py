@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
+from unifashion_pl.metrics.lines import Line
 from unifashion_pl.report.html import Page, sanitized
-from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.runfolder import Evaluation
 
 #: Prefix of a variant -> what stands left of its pictures, and the caption of the figure.
 KINDS = {

@@ -10,9 +10,8 @@ from functools import cache
 from html import escape
 from statistics import median
 
+from unifashion_pl.metrics.lines import Line, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.lines import place
-from unifashion_pl.report.runfolder import Line
 from unifashion_pl.report.tables import ALL_KEPT, VARIANTS, is_plain
 
 HEADLINE = "/".join(ALL_KEPT)

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from unifashion_pl.metrics.lines import Line, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.lines import place
-from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.runfolder import Evaluation
 from unifashion_pl.report.tables import MEANINGS, column_order, is_plain
 
 GALLERIES = ("original", "union")

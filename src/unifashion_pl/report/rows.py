@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from html import escape
 from textwrap import shorten
 
+from unifashion_pl.metrics.lines import Line, place
 from unifashion_pl.report.explain import choose, explain, gallery_sizes, halves_reached, rank_summary
 from unifashion_pl.report.html import Page, sanitized
-from unifashion_pl.report.lines import place
-from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.runfolder import Evaluation
 
 SHOWN = 7
 CHOICE = (

@@ -1,64 +1,28 @@
-"""The files of a run folder that evaluation writes and the report reads; the only place that knows their form.
+"""The files of a run folder that the report reads; the only place that knows where they lie.
 
 <run>/config.yaml                      what was asked for
 <run>/**/metrics.csv                   learning curves (CSVLogger), one file per phase
 <run>/**/test/results.json             result records, see :mod:`unifashion_pl.metrics.records`
-<run>/**/test/predictions/NAME.jsonl   one line per query or sample: retrieval, composed, captions, images, edits
-<run>/**/test/images/                  what the lines marked ``shown`` need, named by :func:`image_name`
+<run>/**/test/predictions/NAME.jsonl   one line per query or sample, see :mod:`unifashion_pl.metrics.lines`
+<run>/**/test/images/                  what the lines marked ``shown`` need, named by :func:`~unifashion_pl.metrics.lines.image_name`
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from unifashion_pl.files import write_text
+from unifashion_pl.metrics.lines import KINDS, Line, image_name, read_predictions
 from unifashion_pl.metrics.records import ResultRecord, read_records
-from unifashion_pl.reading import FormatError, converted, from_yaml, read_json_lines, read_text
+from unifashion_pl.reading import FormatError, converted, from_yaml, read_text
 from unifashion_pl.reading_csv import parse_table
-from unifashion_pl.report.checked import read_predictions
-from unifashion_pl.report.lines import current
 
-Line = dict[str, Any]
-PREDICTIONS = ("retrieval", "composed", "captions", "images", "edits")
 #: Values of learning curves beyond this are drawn no more than infinite ones.
 LARGEST = 1e30
 _NOISE = re.compile(r"^(version_\d+|lightning_logs|test|\.)$")
-
-
-def image_name(dataset: str, key: str) -> str:
-    """File name of a thumbnail; safe for every id, and unique: what was replaced is told apart by a hash.
-
-    >>> image_name("fashioniq/val", "B008BHCT58")
-    'fashioniq-val--B008BHCT58.jpg'
-    """
-    name = f"{dataset.replace('/', '-')}--{key}"
-    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:120]
-    if safe != name:
-        safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    return safe + ".jpg"
-
-
-def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object per line, keys sorted, UTF-8."""
-    text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for line in lines)
-    write_text(path, text)
-
-
-def read_lines(path: Path) -> list[Line]:
-    """Inverse of :func:`write_lines`; a missing file is an empty list.
-
-    Raises:
-        FormatError: a line that is no JSON object, by file and number.
-    """
-    if not path.is_file():
-        return []
-    return [line for _, line in read_json_lines(path, Line, "a JSON object")]
 
 
 @dataclass
@@ -139,12 +103,8 @@ def read_run(path: Path) -> Run:
         if columns:
             run.curves.append(Curves(_label(path, file.parent), columns))
     for file in _files(path, "results.json"):
-        predictions = {
-            name: [
-                current(line) for line in read_predictions(_inside(path, file.parent / "predictions" / f"{name}.jsonl"), name)
-            ]
-            for name in PREDICTIONS
-        }
+        folder = file.parent / "predictions"
+        predictions = {name: read_predictions(_inside(path, folder / f"{name}.jsonl"), name) for name in KINDS}
         run.evaluations.append(Evaluation(_label(path, file.parent), file.parent, read_records(file), predictions))
     if not run.curves and not run.evaluations:
         raise FileNotFoundError(f"{path} holds neither metrics.csv nor results.json: run `fit` or `test` into it first")

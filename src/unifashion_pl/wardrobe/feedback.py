@@ -30,7 +30,7 @@ def fashioniq_products(spec: WardrobeSpec | str = "demo", seed: int = 0) -> dict
 
 @dataclass(frozen=True)
 class WardrobeFeedback:
-    """``feedback(candidate_id, target_id)`` for :func:`unifashion_pl.evaluation.searches.multi_round`.
+    """``feedback(candidate_id, target_id)`` for ``multi_round`` of ``benchmarks/dialogues.py``.
 
     The text names every attribute in which the two products differ, twice, in other words, and is joined as Fashion-IQ's evaluation
     texts are ("A and b"). The same two ids always give the same text.

@@ -1,6 +1,6 @@
 """Composed searches over a gallery of one's own, from Python: recall of products, and dialogues of several rounds.
 
-They need to know more than an evaluation's batches tell: which images show one product, and what a user would say next.
+`benchmarks/robustness.py` asks them of the toy wardrobe. They need to know more than an evaluation's batches tell: which images show one product, and what a user would say next.
 """
 
 from __future__ import annotations
@@ -8,26 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
+import msgspec
 import torch
 from torch import Tensor
 
 from unifashion_pl import __version__
-from unifashion_pl.evaluation.collect import Line, fingerprint
 from unifashion_pl.evaluation.robustness import NAME, PRODUCTS, product_lines, recall_records, share
+from unifashion_pl.evaluation.sampling import fingerprint
 from unifashion_pl.inference import compose, encode_image
 from unifashion_pl.inference.images import OneImage
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.metrics.lines import Count, Line, Rank, write_lines
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import exact_fp32, exact_ranks, token_scores
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.metrics.robustness import product_ranks, success_by_round
 from unifashion_pl.provenance import weights_hash
-from unifashion_pl.report.lines import marked, place
-from unifashion_pl.report.runfolder import write_lines
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
 
 Feedback = Callable[[str, str], str | None]
 
@@ -48,12 +46,37 @@ class ComposedQuery:
     text: str | None = None
 
 
+class Round(msgspec.Struct):
+    """What was asked in a round, and where the target stood among what was not a reference before."""
+
+    reference: str
+    text: str
+    rank: Rank
+    ties: Count
+
+    @property
+    def place(self) -> int:
+        """From 1, ties counted against the target."""
+        return self.rank + self.ties
+
+
+class DialogueLine(Line, kw_only=True):
+    """One search in several rounds; ``gave_up``: the user had nothing more to say."""
+
+    file: ClassVar[str] = NAME
+    rule: str = "multi-round"
+    key: str
+    target: str
+    rounds: list[Round]
+    gave_up: bool
+
+
 @dataclass(frozen=True)
 class Measured:
     """Result records, and the lines they can be recomputed from."""
 
     records: list[ResultRecord] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    lines: Sequence[Line] = ()
 
     def __getitem__(self, metric: str) -> float:
         """The value of a metric by its name.
@@ -69,7 +92,7 @@ class Measured:
     def write(self, folder: str | Path) -> Path:
         """Write ``results.json`` and ``predictions/robustness.jsonl`` as the evaluator does; returns the folder."""
         folder = Path(folder)
-        write_lines(folder / "predictions" / f"{NAME}.jsonl", marked(self.lines))
+        write_lines(folder / "predictions" / f"{NAME}.jsonl", self.lines)
         write_records(folder / "results.json", self.records)
         return folder
 
@@ -78,7 +101,7 @@ class Measured:
 class _Search:
     """A gallery of images by id that a model composes queries for."""
 
-    model: UniFashionModule
+    model: FashionModel
     images: Mapping[str, OneImage]
     batch_size: int
 
@@ -113,13 +136,13 @@ def _checked(gallery: Mapping[str, OneImage], queries: Sequence[ComposedQuery]) 
         )
 
 
-def _context(model: UniFashionModule, queries: Sequence[ComposedQuery]) -> dict[str, str]:
+def _context(model: FashionModel, queries: Sequence[ComposedQuery]) -> dict[str, str]:
     told = {query.key: f"{query.reference}\t{query.target}\t{query.text or ''}" for query in queries}
     return {"data_hash": fingerprint(told), "weights_hash": weights_hash(model), "code_version": __version__}
 
 
 def product_recall(
-    model: UniFashionModule,
+    model: FashionModel,
     gallery: Mapping[str, OneImage],
     queries: Sequence[ComposedQuery],
     product_of: Callable[[str], str],
@@ -157,7 +180,7 @@ def product_recall(
     protocol = Protocol(data, robustness=PRODUCTS, reference="ref-kept", score="image")
     protocol = protocol.adding(images=len(products), products=len(set(products)), score="itc")
     records = recall_records(ranks, ks, protocol)
-    lines = [{"dataset": data, **line} for line in product_lines([query.key for query in queries], targets, ranks)]
+    lines = product_lines([query.key for query in queries], targets, ranks, dataset=data)
     return Measured([r.with_context(dataset=data, **_context(model, queries)) for r in records], lines)
 
 
@@ -169,20 +192,15 @@ class _Dialogue:
     reference: str
     text: str | None
     seen: set[str]
-    rounds: list[Line] = field(default_factory=list)
-
-    @property
-    def ranks(self) -> list[int]:
-        """From 0, ties counted against the target."""
-        return [place(r) - 1 for r in self.rounds]
+    rounds: list[Round] = field(default_factory=list)
 
     @property
     def goes_on(self) -> bool:
-        return self.text is not None and (not self.rounds or place(self.rounds[-1]) > 1)
+        return self.text is not None and (not self.rounds or self.rounds[-1].place > 1)
 
 
 def multi_round(
-    model: UniFashionModule,
+    model: FashionModel,
     gallery: Mapping[str, OneImage],
     queries: Sequence[ComposedQuery],
     feedback: Feedback,
@@ -210,7 +228,7 @@ def multi_round(
 
     Returns:
         Records ``success@K/round-r``: percent of searches whose target had come under the first K by the end of round r; one line per
-        search with its rounds (``reference``, ``text``, ``rank`` and ``ties`` as in :mod:`unifashion_pl.report.lines`).
+        search with its rounds (:class:`DialogueLine`).
 
     Raises:
         ValueError: fewer than one round, no queries, ids missing from the gallery, equal keys, or an empty text of the feedback.
@@ -230,14 +248,13 @@ def multi_round(
         active = [dialogue for dialogue in dialogues if dialogue.goes_on]
         if active:
             _one_round(search, active, feedback if left else None)
-    ranks = [dialogue.ranks for dialogue in dialogues]
+    ranks = [[one.place - 1 for one in dialogue.rounds] for dialogue in dialogues]
     protocol = Protocol(data, robustness="multi-round", score="image").adding(rounds=rounds, images=len(search.ids))
     protocol = protocol.adding(references="removed", found="by-round", score="itc")
     table = {k: success_by_round(ranks, k, rounds) for k in ks}
     records = [share(f"success@{k}/round-{r + 1}", [own[r] for own in table[k]], protocol) for k in ks for r in range(rounds)]
     lines = [
-        {"dataset": data, "rule": "multi-round", "key": d.query.key, "target": d.query.target, "rounds": d.rounds}
-        | {"gave_up": d.text is None}
+        DialogueLine(dataset=data, key=d.query.key, target=d.query.target, rounds=d.rounds, gave_up=d.text is None)
         for d in dialogues
     ]
     return Measured([r.with_context(dataset=data, **_context(model, queries)) for r in records], lines)
@@ -251,7 +268,7 @@ def _one_round(search: _Search, active: Sequence[_Dialogue], feedback: Feedback 
     ranks = exact_ranks(scores, targets, allowed, [d.query.key for d in active])
     for i, dialogue in enumerate(active):
         rank, ties = int(ranks.better[i]) + 1, int(ranks.ties[i])
-        dialogue.rounds.append({"reference": dialogue.reference, "text": dialogue.text, "rank": rank, "ties": ties})
+        dialogue.rounds.append(Round(dialogue.reference, dialogue.text or "", rank, ties))
         if dialogue.goes_on and feedback is not None:
             _go_on(dialogue, scores[i].tolist(), search.ids, feedback)
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from fake_run import make_run
 
+from unifashion_pl.metrics.lines import read_lines, write_lines
 from unifashion_pl.report.build import build_report
-from unifashion_pl.report.runfolder import read_lines, read_run, write_lines
+from unifashion_pl.report.runfolder import read_run
 
 ONE, TWO = "phase1/version_0/test", "phase2/version_0/test"
 
@@ -16,6 +17,28 @@ ONE, TWO = "phase1/version_0/test", "phase2/version_0/test"
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     return make_run(tmp_path / "run")
+
+
+def test_run_folder_is_read_by_phase(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "demo"))
+    assert [c.label for c in run.curves] == ["phase1", "phase2"]
+    assert [e.label for e in run.evaluations] == ["phase1", "phase2"]
+    assert run.is_toy
+    assert not any(name.startswith("test/") for c in run.curves for name in c.columns)
+    assert len(run.curves[0].columns["train/loss"]) == 200
+    assert len(run.evaluations[0].shown("captions")) == 5
+
+
+def test_the_trained_configuration_stands_before_that_of_the_test(tmp_path: Path) -> None:
+    for name, policy in (("config.yaml", "trained"), ("test/config.yaml", "tested"), ("other/test/config.yaml", "alone")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"model: {{policy: {policy}}}\ntrainer: {{max_steps: 7, devices: 1}}\n")
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n1,2.0\n")
+    run = read_run(tmp_path)
+    assert {label: config["model"]["policy"] for label, config in run.configs.items()} == {"": "trained", "other": "alone"}
+    page = build_report([tmp_path], tmp_path / "r.html").read_text("utf-8")
+    assert ">steps</th><td>7</td><td>tested only</td>" in page
+    assert ">devices</th><td>1</td><td>1</td>" in page
 
 
 def spoil(path: Path, **change: Any) -> None:
@@ -28,7 +51,7 @@ def spoil(path: Path, **change: Any) -> None:
     ("file", "change", "message"),
     [
         (f"{ONE}/predictions/retrieval", {"rank": "3"}, r"got `str` - at `\$.rank`"),
-        (f"{ONE}/predictions/retrieval", {"rank": -1}, r"Expected `int` >= 0 - at `\$.rank`"),
+        (f"{ONE}/predictions/retrieval", {"rank": -1}, r"Expected `int` >= 1 - at `\$.rank`"),
         (f"{ONE}/predictions/retrieval", {"rank": 10**12}, r"Expected `int` <= 10000000 - at `\$.rank`"),
         (f"{ONE}/predictions/retrieval", {"direction": "up"}, r"Invalid enum value 'up' - at `\$.direction`"),
         (f"{ONE}/predictions/retrieval", {"top": [["a"]]}, r"length 2, got 1 - at `\$.top\[0\]`"),

@@ -1,53 +1,22 @@
-"""Things that the parts of an evaluation share: choosing samples by hash, thumbnails, gathering over ranks, chance levels."""
+"""What the parts of an evaluation share: drawing samples by hash, pictures, gathering over ranks, chance levels."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from io import BytesIO
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import torch
-import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
-from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.metrics.tables import Team
 
 T = TypeVar("T")
-Line = dict[str, Any]
 THUMBNAIL = 128
-
-
-def team_of_all() -> Team:
-    """All processes of the run; one when nothing is distributed."""
-    return Team(dist.is_available() and dist.is_initialized())
-
-
-@dataclass
-class Outcome:
-    """What one part of an evaluation found; equal on all ranks except for ``files`` and ``thumbnails``.
-
-    Attributes:
-        values: flat metric names for the logger.
-        records: result records.
-        lines: prediction lines by file name.
-        needed: keys of the thumbnails that the shown lines refer to.
-        thumbnails: JPEG bytes by key, those this rank has seen.
-        files: further images by file name, those this rank has made.
-    """
-
-    dataset: str
-    values: dict[str, float] = field(default_factory=dict)
-    records: list[ResultRecord] = field(default_factory=list)
-    lines: dict[str, list[Line]] = field(default_factory=dict)
-    needed: set[str] = field(default_factory=set)
-    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def order(seed: int, key: str) -> str:
@@ -55,7 +24,7 @@ def order(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}|{key}".encode()).hexdigest()
 
 
-class Chosen(Generic[T]):
+class Drawing(Generic[T]):
     """The ``size`` groups with the smallest hash, with one item each: the one of the smallest key.
 
     Args:
@@ -105,11 +74,6 @@ class Chosen(Generic[T]):
         return {group: merged[group] for group in sorted(merged, key=lambda g: order(self.seed, g))}
 
 
-def merged(team: Team, lines: Iterable[Line], key: str) -> list[Line]:
-    """Lines of all ranks sorted by their field ``key``; a collective."""
-    return sorted((line for part in team.objects(list(lines)) for line in part), key=lambda line: str(line[key]))
-
-
 def thumbnail(image: Tensor, side: int = THUMBNAIL) -> bytes:
     """uint8 image (3, H, W) -> JPEG bytes, longer side at most ``side`` pixels."""
     picture = to_pil(image)
@@ -117,11 +81,6 @@ def thumbnail(image: Tensor, side: int = THUMBNAIL) -> bytes:
     buffer = BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    """uint8 (3, H, W) on any device -> PIL RGB."""
-    return Image.fromarray(image.detach().to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy(), "RGB")
 
 
 def png(image: Tensor) -> bytes:

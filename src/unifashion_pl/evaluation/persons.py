@@ -5,28 +5,28 @@ All variants of a sample start from the same noise, so they differ in what they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unifashion_pl.data.samples import EditBatch, TryOnBatch
-from unifashion_pl.evaluation.collect import Chosen, Line, Outcome, fingerprint, merged, png
-from unifashion_pl.evaluation.painting import noise_seed, taken
+from unifashion_pl.data.samples import Batch, EditBatch, TryOnBatch
+from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
+from unifashion_pl.evaluation.sampling import Drawing, fingerprint, png
+from unifashion_pl.generation.denoiser import LATENT_CHANNELS
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.images import ssim
 from unifashion_pl.metrics.intervals import bootstrap_interval
+from unifashion_pl.metrics.lines import PersonLine, Repainted, image_name
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import Team
-from unifashion_pl.report.runfolder import image_name
+from unifashion_pl.metrics.tables import merged
+from unifashion_pl.prediction import noise_seed, taken
 from unifashion_pl.tasks.editing import GREY, Task, edit_batch
-
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
-    from unifashion_pl.tasks import DiffusionModule
 
 SAMPLER = "fast"
 #: Scores of a picture against the truth -> how they are read.
@@ -83,105 +83,116 @@ def rows_of(sample: TryOnBatch, variants: list[Variant]) -> EditBatch:
     return replace(rows, texts=texts, **shown)
 
 
-class EditEvaluation:
-    """Repainted persons of one dataset: pictures, and for paired samples what they differ from the truth by.
+@dataclass
+class PersonPart(Part):
+    """Repainted persons in test: pictures, and for paired samples what they differ from the truth by.
 
     Nothing is pasted back, and no picture starts from the truth: both would copy it into the result.
 
     Args:
-        dataset: as the batches carry it.
-        most: persons, drawn by hash; None = all.
-        seed: of the drawing and of the noise.
+        most: persons per dataset, drawn by hash; None = all.
         sampler, steps, guidance: of the diffusion head; None = its default for the task.
         garment_guidance: by what the garment branch sees; 1 = none.
         weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of try-on (arguments of that name).
     """
 
-    def __init__(
-        self,
-        dataset: str,
-        most: int | None,
-        seed: int,
-        sampler: str = SAMPLER,
-        steps: int | None = None,
-        guidance: float | None = None,
-        garment_guidance: float = 1.0,
-        weights: dict[str, str] | None = None,
-    ) -> None:
-        self.dataset, self.seed, self.guidance = dataset, seed, guidance
-        self.settings: dict[str, Any] = {"sampler": sampler, "steps": steps, "garment_guidance": garment_guidance}
-        self.scores = ImageScores(task=self._protocol(TRYON, guidance), **weights) if weights else None  # type: ignore[arg-type]
-        self.chosen: Chosen[TryOnBatch] = Chosen(most, seed)
+    kinds = ("tryon",)
+    drawn = True
+    most: int | None = 8
+    sampler: str = SAMPLER
+    steps: int | None = None
+    guidance: float | None = None
+    garment_guidance: float = 1.0
+    weights: Mapping[str, str] | None = None
+
+    def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
+        """Persons in test, if any are wanted and the model's U-Net reads them."""
+        head = model.diffusion_head
+        wanted = isinstance(batch, TryOnBatch) and stage == "test" and self.most != 0
+        return wanted and head is not None and head.denoiser.in_channels != LATENT_CHANNELS
+
+    def begin(self) -> None:
+        task = self._protocol(TRYON, self.guidance)
+        self.scores = ImageScores(task=task, **self.weights) if self.weights else None  # type: ignore[arg-type]
+        self.drawing: Drawing[TryOnBatch] = Drawing(self.most, self.setting.seed)
+
+    def task_of(self, record: ResultRecord) -> LearnedTask:
+        """Persons may be painted from a text, too."""
+        return "design" if record.under.family == "design" else "try-on"
 
     def _protocol(self, variant: Variant, guidance: float | None) -> Protocol:
-        details: dict[str, object] = {"sampler": self.settings["sampler"]}
-        if self.settings["steps"] is not None:
-            details["steps"] = self.settings["steps"]
+        details: dict[str, object] = {"sampler": self.sampler}
+        if self.steps is not None:
+            details["steps"] = self.steps
         if guidance is not None:
             details["guidance"] = f"{guidance:g}"
-        if (garment := self.settings["garment_guidance"]) != 1.0:
-            details["garment_guidance"] = f"{garment:g}"
+        if self.garment_guidance != 1.0:
+            details["garment_guidance"] = f"{self.garment_guidance:g}"
         withheld = variant.name.partition("/")[2].removesuffix("-withheld")
         made = Protocol(variant.kind, self.dataset, withheld=withheld).adding(**details)
-        return made.adding(start="noise", paste_back="off", seed=self.seed)
+        return made.adding(start="noise", paste_back="off", seed=self.setting.seed)
 
-    def update(self, batch: TryOnBatch) -> None:
+    def update(self, model: FashionModel, batch: Batch) -> None:
         """Keep the samples to be painted; nothing is painted yet."""
+        assert isinstance(batch, TryOnBatch)
         for i, key in enumerate(batch.keys):
-            if self.chosen.wants(key, key):
-                self.chosen.add(key, key, on_cpu(taken(batch, [i])))
+            if self.drawing.wants(key, key):
+                self.drawing.add(key, key, on_cpu(taken(batch, [i])))
 
-    def finish(self, team: Team, model: UniFashionModule | None) -> Outcome:
+    def finish(self, context: Context) -> Outcome:
         """Paint on the rank that holds the sample; a collective."""
-        own = self.chosen.own(team)
+        own = self.drawing.own(context.team)
         outcome, lines = Outcome(self.dataset), []
-        if model is not None:
-            assert model.diffusion_head is not None
+        if context.model is not None:
             for key, sample in own.values():
-                line, files = self._painted(model, model.diffusion_head, key, sample)
+                line, files = self._painted(context.model, key, sample)
                 lines.append(line)
                 outcome.files |= files
-        lines = merged(team, lines, "id")
-        outcome.lines["edits"] = lines
+        lines = merged(context.team, lines, lambda line: line.id)
+        outcome.lines = [*lines]
         outcome.records = list(self._records(lines))
-        short = self.dataset.partition("/")[0]
-        outcome.values = {
-            f"{short}/{r.under.name.removeprefix(f'{self.dataset}/')}/{r.metric}": r.value
-            for r in outcome.records
-            if r.value is not None
-        }
+        for record in outcome.records:
+            outcome.log([record], record.under.name.removeprefix(f"{self.dataset}/"))
         if self.scores is not None:
-            outcome.records += [
-                r for r in self.scores.records(absent=True, n=len(outcome.lines["edits"])) if r.metric != "SSIM"
-            ]
+            outcome.records += [r for r in self.scores.records(absent=True, n=len(lines)) if r.metric != "SSIM"]
         return outcome
 
-    def _painted(
-        self, model: UniFashionModule, head: DiffusionModule, key: str, sample: TryOnBatch
-    ) -> tuple[Line, dict[str, bytes]]:
+    def _painted(self, model: FashionModel, key: str, sample: TryOnBatch) -> tuple[PersonLine, dict[str, bytes]]:
+        head = model.diffusion_head
+        assert head is not None
         sample = model.transfer_batch_to_device(sample, model.device, 0)
         variants = variants_of(sample)
         rows = rows_of(sample, variants)
         stem = image_name(self.dataset, key).removesuffix(".jpg")
-        files: dict[str, bytes] = {}
-        line: Line = {"dataset": self.dataset, "id": key, "paired": sample.paired, "prompt": sample.texts[0], "shown": True}
-        line |= {"given": {}, "made": {}, "seed": self.seed, **self.settings}
-        for name, picture in given(sample).items():
-            line["given"][name] = f"{stem}--{name}.png"
-            files[line["given"][name]] = png(picture)
+        shown = {name: (f"{stem}--{name}.png", picture) for name, picture in given(sample).items()}
+        files = {file: png(picture) for file, picture in shown.values()}
+        settings: dict[str, Any] = {
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "garment_guidance": self.garment_guidance,
+        }
+        line = PersonLine(
+            dataset=self.dataset,
+            id=key,
+            paired=sample.paired,
+            prompt=sample.texts[0],
+            shown=True,
+            given={name: file for name, (file, _) in shown.items()},
+            made={},
+            seed=self.setting.seed,
+            **settings,
+        )
         for kind in dict.fromkeys(variant.kind for variant in variants):
             chosen = [i for i, variant in enumerate(variants) if variant.kind == kind]
             guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
             part = taken(rows, chosen)
-            seeds = [noise_seed(self.seed, key)] * len(chosen)
-            made = head.paint(model.backbone.encode(part).queries, part, seeds=seeds, guidance=guidance, **self.settings)
+            seeds = [noise_seed(self.setting.seed, key)] * len(chosen)
+            made = head.paint(model.backbone.encode(part).queries, part, seeds=seeds, guidance=guidance, **settings)
             for i, picture in zip(chosen, made):
-                name = variants[i].name
-                file = f"{stem}--{name.replace('/', '-')}.png"
+                file = f"{stem}--{variants[i].name.replace('/', '-')}.png"
                 files[file] = png(picture)
-                line["made"][name] = {"file": file, "guidance": guidance}
-                if sample.paired:
-                    line["made"][name]["scores"] = scores(picture, sample.pixels[0], sample.masks[0])
+                against = scores(picture, sample.pixels[0], sample.masks[0]) if sample.paired else {}
+                line.made[variants[i].name] = Repainted(file=file, guidance=guidance, scores=against)
             if self.scores is not None and kind == "tryon":
                 truth = sample.pixels if sample.paired else None
                 self.scores.to(made.device).update([key], made[:1], truth)
@@ -189,17 +200,17 @@ class EditEvaluation:
                     self.scores.update_real([key.partition("__")[0]], sample.pixels)
         return line, files
 
-    def _records(self, lines: list[Line]) -> Iterable[ResultRecord]:
+    def _records(self, lines: list[PersonLine]) -> Iterable[ResultRecord]:
         """A record per variant and score, over the persons that have it."""
-        for name in dict.fromkeys(name for line in lines for name in line["made"]):
+        for name in dict.fromkeys(name for line in lines for name in line.made):
             variant = next(variant for variant in VARIANTS if variant.name == name)
-            drawn = [(line, line["made"][name]) for line in lines if "scores" in line["made"].get(name, {})]
+            drawn = [(line, line.made[name]) for line in lines if name in line.made and line.made[name].scores]
             if not drawn:
                 continue
-            protocol = str(self._protocol(variant, drawn[0][1]["guidance"]))
-            data = fingerprint({line["id"]: line["prompt"] for line, _ in drawn})
+            protocol = str(self._protocol(variant, drawn[0][1].guidance))
+            data = fingerprint({line.id: line.prompt for line, _ in drawn})
             for metric in SCORES:
-                values = [made["scores"][metric] for _, made in drawn]
+                values = [made.scores[metric] for _, made in drawn]
                 yield ResultRecord(
                     metric,
                     sum(values) / len(values),
@@ -207,7 +218,7 @@ class EditEvaluation:
                     len(values),
                     protocol,
                     interval=bootstrap_interval(values) if len(values) > 1 else None,
-                    seed=self.seed,
+                    seed=self.setting.seed,
                     data_hash=data,
                 )
 

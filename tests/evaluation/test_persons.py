@@ -17,12 +17,12 @@ from torchmetrics.image import StructuralSimilarityIndexMeasure
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import TryOnBatch
-from unifashion_pl.evaluation import Evaluator
-from unifashion_pl.evaluation.collect import Outcome
-from unifashion_pl.evaluation.edits import SCORES, VARIANTS, EditEvaluation, rows_of, scores, variants_of
-from unifashion_pl.evaluation.painting import noise_seed, taken
+from unifashion_pl.evaluation import Context, Evaluator, Outcome, PersonPart, Setting
+from unifashion_pl.evaluation.persons import SCORES, VARIANTS, rows_of, scores, variants_of
 from unifashion_pl.metrics.image_scores import ImageScores
+from unifashion_pl.metrics.lines import PersonLine
 from unifashion_pl.metrics.tables import Team
+from unifashion_pl.prediction import noise_seed, taken
 from unifashion_pl.report.build import build_report
 
 NAMES = [variant.name for variant in VARIANTS]
@@ -34,10 +34,18 @@ def painter() -> UniFashionModule:
 
 
 def evaluated(painter: UniFashionModule, batches: list[TryOnBatch], most: int | None = None, **settings: Any) -> Outcome:
-    evaluation = EditEvaluation(batches[0].dataset, most, 0, steps=2, **settings)
+    part = PersonPart(most, steps=2, **settings).of(batches[0].dataset, Setting())
     for batch in batches:
-        evaluation.update(batch)
-    return evaluation.finish(Team(False), painter)
+        part.update(painter, batch)
+    return part.finish(context(painter))
+
+
+def context(model: UniFashionModule) -> Context:
+    return Context(Team(False), model, True)
+
+
+def lines_of(outcome: Outcome) -> list[PersonLine]:
+    return [line for line in outcome.lines if isinstance(line, PersonLine)]
 
 
 def picture(outcome: Outcome, file: str) -> torch.Tensor:
@@ -76,7 +84,7 @@ def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModu
     outcome = evaluated(painter, [batch], garment_guidance=garment_guidance)
     protocols = {record.protocol for record in outcome.records}
     assert all((",garment_guidance=2.5," in protocol) == (garment_guidance == 2.5) for protocol in protocols)
-    line = next(line for line in outcome.lines["edits"] if line["id"] == "v1")
+    line = next(line for line in lines_of(outcome) if line.id == "v1")
     head = painter.diffusion_head
     assert head is not None
     sample = taken(batch, [1])
@@ -94,9 +102,9 @@ def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModu
             guidance=guidance,
             garment_guidance=garment_guidance,
         )[0]
-        found = picture(outcome, line["made"][variant.name]["file"])
+        found = picture(outcome, line.made[variant.name].file)
         assert (made.int() - found.int()).abs().max() <= 1, variant.name
-    withheld, shown = (picture(outcome, line["made"][name]["file"]) for name in NAMES[1::-1])
+    withheld, shown = (picture(outcome, line.made[name].file) for name in NAMES[1::-1])
     assert not torch.equal(withheld, shown)
 
 
@@ -124,7 +132,7 @@ def test_records_are_means_over_persons_whatever_the_batches(painter: UniFashion
         assert a.value == pytest.approx(b.value, abs=1e-2)
         assert a.interval is not None
         assert a.interval.low <= a.value <= a.interval.high  # type: ignore[operator]
-    mean = np.mean([line["made"]["design"]["scores"]["MAE(repainted)"] for line in one.lines["edits"]])
+    mean = np.mean([line.made["design"].scores["MAE(repainted)"] for line in lines_of(one)])
     record = next(r for r in one.records if r.protocol.startswith("vitonhd/train/design(") and r.metric == "MAE(repainted)")
     assert record.value == pytest.approx(mean)
     assert record.protocol == "vitonhd/train/design(sampler=fast,steps=2,guidance=5,start=noise,paste_back=off,seed=0)"
@@ -132,9 +140,9 @@ def test_records_are_means_over_persons_whatever_the_batches(painter: UniFashion
 
 def test_unpaired_persons_are_painted_and_not_scored(painter: UniFashionModule) -> None:
     outcome = evaluated(painter, [tryon_batch(paired=False, dataset="vitonhd/test-unpaired")], most=2)
-    assert len(outcome.lines["edits"]) == 2
+    assert len(outcome.lines) == 2
     assert outcome.records == []
-    assert all(set(line["made"]) == {"tryon"} and "worn before" in line["given"] for line in outcome.lines["edits"])
+    assert all(set(line.made) == {"tryon"} and "worn before" in line.given for line in lines_of(outcome))
 
 
 def test_unpaired_persons_are_compared_with_the_photos_as_sets(painter: UniFashionModule) -> None:
@@ -144,19 +152,19 @@ def test_unpaired_persons_are_compared_with_the_photos_as_sets(painter: UniFashi
         def forward(self, pictures: torch.Tensor) -> torch.Tensor:
             return pictures.float().mean((2, 3))
 
-    evaluation = EditEvaluation("vitonhd/test-unpaired", None, 0, steps=2)
+    part = PersonPart(None, steps=2).of("vitonhd/test-unpaired", Setting())
     scores = ImageScores(task="x", subset_size=3, subsets=2)
     scores.features = Means()  # type: ignore[assignment]
-    evaluation.scores = scores
+    part.scores = scores
     batch = tryon_batch(paired=False, dataset="vitonhd/test-unpaired", keys=["a__x", "a__y", "b__x", "c__x"])
-    evaluation.update(batch)
-    records = {record.metric: record for record in evaluation.finish(Team(False), painter).records}
+    part.update(painter, batch)
+    records = {record.metric: record for record in part.finish(context(painter)).records}
     real = scores.distances.compute()
     assert (real["n_real"], real["n_generated"]) == (3, 4)
     assert records["FID"].value == pytest.approx(real["FID"])
     assert records["FID"].n == 4
-    evaluation.scores = ImageScores(task="x")
-    nothing = {r.metric: r for r in evaluation.finish(Team(False), painter).records}
+    part.scores = ImageScores(task="x")
+    nothing = {r.metric: r for r in part.finish(context(painter)).records}
     assert nothing["FID"].value is None
     assert nothing["FID"].n == 4
     assert "needs the weights" in (nothing["FID"].implementation or "")

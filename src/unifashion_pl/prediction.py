@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from PIL.PngImagePlugin import PngInfo
@@ -22,22 +22,22 @@ from torch import Tensor
 
 from unifashion_pl.data.decode import BadInput, decoded
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
-from unifashion_pl.evaluation.collect import Line, merged, team_of_all, to_pil
+from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
 from unifashion_pl.generation.samplers import steps_of
 from unifashion_pl.inference.persons import editing_head
 from unifashion_pl.inference.requests import TOGETHER, head_of
+from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.learned import lacks
+from unifashion_pl.metrics.lines import image_name
+from unifashion_pl.metrics.tables import merged, team_of_all
 from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
-from unifashion_pl.report.runfolder import image_name
 from unifashion_pl.tasks import eval_mode
 from unifashion_pl.tasks.editing import TASKS, Task, edit_batch
 
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
-
+Line = dict[str, Any]
 MANIFEST = "manifest.jsonl"
 #: Name of the PNG text that holds a picture's line.
 CHUNK = "unifashion"
@@ -108,7 +108,7 @@ class Painter:
         self._lines: list[Line] = []
         self._made_by: dict[str, Any] = {}
 
-    def start(self, model: UniFashionModule, folder: Path) -> None:
+    def start(self, model: FashionModel, folder: Path) -> None:
         """Prepare for a run; a collective where the model is sharded.
 
         Args:
@@ -125,7 +125,7 @@ class Painter:
         remove_parts(self.folder)
 
     @torch.no_grad()
-    def paint(self, model: UniFashionModule, batch: Batch) -> list[Line]:
+    def paint(self, model: FashionModel, batch: Batch) -> list[Line]:
         """Paint what of a batch is not there yet; returns the lines of all its samples.
 
         Raises:
@@ -154,7 +154,7 @@ class Painter:
             RuntimeError: the data held nothing to paint.
         """
         team = team_of_all()
-        lines = merged(team, self._lines, "file")
+        lines = merged(team, self._lines, lambda line: str(line["file"]))
         self._lines = []
         path = self.folder / MANIFEST
         if not lines:
@@ -180,7 +180,7 @@ class Painter:
                 lines.append(line)
         return lines
 
-    def _described(self, model: UniFashionModule, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> list[Line]:
+    def _described(self, model: FashionModel, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> list[Line]:
         """A line per sample, without the picture's hash."""
         head = model.diffusion_head
         assert head is not None
@@ -216,7 +216,7 @@ class Painter:
         return "composed"
 
     def _painted(
-        self, model: UniFashionModule, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch, lines: list[Line]
+        self, model: FashionModel, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch, lines: list[Line]
     ) -> Tensor:
         """(B, 3, H, W) uint8."""
         head = model.diffusion_head
@@ -282,7 +282,7 @@ def _line_of(text: Any) -> Line:
     return line
 
 
-def _composed(model: UniFashionModule, reference: Tensor, text: str) -> Tensor:
+def _composed(model: FashionModel, reference: Tensor, text: str) -> Tensor:
     """Queries (1, Q, D) of one composed query: among others, its text would be padded to the longest, which changes a last bit."""
     features = model.backbone.image_features(reference)
     return model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]

@@ -4,58 +4,69 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from unifashion_pl.data.samples import PairBatch
-from unifashion_pl.evaluation.collect import Chosen, Line, Outcome, chance_recall, fingerprint, thumbnail
-from unifashion_pl.metrics.candidates import Catalogue
+from unifashion_pl.data.samples import Batch, PairBatch
+from unifashion_pl.evaluation import robustness
+from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
+from unifashion_pl.evaluation.sampling import Drawing, chance_recall, fingerprint, thumbnail
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import Task
 from unifashion_pl.metrics.fashiongen import FashionGenRecall
+from unifashion_pl.metrics.lines import ImageToText, ResultList, RetrievalLine, TextToImage
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import Rows, Team, merge
+from unifashion_pl.metrics.tables import Rows, Team, merge, united
 
-if TYPE_CHECKING:
-    from unifashion_pl.module import UniFashionModule
+#: Names and scores, best first.
+Scored = list[tuple[str, float]]
 
 
-class PairEvaluation:
-    """One dataset's text <-> image retrieval.
+@dataclass
+class RetrievalPart(Part):
+    """Recall between texts and images of pairs, under all protocols with intervals in test, under the first with one draw in validation.
 
     Args:
-        dataset: as the batches carry it.
-        protocols: of :class:`FashionGenRecall`; the first one gives the headline names.
-        ks, n_queries, draws, seed: passed on to it.
-        shown: queries per direction with result lists; 0 in validation, where also no thumbnails are kept.
-        top_k: length of those lists.
+        protocols: of :class:`~unifashion_pl.metrics.fashiongen.FashionGenRecall`; the first one gives the headline names.
+        ks: the K of R@K.
+        n_queries, draws: of the sampled protocols.
+        robustness: also rank products, each standing where its best view stands (test); see :mod:`unifashion_pl.evaluation.robustness`.
     """
 
-    def __init__(
-        self,
-        dataset: str,
-        protocols: Sequence[str],
-        ks: Sequence[int],
-        n_queries: int,
-        draws: int,
-        seed: int,
-        shown: int,
-        top_k: int,
-    ) -> None:
-        self.dataset = dataset
-        self.metric = FashionGenRecall(tuple(protocols), ks=ks, n_queries=n_queries, draws=draws, seed=seed)
-        self.shown, self.top_k = shown, top_k
-        self.texts: Chosen[tuple[str, Tensor]] = Chosen(shown, seed)
-        self.images: Chosen[tuple[str, Tensor]] = Chosen(shown, seed)
+    protocols: Sequence[str] = ("fashiongen_100", "fashiongen_full")
+    ks: Sequence[int] = (1, 5, 10)
+    n_queries: int = 1000
+    draws: int = 5
+    robustness: bool = False
+
+    def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
+        """Pairs, if the model can embed them."""
+        return isinstance(batch, PairBatch) and model.retrieval_head is not None
+
+    def task_of(self, record: ResultRecord) -> Task:
+        return "retrieval"
+
+    def begin(self) -> None:
+        protocols, draws = (self.protocols, self.draws) if self.test else (self.protocols[:1], 1)
+        seed = self.setting.seed
+        self.metric = FashionGenRecall(tuple(protocols), ks=self.ks, n_queries=self.n_queries, draws=draws, seed=seed)
+        self.shown = self.setting.shown if self.test else 0
+        self.texts: Drawing[tuple[str, Tensor]] = Drawing(self.shown, seed)
+        self.images: Drawing[tuple[str, Tensor]] = Drawing(self.shown, seed)
         self.rows: dict[str, str] = {}
         self.words: dict[str, str] = {}
         self.thumbnails: dict[str, bytes] = {}
+        self.device = torch.device("cpu")
 
-    def update(self, model: UniFashionModule, batch: PairBatch) -> None:
+    def update(self, model: FashionModel, batch: Batch) -> None:
         """Embed a batch and keep what ranking and showing need."""
+        assert isinstance(batch, PairBatch)
         assert model.retrieval_head is not None
+        self.device = batch.images.device
         products = [str(int(p)) for p in batch.products]
         tokens = model.retrieval_head.image_embeddings(model.backbone, batch.images).float()
         vectors = model.retrieval_head.text_embeddings(model.backbone, batch.texts).float()
@@ -73,23 +84,21 @@ class PairEvaluation:
             if self.images.wants(key, key):
                 self.images.add(key, key, (product, tokens[i].cpu()))
 
-    def finish(self, team: Team, full: bool, whole: Catalogue | None = None) -> Outcome:
-        """Metrics on every rank; with ``full`` also records, prediction lines and the list of thumbnails they need.
-
-        Args:
-            whole: all pairs of the dataset, where only a part of them was seen.
-        """
+    def finish(self, context: Context) -> Outcome:
+        """Metrics; where they are written also records, chance levels and prediction lines."""
         outcome = Outcome(self.dataset, values=self._values(self.metric.compute()), thumbnails=self.thumbnails)
-        if not full or not outcome.values:
+        if not context.full or not outcome.values:
             return outcome
-        rows = {k: v for part in team.objects(self.rows) for k, v in part.items()}
-        ranked = self.metric.per_query()
-        records = [*self.metric.records(data_hash=fingerprint(rows)), *self._chance(ranked)]
-        outcome.records = records if whole is None else expecting(records, self.metric.queries_of(whole))
-        shown = self._result_lists(team, ranked)
-        outcome.lines["retrieval"] = [{"dataset": self.dataset, "shown": False, **line} for line in ranked] + shown
-        outcome.needed = {key for line in shown if line["direction"] == "t2i" for key, _ in line["top"]}
-        outcome.needed |= {line["key"] for line in shown} | {line["target_shown"] for line in shown if line.get("target_shown")}
+        team, whole = context.team, context.whole(self.dataset)
+        ranked = [RetrievalLine(dataset=self.dataset, **line) for line in self.metric.per_query()]
+        records = [*self.metric.records(data_hash=fingerprint(united(team, self.rows))), *self._chance(ranked)]
+        outcome.records = records if whole is None else expecting(records, self.metric.queries_of(whole.catalogue))
+        shown = self._result_lists(team)
+        outcome.lines = [*ranked, *shown]
+        outcome.needed = {key for line in shown if isinstance(line, TextToImage) for key, _ in line.top}
+        outcome.needed |= {line.key for line in shown} | {line.target_shown for line in shown if line.target_shown}
+        if self.test and self.robustness:
+            robustness.add_products(outcome, self.metric, team, self.device, whole)
         return outcome
 
     def _values(self, computed: dict[str, float]) -> dict[str, float]:
@@ -103,18 +112,18 @@ class PairEvaluation:
                 values[f"{short}/{tag}{metric}"] = value
         return values
 
-    def _chance(self, ranked: Sequence[Line]) -> list[ResultRecord]:
+    def _chance(self, ranked: Sequence[RetrievalLine]) -> list[ResultRecord]:
         """Chance level of every recall, from each query's own number of candidates and of right answers."""
         records = []
         for protocol, under in self.metric.under.items():
-            lines = [line for line in ranked if line["protocol"] == protocol]
-            views = Counter(line["product"] for line in lines if line["direction"] == "i2t")
+            lines = [line for line in ranked if line.protocol == protocol]
+            views = Counter(line.product for line in lines if line.direction == "i2t")
             levels: dict[str, tuple[float, int]] = {}
             for direction in ("i2t", "t2i"):
-                own = [line for line in lines if line["direction"] == direction]
+                own = [line for line in lines if line.direction == direction]
                 many = protocol == "fashiongen_full" and direction == "t2i"
                 for k in self.metric.ks:
-                    each = [chance_recall(q["candidates"], views[q["product"]] if many else 1, k) for q in own]
+                    each = [chance_recall(q.candidates, views[q.product] if many else 1, k) for q in own]
                     if each:
                         levels[f"{direction}/R@{k}"] = (sum(each) / len(each), len(each))
             if levels:
@@ -123,42 +132,38 @@ class PairEvaluation:
             records += [ResultRecord(m, v, "percent", n, text, implementation="hypergeometric") for m, (v, n) in levels.items()]
         return records
 
-    def _result_lists(self, team: Team, ranked: Sequence[Line]) -> list[Line]:
-        """Best images for the chosen texts and best texts for the chosen images, over all ranks, with ranks in the full set."""
+    def _result_lists(self, team: Team) -> list[ResultList]:
+        """Best images for the drawn texts and best texts for the drawn images, over all ranks, with ranks in the full set."""
         texts, images = self.texts.everywhere(team), self.images.everywhere(team)
         pictures, words = merge(self.metric.images), merge(self.metric.texts)  # type: ignore[arg-type]
-        every = {p: w for part in team.objects(self.words) for p, w in part.items()}
-        views: dict[str, list[str]] = {}
+        every = united(team, self.words)
+        views: dict[str, set[str]] = {}
         for part in team.objects(list(zip(pictures.ids, pictures.facts.get("product", [])))):
             for key, product in part:
-                views.setdefault(product, []).append(str(key))
-        lines = []
+                views.setdefault(product, set()).add(str(key))
+        lines: list[ResultList] = []
         found = _best_images(pictures, [v for _, (_, v) in texts.values()])
         for (product, (_, (text, _))), top in zip(texts.items(), _merge_top(team, found)):
-            line = self._line("t2i", product, top, set(views[product]), len({k for k, _ in top}))
-            lines.append({**line, "text": text})
+            lines.append(TextToImage(text=text, **self._answers(product, top, views[product], len({k for k, _ in top}))))
         answers = _best_texts(words, [t for _, (_, t) in images.values()])
         for (key, (_, (product, _))), top in zip(images.items(), _merge_top(team, answers)):
-            line = self._line("i2t", key, top, {product}, len(every))
-            lines.append({**line, "texts": {p: every[p] for p, _ in line["top"]}})
+            answer = self._answers(key, top, {product}, len(every))
+            lines.append(ImageToText(texts={p: every[p] for p, _ in answer["top"]}, **{**answer, "target_shown": None}))
         return lines
 
-    def _line(self, direction: str, key: str, top: list[tuple[str, float]], targets: set[str], candidates: int) -> Line:
-        places = [i for i, (name, _) in enumerate(top) if name in targets]
+    def _answers(self, key: str, top: Scored, targets: set[str], candidates: int) -> dict[str, Any]:
+        """Fields of a result list."""
         best = max((score for name, score in top if name in targets), default=float("nan"))
-        better = sum(score > best for name, score in top if name not in targets)
-        ties = sum(score == best for name, score in top if name not in targets)
+        others = [score for name, score in top if name not in targets]
         return {
             "dataset": self.dataset,
-            "shown": True,
-            "direction": direction,
             "key": key,
             "targets": sorted(targets),
-            "target_shown": top[places[0]][0] if places and direction == "t2i" else None,
-            "rank": better + 1,
-            "ties": ties,
+            "target_shown": next((name for name, _ in top if name in targets), None),
+            "rank": sum(score > best for score in others) + 1,
+            "ties": sum(score == best for score in others),
             "candidates": candidates,
-            "top": [[name, round(score, 6)] for name, score in top[: self.top_k]],
+            "top": [(name, round(score, 6)) for name, score in top[: self.setting.top_k]],
         }
 
 
@@ -172,7 +177,7 @@ def expecting(records: Sequence[ResultRecord], queries: Mapping[str, Mapping[str
     return out
 
 
-def _best_images(pictures: Rows, vectors: list[Tensor]) -> list[list[tuple[str, float]]]:
+def _best_images(pictures: Rows, vectors: list[Tensor]) -> list[Scored]:
     """All scores of this rank's images for each text vector."""
     if not vectors or not len(pictures):
         return [[] for _ in vectors]
@@ -181,7 +186,7 @@ def _best_images(pictures: Rows, vectors: list[Tensor]) -> list[list[tuple[str, 
     return [list(zip(map(str, pictures.ids), row.tolist())) for row in scores]
 
 
-def _best_texts(words: Rows, tokens: list[Tensor]) -> list[list[tuple[str, float]]]:
+def _best_texts(words: Rows, tokens: list[Tensor]) -> list[Scored]:
     """All scores of this rank's texts for each image's tokens (Q, E), one per product."""
     if not tokens or not len(words):
         return [[] for _ in tokens]
@@ -191,7 +196,7 @@ def _best_texts(words: Rows, tokens: list[Tensor]) -> list[list[tuple[str, float
     return [[(product, score) for (product, _), score in zip(named, row.tolist())] for row in scores]
 
 
-def _merge_top(team: Team, lists: list[list[tuple[str, float]]]) -> list[list[tuple[str, float]]]:
+def _merge_top(team: Team, lists: list[Scored]) -> list[Scored]:
     """Per query the (name, score) pairs of all ranks, each name once with its best score, best first."""
     parts = team.objects(lists)
     out = []

@@ -1,0 +1,202 @@
+"""Captions of products: scores, plain-word checks, and what the model says in other styles. Products are drawn by hash."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unifashion_pl.data.samples import Batch, PairBatch
+from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
+from unifashion_pl.evaluation.sampling import Drawing, thumbnail
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import Task
+from unifashion_pl.metrics.caption_scores import CaptionScores
+from unifashion_pl.metrics.intervals import wilson_interval
+from unifashion_pl.metrics.lines import CaptionLine
+from unifashion_pl.metrics.protocol import Protocol
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import merged, united
+
+
+def listed(words: str) -> list[str]:
+    """Words separated by blanks."""
+    return words.split()
+
+
+COLOURS = listed(
+    "black white grey gray navy blue red pink purple green yellow orange brown beige cream ivory tan khaki camel olive teal "
+    "turquoise burgundy maroon lilac mint coral gold silver"
+)
+GARMENTS = listed(
+    "dress gown shirt blouse t-shirt tee top sweater cardigan hoodie sweatshirt jacket coat blazer vest skirt pants trousers "
+    "jeans leggings shorts jumpsuit romper"
+)
+
+
+def first_mention(text: str, words: Sequence[str]) -> str | None:
+    """The word of the list that a text names first, singular or plural; at one place the longest wins.
+
+    >>> first_mention("Long-sleeved T-shirts in navy and white", ["shirt", "t-shirt", "white", "navy"])
+    't-shirt'
+    """
+    found = [
+        (match.start(), -len(word), word)
+        for word in words
+        if (match := re.search(rf"(?<![\w-]){re.escape(word.lower())}(?:s|es)?(?![\w-])", text.lower()))
+    ]
+    return min(found)[2] if found else None
+
+
+def word_accuracy(name: str, pairs: Sequence[tuple[str | None, str | None]], words: int) -> list[ResultRecord]:
+    """How often the hypothesis names the reference's first word first, in percent, and the level of always saying the commonest.
+
+    Args:
+        name: of the check, e.g. ``colour``.
+        pairs: (hypothesis, reference) mentions; references without one are left out and counted as dropped.
+        words: length of the list, part of the protocol.
+    """
+    judged = [(said, true) for said, true in pairs if true is not None]
+    if not judged:
+        return []
+    n, hits = len(judged), sum(said == true for said, true in judged)
+    common = Counter(true for _, true in judged).most_common(1)[0][1]
+    protocol = Protocol("first-mention").adding(list=name, words=words)
+    chance = replace(protocol, chance=True)
+    interval = wilson_interval(hits, n).scaled(100)
+    dropped = {"reference names none": len(pairs) - n} if len(pairs) > n else None
+    metric = f"caption/{name}_accuracy"
+    return [
+        ResultRecord(metric, 100 * hits / n, "percent", n, str(protocol), interval=interval, dropped=dropped),
+        ResultRecord(metric, 100 * common / n, "percent", n, str(chance), implementation="commonest word"),
+    ]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What is captioned: an image (3, S, S), beside its true caption, in the style of its dataset."""
+
+    key: str
+    image: Tensor
+    caption: str
+    style: str
+
+
+@dataclass
+class CaptionPart(Part):
+    """Captions of products, one per product, for the view with the smallest key.
+
+    Args:
+        most: products captioned in test, drawn by hash; None = all.
+        most_in_validation: the same in validation.
+        num_beams, max_new_tokens: of generation; None = the caption head's default.
+        batch_size: of generation.
+        word_checks: name -> words; how often a caption names the reference's first word first. None = garments and colours.
+    """
+
+    most: int | None = 256
+    most_in_validation: int = 0
+    num_beams: int | None = None
+    max_new_tokens: int | None = None
+    batch_size: int = 32
+    word_checks: Mapping[str, Sequence[str]] | None = None
+
+    def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
+        """Pairs, if captions are wanted and the model can write them."""
+        most = self.most if stage == "test" else self.most_in_validation
+        return isinstance(batch, PairBatch) and model.caption_head is not None and most != 0
+
+    def task_of(self, record: ResultRecord) -> Task:
+        return "caption"
+
+    def begin(self) -> None:
+        asked = {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens}
+        self.generation = {name: value for name, value in asked.items() if value is not None}
+        self.words = {"category": GARMENTS, "colour": COLOURS} if self.word_checks is None else self.word_checks
+        most = self.most if self.test else self.most_in_validation
+        self.drawing: Drawing[_Sample] = Drawing(most, self.setting.seed)
+        self.products: set[str] = set()
+
+    def update(self, model: FashionModel, batch: Batch) -> None:
+        """Keep the images to be captioned; nothing is generated yet."""
+        assert isinstance(batch, PairBatch)
+        for i, key in enumerate(batch.keys):
+            product = str(int(batch.products[i]))
+            self.products |= {product} if batch.captions[i] else set()
+            if batch.captions[i] and self.drawing.wants(product, key):
+                sample = _Sample(key, batch.images[i].cpu(), batch.captions[i], batch.styles[i])
+                self.drawing.add(product, key, sample)
+
+    def finish(self, context: Context) -> Outcome:
+        """Generate on the rank that holds the image, score on all."""
+        team, model, full = context.team, context.model, context.full
+        own = [sample for _, sample in self.drawing.own(team).values()]
+        outcome = Outcome(self.dataset, thumbnails={sample.key: thumbnail(sample.image) for sample in own})
+        made: list[CaptionLine] = []
+        if model is not None:
+            for start in range(0, len(own), self.batch_size):
+                made += self._captions(model, own[start : start + self.batch_size])
+        lines = merged(team, made, lambda line: line.id)
+        if not lines:
+            return outcome
+        scores = CaptionScores(protocol="coco", meteor=full)
+        scores.update([x.hypothesis for x in lines], [[x.reference] for x in lines], [x.id for x in lines])
+        words = [r for name, w in self.words.items() for r in word_accuracy(name, [x.words[name] for x in lines], len(w))]
+        records = [*scores.records(), *words]
+        short = self.dataset.partition("/")[0]
+        for r in records:
+            if r.value is not None and not r.under.chance:
+                outcome.values[f"{short}/caption/{r.metric.removeprefix('caption/')}"] = r.value
+        for i, (line, each) in enumerate(zip(lines, scores.per_caption())):
+            line.shown = i < self.setting.shown
+            line.scores = {name: each[name] for name in ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")}
+        outcome.lines = [*lines]
+        outcome.needed = {line.id for line in lines if line.shown}
+        if full:
+            whole, products = context.whole(self.dataset), {name for part in team.objects(self.products) for name in part}
+            there = len(products) if whole is None else whole.captioned
+            outcome.records = [replace(record, n_expected=there) for record in records]
+            styles = united(team, self._other_styles(model, [sample for sample in own if sample.key in outcome.needed]))
+            for line in lines:
+                line.styles = styles.get(line.id, {})
+        return outcome
+
+    def _other_styles(self, model: FashionModel | None, shown: list[_Sample]) -> dict[str, dict[str, str]]:
+        """The shown products of this rank once more in the styles that their dataset does not have: id -> style -> text."""
+        made: dict[str, dict[str, str]] = {sample.key: {} for sample in shown}
+        if shown and model is not None:
+            assert model.caption_head is not None
+            queries = _queries(model, shown)
+            for style in model.caption_head.styles:
+                rows = [i for i, sample in enumerate(shown) if sample.style != style]
+                texts = model.caption_head.generate(queries[rows], [style] * len(rows), **self.generation)
+                for i, text in zip(rows, texts):
+                    made[shown[i].key][style] = text
+        return made
+
+    def _captions(self, model: FashionModel, samples: list[_Sample]) -> list[CaptionLine]:
+        assert model.caption_head is not None
+        styles = [sample.style for sample in samples]
+        texts = model.caption_head.generate(_queries(model, samples), styles, **self.generation)
+        lines = []
+        for sample, text in zip(samples, texts):
+            found = {name: (first_mention(text, w), first_mention(sample.caption, w)) for name, w in self.words.items()}
+            told: dict[str, Any] = {
+                "dataset": self.dataset,
+                "id": sample.key,
+                "style": sample.style,
+                "reference": sample.caption,
+            }
+            lines.append(CaptionLine(hypothesis=text, words=found, **told))
+        return lines
+
+
+def _queries(model: FashionModel, samples: list[_Sample]) -> Tensor:
+    """(B, Q, D) of the image pass."""
+    images = torch.stack([sample.image for sample in samples]).to(model.device)
+    return model.backbone.image_pass(model.backbone.image_features(images))

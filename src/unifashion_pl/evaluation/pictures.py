@@ -1,0 +1,131 @@
+"""Pictures generated from evaluated samples, beside the truth. Samples are drawn by hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch
+from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
+from unifashion_pl.evaluation.sampling import Drawing, png, thumbnail
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.learned import Task
+from unifashion_pl.metrics.image_scores import ImageScores
+from unifashion_pl.metrics.lines import PictureLine, image_name
+from unifashion_pl.metrics.protocol import Protocol
+from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.tables import merged
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What is painted: from an image (3, S, S), or from it and a text; beside the truth (3, H, W), if the data has it."""
+
+    kind: str
+    image: Tensor
+    text: str
+    truth: Tensor | None
+
+
+@dataclass
+class ImagePart(Part):
+    """Generated images beside the truth: reconstructions of pairs (Eq. 7) and composed generations (Eq. 12).
+
+    Args:
+        most: samples per dataset for which images are generated in test, drawn by hash.
+        most_in_validation: the same in validation.
+        seeds: one image per sample and seed.
+        sampler, guidance, steps: of the diffusion head; None = its default.
+        weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of reconstructions in test (arguments of that name); those
+            that are not named are left out, SSIM needs none.
+    """
+
+    drawn = True
+    most: int = 8
+    most_in_validation: int = 0
+    seeds: Sequence[int] = (0, 1)
+    sampler: str = "fast"
+    guidance: float | None = None
+    steps: int | None = None
+    weights: Mapping[str, str] | None = None
+
+    def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
+        """Pairs and composed queries, if pictures are wanted and the model can paint."""
+        most = self.most if stage == "test" else self.most_in_validation
+        return isinstance(batch, PairBatch | QueryBatch) and model.diffusion_head is not None and most > 0
+
+    def task_of(self, record: ResultRecord) -> Task:
+        return "generation"
+
+    def begin(self) -> None:
+        first = self.seeds[0] if self.seeds else None
+        task = Protocol("reconstruction", self.dataset).adding(seed=first, sampler=self.sampler)
+        self.scores = ImageScores(task=task, **(self.weights or {})) if self.test else None  # type: ignore[arg-type]
+        most = self.most if self.test else self.most_in_validation
+        self.drawing: Drawing[_Sample] = Drawing(most, self.setting.seed)
+
+    def update(self, model: FashionModel, batch: Batch) -> None:
+        """Keep the samples to be generated."""
+        if isinstance(batch, PairBatch):
+            images, texts, kind = batch.images, batch.prompts, "reconstruction"
+        else:
+            assert isinstance(batch, QueryBatch)
+            images, texts, kind = batch.references, batch.texts, "composed"
+        for i, key in enumerate(batch.keys):
+            if self.drawing.wants(key, key):
+                truth = batch.pixels[i].cpu() if batch.pixels is not None else None
+                self.drawing.add(key, key, _Sample(kind, images[i].cpu(), texts[i], truth))
+
+    def finish(self, context: Context) -> Outcome:
+        """Generate on the rank that holds the sample."""
+        own = self.drawing.own(context.team)
+        outcome = Outcome(self.dataset)
+        lines = []
+        if context.model is not None:
+            for key, sample in own.values():
+                line, files = self._generate(context.model, key, sample)
+                lines.append(line)
+                outcome.files.update(files)
+        outcome.lines = [*merged(context.team, lines, lambda line: line.id)]
+        if self.scores is not None:
+            outcome.records = self.scores.records(absent=True)
+            outcome.log(outcome.records, "image")
+        return outcome
+
+    def _generate(self, model: FashionModel, key: str, sample: _Sample) -> tuple[PictureLine, dict[str, bytes]]:
+        assert model.diffusion_head is not None
+        kind, text, truth = sample.kind, sample.text, sample.truth
+        features = model.backbone.image_features(sample.image[None].to(model.device))
+        if kind == "composed":
+            queries = model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
+        else:
+            queries = model.backbone.image_pass(features)
+        stem = image_name(self.dataset, key).removesuffix(".jpg") + f"--{kind}"
+        files: dict[str, bytes] = {}
+        settings: dict[str, Any] = {"sampler": self.sampler, "guidance": self.guidance, "steps": self.steps}
+        asked = {name: value for name, value in settings.items() if value is not None}
+        for seed in self.seeds:
+            made = model.diffusion_head.generate(queries, [text], seeds=[seed], **asked)
+            files[f"{stem}-seed{seed}.png"] = png(made[0])
+            if self.scores is not None and kind == "reconstruction" and truth is not None and seed == self.seeds[0]:
+                self.scores.to(made.device).update([key], made, truth[None].to(made.device), [text])
+        line = PictureLine(
+            dataset=self.dataset,
+            id=key,
+            kind=kind,
+            prompt=text,
+            shown=True,
+            seeds=list(self.seeds),
+            files=list(files),
+            **settings,
+        )
+        if kind == "composed":
+            line.reference = f"{stem}-given.jpg"
+            files[line.reference] = thumbnail(sample.image, 256)
+        if truth is not None:
+            line.truth = f"{stem}-truth.png"
+            files[line.truth] = png(truth)
+        return line, files
