@@ -2,97 +2,68 @@
 
 from __future__ import annotations
 
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from unifashion_pl.metrics.leaks import HALF
 from unifashion_pl.metrics.protocol import AUDIT
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.html import Page, figure, table
-from unifashion_pl.report.runfolder import Evaluation
-from unifashion_pl.report.tables import column_order, is_plain, titled
+from unifashion_pl.report.tables import Records, column_order, is_plain
 
 ASSISTED = ("caption", "both")
 
 
-def assisted(records: list[ResultRecord]) -> list[ResultRecord]:
-    """Numbers of whole queries that read gallery captions, reference kept."""
-    return [
-        r
-        for r in records
-        if is_plain(r) and r.under.half == "itc" and r.under.reference == "ref-kept" and r.under.score in ASSISTED
-        if r.value is not None
-    ]
+@dataclass(frozen=True)
+class Audit:
+    """How well a bag of words tells the targets of a category from other images, by their captions and with labels shuffled."""
+
+    category: str
+    auc: float | None
+    shuffled: float | None
+    error: float | None
+    doubt: str | None
+    n: int
 
 
-def floors(records: list[ResultRecord]) -> dict[tuple[str, str], float]:
-    """(gallery, metric) -> what word matching alone (BM25) reaches in percent."""
-    return {
-        (r.under.gallery, r.metric): r.value for r in records if is_plain(r) and r.under.half == "bm25" and r.value is not None
-    }
+@dataclass(frozen=True)
+class Guard:
+    """The records of one evaluation that read gallery captions, and what guards them."""
 
+    records: Sequence[ResultRecord]
 
-def reasons(records: list[ResultRecord]) -> list[str]:
-    """Why numbers are labelled ``leaked`` or ``suspicious``, each reason once."""
-    return list(dict.fromkeys(f"{r.under.unsafe}: {r.doubt}" for r in records if r.under.unsafe and r.doubt))
+    @property
+    def composed(self) -> Records:
+        """Composed retrieval over whole galleries, reference kept."""
+        return [r for r in self.records if is_plain(r) and r.under.reference == "ref-kept" and r.value is not None]
 
+    @property
+    def assisted(self) -> list[Records]:
+        """Whole queries that read gallery captions, by protocol."""
+        groups: dict[str, dict[str, ResultRecord]] = {}
+        for r in self.composed:
+            if r.under.score in ASSISTED and r.under.half == "itc":
+                groups.setdefault(r.protocol, {})[r.metric] = r
+        return [[group[metric] for metric in column_order(group)] for group in groups.values()]
 
-def add_guard(page: Page, evaluation: Evaluation) -> None:
-    """Caption-assisted numbers beside the floor, then the audit of the captions; nothing where no caption was read."""
-    numbers, audits = assisted(evaluation.records), [r for r in evaluation.records if r.under.score == AUDIT]
-    if numbers:
-        page.add(*(f'<p class="note refused">{escape(why)}</p>' for why in reasons(evaluation.records)))
-        page.add(page.caption("Table", _text(evaluation.records)), _floor_table(numbers, floors(evaluation.records)))
-    if audits:
-        text = (
-            "Audit of the gallery captions. A bag of words, fitted on one half, tells targets from other images on the other: 0.5 means "
-            "that it cannot, as it must be for captions written without the queries. The control has its labels shuffled."
-        )
-        page.add(page.caption("Table", text), _audit_table(audits))
+    @property
+    def floors(self) -> dict[tuple[str, str], float | None]:
+        """(gallery, metric) -> what word matching alone (BM25) reaches in percent."""
+        return {(r.under.gallery, r.metric): r.value for r in self.composed if r.under.half == "bm25"}
 
+    @property
+    def audits(self) -> list[Audit]:
+        """What a bag of words knows, per category."""
+        values = {r.metric: r for r in self.records if r.under.score == AUDIT}
+        made = []
+        for metric, record in values.items():
+            category, _, name = metric.partition("/")
+            if name == "caption-AUC":
+                control = values.get(f"{metric}/labels-shuffled")
+                error = (record.interval.high - record.interval.low) / (2 * HALF) if record.interval else None
+                made.append(Audit(category, record.value, control and control.value, error, record.doubt, record.n))
+        return made
 
-def _text(records: list[ResultRecord]) -> str:
-    text = (
-        "Composed retrieval with gallery captions, recall in percent with 95&nbsp;% intervals beneath, against what word matching between query text and captions reaches "
-        "without any image or model (BM25). Only what stands above this floor is the model’s."
-    )
-    if not floors(records):
-        text += ' <b class="flag">no floor</b> results.json holds none: these numbers cannot be told from text matching.'
-    return text
-
-
-def _floor_table(numbers: list[ResultRecord], floor: dict[tuple[str, str], float]) -> str:
-    rows: list[list[str]] = []
-    for protocol in dict.fromkeys(r.protocol for r in numbers):
-        own = {r.metric: r for r in numbers if r.protocol == protocol}
-        rows.append([titled(next(iter(own.values())))])
-        for metric in column_order(own):
-            record = own[metric]
-            assert record.value is not None
-            low = floor.get((record.under.gallery, metric))
-            spread = f"<small>{record.interval.low:.1f}–{record.interval.high:.1f}</small>" if record.interval else ""
-            gap = "–" if low is None else f"{record.value - low:+.2f}"
-            rows.append([escape(metric), f"<b>{figure(record.value)}</b>{spread}", figure(low), gap, f"{record.n:,}"])
-    return table(["metric", "with captions", "words alone", "above the floor", "n"], rows, "guard")
-
-
-def _audit_table(audits: list[ResultRecord]) -> str:
-    values = {r.metric: r for r in audits}
-    rows = []
-    for metric, record in values.items():
-        category, _, name = metric.partition("/")
-        if name != "caption-AUC":
-            continue
-        control = values.get(f"{metric}/labels-shuffled")
-        mark = f'<b class="flag">{escape(record.doubt)}</b>' if record.doubt else "ok"
-        error = (record.interval.high - record.interval.low) / (2 * HALF) if record.interval else None
-        rows.append(
-            [
-                escape(category),
-                figure(record.value, 3),
-                figure(control.value if control else None, 3),
-                figure(error, 3),
-                mark,
-                f"{record.n:,}",
-            ]
-        )
-    return table(["category", "AUC", "labels shuffled", "standard error", "verdict", "captions"], rows, "guard")
+    @property
+    def reasons(self) -> list[str]:
+        """Why numbers are labelled ``leaked`` or ``suspicious``, each reason once."""
+        return list(dict.fromkeys(f"{r.under.unsafe}: {r.doubt}" for r in self.records if r.under.unsafe and r.doubt))

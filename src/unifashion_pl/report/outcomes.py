@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from unifashion_pl.metrics.lines import Line, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.runfolder import Evaluation
-from unifashion_pl.report.tables import MEANINGS, column_order, is_plain
+from unifashion_pl.report.lines import place
+from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.tables import GALLERIES, MEANINGS, column_order, cut_of, is_plain
 
-GALLERIES = ("original", "union")
 #: Means over captions; BLEU and METEOR are ratios over the whole set, so a caption has no share in them.
 CAPTION_MEANS = ("ROUGE-L", "CIDEr")
 
@@ -40,7 +38,7 @@ class Outcomes:
 
     Attributes:
         title: for readers.
-        protocols: full protocol strings of the records behind it.
+        protocols: those of the records behind it, as text.
         data: data hashes of those records.
         rows: by id.
     """
@@ -55,6 +53,11 @@ class Outcomes:
         """Names in the order of tables."""
         return column_order({name for row in self.rows.values() for name in row.values})
 
+    @property
+    def said(self) -> str:
+        """The protocols for readers."""
+        return ", ".join(sorted(self.protocols)) or "none that its results.json names"
+
 
 def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
     """Everything in a test folder that has a value per query, by a name that is the same in every run."""
@@ -66,7 +69,7 @@ def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
             for found in make(own, [line for line in lines if str(line.get("dataset", "")) == dataset]):
                 if found.rows:
                     title = f"{dataset}: {found.title}"
-                    made[title] = Outcomes(title, found.protocols, found.data, found.rows)
+                    made[title] = replace(found, title=title)
     return made
 
 
@@ -77,7 +80,7 @@ def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, Row])
 
 def cutoffs(records: Iterable[ResultRecord]) -> list[int]:
     """The K of R@K among the metrics."""
-    return sorted({int(match[1]) for r in records if (match := re.search(r"R@(\d+)$", r.metric))})
+    return sorted({cut for r in records if (cut := cut_of(r.metric)) is not None})
 
 
 def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
@@ -89,11 +92,7 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
         gallery, reference, score = variant.split("/")
         if gallery not in GALLERIES or reference != "ref-kept":
             continue
-        own = [
-            r
-            for r in records
-            if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS
-        ]
+        own = [r for r in records if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS]
         rows = {line["key"]: _composed_row(line, line["ranks"][variant], cutoffs(own)) for line in ranked}
         made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
     return made
@@ -102,7 +101,7 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
 def _composed_row(line: Line, rank: Sequence[int], ks: Sequence[int]) -> Row:
     """``rank`` = [rank, ties]; a tie counts against the query."""
     hits = {k: 100.0 * (sum(rank) <= k) for k in ks}
-    values = {f"{line['category']}/R@{k}": hit for k, hit in hits.items()} | {f"mean/R@{k}": hit for k, hit in hits.items()}
+    values = {f"{part}/R@{k}": hit for part in (line["category"], "mean") for k, hit in hits.items()}
     if hits:
         values["Avg"] = sum(hits.values()) / len(hits)
     asked = " ".join(str(line.get(name)) for name in ("category", "reference", "target", "text"))
@@ -137,21 +136,17 @@ def _captions(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
 
     own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
     scored = {
-        x["id"]: {m: 100 * x["scores"][m] for m in CAPTION_MEANS if x["scores"].get(m) is not None}
-        for x in lines
-        if x.get("scores")
+        line["id"]: row(line, {m: 100 * line["scores"][m] for m in CAPTION_MEANS if line["scores"].get(m) is not None})
+        for line in lines
+        if line.get("scores")
     }
-    made = [
-        _outcomes("caption scores", own, {line["id"]: row(line, scored[line["id"]]) for line in lines if line["id"] in scored})
-    ]
+    made = [_outcomes("caption scores", own, scored)]
     for name in sorted({name for line in lines for name in line.get("words", {})}):
-        metric = f"caption/{name}_accuracy"
-        said = [r for r in records if r.metric == metric and not r.under.chance]
-        judged = {line["id"]: line["words"][name] for line in lines if line.get("words", {}).get(name, (None, None))[1]}
-        rows = {
-            line["id"]: row(line, {f"{name} named right": 100.0 * (judged[line["id"]][0] == judged[line["id"]][1])})
-            for line in lines
-            if line["id"] in judged
-        }
+        said = [r for r in records if r.metric == f"caption/{name}_accuracy" and not r.under.chance]
+        rows = {}
+        for line in lines:
+            found, true = line.get("words", {}).get(name, (None, None))
+            if true:
+                rows[line["id"]] = row(line, {f"{name} named right": 100.0 * (found == true)})
         made.append(_outcomes(f"captions, first {name} word", said, rows))
     return made
