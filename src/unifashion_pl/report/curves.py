@@ -149,7 +149,9 @@ def chart(panel: Panel) -> Chart:
 
     grid = [(place((x_low, t))[1], number(t)) for t in y_ticks]
     ticks = [(place((t, y_ticks[0]))[0], number(t)) for t in x_ticks if x_low <= t <= x_high]
-    drawn = [_drawn(name, number(s[-1][1]), [place(p) for p in s], [place(p) for p in _calm(s)]) for name, s in panel.series.items()]
+    drawn = [
+        _drawn(name, number(s[-1][1]), [place(p) for p in s], [place(p) for p in _calm(s)]) for name, s in panel.series.items()
+    ]
     return Chart(panel.title, panel.unit, grid, ticks, drawn)
 
 

@@ -107,12 +107,12 @@ def explain(line: Line) -> list[str]:
 
 def gallery_sizes(records: Iterable[ResultRecord]) -> dict[str, int]:
     """Category -> images of the whole gallery, from the chance levels: one right answer among G gives R@K = K / G by chance."""
+    levels = [r for r in records if r.under.chance and r.under.variant == HEADLINE and not r.under.further]
     sizes = {}
-    for r in records:
+    for r in levels:
         category, cut = r.metric.partition("/")[0], cut_of(r.metric)
-        if r.under.chance and r.under.variant == HEADLINE and not r.under.further and category != "mean" and cut:
-            if r.value and 1e-3 < r.value < 100:
-                sizes[category] = round(100 * cut / r.value)
+        if category != "mean" and cut and r.value and 1e-3 < r.value < 100:
+            sizes[category] = round(100 * cut / r.value)
     return sizes
 
 

@@ -60,7 +60,7 @@ class Guard:
             if name == "caption-AUC":
                 control = values.get(f"{metric}/labels-shuffled")
                 error = (record.interval.high - record.interval.low) / (2 * HALF) if record.interval else None
-                made.append(Audit(category, record.value, control and control.value, error, record.doubt, record.n))
+                made.append(Audit(category, record.value, control.value if control else None, error, record.doubt, record.n))
         return made
 
     @property

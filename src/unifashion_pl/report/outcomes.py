@@ -92,7 +92,11 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
         gallery, reference, score = variant.split("/")
         if gallery not in GALLERIES or reference != "ref-kept":
             continue
-        own = [r for r in records if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS]
+        own = [
+            r
+            for r in records
+            if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS
+        ]
         rows = {line["key"]: _composed_row(line, line["ranks"][variant], cutoffs(own)) for line in ranked}
         made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
     return made

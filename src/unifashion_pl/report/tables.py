@@ -104,7 +104,7 @@ class Results:
     @property
     def headline(self) -> Records:
         """The variant that the paper reports, asked with the whole query and with halves of it."""
-        return [r for r in self.composed if is_headline(r.protocol) and r.value is not None]
+        return [r for r in self.composed if is_plain(r) and r.under.variant == HEADLINE and r.value is not None]
 
     @property
     def gain(self) -> str:
