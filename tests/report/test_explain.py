@@ -13,6 +13,7 @@ from fake_run import make_run
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report import build_report
 from unifashion_pl.report.explain import chance_median, choose, explain, gallery_sizes, halves_reached, rank_summary, scores_of
+from unifashion_pl.report.page import ENVIRONMENT, Page
 
 BASE = "fashioniq/original/ref-kept/image(score=itc,text=and)"
 
@@ -23,6 +24,11 @@ def line(key: str, rank: int, **more: Any) -> dict[str, Any]:
     if rank < 10:
         top[rank][0] = "goal"
     return {"key": key, "rank": rank + 1, "ties": 0, "target": "goal", "reference": "ref", "text": key, "top": top, **more}
+
+
+def why(asked: dict[str, Any]) -> str:
+    """The list that the page shows beneath a query."""
+    return str(ENVIRONMENT.get_template("queries.html.j2").make_module({"page": Page()}).why(asked))  # type: ignore[attr-defined]
 
 
 def test_best_and_worst_by_rank_random_by_name() -> None:
@@ -54,25 +60,26 @@ def test_margin_decides_between_equal_ranks() -> None:
 
 
 def test_score_competitor_and_margin() -> None:
-    ahead = scores_of(line("q", 0), {"goal"})
+    ahead = scores_of(line("q", 0))
     assert (ahead.target, ahead.rival, ahead.margin) == (0.9, 0.85, pytest.approx(0.05))
-    behind = scores_of(line("q", 4), {"goal"})
+    behind = scores_of(line("q", 4))
     assert behind.margin == pytest.approx(-0.2)
-    assert 'target scores 0.700, best competitor 0.900, margin <b class="bad">−0.200</b>' in explain(line("q", 4))[0]
+    assert 'target scores 0.700, best competitor 0.900, margin <b class="bad">−0.200</b>' in why(line("q", 4))
+    assert 'margin <b class="good">+0.050</b>' in why(line("q", 0))
 
 
 def test_a_target_beyond_the_list_has_only_a_bound() -> None:
-    found = scores_of(line("q", 57), {"goal"})
+    found = scores_of(line("q", 57))
     assert (found.target, found.bound) == (None, 0.45)
-    assert "at most 0.450" in explain(line("q", 57))[0]
-    assert "≤ −0.450" in explain(line("q", 57))[0]
+    assert "target scores at most 0.450 (end of the list), best competitor 0.900" in why(line("q", 57))
+    assert '<b class="bad">≤ −0.450</b>' in why(line("q", 57))
 
 
 def test_views_of_a_product_do_not_compete() -> None:
     asked = {"key": "p", "rank": 1, "ties": 0, "targets": ["v1", "v2"], "top": [["v1", 0.8], ["v2", 0.7], ["x", 0.5]]}
-    said = explain(asked)
-    assert "best competitor 0.500" in said[0]
-    assert len(said) == 1
+    assert "best competitor 0.500" in why(asked)
+    assert explain(asked) == []
+    assert why(asked).count("<li>") == 1
 
 
 def test_reference_ties_other_scores_and_halves_are_told_where_known() -> None:
@@ -116,7 +123,7 @@ def test_summary_stands_beside_chance() -> None:
     text = rank_summary([1, 1, 4, 41], [(101, 1)] * 4)
     assert "all 4 queries" in text
     assert "(chance 51)" in text
-    assert "50&nbsp;% stand at rank 1, 75&nbsp;% among the first 10, the last one at 41" in text
+    assert "50\u00a0% stand at rank 1, 75\u00a0% among the first 10, the last one at 41" in text
     assert rank_summary([], []) == ""
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 from unifashion_pl.evaluation.composed import audit_records
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.guard import add_guard
-from unifashion_pl.report.html import Page
-from unifashion_pl.report.runfolder import Evaluation
-from unifashion_pl.report.tables import add_composed, add_numbers
+from unifashion_pl.report.guard import Guard
+from unifashion_pl.report.page import render
+from unifashion_pl.report.tables import Results
 
 HEAD = "fashioniq/original/ref-kept"
 REASON = "leaked: gallery captions are not known to be query-blind: no captioner (3, e.g. d1); every caption needs one"
@@ -30,10 +28,7 @@ def records(mark: str = "", why: str = "", floor: bool = True, verdict: str = "o
 
 
 def page_of(found: list[ResultRecord]) -> str:
-    page = Page()
-    for add in (add_numbers, add_composed, add_guard):
-        add(page, Evaluation("", Path("r"), found, {}))
-    return "".join(page.parts)
+    return render("numbers.html", view=(Results(found), Guard(found)))
 
 
 def test_floor_stands_beside_caption_assisted_numbers() -> None:
@@ -57,6 +52,13 @@ def test_a_missing_floor_is_said() -> None:
 
 
 def test_without_captions_there_is_no_guard() -> None:
-    page = Page()
-    add_guard(page, Evaluation("", Path("r"), records()[:1], {}))
-    assert page.parts == []
+    guard = Guard(records()[:1])
+    assert (guard.assisted, guard.audits) == ([], [])
+    assert 'class="guard"' not in page_of(records()[:1])
+
+
+def test_reasons_and_verdicts_are_escaped() -> None:
+    text = page_of(records(",captions=leaked", "; leaked: <script>x</script>", verdict="<b>refuse"))
+    assert "leaked: &lt;script&gt;x&lt;/script&gt;" in text
+    assert '<b class="flag">&lt;b&gt;refuse</b>' in text
+    assert "<script" not in text

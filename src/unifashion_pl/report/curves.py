@@ -132,7 +132,7 @@ def number(value: float) -> str:
     if abs(value) < 0.001:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def chart(panel: Panel) -> Chart:
