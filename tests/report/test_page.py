@@ -16,7 +16,6 @@ from jinja2 import UndefinedError
 
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report import build_report, page
-from unifashion_pl.report.guard import Guard
 from unifashion_pl.report.page import ENVIRONMENT, Page, render
 from unifashion_pl.report.tables import Results
 
@@ -129,7 +128,7 @@ def test_captions_are_numbered_apart_and_anew_on_every_page() -> None:
     assert [one.number(kind) for kind in ("Table", "Figure", "Table", "Table", "Figure")] == [1, 1, 2, 3, 2]
     records = [ResultRecord("Avg", 1.0, "percent", 9, "p(a=b)")]
     for _ in range(2):
-        assert "<b>Table 1.</b>" in render("numbers.html", view=(Results(records), Guard(records)))
+        assert "<b>Table 1.</b>" in render("numbers.html", view=Results(records))
 
 
 def test_pictures_are_embedded_or_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.protocol import AUDIT
 from unifashion_pl.report.compare import comparisons
 from unifashion_pl.report.curves import chart, panels
-from unifashion_pl.report.guard import Guard
 from unifashion_pl.report.page import render
 from unifashion_pl.report.published import config_hash, published
 from unifashion_pl.report.runfolder import Run, name_apart, read_run
@@ -105,7 +104,7 @@ def _sections(runs: Sequence[Run]) -> Iterator[Section]:
     tests = [(_name(runs, run, evaluation.label), evaluation) for run in runs for evaluation in run.evaluations]
     curves = [(_name(runs, run, c.label), [chart(p) for p in panels(c.columns)]) for run in runs for c in run.curves]
     yield Section("curves", "Learning curves", [(name, charts) for name, charts in curves if charts])
-    yield Section("numbers", "Results", [(name, (Results(e.records), Guard(e.records))) for name, e in tests if e.records])
+    yield Section("numbers", "Results", [(name, Results(e.records)) for name, e in tests if e.records])
     yield Section("comparison", "Comparison of the runs", [(f"{c.second} against {c.first}", c) for c in comparisons(runs)])
     yield Section("published", "Published numbers", [("", published(runs))])
     for kind, title in SHOWN.items():

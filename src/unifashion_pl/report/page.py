@@ -133,7 +133,7 @@ def _environment() -> Environment:
     )
     formats = (figure, signed, p_value, count, duration, clip, shorten, prefixes, painted)
     queries = (lines.place, *explain.FILTERS)
-    records = (tables.flags, tables.value_text, tables.interval_text, tables.grouped, compare.reach)
+    records = (tables.flags, tables.value_text, tables.interval_text, tables.grouped, tables.standard_error, compare.reach)
     environment.filters.update({function.__name__: function for function in (*formats, *queries, *records)})
     environment.tests["painted"] = painted
     environment.globals.update(zip=zip, GALLERIES=tables.GALLERIES, VARIANTS=tables.VARIANTS, SCORES=tables.SCORES)

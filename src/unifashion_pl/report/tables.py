@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
+from unifashion_pl.metrics.leaks import HALF
 from unifashion_pl.metrics.protocol import AUDIT, Protocol
 from unifashion_pl.metrics.records import ResultRecord
 
@@ -30,6 +31,8 @@ MEANINGS = {
     "bm25": "word matching between query text and gallery captions, without images or a model",
 }
 SCORES = {"image": "image score", "caption": "caption score", "both": "image + caption score"}
+#: Scores that read gallery captions.
+ASSISTED = ("caption", "both")
 CAPTION_SCALE = {"CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
 
 Records = list[ResultRecord]
@@ -88,8 +91,8 @@ class Results:
     def matrix(self, gallery: str) -> list[tuple[str, str, dict[str, ResultRecord]]]:
         """(half, score, metric -> record) of a gallery with the reference kept."""
         cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}
-        for r in self.composed:
-            if is_plain(r) and r.under.gallery == gallery and r.under.reference == "ref-kept":
+        for r in self.kept:
+            if r.under.gallery == gallery:
                 cells.setdefault((r.under.half, r.under.score), {})[r.metric] = r
         known = list(VARIANTS)
         order = sorted(cells, key=lambda k: (known.index(k[0]) if k[0] in known else len(known), k[1] != "image"))
@@ -104,7 +107,7 @@ class Results:
     @property
     def headline(self) -> Records:
         """The variant that the paper reports, asked with the whole query and with halves of it."""
-        return [r for r in self.composed if is_plain(r) and r.under.variant == HEADLINE and r.value is not None]
+        return [r for r in self.kept if r.under.variant == HEADLINE and r.value is not None]
 
     @property
     def gain(self) -> str:
@@ -121,6 +124,37 @@ class Results:
             f"In {metric} the composed query reaches {whole.value:.1f}, its stronger half ({VARIANTS.get(best, best)}) "
             f"{reached[best].value:.1f}{'' if level is None else f', chance {level:.1f}'}."
         )
+
+    @cached_property
+    def kept(self) -> Records:
+        """Composed retrieval over all queries of a gallery, the reference kept."""
+        return [r for r in self.composed if is_plain(r) and r.under.reference == "ref-kept"]
+
+    @property
+    def assisted(self) -> list[Records]:
+        """Whole queries that read gallery captions, by protocol."""
+        groups: dict[str, dict[str, ResultRecord]] = {}
+        for r in self.kept:
+            if r.under.score in ASSISTED and r.under.half == "itc" and r.value is not None:
+                groups.setdefault(r.protocol, {})[r.metric] = r
+        return [[group[metric] for metric in column_order(group)] for group in groups.values()]
+
+    @property
+    def floors(self) -> dict[tuple[str, str], float]:
+        """(gallery, metric) -> what word matching alone (BM25) reaches in percent."""
+        alone = (r for r in self.kept if r.under.half == "bm25")
+        return {(r.under.gallery, r.metric): r.value for r in alone if r.value is not None}
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why numbers are labelled ``leaked`` or ``suspicious``, each reason once."""
+        return list(dict.fromkeys(f"{r.under.unsafe}: {r.doubt}" for r in self.records if r.under.unsafe and r.doubt))
+
+    @property
+    def audits(self) -> list[tuple[ResultRecord, ResultRecord | None]]:
+        """How well a bag of words tells the targets of a category from other images, by their captions and with labels shuffled."""
+        values = {r.metric: r for r in self.records if r.under.score == AUDIT}
+        return [(r, values.get(f"{name}/labels-shuffled")) for name, r in values.items() if name.endswith("/caption-AUC")]
 
 
 def _key(record: ResultRecord) -> tuple[str | None, Protocol, str]:
@@ -192,3 +226,8 @@ def interval_text(record: ResultRecord) -> str:
 
 def _small(record: ResultRecord) -> bool:
     return record.unit != "percent" and record.value is not None and abs(record.value * scale(record)) < 1
+
+
+def standard_error(record: ResultRecord) -> float | None:
+    """Of a value with a normal interval; None where there is none."""
+    return (record.interval.high - record.interval.low) / (2 * HALF) if record.interval else None
