@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from fake_lines import HUNDRED, SIZES, both, composed, evaluation, records
 
+from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, write_lines
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.report import build_report
 from unifashion_pl.report.compare import Difference, differences, holm, partners, refusal
 from unifashion_pl.report.outcomes import Outcomes, Row, outcomes
-from unifashion_pl.report.runfolder import Evaluation, Run, name_apart, write_lines
+from unifashion_pl.report.runfolder import Evaluation, Run, name_apart
 
 
 def by_metric(found: list[Difference]) -> dict[str, Difference]:
@@ -35,11 +36,7 @@ def test_composed_differences_follow_from_the_lines_by_numpy() -> None:
         for k in (10, 50):
             hits = [
                 np.array(
-                    [
-                        sum(x["ranks"]["original/ref-kept/image"]) <= k
-                        for x in e.predictions["composed"]
-                        if x["category"] == category
-                    ]
+                    [sum(x.ranks["original/ref-kept/image"]) <= k for x in e.lines(ComposedLine) if x.category == category]
                 )
                 for e in (a, b)
             ]
@@ -75,7 +72,7 @@ def test_interval_and_p_of_single_queries_by_formula() -> None:
 def test_copies_of_a_query_add_no_evidence() -> None:
     sides = [
         [
-            next(iter(outcomes(Evaluation("", Path("r"), records(), {"composed": composed(seed, p, copies)})).values()))
+            next(iter(outcomes(Evaluation("", Path("r"), records(), {"composed": [*composed(seed, p, copies)]})).values()))
             for seed, p in ((0, 0.10), (1, 0.16))
         ]
         for copies in (1, 4)
@@ -101,7 +98,7 @@ def test_captions_compare_means_and_words() -> None:
     a, b = evaluation(0), evaluation(1)
     scores = by_metric(differences(*both("caption scores", a, b)))
     assert set(scores) == {"ROUGE-L", "CIDEr"}
-    cider = [100 * np.mean([x["scores"]["CIDEr"] for x in e.predictions["captions"]]) for e in (a, b)]
+    cider = [100 * np.mean([x.scores["CIDEr"] for x in e.lines(CaptionLine) if x.scores]) for e in (a, b)]
     assert (scores["CIDEr"].first, scores["CIDEr"].second) == pytest.approx(cider)
     (words,) = differences(*both("colour", a, b))
     assert words.n == 49, "a reference without a colour is not judged"
@@ -128,7 +125,7 @@ def test_what_cannot_be_paired_is_refused_in_words() -> None:
     assert "1 only in one (e.g. dress-000-0)" in ids
     assert "189 in both" in ids
     changed = evaluation()
-    changed.predictions["composed"][3]["text"] = "is something else"
+    changed.lines(ComposedLine)[3].text = "is something else"
     texts = refusal(*both("composed", evaluation(), changed), names)
     assert texts is not None
     assert "1 queries of the same id differ" in texts

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_lines import COMPOSED, HUNDRED, evaluation, retrieval
 
+from unifashion_pl.metrics.lines import ComposedLine
 from unifashion_pl.report.outcomes import cutoffs, outcomes
 
 QUERY = "fashioniq/val: composed retrieval, gallery original, image score"
@@ -31,7 +32,7 @@ def test_rows_of_a_retrieval_protocol_average_to_its_metrics() -> None:
     lines = retrieval(0, 0.3)
     rows = outcomes(evaluation(0, 0.3))["fashiongen/val: fashiongen_100"].rows.values()
     for direction in ("i2t", "t2i"):
-        expected = 100 * np.mean([line["rank"] + line["ties"] <= 5 for line in lines if line["direction"] == direction])
+        expected = 100 * np.mean([line.rank + line.ties <= 5 for line in lines if line.direction == direction])
         assert np.mean([row.values[f"{direction}/R@5"] for row in rows if f"{direction}/R@5" in row.values]) == pytest.approx(
             expected
         )
@@ -39,8 +40,9 @@ def test_rows_of_a_retrieval_protocol_average_to_its_metrics() -> None:
 
 def test_a_tie_counts_against_the_query() -> None:
     one = evaluation()
-    one.predictions["composed"][0]["ranks"]["original/ref-kept/image"] = [10, 1]
-    row = outcomes(one)[QUERY].rows[one.predictions["composed"][0]["key"]]
+    line = one.lines(ComposedLine)[0]
+    line.ranks["original/ref-kept/image"] = (10, 1)
+    row = outcomes(one)[QUERY].rows[line.key]
     assert (row.values["mean/R@10"], row.values["mean/R@50"], row.values["Avg"]) == (0.0, 100.0, 50.0)
 
 

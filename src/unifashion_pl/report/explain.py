@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
+from unifashion_pl.metrics.lines import ComposedLine, ResultList, RetrievalLine, TextToImage, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.lines import place
-from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.runfolder import Evaluation
 from unifashion_pl.report.tables import HEADLINE, VARIANTS, Results, cut_of, is_plain
 
+Query = TextToImage | ComposedLine
 TEXT_HALVES, IMAGE_HALVES = ("text-only", "text-blank"), ("image-only", "image-similarity")
 
 
@@ -28,21 +29,22 @@ class Chosen:
     """
 
     title: str
-    lines: list[Line]
-    again: list[Line]
+    lines: list[Query]
+    again: list[Query]
 
 
-def choose(lines: Sequence[Line], best: int = 3, worst: int = 3, drawn: int = 4) -> list[Chosen]:
+def choose(lines: Sequence[Query], best: int = 3, worst: int = 3, drawn: int = 4) -> list[Chosen]:
     """Best and worst by the target's rank (the margin decides between equal ranks), and some by a hash of the id.
 
     The draw is from all lines, so that it is a fair sample; what it shares with the other groups is shown once and named twice.
     """
-    ordered = sorted(lines, key=lambda line: (place(line), -_margin_or(line, -1e9), str(line["key"])))
+    margins = [(line, scores_of(line).margin) for line in lines]
+    ordered = [line for line, _ in sorted(margins, key=lambda m: (place(m[0]), 1e9 if m[1] is None else -m[1], m[0].key))]
     top = ordered[:best]
     bottom = ordered[max(len(top), len(ordered) - worst) :][::-1]
-    lot = sorted(lines, key=lambda line: hashlib.sha256(f"report|{line['key']}".encode()).hexdigest())[:drawn]
-    seen = {line["key"] for line in (*top, *bottom)}
-    random = Chosen("random", [x for x in lot if x["key"] not in seen], [x for x in lot if x["key"] in seen])
+    lot = sorted(lines, key=lambda line: hashlib.sha256(f"report|{line.key}".encode()).hexdigest())[:drawn]
+    seen = {line.key for line in (*top, *bottom)}
+    random = Chosen("random", [x for x in lot if x.key not in seen], [x for x in lot if x.key in seen])
     return [group for group in (Chosen("best", top, []), Chosen("worst", bottom, []), random) if group.lines or group.again]
 
 
@@ -67,41 +69,37 @@ class Scores:
         return None if reached is None or self.rival is None else reached - self.rival
 
 
-def scores_of(line: Line) -> Scores:
+def scores_of(line: ResultList | ComposedLine) -> Scores:
     """Scores of the target (its best view) and of the strongest other candidate."""
     targets = targets_of(line)
-    own = [score for key, score in line["top"] if key in targets]
-    others = [score for key, score in line["top"] if key not in targets]
-    bound = min((score for _, score in line["top"]), default=None)
+    own = [score for key, score in line.top if key in targets]
+    others = [score for key, score in line.top if key not in targets]
+    bound = min((score for _, score in line.top), default=None)
     return Scores(max(own, default=None), max(others, default=None), bound)
 
 
-def targets_of(line: Line) -> set[str]:
+def targets_of(line: ResultList | ComposedLine) -> set[str]:
     """Right answers of a line: the views of a product, or the one target of a composed query."""
-    return set(line["targets"]) if "targets" in line else {line["target"]}
+    return {line.target} if isinstance(line, ComposedLine) else set(line.targets)
 
 
-def _margin_or(line: Line, absent: float) -> float:
-    margin = scores_of(line).margin
-    return absent if margin is None else margin
-
-
-def explain(line: Line) -> list[str]:
+def explain(line: Query) -> list[str]:
     """Sentences that say, beside the :class:`Scores`, where a rank comes from; what the prediction file does not hold is left out."""
-    said = [f"{line['ties']:,} others score the same and count before it"] if line.get("ties") else []
-    ranks = line.get("ranks", {})
+    said = [f"{line.ties:,} others score the same and count before it"] if line.ties else []
+    if not isinstance(line, ComposedLine):
+        return said
     gallery, kept, _ = HEADLINE
-    at = next((i for i, (key, _) in enumerate(line["top"], 1) if key == line.get("reference")), None)
+    at = next((i for i, (key, _) in enumerate(line.top, 1) if key == line.reference), None)
     if at is not None and at < place(line):
-        removed = ranks.get(f"{gallery}/ref-removed/image")
+        removed = line.ranks.get(f"{gallery}/ref-removed/image")
         tail = f"; without it the target is at {sum(removed):,}" if removed else ""
         said.append(f"the reference itself is at rank {at}, before the target{tail}")
     elif at is not None:
         said.append(f"the reference itself is at rank {at}, behind the target")
-    scores = {"caption": "captions alone", "both": "image and caption"}
-    known = [f"{name} {sum(ranks[key]):,}" for score, name in scores.items() if (key := f"{gallery}/{kept}/{score}") in ranks]
+    scores = {"captions alone": f"{gallery}/{kept}/caption", "image and caption": f"{gallery}/{kept}/both"}
+    known = [f"{name} {sum(line.ranks[variant]):,}" for name, variant in scores.items() if variant in line.ranks]
     said += [f"rank by {', by '.join(known)}"] if known else []
-    halves = [f"{VARIANTS.get(name, name)} {sum(pair):,}" for name, pair in line.get("halves", {}).items()]
+    halves = [f"{VARIANTS.get(name, name)} {sum(pair):,}" for name, pair in line.halves.items()]
     return said + ([f"rank by half of the query: {', '.join(halves)}"] if halves else [])
 
 
@@ -169,16 +167,16 @@ def rank_summary(ranks: Sequence[int], sizes: Sequence[tuple[int, int]]) -> str:
 
 def retrieval_summary(evaluation: Evaluation) -> str:
     """Where the right products of all texts stand in the whole gallery; any view of one counts."""
-    full = [line for line in evaluation.predictions["retrieval"] if line.get("protocol") == "fashiongen_full"]
-    views = Counter(line["product"] for line in full if line["direction"] == "i2t")
-    texts = [line for line in full if line["direction"] == "t2i" and views[line["product"]]]
-    return rank_summary([place(line) for line in texts], [(line["candidates"], views[line["product"]]) for line in texts])
+    full = [line for line in evaluation.lines(RetrievalLine) if line.protocol == "fashiongen_full"]
+    views = Counter(line.product for line in full if line.direction == "i2t")
+    texts = [line for line in full if line.direction == "t2i" and views[line.product]]
+    return rank_summary([place(line) for line in texts], [(line.candidates, views[line.product]) for line in texts])
 
 
 def composed_summary(evaluation: Evaluation) -> str:
     """Where the targets of all composed queries stand, and what halves of them reach."""
-    lines, sizes = evaluation.predictions["composed"], gallery_sizes(evaluation.records)
-    known = [(sizes[line["category"]], 1) for line in lines if line["category"] in sizes]
+    lines, sizes = evaluation.lines(ComposedLine), gallery_sizes(evaluation.records)
+    known = [(sizes[line.category], 1) for line in lines if line.category in sizes]
     return f"{rank_summary([place(line) for line in lines], known)} {halves_reached(evaluation.records)}"
 
 

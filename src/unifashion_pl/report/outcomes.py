@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, RetrievalLine, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.lines import place
-from unifashion_pl.report.runfolder import Evaluation, Line
+from unifashion_pl.report.runfolder import Evaluation, Kind
 from unifashion_pl.report.tables import GALLERIES, MEANINGS, column_order, cut_of, is_plain
 
 #: Means over captions; BLEU and METEOR are ratios over the whole set, so a caption has no share in them.
@@ -61,16 +61,26 @@ class Outcomes:
 
 def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
     """Everything in a test folder that has a value per query, by a name that is the same in every run."""
-    made: dict[str, Outcomes] = {}
-    for kind, make in (("composed", _composed), ("retrieval", _retrieval), ("captions", _captions)):
-        lines = evaluation.predictions.get(kind, [])
-        for dataset in sorted({str(line.get("dataset", "")) for line in lines}):
-            own = [r for r in evaluation.records if r.dataset in (None, dataset)]
-            for found in make(own, [line for line in lines if str(line.get("dataset", "")) == dataset]):
-                if found.rows:
-                    title = f"{dataset}: {found.title}"
-                    made[title] = replace(found, title=title)
-    return made
+    return {
+        of.title: of
+        for made in (
+            _by_dataset(evaluation, ComposedLine, _composed),
+            _by_dataset(evaluation, RetrievalLine, _retrieval),
+            _by_dataset(evaluation, CaptionLine, _captions),
+        )
+        for of in made
+    }
+
+
+def _by_dataset(
+    evaluation: Evaluation, kind: type[Kind], make: Callable[[Sequence[ResultRecord], Sequence[Kind]], list[Outcomes]]
+) -> Iterator[Outcomes]:
+    lines = evaluation.lines(kind)
+    for dataset in sorted({line.dataset for line in lines}):
+        own = [r for r in evaluation.records if r.dataset in (None, dataset)]
+        for found in make(own, [line for line in lines if line.dataset == dataset]):
+            if found.rows:
+                yield replace(found, title=f"{dataset}: {found.title}")
 
 
 def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, Row]) -> Outcomes:
@@ -83,10 +93,10 @@ def cutoffs(records: Iterable[ResultRecord]) -> list[int]:
     return sorted({cut for r in records if (cut := cut_of(r.metric)) is not None})
 
 
-def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+def _composed(records: Sequence[ResultRecord], lines: Sequence[ComposedLine]) -> list[Outcomes]:
     """Every score on either gallery, reference kept."""
-    ranked = [line for line in lines if line.get("ranks")]
-    shared = set.intersection(*(set(line["ranks"]) for line in ranked)) if ranked else set()
+    ranked = [line for line in lines if line.ranks]
+    shared = set.intersection(*(set(line.ranks) for line in ranked)) if ranked else set()
     made = []
     for variant in sorted(shared, key=lambda v: (v.split("/")[0] != GALLERIES[0], v.split("/")[-1] != "image", v)):
         gallery, reference, score = variant.split("/")
@@ -97,60 +107,60 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
             for r in records
             if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS
         ]
-        rows = {line["key"]: _composed_row(line, line["ranks"][variant], cutoffs(own)) for line in ranked}
+        rows = {line.key: _composed_row(line, line.ranks[variant], cutoffs(own)) for line in ranked}
         made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
     return made
 
 
-def _composed_row(line: Line, rank: Sequence[int], ks: Sequence[int]) -> Row:
+def _composed_row(line: ComposedLine, rank: Sequence[int], ks: Sequence[int]) -> Row:
     """``rank`` = [rank, ties]; a tie counts against the query."""
     hits = {k: 100.0 * (sum(rank) <= k) for k in ks}
-    values = {f"{part}/R@{k}": hit for part in (line["category"], "mean") for k, hit in hits.items()}
+    values = {f"{part}/R@{k}": hit for part in (line.category, "mean") for k, hit in hits.items()}
     if hits:
         values["Avg"] = sum(hits.values()) / len(hits)
-    asked = " ".join(str(line.get(name)) for name in ("category", "reference", "target", "text"))
-    return Row(asked, line["category"], line["reference"], values)
+    asked = f"{line.category} {line.reference} {line.target} {line.text}"
+    return Row(asked, line.category, line.reference, values)
 
 
-def _retrieval(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) -> list[Outcomes]:
     """One per protocol; draws of the same candidates stay together, products are the clusters."""
     made = []
-    for protocol in dict.fromkeys(str(line["protocol"]) for line in lines if line.get("protocol")):
+    for protocol in dict.fromkeys(line.protocol for line in lines):
         own = [r for r in records if r.under.name == protocol and not r.under.chance]
-        ranked = [line for line in lines if line.get("protocol") == protocol]
-        sizes = Counter(line["direction"] for line in ranked)
+        ranked = [line for line in lines if line.protocol == protocol]
+        sizes = Counter(line.direction for line in ranked)
         rows = {}
         for line in ranked:
             hits = {k: 100.0 * (place(line) <= k) for k in cutoffs(own)}
-            values = {f"{line['direction']}/R@{k}": hit for k, hit in hits.items()}
+            values = {f"{line.direction}/R@{k}": hit for k, hit in hits.items()}
             if hits:  # the mean weighs both directions alike, however many queries they have
-                share = len(ranked) / (len(sizes) * sizes[line["direction"]])
+                share = len(ranked) / (len(sizes) * sizes[line.direction])
                 values["mean"] = share * sum(hits.values()) / len(hits)
-            name = f"{line['direction']}, draw {line['draw']}, {line['query']}"
-            rows[name] = Row(f"{line['product']} among {line['candidates']}", "", line["product"], values)
+            name = f"{line.direction}, draw {line.draw}, {line.query}"
+            rows[name] = Row(f"{line.product} among {line.candidates}", "", line.product, values)
         made.append(_outcomes(protocol, own, rows))
     return made
 
 
-def _captions(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> list[Outcomes]:
     """Caption scores, and every plain-word check."""
 
-    def row(line: Line, values: dict[str, float]) -> Row:
-        return Row(f"{line.get('style')} {line['reference']}", "", line["id"], values)
+    def row(line: CaptionLine, values: dict[str, float]) -> Row:
+        return Row(f"{line.style} {line.reference}", "", line.id, values)
 
     own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
-    scored = {
-        line["id"]: row(line, {m: 100 * line["scores"][m] for m in CAPTION_MEANS if line["scores"].get(m) is not None})
-        for line in lines
-        if line.get("scores")
-    }
+    scored = {}
+    for line in lines:
+        if line.scores:
+            known = {metric: line.scores.get(metric) for metric in CAPTION_MEANS}
+            scored[line.id] = row(line, {metric: 100 * value for metric, value in known.items() if value is not None})
     made = [_outcomes("caption scores", own, scored)]
-    for name in sorted({name for line in lines for name in line.get("words", {})}):
+    for name in sorted({name for line in lines for name in line.words}):
         said = [r for r in records if r.metric == f"caption/{name}_accuracy" and not r.under.chance]
         rows = {}
         for line in lines:
-            found, true = line.get("words", {}).get(name, (None, None))
+            found, true = line.words.get(name, (None, None))
             if true:
-                rows[line["id"]] = row(line, {f"{name} named right": 100.0 * (found == true)})
+                rows[line.id] = row(line, {f"{name} named right": 100.0 * (found == true)})
         made.append(_outcomes(f"captions, first {name} word", said, rows))
     return made

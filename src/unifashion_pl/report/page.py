@@ -12,8 +12,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unifashion_pl.report import compare, explain, lines, tables
-from unifashion_pl.report.runfolder import Line
+from unifashion_pl.metrics.lines import PersonLine, Repainted, place
+from unifashion_pl.report import compare, explain, tables
 
 #: Bytes of a picture that a page takes in; thumbnails and generated images have less than a million.
 LARGEST = 32 << 20
@@ -116,9 +116,9 @@ def prefixes(names: Sequence[str]) -> list[tuple[str, int]]:
     return [(name, len(list(group))) for name, group in groupby(names, key=lambda name: name.partition("/")[0])]
 
 
-def painted(line: Line, kind: str) -> dict[str, Any]:
+def painted(line: PersonLine, kind: str) -> dict[str, Repainted]:
     """What was painted of a person in an edit of that kind, by variant."""
-    return {name: made for name, made in line["made"].items() if name.split("/")[0] == kind}
+    return {name: made for name, made in line.made.items() if name.split("/")[0] == kind}
 
 
 def _environment() -> Environment:
@@ -132,7 +132,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     formats = (figure, signed, p_value, count, duration, clip, shorten, prefixes, painted)
-    queries = (lines.place, *explain.FILTERS)
+    queries = (place, *explain.FILTERS)
     records = (tables.flags, tables.value_text, tables.interval_text, tables.grouped, tables.standard_error, compare.reach)
     environment.filters.update({function.__name__: function for function in (*formats, *queries, *records)})
     environment.tests["painted"] = painted
