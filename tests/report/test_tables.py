@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pytest
 from fake_run import composed_records
 
 from unifashion_pl.evaluation.composed import audit_records
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.report.page import render
-from unifashion_pl.report.tables import Results, column_order, cut_of, flags, interval_text, value_text
+from unifashion_pl.report.tables import Results, column_order, cut_of, flags, interval_text, standard_error, value_text
 
 COMPOSED = "fashioniq/original/ref-kept/image(score=itc,text=and)"
 
@@ -160,3 +161,11 @@ def test_reasons_and_verdicts_are_escaped() -> None:
     assert "leaked: &lt;script&gt;x&lt;/script&gt;" in text
     assert '<b class="flag">&lt;b&gt;refuse</b>' in text
     assert "<script" not in text
+
+
+@pytest.mark.parametrize(("said", "error"), [("0.012", 0.012), ("nan", None), ("<b>", None), ("", None)])
+def test_audits_of_before_the_field_say_verdict_and_error_in_prose(said: str, error: float | None) -> None:
+    told = f"held-out bag of words: refuse; standard error without leak {said}"
+    old = ResultRecord("dress/caption-AUC", 0.71, "raw", 300, "fashioniq/original/caption-audit(text=and)", implementation=told)
+    assert standard_error(old) == error
+    assert f'<td>{f"{error:.3f}" if error else "–"}</td><td><b class="flag">refuse</b></td>' in shown([old])
