@@ -14,7 +14,7 @@ from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, write_lines
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.report import build_report
 from unifashion_pl.report.compare import Difference, differences, holm, partners, refusal
-from unifashion_pl.report.outcomes import Outcomes, Row, outcomes
+from unifashion_pl.report.outcomes import Outcomes, ScoredSample, outcomes
 from unifashion_pl.report.runfolder import Evaluation, Run, name_apart
 
 
@@ -57,7 +57,12 @@ def test_interval_and_p_of_single_queries_by_formula() -> None:
     rng = np.random.default_rng(3)
     a, b = 100.0 * (rng.random(400) < 0.4), 100.0 * (rng.random(400) < 0.5)
     sides = [
-        Outcomes("t", frozenset("p"), frozenset(), {str(i): Row("", "", str(i), {"m": float(v)}) for i, v in enumerate(values)})
+        Outcomes(
+            "t",
+            frozenset("p"),
+            frozenset(),
+            {str(i): ScoredSample("", "", str(i), {"m": float(v)}) for i, v in enumerate(values)},
+        )
         for values in (a, b)
     ]
     (d,) = differences(*sides)

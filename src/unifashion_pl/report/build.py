@@ -105,7 +105,7 @@ def _sections(runs: Sequence[Run]) -> Iterator[Section]:
     curves = [(_name(runs, run, c.label), [chart(p) for p in panels(c.columns)]) for run in runs for c in run.curves]
     yield Section("curves", "Learning curves", [(name, charts) for name, charts in curves if charts])
     yield Section("numbers", "Results", [(name, Results(e.records)) for name, e in tests if e.records])
-    yield Section("comparison", "Comparison of the runs", [(f"{c.second} against {c.first}", c) for c in comparisons(runs)])
+    yield Section("comparison", "Comparison of the runs", comparisons(runs))
     yield Section("published", "Published numbers", [("", published(runs))])
     for kind, title in SHOWN.items():
         yield Section(kind, title, [(name, evaluation) for name, evaluation in tests if evaluation.shown(kind)])

@@ -45,21 +45,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two evaluations of the same queries; ``refused`` says what of them is not compared, and why."""
+    """Two evaluations of the same queries, by runs and phase; ``refused`` says what of them is not compared, and why."""
 
+    first: str
+    second: str
     label: str
     same_weights: bool
     groups: list[tuple[Outcomes, list[Difference]]]
     refused: list[str]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A run against the first one, phase by phase."""
-
-    first: str
-    second: str
-    pairs: list[Pair]
 
 
 def refusal(first: Outcomes, second: Outcomes, names: tuple[str, str]) -> str | None:
@@ -148,17 +141,16 @@ def partners(first: Run, second: Run) -> list[tuple[Evaluation, Evaluation]]:
     return [(evaluation, labels[evaluation.label]) for evaluation in first.evaluations if evaluation.label in labels]
 
 
-def comparisons(runs: Sequence[Run]) -> list[Comparison]:
-    """Every further run against the first; nothing for a single one."""
-    return [_comparison(runs[0], second) for second in runs[1:]]
+def comparisons(runs: Sequence[Run]) -> list[tuple[str, list[Pair]]]:
+    """Every further run against the first, phase by phase, under a title; nothing for a single one."""
+    return [(f"{run.name} against {runs[0].name}", _pairs(runs[0], run)) for run in runs[1:]]
 
 
-def _comparison(first: Run, second: Run) -> Comparison:
+def _pairs(first: Run, second: Run) -> list[Pair]:
     pairs = [_pair(one, two, (first.name, second.name)) for one, two in partners(first, second)]
-    if not pairs:
-        found = "; ".join(f"{run.name}: {_phases(run)}" for run in (first, second))
-        pairs = [Pair("", False, [], [f"No phase was evaluated in both runs ({found}). Run `test` on both."])]
-    return Comparison(first.name, second.name, pairs)
+    found = "; ".join(f"{run.name}: {_phases(run)}" for run in (first, second))
+    why = f"No phase was evaluated in both runs ({found}). Run `test` on both."
+    return pairs or [Pair(first.name, second.name, "", False, [], [why])]
 
 
 def _phases(run: Run) -> str:
@@ -179,7 +171,7 @@ def _pair(one: Evaluation, two: Evaluation, names: tuple[str, str]) -> Pair:
         refused.append("Neither run holds prediction files with ranks: evaluate both again with `test`.")
     weights = [{r.weights_hash for r in e.records if r.weights_hash} for e in (one, two)]
     same_weights = bool(weights[0]) and weights[0] == weights[1]
-    return Pair(one.label if one.label == two.label else "", same_weights, groups, refused)
+    return Pair(*names, one.label if one.label == two.label else "", same_weights, groups, refused)
 
 
 def reach(found: Sequence[Difference]) -> float:

@@ -16,7 +16,7 @@ CAPTION_MEANS = ("ROUGE-L", "CIDEr")
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredSample:
     """One query or caption.
 
     Attributes:
@@ -46,7 +46,7 @@ class Outcomes:
     title: str
     protocols: frozenset[str]
     data: frozenset[str]
-    rows: dict[str, Row]
+    rows: dict[str, ScoredSample]
 
     @property
     def metrics(self) -> list[str]:
@@ -83,7 +83,7 @@ def _by_dataset(
                 yield replace(found, title=f"{dataset}: {found.title}")
 
 
-def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, Row]) -> Outcomes:
+def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, ScoredSample]) -> Outcomes:
     data = frozenset(r.data_hash for r in records if r.data_hash)
     return Outcomes(title, frozenset(r.protocol for r in records), data, rows)
 
@@ -112,14 +112,14 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[ComposedLine]) ->
     return made
 
 
-def _composed_row(line: ComposedLine, rank: Sequence[int], ks: Sequence[int]) -> Row:
+def _composed_row(line: ComposedLine, rank: Sequence[int], ks: Sequence[int]) -> ScoredSample:
     """``rank`` = [rank, ties]; a tie counts against the query."""
     hits = {k: 100.0 * (sum(rank) <= k) for k in ks}
     values = {f"{part}/R@{k}": hit for part in (line.category, "mean") for k, hit in hits.items()}
     if hits:
         values["Avg"] = sum(hits.values()) / len(hits)
     asked = f"{line.category} {line.reference} {line.target} {line.text}"
-    return Row(asked, line.category, line.reference, values)
+    return ScoredSample(asked, line.category, line.reference, values)
 
 
 def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) -> list[Outcomes]:
@@ -137,7 +137,7 @@ def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) 
                 share = len(ranked) / (len(sizes) * sizes[line.direction])
                 values["mean"] = share * sum(hits.values()) / len(hits)
             name = f"{line.direction}, draw {line.draw}, {line.query}"
-            rows[name] = Row(f"{line.product} among {line.candidates}", "", line.product, values)
+            rows[name] = ScoredSample(f"{line.product} among {line.candidates}", "", line.product, values)
         made.append(_outcomes(protocol, own, rows))
     return made
 
@@ -145,8 +145,8 @@ def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) 
 def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> list[Outcomes]:
     """Caption scores, and every plain-word check."""
 
-    def row(line: CaptionLine, values: dict[str, float]) -> Row:
-        return Row(f"{line.style} {line.reference}", "", line.id, values)
+    def row(line: CaptionLine, values: dict[str, float]) -> ScoredSample:
+        return ScoredSample(f"{line.style} {line.reference}", "", line.id, values)
 
     own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
     scored = {}

@@ -33,7 +33,7 @@ CHIEF = ("i2t/R@1", "t2i/R@1", "mean", "BLEU-4", "CIDEr", "mean/R@10", "mean/R@5
 
 
 @dataclass
-class Comparison:
+class PublishedCell:
     """One published cell of this paper against our value."""
 
     table: str
@@ -68,7 +68,7 @@ class Published:
 
     source: dict[str, str]
     tables: list[dict[str, Any]]
-    rows: list[tuple[str, str, list[Comparison]]]
+    rows: list[tuple[str, str, list[PublishedCell]]]
     compared: bool
     broken: list[tuple[str, str, str, float, float]]
     chief: tuple[str, ...] = CHIEF
@@ -129,13 +129,13 @@ def is_comparable(number: str, run: Run, record: ResultRecord) -> bool:
     return is_full(number, record) if number == "4" else reads_fashiongen(run)
 
 
-def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> Comparison:
+def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> PublishedCell:
     """Find our values of a published cell in the runs (one per training seed) and judge them."""
     records = [(run, r) for run in runs for e in run.evaluations for r in e.records if r.value is not None]
     found = [(run, r) for run, r in records if matches(number, method, metric, r)]
     real = one_recipe([(run, r) for run, r in found if is_comparable(number, run, r)])
     if not real:
-        return Comparison(number, method, metric, value, f"not run ({_reason(number, found)})")
+        return PublishedCell(number, method, metric, value, f"not run ({_reason(number, found)})")
     scale = 100.0 if number == "2" else 1.0
     values = [r.value * scale for _, r in real if r.value is not None]
     mean, half = math.fsum(values) / len(values), math.inf
@@ -144,7 +144,7 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
     status = judge(number, method, value, mean, half)
     run, record = real[0]
     spread = f"{mean - half:.2f}–{mean + half:.2f}" if math.isfinite(half) else f"{len(values)} seed{'s'[: len(values) > 1]}"
-    return Comparison(number, method, metric, value, status, mean, spread, record, run)
+    return PublishedCell(number, method, metric, value, status, mean, spread, record, run)
 
 
 def _reason(number: str, found: Sequence[tuple[Run, ResultRecord]]) -> str:
