@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import combinations, pairwise, takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -199,19 +199,17 @@ def stages_of(recipe: str, settings: Settings) -> dict[str, tuple[Path, Callable
     folder = Path("runs") / recipe
     captions, checkpoint = folder / "gallery-captions.jsonl", folder / "phase2" / "checkpoints" / "last.ckpt"
     common = ["--data.size", settings.size, "--seed_everything", str(settings.seed), *BATCHES.get(settings.size, [])]
-    epochs = {"--trainer.max_epochs": settings.phase1_epochs}
-    steps = dict.fromkeys(("--trainer.max_steps", "--trainer.val_check_interval"), settings.phase2_steps)
-    tested = {"--ckpt_path": checkpoint, "--data.gallery_captions": captions if recipe in CAPTIONED else None}
 
-    def call(command: str, phase: str, options: Mapping[str, object]) -> None:
-        more = [word for name, value in options.items() if value is not None for word in (name, str(value))]
-        train([command, "--config", f"ablations/{recipe}-{phase}.yaml", *common, *more])
-
+    epochs = [] if settings.phase1_epochs is None else ["--trainer.max_epochs", str(settings.phase1_epochs)]
+    steps = str(settings.phase2_steps)
+    length = [] if settings.phase2_steps is None else ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
+    gallery = ["--data.gallery_captions", str(captions)] if recipe in CAPTIONED else []
+    phase1, phase2 = (["--config", f"ablations/{recipe}-{phase}.yaml", *common] for phase in ("phase1", "phase2"))
     stages: dict[str, tuple[Path, Callable[[], None]]] = {
-        "phase1": (folder / "phase1", lambda: call("fit", "phase1", epochs)),
-        "phase2": (folder / "phase2", lambda: call("fit", "phase2", steps)),
+        "phase1": (folder / "phase1", lambda: train(["fit", *phase1, *epochs])),
+        "phase2": (folder / "phase2", lambda: train(["fit", *phase2, *length])),
         "captions": (captions, lambda: write_captions(folder / "phase2", captions)),
-        "test": (folder / "phase2" / "test", lambda: call("test", "phase2", tested)),
+        "test": (folder / "phase2" / "test", lambda: train(["test", *phase2, "--ckpt_path", str(checkpoint), *gallery])),
     }
     if recipe not in CAPTIONED:
         del stages["captions"]
@@ -320,21 +318,16 @@ def ordering(
     if absent:
         return {"matches": None, "sentence": f"The order by {metric} cannot be judged: no value for {', '.join(absent)}."}
     own = {method: value for method, value in ours.items() if value is not None}
-    theirs = {method: value for method, value in paper.items() if value is not None}
-    same = all(_sign(own[a] - own[b]) == _sign(theirs[a] - theirs[b]) for a, b in combinations(own, 2))
-    if same:
-        text = f"By {metric} our rows stand in the paper's order, {_ranking(own)}"
+    order, printed = _ranking(own), _ranking({method: value for method in own if (value := paper.get(method)) is not None})
+    if order == printed:
+        text = f"By {metric} our rows stand in the paper's order, {order}"
     else:
-        text = f"By {metric} our order, {_ranking(own)}, is not the paper's, {_ranking(theirs)}; at tiny size it need not be"
+        text = f"By {metric} our order, {order}, is not the paper's, {printed}; at tiny size it need not be"
     spans = [(intervals or {}).get(method) for method in sorted(own, key=lambda m: -own[m])]
     if all(spans):
         close = sum(low is not None and up is not None and up["low"] <= low["high"] for up, low in pairwise(spans))
         text += f" (of {len(spans) - 1} neighbouring pairs of ours, {close} have overlapping intervals)"
-    return {"matches": same, "sentence": text + "."}
-
-
-def _sign(x: float) -> int:
-    return (x > 0) - (x < 0)
+    return {"matches": order == printed, "sentence": text + "."}
 
 
 def _ranking(values: dict[str, float]) -> str:
