@@ -141,9 +141,13 @@ def test_the_wheel_holds_code_configs_and_the_tiny_model(wheel: Path) -> None:
         "configs/tiny_sd/text_encoder/model.safetensors",
         "checkpoints/tiny/config.json",
         "checkpoints/tiny/model.safetensors",
+        "report/published.json",
         "py.typed",
     ):
         assert f"unifashion_pl/{name}" in names
+    templates = {path.name for path in (ROOT / "src/unifashion_pl/report/templates").iterdir()}
+    assert {"page.html.j2", "style.css"} <= templates
+    assert {f"unifashion_pl/report/templates/{name}" for name in templates} <= names
     assert not any(name.startswith(("tests/", "datamodules/")) for name in names)
     scripts = next(n for n in names if n.endswith("entry_points.txt"))
     assert "lightning = unifashion_pl.cli:main" in zipfile.ZipFile(wheel).read(scripts).decode()

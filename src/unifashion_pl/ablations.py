@@ -7,7 +7,6 @@ Below the folder of a table, ``runs/RECIPE/`` holds the run folders ``phase1`` a
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records
 from unifashion_pl.reading import read_json, read_yaml
+from unifashion_pl.report.page import render
 from unifashion_pl.report.published import SCORE_OF_ROW, load_published, matches
 
 STATE = "ablation.json"
@@ -264,11 +264,8 @@ def collect(table: Table, settings: Settings) -> dict[str, Any]:
         if row.score != "image":
             values = {r.metric: r.value for r in records if is_floor(r)}
             floors.append({"recipe": row.recipe, "bm25": values, **_captions_of(row.recipe)})
-    ours, paper = (
-        {row["method"]: next(c[side] for c in row["cells"] if c["metric"] == table.key) for row in rows}
-        for side in ("ours", "paper")
-    )
-    spans = {row["method"]: next(c["interval"] for c in row["cells"] if c["metric"] == table.key) for row in rows}
+    chief = {row["method"]: next(c for c in row["cells"] if c["metric"] == table.key) for row in rows}
+    ours, paper, spans = ({m: cell[side] for m, cell in chief.items()} for side in ("ours", "paper", "interval"))
     return {
         "table": table.number,
         "title": block["title"],
@@ -343,44 +340,4 @@ def _ranking(values: dict[str, float]) -> str:
 
 def markdown(result: dict[str, Any]) -> str:
     """The table of :func:`collect` for people."""
-    source = result["source"]
-    lines = [
-        f"# Table {result['table']}: {result['title']}",
-        "",
-        f"Ours: the tiny model on the toy wardrobe ({result['settings']['text']}). Paper: {source['id']} ({source['url']}), as printed. "
-        "Data and models differ, so values do not compare; the order of rows does.",
-        "",
-        "| row | metric | ours | 95 % interval | n | paper | protocol of ours |",
-        "|---|---|---:|---:|---:|---:|---|",
-    ]
-    for row in result["rows"]:
-        for cell in row["cells"]:
-            if cell["ours"] is None and cell["paper"] is None:
-                continue
-            span = cell["interval"]
-            shown = [
-                row["method"],
-                cell["metric"],
-                _figure(cell["ours"]),
-                f"{span['low']:.2f}–{span['high']:.2f}" if span else "–",
-                f"{cell['n']:,}" if cell["n"] else "–",
-                _figure(cell["paper"]),
-                f"`{cell['protocol']}`" if cell["protocol"] else "not measured",
-            ]
-            lines.append(f"| {' | '.join(shown)} |")
-    lines += ["", result["ordering"]["sentence"], ""]
-    for item in result["captions"]:
-        floor = item["bm25"].get("Avg", math.nan)
-        lines.append(
-            f"* Gallery captions of `{item['recipe']}`: its own caption head, from {' and '.join(item.get('inputs', ['?']))} alone, "
-            f"{item['n']:,} images, {item['distinct']:,} distinct captions, {item['empty']:,} empty. Words alone (BM25 of query text "
-            f"against these captions): Avg {floor:.2f}."
-        )
-    if any(cell["metric"] == "FIG" for row in result["rows"] for cell in row["cells"]):
-        lines.append("* FIG is not measured: FID needs Inception weights.")
-    lines += [f"* Paper: {note}" for note in result["notes"]]
-    return "\n".join(lines) + "\n"
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return render("ablation.md", **result)

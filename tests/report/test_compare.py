@@ -5,81 +5,21 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from fake_lines import HUNDRED, SIZES, both, composed, evaluation, records
 
-from unifashion_pl.metrics.lines import write_lines
-from unifashion_pl.metrics.records import ResultRecord, write_records
+from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, write_lines
+from unifashion_pl.metrics.records import write_records
 from unifashion_pl.report import build_report
 from unifashion_pl.report.compare import Difference, differences, holm, partners, refusal
-from unifashion_pl.report.outcomes import Outcomes, Row, outcomes
+from unifashion_pl.report.outcomes import Outcomes, ScoredSample, outcomes
 from unifashion_pl.report.runfolder import Evaluation, Run, name_apart
-
-COMPOSED = "fashioniq/original/ref-kept/image(score=itc,text=and)"
-HUNDRED = "fashiongen_100(pool=subcategory,n=40,draws=2,seed=0,list=aaaa)"
-SIZES = {"dress": 90, "shirt": 40, "toptee": 60}
-Lines = list[dict[str, Any]]
-
-
-def composed(seed: int, better: float, copies: int = 1) -> Lines:
-    """Queries with random ranks, smaller with ``better``; a third shares its reference with another."""
-    rng = np.random.default_rng(seed)
-    lines = []
-    for category, n in SIZES.items():
-        for i in range(n):
-            rank, ties = int(rng.geometric(better) - 1) * 3 + 1, int(rng.integers(0, 2))
-            for copy in range(copies):
-                key = f"{category}-{i:03d}-{copy}"
-                asked = {"category": category, "reference": f"r{i - i % 3 // 2}", "target": f"t{i}", "text": f"is {i}"}
-                ranks = {"original/ref-kept/image": [rank, ties], "original/ref-removed/image": [rank, ties]}
-                lines.append(
-                    {"dataset": "fashioniq/val", "key": key, **asked, "ranks": ranks, "rank": rank, "ties": ties, "top": []}
-                )
-    return lines
-
-
-def retrieval(seed: int, better: float) -> Lines:
-    """Two draws; more image queries than text queries."""
-    rng = np.random.default_rng(seed)
-    return [
-        {"dataset": "fashiongen/val", "protocol": "fashiongen_100", "direction": d, "draw": draw, "query": f"{d}{i}"}
-        | {"product": f"p{i % 20}", "rank": int(rng.geometric(better)), "ties": 0, "candidates": 100, "shown": False}
-        for draw in range(2)
-        for d, n in (("i2t", 40), ("t2i", 20))
-        for i in range(n)
-    ]
-
-
-def captions(seed: int) -> Lines:
-    rng = np.random.default_rng(seed)
-    return [
-        {"dataset": "fashiongen/val", "id": f"c{i}", "style": "fashiongen", "reference": f"red {i}", "hypothesis": "red"}
-        | {"scores": {"BLEU-4": 0.1, "METEOR": None, "ROUGE-L": float(rng.random()), "CIDEr": float(rng.random())}}
-        | {"words": {"colour": ["red" if rng.random() < 0.7 else "blue", "red" if i else None]}}
-        for i in range(50)
-    ]
-
-
-def records(hundred: str = HUNDRED, data: str = "d") -> list[ResultRecord]:
-    made = [ResultRecord(f"mean/R@{k}", 50.0, "percent", 190, COMPOSED, data_hash=data) for k in (10, 50)]
-    made += [ResultRecord("mean/R@10", 10.0, "percent", 190, COMPOSED.replace("itc", "text-only"))]
-    made += [ResultRecord(f"i2t/R@{k}", 50.0, "percent", 40, hundred, data_hash=data) for k in (1, 5)]
-    return [*made, ResultRecord("CIDEr", 1.0, "raw", 50, "coco(tokenizer=ptb-py)")]
-
-
-def evaluation(seed: int = 0, better: float = 0.15, **said: str) -> Evaluation:
-    predictions = {"composed": composed(seed, better), "retrieval": retrieval(seed, better), "captions": captions(seed)}
-    return Evaluation("", Path("run"), records(**said), predictions)
 
 
 def by_metric(found: list[Difference]) -> dict[str, Difference]:
     return {d.metric: d for d in found}
-
-
-def both(kind: str, a: Evaluation, b: Evaluation) -> tuple[Outcomes, Outcomes]:
-    return next((x, outcomes(b)[title]) for title, x in outcomes(a).items() if kind in title)
 
 
 def sign_p(more: int, fewer: int) -> float:
@@ -96,11 +36,7 @@ def test_composed_differences_follow_from_the_lines_by_numpy() -> None:
         for k in (10, 50):
             hits = [
                 np.array(
-                    [
-                        sum(x["ranks"]["original/ref-kept/image"]) <= k
-                        for x in e.predictions["composed"]
-                        if x["category"] == category
-                    ]
+                    [sum(x.ranks["original/ref-kept/image"]) <= k for x in e.lines(ComposedLine) if x.category == category]
                 )
                 for e in (a, b)
             ]
@@ -121,7 +57,12 @@ def test_interval_and_p_of_single_queries_by_formula() -> None:
     rng = np.random.default_rng(3)
     a, b = 100.0 * (rng.random(400) < 0.4), 100.0 * (rng.random(400) < 0.5)
     sides = [
-        Outcomes("t", frozenset("p"), frozenset(), {str(i): Row("", "", str(i), {"m": float(v)}) for i, v in enumerate(values)})
+        Outcomes(
+            "t",
+            frozenset("p"),
+            frozenset(),
+            {str(i): ScoredSample("", "", str(i), {"m": float(v)}) for i, v in enumerate(values)},
+        )
         for values in (a, b)
     ]
     (d,) = differences(*sides)
@@ -136,7 +77,7 @@ def test_interval_and_p_of_single_queries_by_formula() -> None:
 def test_copies_of_a_query_add_no_evidence() -> None:
     sides = [
         [
-            next(iter(outcomes(Evaluation("", Path("r"), records(), {"composed": composed(seed, p, copies)})).values()))
+            next(iter(outcomes(Evaluation("", Path("r"), records(), {"composed": [*composed(seed, p, copies)]})).values()))
             for seed, p in ((0, 0.10), (1, 0.16))
         ]
         for copies in (1, 4)
@@ -162,7 +103,7 @@ def test_captions_compare_means_and_words() -> None:
     a, b = evaluation(0), evaluation(1)
     scores = by_metric(differences(*both("caption scores", a, b)))
     assert set(scores) == {"ROUGE-L", "CIDEr"}
-    cider = [100 * np.mean([x["scores"]["CIDEr"] for x in e.predictions["captions"]]) for e in (a, b)]
+    cider = [100 * np.mean([x.scores["CIDEr"] for x in e.lines(CaptionLine) if x.scores]) for e in (a, b)]
     assert (scores["CIDEr"].first, scores["CIDEr"].second) == pytest.approx(cider)
     (words,) = differences(*both("colour", a, b))
     assert words.n == 49, "a reference without a colour is not judged"
@@ -189,7 +130,7 @@ def test_what_cannot_be_paired_is_refused_in_words() -> None:
     assert "1 only in one (e.g. dress-000-0)" in ids
     assert "189 in both" in ids
     changed = evaluation()
-    changed.predictions["composed"][3]["text"] = "is something else"
+    changed.lines(ComposedLine)[3].text = "is something else"
     texts = refusal(*both("composed", evaluation(), changed), names)
     assert texts is not None
     assert "1 queries of the same id differ" in texts
@@ -197,12 +138,6 @@ def test_what_cannot_be_paired_is_refused_in_words() -> None:
     data = refusal(*both("fashiongen_100", evaluation(), evaluation(data="e")), names)
     assert data is not None
     assert "hash d in one, e in two" in data
-
-
-def test_halves_and_removed_references_are_no_protocol_of_the_composed_query() -> None:
-    found = outcomes(evaluation())
-    assert [t for t in found if "composed" in t] == ["fashioniq/val: composed retrieval, gallery original, image score"]
-    assert found["fashioniq/val: composed retrieval, gallery original, image score"].protocols == {COMPOSED}
 
 
 def test_holm_stops_at_the_first_that_fails() -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from textwrap import shorten
 
 import numpy as np
 
 from unifashion_pl.metrics.intervals import RESAMPLES, Floats, cluster_codes, cluster_sums, compare_paired, exact_mcnemar
 from unifashion_pl.metrics.records import Interval
-from unifashion_pl.report.html import Page, figure, table
 from unifashion_pl.report.outcomes import Outcomes, outcomes
 from unifashion_pl.report.runfolder import Evaluation, Run
 
@@ -45,13 +43,25 @@ class Difference:
     significant: bool = False
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two evaluations of the same queries, by runs and phase; ``refused`` says what of them is not compared, and why."""
+
+    first: str
+    second: str
+    label: str
+    same_weights: bool
+    groups: list[tuple[Outcomes, list[Difference]]]
+    refused: list[str]
+
+
 def refusal(first: Outcomes, second: Outcomes, names: tuple[str, str]) -> str | None:
     """Why two sets of outcomes cannot be paired, as a sentence; None if they can."""
     a, b = names
     if first.protocols != second.protocols:
         return (
-            f"{first.title} is not compared, because that would mix protocols: {a} was measured under {_said(first.protocols)}, "
-            f"{b} under {_said(second.protocols)}. Evaluate both under one protocol."
+            f"{first.title} is not compared, because that would mix protocols: {a} was measured under {first.said}, "
+            f"{b} under {second.said}. Evaluate both under one protocol."
         )
     left, right = sorted(first.rows.keys() - second.rows.keys()), sorted(second.rows.keys() - first.rows.keys())
     if left or right:
@@ -69,12 +79,8 @@ def refusal(first: Outcomes, second: Outcomes, names: tuple[str, str]) -> str | 
             "Evaluate both on the same data."
         )
     if first.data and second.data and first.data != second.data:
-        return f"{first.title} is not compared, because the data differ: hash {_said(first.data)} in {a}, {_said(second.data)} in {b}."
+        return f"{first.title} is not compared, because the data differ: hash {', '.join(sorted(first.data))} in {a}, {', '.join(sorted(second.data))} in {b}."
     return None
-
-
-def _said(values: frozenset[str]) -> str:
-    return ", ".join(sorted(values)) or "none that its results.json names"
 
 
 def differences(first: Outcomes, second: Outcomes, resamples: int = RESAMPLES) -> list[Difference]:
@@ -135,113 +141,39 @@ def partners(first: Run, second: Run) -> list[tuple[Evaluation, Evaluation]]:
     return [(evaluation, labels[evaluation.label]) for evaluation in first.evaluations if evaluation.label in labels]
 
 
-def add_comparison(page: Page, runs: Sequence[Run]) -> None:
-    """Every further run against the first; nothing for a single one."""
-    if len(runs) < 2:
-        return
-    page.section("comparison", "Comparison of the runs")
-    first = runs[0]
-    for second in runs[1:]:
-        if len(runs) > 2:
-            page.add(f"<h3>{escape(second.name)} against {escape(first.name)}</h3>")
-        pairs = partners(first, second)
-        if not pairs:
-            found = "; ".join(f"{run.name}: {_phases(run)}" for run in (first, second))
-            page.add(_refused(f"No phase was evaluated in both runs ({found}). Run `test` on both."))
-        for one, two in pairs:
-            _add_pair(page, one, two, (first.name, second.name))
+def comparisons(runs: Sequence[Run]) -> list[tuple[str, list[Pair]]]:
+    """Every further run against the first, phase by phase, under a title; nothing for a single one."""
+    return [(f"{run.name} against {runs[0].name}", _pairs(runs[0], run)) for run in runs[1:]]
+
+
+def _pairs(first: Run, second: Run) -> list[Pair]:
+    pairs = [_pair(one, two, (first.name, second.name)) for one, two in partners(first, second)]
+    found = "; ".join(f"{run.name}: {_phases(run)}" for run in (first, second))
+    why = f"No phase was evaluated in both runs ({found}). Run `test` on both."
+    return pairs or [Pair(first.name, second.name, "", False, [], [why])]
 
 
 def _phases(run: Run) -> str:
     return ", ".join(e.label or "the run itself" for e in run.evaluations) or "no evaluation"
 
 
-def _refused(sentence: str) -> str:
-    return f'<p class="note refused">{escape(sentence)}</p>'
-
-
-def _add_pair(page: Page, one: Evaluation, two: Evaluation, names: tuple[str, str]) -> None:
+def _pair(one: Evaluation, two: Evaluation, names: tuple[str, str]) -> Pair:
     first, second = outcomes(one), outcomes(two)
-    rows: list[list[str]] = []
-    sentences: list[str] = []
-    for title in [*first, *(t for t in second if t not in first)]:
+    groups, refused = [], []
+    for title in dict.fromkeys([*first, *second]):
         if title not in first or title not in second:
-            sentences.append(f"{title} was measured in {names[title in second]} only.")
+            refused.append(f"{title} was measured in {names[title in second]} only.")
         elif reason := refusal(first[title], second[title], names):
-            sentences.append(reason)
+            refused.append(reason)
         else:
-            rows += _rows(first[title], differences(first[title], second[title]))
-    if rows:
-        head = ["metric", *map(escape, names), "difference", "", "more : fewer", "p", "n"]
-        page.add(page.caption("Table", _legend(one, two, names)), table(head, rows, "compare"))
-    page.add(*map(_refused, sentences))
-    if not rows and not sentences:
-        page.add(_refused("Neither run holds prediction files with ranks: evaluate both again with `test`."))
-
-
-def _legend(one: Evaluation, two: Evaluation, names: tuple[str, str]) -> str:
-    a, b = map(escape, names)
-    where = f", {escape(one.label)}" if one.label and one.label == two.label else ""
+            groups.append((first[title], differences(first[title], second[title])))
+    if not groups and not refused:
+        refused.append("Neither run holds prediction files with ranks: evaluate both again with `test`.")
     weights = [{r.weights_hash for r in e.records if r.weights_hash} for e in (one, two)]
-    same = " Both runs evaluated the same weights." if weights[0] and weights[0] == weights[1] else ""
-    return (
-        f"{b} minus {a}{where}, on the same queries under the same protocol, with 95&nbsp;% intervals beneath: paired bootstrap over clusters "
-        "(reference images, products). <i>more : fewer</i> counts the clusters in which the second run reaches more, or less; p is the exact sign test on "
-        "these counts (McNemar’s test where a cluster is one query). ★ is significant at 5&nbsp;% after Holm’s correction over "
-        "its protocol’s rows. The drawing of queries is covered, chance in training is not: for that, repeat both with other seeds."
-        + same
-    )
+    same_weights = bool(weights[0]) and weights[0] == weights[1]
+    return Pair(*names, one.label if one.label == two.label else "", same_weights, groups, refused)
 
 
-def _rows(of: Outcomes, found: Sequence[Difference]) -> list[list[str]]:
-    reach = max((max(abs(d.interval.low), abs(d.interval.high), abs(d.difference)) for d in found), default=1.0) or 1.0
-    rows = [[f"<b>{escape(of.title)}</b> <span class='dim'>{escape(_said(of.protocols).replace(',', ', '))}</span>"]]
-    for d in found:
-        css = "" if not d.significant else "good" if d.difference > 0 else "bad"
-        gap = f'<b class="{css}">{signed(d.difference)}</b>'
-        star = "★" if d.significant else ""
-        rows.append(
-            [
-                escape(d.metric),
-                figure(d.first),
-                figure(d.second),
-                f"{gap}<small>{signed(d.interval.low, 1)} … {signed(d.interval.high, 1)}</small>",
-                difference_bar(d, reach),
-                f"{d.more:,} : {d.fewer:,}",
-                f"{p_text(d.p_value)}<span class='star'>{star}</span>",
-                f"{d.n:,}",
-            ]
-        )
-    return rows
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference with its sign, zero without.
-
-    >>> signed(1.234), signed(-0.5, 1), signed(-0.001)
-    ('+1.23', '−0.5', '0.00')
-    """
-    text = f"{abs(value):.{digits}f}"
-    return text if float(text) == 0 else ("+" if value > 0 else "−") + text
-
-
-def p_text(p: float) -> str:
-    """A p value as tables print it.
-
-    >>> p_text(0.0312), p_text(1e-9), p_text(1.0)
-    ('0.031', '&lt;0.001', '1')
-    """
-    return "&lt;0.001" if p < 0.001 else "1" if p > 0.9995 else f"{p:.3f}"
-
-
-def difference_bar(d: Difference, reach: float) -> str:
-    """A dot with its interval around zero."""
-
-    def x(value: float) -> str:
-        return f"{50 + 48 * value / reach:.1f}"
-
-    return (
-        '<svg class="bar" viewBox="-2 0 104 16" aria-hidden="true"><line class="grid" x1="0" x2="100" y1="8" y2="8"/>'
-        f'<line class="zero" x1="50" x2="50" y1="1" y2="15"/><line class="whisker" x1="{x(d.interval.low)}" '
-        f'x2="{x(d.interval.high)}" y1="8" y2="8"/><circle cx="{x(d.difference)}" cy="8" r="3"/></svg>'
-    )
+def reach(found: Sequence[Difference]) -> float:
+    """Difference that one hundredth of a bar shows: the largest end of an interval lies 48 away from the middle."""
+    return (max((abs(x) for d in found for x in (d.interval.low, d.interval.high, d.difference)), default=0.0) or 1.0) / 48

@@ -1,17 +1,17 @@
-"""Learning curves as inline SVG: small multiples, drawn here so that a report needs no plotting library and no network."""
+"""Learning curves as small charts: places in an SVG, so that a report needs no plotting library and no network."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+from itertools import groupby
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT = 340.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 12.0, 12.0, 30.0
-COLOURS = 6
+MOST_SERIES = 6
+PERCENTAGES = ("R@", "Avg", "mean", "accuracy")
 
 
 @dataclass
@@ -23,6 +23,32 @@ class Panel:
     series: dict[str, Points]
 
 
+@dataclass(frozen=True)
+class Series:
+    """A drawn series: name, last value, dots, the line through it, and under a moving average the raw line."""
+
+    name: str
+    last: str
+    dots: Points
+    line: str = ""
+    raw: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A panel in the coordinates of its SVG: height and number of every grid line, place and number of every tick."""
+
+    title: str
+    unit: str
+    grid: list[tuple[float, str]]
+    ticks: list[tuple[float, str]]
+    series: list[Series]
+    left: float = LEFT
+    right: float = WIDTH - RIGHT
+    base: float = HEIGHT - BOTTOM
+    box: str = f"0 0 {WIDTH:g} {HEIGHT:g}"
+
+
 def panels(columns: dict[str, Points]) -> list[Panel]:
     """Sort logged columns into charts: total loss, loss terms per stream, learning rate, validation metrics per group.
 
@@ -30,7 +56,7 @@ def panels(columns: dict[str, Points]) -> list[Panel]:
     """
     merged: dict[str, Points] = {}
     for name, points in columns.items():
-        plain = re.sub(r"_(step|epoch)$", "", name)
+        plain = name.removesuffix("_step") if name.endswith("_step") else name.removesuffix("_epoch")
         if len(points) > len(merged.get(plain, [])):
             merged[plain] = points
     groups: dict[str, dict[str, Points]] = {}
@@ -39,7 +65,7 @@ def panels(columns: dict[str, Points]) -> list[Panel]:
         if name == "train/loss":
             group, leaf = "loss", "sum of all terms"
         elif name.startswith("lr"):
-            group, leaf = "learning rate", re.sub(r"^lr-?", "", name) or "all"
+            group, leaf = "learning rate", name.removeprefix("lr").removeprefix("-") or "all"
         groups.setdefault(group, {})[leaf] = points
     order = sorted(groups, key=lambda g: (g != "loss", not g.startswith("train"), not g.startswith("val"), g))
     made = [_panel(group, groups[group]) for group in order]
@@ -48,30 +74,33 @@ def panels(columns: dict[str, Points]) -> list[Panel]:
 
 def _panel(group: str, series: dict[str, Points]) -> Panel:
     """At most six series, the ones named first; a metric group's counts (``n``, ``tied``) are no curves."""
-    kept = {name: points for name, points in series.items() if name not in ("n", "tied")}
-    kept = dict(sorted(kept.items(), key=lambda item: _natural(item[0]))[:COLOURS])
+    kept = sorted((item for item in series.items() if item[0] not in ("n", "tied")), key=lambda item: _natural(item[0]))
+    shown = dict(kept[:MOST_SERIES])
+    title, unit = group.capitalize(), ""
     if group == "loss":
-        return Panel("Total training loss", "", kept)
-    if group.startswith("train/"):
-        return Panel(f"Loss terms, {group.removeprefix('train/')}", "", kept)
-    if group.startswith("val/"):
-        percent = all(re.search(r"R@|Avg|mean|accuracy", name) for name in kept)
-        return Panel(f"Validation, {group.removeprefix('val/').replace('/', ' ')}", "%" if percent else "", kept)
-    return Panel(group.capitalize(), "", kept)
+        title = "Total training loss"
+    elif group.startswith("train/"):
+        title = f"Loss terms, {group.removeprefix('train/')}"
+    elif group.startswith("val/"):
+        title = f"Validation, {group.removeprefix('val/').replace('/', ' ')}"
+        unit = "%" if all(any(word in name for word in PERCENTAGES) for name in shown) else ""
+    return Panel(title, unit, shown)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+    """Numbers in a name count by their value."""
+    return [(int(part), "") if digits else (0, part) for digits, part in _runs(text)]
+
+
+def _runs(text: str) -> Iterable[tuple[bool, str]]:
+    return ((digits, "".join(part)) for digits, part in groupby(text, str.isdecimal))
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
     """Centred moving average; shorter at both ends."""
     half = window // 2
-    out = []
-    for i in range(len(values)):
-        part = values[max(0, i - half) : i + half + 1]
-        out.append(math.fsum(part) / len(part))
-    return out
+    parts = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [math.fsum(part) / len(part) for part in parts]
 
 
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -101,37 +130,32 @@ def number(value: float) -> str:
     if abs(value) >= 10000:
         return f"{value / 1000:g}k"
     if abs(value) < 0.001:
-        return re.sub(r"\.?0*e-0?", "e-", f"{value:.2e}")
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
-def chart(panel: Panel) -> str:
-    """A figure with the SVG and a legend that gives the last value of every series."""
+def chart(panel: Panel) -> Chart:
+    """Everything of a panel at its place."""
     points = [p for series in panel.series.values() for p in series]
-    x_ticks = nice_ticks(min(p[0] for p in points), max(p[0] for p in points), 4)
-    y_ticks = nice_ticks(*_range(panel, points))
-    x_low, x_high = min(p[0] for p in points), max(max(p[0] for p in points), min(p[0] for p in points) + 1)
+    x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
+    x_ticks, y_ticks = nice_ticks(x_low, x_high), nice_ticks(*_range(points))
+    x_high = max(x_high, x_low + 1)
 
     def place(p: tuple[float, float]) -> tuple[float, float]:
-        x = LEFT + (p[0] - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        y = (
-            HEIGHT
-            - BOTTOM
-            - (min(max(p[1], y_ticks[0]), y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
-        )
-        return x, y
+        across = (p[0] - x_low) / (x_high - x_low)
+        up = (min(max(p[1], y_ticks[0]), y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
-    marks = [_gridline(place((x_low, t))[1], t) for t in y_ticks]
-    marks += [_tick(place((t, y_ticks[0]))[0], t) for t in x_ticks if x_low <= t <= x_high]
-    for index, series in enumerate(panel.series.values()):
-        marks += _lines(series, index, place)
-    label = f"{panel.title}: " + ", ".join(f"{name} ends at {number(s[-1][1])}" for name, s in panel.series.items())
-    svg = f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(label)}">{"".join(marks)}</svg>'
-    unit = f' <span class="unit">{escape(panel.unit)}</span>' if panel.unit else ""
-    return f'<figure class="panel"><h4>{escape(panel.title)}{unit}</h4>{svg}{_legend(panel)}</figure>'
+    grid = [(place((x_low, t))[1], number(t)) for t in y_ticks]
+    ticks = [(place((t, y_ticks[0]))[0], number(t)) for t in x_ticks if x_low <= t <= x_high]
+    drawn = [
+        _drawn(name, number(s[-1][1]), [place(p) for p in s], [place(p) for p in _calm(s)]) for name, s in panel.series.items()
+    ]
+    return Chart(panel.title, panel.unit, grid, ticks, drawn)
 
 
-def _range(panel: Panel, points: Iterable[tuple[float, float]]) -> tuple[float, float]:
+def _range(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """Vertical range: percentages and losses start at 0; single spikes above the 99th percentile are cut off."""
     values = sorted(p[1] for p in points)
     top = values[-1] if len(values) < 100 else values[int(0.99 * (len(values) - 1))] * 1.05
@@ -139,46 +163,23 @@ def _range(panel: Panel, points: Iterable[tuple[float, float]]) -> tuple[float, 
     return low, top if top > low else low + 1.0
 
 
-def _gridline(y: float, value: float) -> str:
-    return (
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(value)}</text>'
-    )
+def _calm(series: Points) -> Points:
+    """The moving average of a long series; nothing of a short one."""
+    if len(series) < 40:
+        return []
+    values = smooth([p[1] for p in series], max(3, len(series) // 25))
+    return list(zip([p[0] for p in series], values))
 
 
-def _tick(x: float, value: float) -> str:
-    base = HEIGHT - BOTTOM
-    return (
-        f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}"/>'
-        f'<text x="{x:.1f}" y="{base + 16}" text-anchor="middle">{number(value)}</text>'
-    )
-
-
-def _lines(series: Points, index: int, place: object) -> list[str]:
-    """The series; a long one as a faint raw line under its moving average."""
-    assert callable(place)
-    if len(series) == 1:
-        x, y = place(series[0])
-        return [f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
+def _drawn(name: str, last: str, series: Points, calm: Points) -> Series:
+    """A long series as a faint raw line under its moving average, a short one with a dot for every value."""
 
     def path(points: Points) -> str:
-        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in map(place, points))
+        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
-    if len(series) < 40:
-        dots = "".join(f'<circle class="s{index}" cx="{x:.1f}" cy="{y:.1f}" r="1.8"/>' for x, y in map(place, series))
-        return [f'<path class="line s{index}" d="{path(series)}"/>{dots if len(series) <= 12 else ""}']
-    window = max(3, len(series) // 25)
-    calm = list(zip([p[0] for p in series], smooth([p[1] for p in series], window)))
+    if len(series) == 1:
+        return Series(name, last, series)
+    if not calm:
+        return Series(name, last, series if len(series) <= 12 else [], path(series))
     thin = max(1, len(series) // 400)
-    return [
-        f'<path class="raw s{index}" d="{path(series[::thin])}"/>',
-        f'<path class="line s{index}" d="{path(calm[::thin])}"/>',
-    ]
-
-
-def _legend(panel: Panel) -> str:
-    items = "".join(
-        f'<li><i class="s{index}"></i>{escape(name)} <b>{number(series[-1][1])}</b></li>'
-        for index, (name, series) in enumerate(panel.series.items())
-    )
-    return f'<ul class="legend">{items}</ul>'
+    return Series(name, last, [], path(calm[::thin]), path(series[::thin]))

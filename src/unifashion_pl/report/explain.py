@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from statistics import median
 
-from unifashion_pl.metrics.lines import Line, place
+from unifashion_pl.metrics.lines import ComposedLine, ResultList, RetrievalLine, TextToImage, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.tables import ALL_KEPT, VARIANTS, is_plain
+from unifashion_pl.report.runfolder import Evaluation
+from unifashion_pl.report.tables import HEADLINE, VARIANTS, Results, cut_of, is_plain
 
-HEADLINE = "/".join(ALL_KEPT)
+Query = TextToImage | ComposedLine
 TEXT_HALVES, IMAGE_HALVES = ("text-only", "text-blank"), ("image-only", "image-similarity")
 
 
@@ -29,21 +29,22 @@ class Chosen:
     """
 
     title: str
-    lines: list[Line]
-    again: list[Line]
+    lines: list[Query]
+    again: list[Query]
 
 
-def choose(lines: Sequence[Line], best: int = 3, worst: int = 3, drawn: int = 4) -> list[Chosen]:
+def choose(lines: Sequence[Query], best: int = 3, worst: int = 3, drawn: int = 4) -> list[Chosen]:
     """Best and worst by the target's rank (the margin decides between equal ranks), and some by a hash of the id.
 
     The draw is from all lines, so that it is a fair sample; what it shares with the other groups is shown once and named twice.
     """
-    ordered = sorted(lines, key=lambda line: (place(line), -_margin_or(line, -1e9), str(line["key"])))
+    margins = [(line, scores_of(line).margin) for line in lines]
+    ordered = [line for line, _ in sorted(margins, key=lambda m: (place(m[0]), 1e9 if m[1] is None else -m[1], m[0].key))]
     top = ordered[:best]
     bottom = ordered[max(len(top), len(ordered) - worst) :][::-1]
-    lot = sorted(lines, key=lambda line: hashlib.sha256(f"report|{line['key']}".encode()).hexdigest())[:drawn]
-    seen = {line["key"] for line in (*top, *bottom)}
-    random = Chosen("random", [x for x in lot if x["key"] not in seen], [x for x in lot if x["key"] in seen])
+    lot = sorted(lines, key=lambda line: hashlib.sha256(f"report|{line.key}".encode()).hexdigest())[:drawn]
+    seen = {line.key for line in (*top, *bottom)}
+    random = Chosen("random", [x for x in lot if x.key not in seen], [x for x in lot if x.key in seen])
     return [group for group in (Chosen("best", top, []), Chosen("worst", bottom, []), random) if group.lines or group.again]
 
 
@@ -68,108 +69,68 @@ class Scores:
         return None if reached is None or self.rival is None else reached - self.rival
 
 
-def scores_of(line: Line, targets: Collection[str]) -> Scores:
+def scores_of(line: ResultList | ComposedLine) -> Scores:
     """Scores of the target (its best view) and of the strongest other candidate."""
-    own = [score for key, score in line["top"] if key in targets]
-    others = [score for key, score in line["top"] if key not in targets]
-    bound = min((score for _, score in line["top"]), default=None)
+    targets = targets_of(line)
+    own = [score for key, score in line.top if key in targets]
+    others = [score for key, score in line.top if key not in targets]
+    bound = min((score for _, score in line.top), default=None)
     return Scores(max(own, default=None), max(others, default=None), bound)
 
 
-def targets_of(line: Line) -> set[str]:
+def targets_of(line: ResultList | ComposedLine) -> set[str]:
     """Right answers of a line: the views of a product, or the one target of a composed query."""
-    return set(line["targets"]) if "targets" in line else {line["target"]}
+    return {line.target} if isinstance(line, ComposedLine) else set(line.targets)
 
 
-def _margin_or(line: Line, absent: float) -> float:
-    margin = scores_of(line, targets_of(line)).margin
-    return absent if margin is None else margin
-
-
-def explain(line: Line) -> list[str]:
-    """Sentences (HTML) that say where a line's rank comes from; what the prediction file does not hold is left out."""
-    found = scores_of(line, targets_of(line))
-    said = []
-    if found.target is not None and found.rival is not None and found.margin is not None:
-        css = "good" if found.margin > 0 else "bad"
-        said.append(
-            f"target scores {found.target:.3f}, best competitor {found.rival:.3f}, "
-            f'margin <b class="{css}">{_signed(found.margin)}</b>'
-        )
-    elif found.target is None and found.bound is not None and found.rival is not None:
-        said.append(
-            f"target scores at most {found.bound:.3f} (end of the list), best competitor {found.rival:.3f}, "
-            f'margin <b class="bad">≤ {_signed(found.bound - found.rival)}</b>'
-        )
-    if line.get("ties"):
-        said.append(f"{line['ties']:,} others score the same and count before it")
-    return said + _reference(line) + _other_scores(line) + _halves(line)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _reference(line: Line) -> list[str]:
-    """Where the reference image itself came, which the query must leave behind."""
-    ranks, at = line.get("ranks", {}), None
-    for i, (key, _) in enumerate(line["top"], 1):
-        if key == line.get("reference"):
-            at = i
-    removed = ranks.get(HEADLINE.replace("ref-kept", "ref-removed"))
-    without = sum(removed) if removed else None
+def explain(line: Query) -> list[str]:
+    """Sentences that say, beside the :class:`Scores`, where a rank comes from; what the prediction file does not hold is left out."""
+    said = [f"{line.ties:,} others score the same and count before it"] if line.ties else []
+    if not isinstance(line, ComposedLine):
+        return said
+    gallery, kept, _ = HEADLINE
+    at = next((i for i, (key, _) in enumerate(line.top, 1) if key == line.reference), None)
     if at is not None and at < place(line):
-        tail = f"; without it the target is at {without:,}" if without is not None else ""
-        return [f"the reference itself is at rank {at}, before the target{tail}"]
-    return [f"the reference itself is at rank {at}, behind the target"] if at is not None else []
-
-
-def _other_scores(line: Line) -> list[str]:
-    """Ranks by gallery captions and by both scores."""
-    head = HEADLINE.rpartition("/")[0]
-    places = {s: line.get("ranks", {}).get(f"{head}/{s}") for s in ("caption", "both")}
-    known = [f"{'captions alone' if s == 'caption' else 'image and caption'} {sum(p):,}" for s, p in places.items() if p]
-    return [f"rank by {', by '.join(known)}"] if known else []
-
-
-def _halves(line: Line) -> list[str]:
-    """Ranks of the target by one half of the query, where a prediction line has ``halves``: name -> [rank, ties]."""
-    known = [f"{escape(VARIANTS.get(name, name))} {sum(pair):,}" for name, pair in line.get("halves", {}).items()]
-    return [f"rank by half of the query: {', '.join(known)}"] if known else []
+        removed = line.ranks.get(f"{gallery}/ref-removed/image")
+        tail = f"; without it the target is at {sum(removed):,}" if removed else ""
+        said.append(f"the reference itself is at rank {at}, before the target{tail}")
+    elif at is not None:
+        said.append(f"the reference itself is at rank {at}, behind the target")
+    scores = {"captions alone": f"{gallery}/{kept}/caption", "image and caption": f"{gallery}/{kept}/both"}
+    known = [f"{name} {sum(line.ranks[variant]):,}" for name, variant in scores.items() if variant in line.ranks]
+    said += [f"rank by {', by '.join(known)}"] if known else []
+    halves = [f"{VARIANTS.get(name, name)} {sum(pair):,}" for name, pair in line.halves.items()]
+    return said + ([f"rank by half of the query: {', '.join(halves)}"] if halves else [])
 
 
 def gallery_sizes(records: Iterable[ResultRecord]) -> dict[str, int]:
     """Category -> images of the whole gallery, from the chance levels: one right answer among G gives R@K = K / G by chance."""
+    levels = [r for r in records if r.under.chance and r.under.variant == HEADLINE and not r.under.further]
     sizes = {}
-    for r in records:
-        under = r.under
-        if not under.chance or under.further or under.variant != ALL_KEPT or not r.value or not 1e-3 < r.value < 100:
-            continue
-        category, _, cut = r.metric.partition("/R@")
-        if category != "mean" and cut:
-            sizes[category] = round(100 * int(cut) / r.value)
+    for r in levels:
+        category, cut = r.metric.partition("/")[0], cut_of(r.metric)
+        if category != "mean" and cut and r.value and 1e-3 < r.value < 100:
+            sizes[category] = round(100 * cut / r.value)
     return sizes
 
 
 def halves_reached(records: Sequence[ResultRecord]) -> str:
     """Per category what the whole query and its stronger text and image half reach over all queries, at the smallest K."""
     cells: dict[str, dict[str, float]] = {}
-    plain = [r for r in records if is_plain(r)]
-    cuts = [int(match[1]) for r in plain if (match := re.search(r"/R@(\d+)$", r.metric))]
-    for r in plain:
-        if r.value is not None and r.under.variant == ALL_KEPT:
-            category, _, cut = r.metric.partition("/R@")
-            if category != "mean" and cut and int(cut) == min(cuts):
-                cells.setdefault(category, {})[r.under.half] = r.value
+    smallest = min((cut for r in records if is_plain(r) and (cut := cut_of(r.metric)) is not None), default=None)
+    for r in Results(records).headline:
+        category = r.metric.partition("/")[0]
+        if category != "mean" and smallest is not None and cut_of(r.metric) == smallest and r.value is not None:
+            cells.setdefault(category, {})[r.under.half] = r.value
     parts = []
     for category, values in cells.items():
         text = max((values[name] for name in TEXT_HALVES if name in values), default=None)
         image = max((values[name] for name in IMAGE_HALVES if name in values), default=None)
         if "itc" in values and text is not None and image is not None:
-            parts.append(f"{escape(category)} {values['itc']:.1f} / {text:.1f} / {image:.1f}")
+            parts.append(f"{category} {values['itc']:.1f} / {text:.1f} / {image:.1f}")
     if not parts:
         return ""
-    return f"R@{min(cuts)} of whole query / its text alone / its image alone, over all queries: {'; '.join(parts)}."
+    return f"R@{smallest} of whole query / its text alone / its image alone, over all queries: {'; '.join(parts)}."
 
 
 @cache
@@ -199,6 +160,25 @@ def rank_summary(ranks: Sequence[int], sizes: Sequence[tuple[int, int]]) -> str:
     first, ten = (100 * sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 10))
     chance = f" (chance {median(chance_median(*size) for size in sizes):,.0f})" if sizes else ""
     return (
-        f"Over all {len(ranks):,} queries the median rank is {median(ranks):,.0f}{chance}; {first:.0f}&nbsp;% stand at rank 1, "
-        f"{ten:.0f}&nbsp;% among the first 10, the last one at {max(ranks):,}."
+        f"Over all {len(ranks):,} queries the median rank is {median(ranks):,.0f}{chance}; {first:.0f}\u00a0% stand at rank 1, "
+        f"{ten:.0f}\u00a0% among the first 10, the last one at {max(ranks):,}."
     )
+
+
+def retrieval_summary(evaluation: Evaluation) -> str:
+    """Where the right products of all texts stand in the whole gallery; any view of one counts."""
+    full = [line for line in evaluation.lines(RetrievalLine) if line.protocol == "fashiongen_full"]
+    views = Counter(line.product for line in full if line.direction == "i2t")
+    texts = [line for line in full if line.direction == "t2i" and views[line.product]]
+    return rank_summary([place(line) for line in texts], [(line.candidates, views[line.product]) for line in texts])
+
+
+def composed_summary(evaluation: Evaluation) -> str:
+    """Where the targets of all composed queries stand, and what halves of them reach."""
+    lines, sizes = evaluation.lines(ComposedLine), gallery_sizes(evaluation.records)
+    known = [(sizes[line.category], 1) for line in lines if line.category in sizes]
+    return f"{rank_summary([place(line) for line in lines], known)} {halves_reached(evaluation.records)}"
+
+
+#: What templates ask of lines, evaluations and records.
+FILTERS = (choose, explain, scores_of, targets_of, gallery_sizes, retrieval_summary, composed_summary)

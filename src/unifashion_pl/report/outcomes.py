@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from unifashion_pl.metrics.lines import Line, place
+from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, RetrievalLine, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.runfolder import Evaluation
-from unifashion_pl.report.tables import MEANINGS, column_order, is_plain
+from unifashion_pl.report.runfolder import Evaluation, Kind
+from unifashion_pl.report.tables import GALLERIES, MEANINGS, column_order, cut_of, is_plain
 
-GALLERIES = ("original", "union")
 #: Means over captions; BLEU and METEOR are ratios over the whole set, so a caption has no share in them.
 CAPTION_MEANS = ("ROUGE-L", "CIDEr")
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredSample:
     """One query or caption.
 
     Attributes:
@@ -40,7 +38,7 @@ class Outcomes:
 
     Attributes:
         title: for readers.
-        protocols: full protocol strings of the records behind it.
+        protocols: those of the records behind it, as text.
         data: data hashes of those records.
         rows: by id.
     """
@@ -48,42 +46,57 @@ class Outcomes:
     title: str
     protocols: frozenset[str]
     data: frozenset[str]
-    rows: dict[str, Row]
+    rows: dict[str, ScoredSample]
 
     @property
     def metrics(self) -> list[str]:
         """Names in the order of tables."""
         return column_order({name for row in self.rows.values() for name in row.values})
 
+    @property
+    def said(self) -> str:
+        """The protocols for readers."""
+        return ", ".join(sorted(self.protocols)) or "none that its results.json names"
+
 
 def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
     """Everything in a test folder that has a value per query, by a name that is the same in every run."""
-    made: dict[str, Outcomes] = {}
-    for kind, make in (("composed", _composed), ("retrieval", _retrieval), ("captions", _captions)):
-        lines = evaluation.predictions.get(kind, [])
-        for dataset in sorted({str(line.get("dataset", "")) for line in lines}):
-            own = [r for r in evaluation.records if r.dataset in (None, dataset)]
-            for found in make(own, [line for line in lines if str(line.get("dataset", "")) == dataset]):
-                if found.rows:
-                    title = f"{dataset}: {found.title}"
-                    made[title] = Outcomes(title, found.protocols, found.data, found.rows)
-    return made
+    return {
+        of.title: of
+        for made in (
+            _by_dataset(evaluation, ComposedLine, _composed),
+            _by_dataset(evaluation, RetrievalLine, _retrieval),
+            _by_dataset(evaluation, CaptionLine, _captions),
+        )
+        for of in made
+    }
 
 
-def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, Row]) -> Outcomes:
+def _by_dataset(
+    evaluation: Evaluation, kind: type[Kind], make: Callable[[Sequence[ResultRecord], Sequence[Kind]], list[Outcomes]]
+) -> Iterator[Outcomes]:
+    lines = evaluation.lines(kind)
+    for dataset in sorted({line.dataset for line in lines}):
+        own = [r for r in evaluation.records if r.dataset in (None, dataset)]
+        for found in make(own, [line for line in lines if line.dataset == dataset]):
+            if found.rows:
+                yield replace(found, title=f"{dataset}: {found.title}")
+
+
+def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, ScoredSample]) -> Outcomes:
     data = frozenset(r.data_hash for r in records if r.data_hash)
     return Outcomes(title, frozenset(r.protocol for r in records), data, rows)
 
 
 def cutoffs(records: Iterable[ResultRecord]) -> list[int]:
     """The K of R@K among the metrics."""
-    return sorted({int(match[1]) for r in records if (match := re.search(r"R@(\d+)$", r.metric))})
+    return sorted({cut for r in records if (cut := cut_of(r.metric)) is not None})
 
 
-def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+def _composed(records: Sequence[ResultRecord], lines: Sequence[ComposedLine]) -> list[Outcomes]:
     """Every score on either gallery, reference kept."""
-    ranked = [line for line in lines if line.get("ranks")]
-    shared = set.intersection(*(set(line["ranks"]) for line in ranked)) if ranked else set()
+    ranked = [line for line in lines if line.ranks]
+    shared = set.intersection(*(set(line.ranks) for line in ranked)) if ranked else set()
     made = []
     for variant in sorted(shared, key=lambda v: (v.split("/")[0] != GALLERIES[0], v.split("/")[-1] != "image", v)):
         gallery, reference, score = variant.split("/")
@@ -94,64 +107,60 @@ def _composed(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Ou
             for r in records
             if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS
         ]
-        rows = {line["key"]: _composed_row(line, line["ranks"][variant], cutoffs(own)) for line in ranked}
+        rows = {line.key: _composed_row(line, line.ranks[variant], cutoffs(own)) for line in ranked}
         made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
     return made
 
 
-def _composed_row(line: Line, rank: Sequence[int], ks: Sequence[int]) -> Row:
+def _composed_row(line: ComposedLine, rank: Sequence[int], ks: Sequence[int]) -> ScoredSample:
     """``rank`` = [rank, ties]; a tie counts against the query."""
     hits = {k: 100.0 * (sum(rank) <= k) for k in ks}
-    values = {f"{line['category']}/R@{k}": hit for k, hit in hits.items()} | {f"mean/R@{k}": hit for k, hit in hits.items()}
+    values = {f"{part}/R@{k}": hit for part in (line.category, "mean") for k, hit in hits.items()}
     if hits:
         values["Avg"] = sum(hits.values()) / len(hits)
-    asked = " ".join(str(line.get(name)) for name in ("category", "reference", "target", "text"))
-    return Row(asked, line["category"], line["reference"], values)
+    asked = f"{line.category} {line.reference} {line.target} {line.text}"
+    return ScoredSample(asked, line.category, line.reference, values)
 
 
-def _retrieval(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) -> list[Outcomes]:
     """One per protocol; draws of the same candidates stay together, products are the clusters."""
     made = []
-    for protocol in dict.fromkeys(str(line["protocol"]) for line in lines if line.get("protocol")):
+    for protocol in dict.fromkeys(line.protocol for line in lines):
         own = [r for r in records if r.under.name == protocol and not r.under.chance]
-        ranked = [line for line in lines if line.get("protocol") == protocol]
-        sizes = Counter(line["direction"] for line in ranked)
+        ranked = [line for line in lines if line.protocol == protocol]
+        sizes = Counter(line.direction for line in ranked)
         rows = {}
         for line in ranked:
             hits = {k: 100.0 * (place(line) <= k) for k in cutoffs(own)}
-            values = {f"{line['direction']}/R@{k}": hit for k, hit in hits.items()}
+            values = {f"{line.direction}/R@{k}": hit for k, hit in hits.items()}
             if hits:  # the mean weighs both directions alike, however many queries they have
-                share = len(ranked) / (len(sizes) * sizes[line["direction"]])
+                share = len(ranked) / (len(sizes) * sizes[line.direction])
                 values["mean"] = share * sum(hits.values()) / len(hits)
-            name = f"{line['direction']}, draw {line['draw']}, {line['query']}"
-            rows[name] = Row(f"{line['product']} among {line['candidates']}", "", line["product"], values)
+            name = f"{line.direction}, draw {line.draw}, {line.query}"
+            rows[name] = ScoredSample(f"{line.product} among {line.candidates}", "", line.product, values)
         made.append(_outcomes(protocol, own, rows))
     return made
 
 
-def _captions(records: Sequence[ResultRecord], lines: Sequence[Line]) -> list[Outcomes]:
+def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> list[Outcomes]:
     """Caption scores, and every plain-word check."""
 
-    def row(line: Line, values: dict[str, float]) -> Row:
-        return Row(f"{line.get('style')} {line['reference']}", "", line["id"], values)
+    def row(line: CaptionLine, values: dict[str, float]) -> ScoredSample:
+        return ScoredSample(f"{line.style} {line.reference}", "", line.id, values)
 
     own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
-    scored = {
-        x["id"]: {m: 100 * x["scores"][m] for m in CAPTION_MEANS if x["scores"].get(m) is not None}
-        for x in lines
-        if x.get("scores")
-    }
-    made = [
-        _outcomes("caption scores", own, {line["id"]: row(line, scored[line["id"]]) for line in lines if line["id"] in scored})
-    ]
-    for name in sorted({name for line in lines for name in line.get("words", {})}):
-        metric = f"caption/{name}_accuracy"
-        said = [r for r in records if r.metric == metric and not r.under.chance]
-        judged = {line["id"]: line["words"][name] for line in lines if line.get("words", {}).get(name, (None, None))[1]}
-        rows = {
-            line["id"]: row(line, {f"{name} named right": 100.0 * (judged[line["id"]][0] == judged[line["id"]][1])})
-            for line in lines
-            if line["id"] in judged
-        }
+    scored = {}
+    for line in lines:
+        if line.scores:
+            known = {metric: line.scores.get(metric) for metric in CAPTION_MEANS}
+            scored[line.id] = row(line, {metric: 100 * value for metric, value in known.items() if value is not None})
+    made = [_outcomes("caption scores", own, scored)]
+    for name in sorted({name for line in lines for name in line.words}):
+        said = [r for r in records if r.metric == f"caption/{name}_accuracy" and not r.under.chance]
+        rows = {}
+        for line in lines:
+            found, true = line.words.get(name, (None, None))
+            if true:
+                rows[line.id] = row(line, {f"{name} named right": 100.0 * (found == true)})
         made.append(_outcomes(f"captions, first {name} word", said, rows))
     return made

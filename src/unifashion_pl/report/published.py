@@ -10,14 +10,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
 from unifashion_pl.metrics.candidates import SAMPLED
 from unifashion_pl.metrics.intervals import seed_summary
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.html import Page, details, figure, table
 from unifashion_pl.report.runfolder import Run
 
 TOLERANCE = 0.011
@@ -29,23 +28,50 @@ UNREPRODUCIBLE = {
     "2": "the evaluation program was not published",
     "4": "the gallery captions behind this row contain the queries' texts",
 }
+#: With nothing to compare, these stand for a row.
+CHIEF = ("i2t/R@1", "t2i/R@1", "mean", "BLEU-4", "CIDEr", "mean/R@10", "mean/R@50", "Avg")
 
 
 @dataclass
-class Comparison:
+class PublishedCell:
     """One published cell of this paper against our value."""
 
     table: str
     method: str
     metric: str
     published: float
-    ours: float | None
-    interval: str
-    n: int | None
-    protocol: str
     status: str
+    ours: float | None = None
+    interval: str = "–"
     record: ResultRecord | None = None
     run: Run | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus theirs."""
+        return None if self.ours is None else self.ours - self.published
+
+    @property
+    def origin(self) -> list[tuple[str, str]]:
+        """Config, commit (or version) and data of our number, as far as they are known."""
+        if self.record is None:
+            return []
+        r = self.record
+        code = ("commit", r.commit) if r.commit else ("version", r.code_version)
+        facts = (("config", self.run and config_hash(self.run)), code, ("data", r.data_hash and r.data_hash[:12]))
+        return [(name, value) for name, value in facts if value]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's tables, our cells by (table, method), and averages that do not follow from their row."""
+
+    source: dict[str, str]
+    tables: list[dict[str, Any]]
+    rows: list[tuple[str, str, list[PublishedCell]]]
+    compared: bool
+    broken: list[tuple[str, str, str, float, float]]
+    chief: tuple[str, ...] = CHIEF
 
 
 def load_published() -> dict[str, Any]:
@@ -103,23 +129,13 @@ def is_comparable(number: str, run: Run, record: ResultRecord) -> bool:
     return is_full(number, record) if number == "4" else reads_fashiongen(run)
 
 
-def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> Comparison:
+def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> PublishedCell:
     """Find our values of a published cell in the runs (one per training seed) and judge them."""
-    found = [
-        (run, r)
-        for run in runs
-        for e in run.evaluations
-        for r in e.records
-        if r.value is not None and matches(number, method, metric, r)
-    ]
+    records = [(run, r) for run in runs for e in run.evaluations for r in e.records if r.value is not None]
+    found = [(run, r) for run, r in records if matches(number, method, metric, r)]
     real = one_recipe([(run, r) for run, r in found if is_comparable(number, run, r)])
     if not real:
-        reason = "toy data" if found else "no evaluation"
-        if photographed := [r for run, r in found if not run.is_toy and (number == "4" or reads_fashiongen(run))]:
-            reason = next((r.flaw for r in photographed if r.weights or (r.flaw and number != "4")), "not the full split")
-        elif found and not all(run.is_toy for run, _ in found):
-            reason = "not FashionGen"
-        return Comparison(number, method, metric, value, None, "", None, "", f"not run ({reason})")
+        return PublishedCell(number, method, metric, value, f"not run ({_reason(number, found)})")
     scale = 100.0 if number == "2" else 1.0
     values = [r.value * scale for _, r in real if r.value is not None]
     mean, half = math.fsum(values) / len(values), math.inf
@@ -128,7 +144,16 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
     status = judge(number, method, value, mean, half)
     run, record = real[0]
     spread = f"{mean - half:.2f}–{mean + half:.2f}" if math.isfinite(half) else f"{len(values)} seed{'s'[: len(values) > 1]}"
-    return Comparison(number, method, metric, value, mean, spread, record.n, record.protocol, status, record, run)
+    return PublishedCell(number, method, metric, value, status, mean, spread, record, run)
+
+
+def _reason(number: str, found: Sequence[tuple[Run, ResultRecord]]) -> str:
+    """Why no number fills a cell."""
+    if photographed := [r for run, r in found if not run.is_toy and (number == "4" or reads_fashiongen(run))]:
+        return next((r.flaw for r in photographed if r.weights or (r.flaw and number != "4")), "not the full split")
+    if not found:
+        return "no evaluation"
+    return "toy data" if all(run.is_toy for run, _ in found) else "not FashionGen"
 
 
 def one_recipe(found: list[tuple[Run, ResultRecord]]) -> list[tuple[Run, ResultRecord]]:
@@ -154,64 +179,20 @@ def judge(number: str, method: str, published: float, mean: float, half: float) 
     return "below" if published > mean + half else "reproduced"
 
 
-def add_published(page: Page, runs: Sequence[Run]) -> None:
-    """This paper's rows with our column and a status, then all printed rows, folded."""
-    published = load_published()
-    source = published["source"]
+def published(runs: Sequence[Run]) -> Published:
+    """This paper's rows with our column and a status, and all printed rows."""
+    data = load_published()
     cells = [
         compare(block["table"], row["method"], metric, value, runs)
-        for block in published["tables"]
-        if block["table"] in ("1", "2", "4")
+        for block in data["tables"]
+        if block["table"] in MARGINS
         for row in block["rows"]
         if row.get("this_paper")
         for metric, value in row["values"].items()
         if value is not None
     ]
-    ran = [c for c in cells if c.ours is not None]
-    text = (
-        f"Values printed in <i>{escape(source['title'])}</i> (<a href='{source['url']}'>{escape(source['id'])}</a>) beside this run. "
-        "A cell is filled only by the full benchmark under a comparable protocol; an empty cell never shows somebody else's number."
-    )
-    page.add(page.caption("Table", text), _summary(cells) if not ran else _cells(cells))
-    for block in published["tables"]:
-        page.add(details(f"Published Table {block['table']}: {block['title']}", _printed(block)))
-    wrong = broken_averages(published)
-    rows = [[escape(m), f"Table {t}", escape(k), figure(p), figure(r)] for t, m, k, p, r in wrong]
-    sums = table(["method", "where", "metric", "printed", "recomputed"], rows)
-    page.add(details(f"{len(wrong)} printed averages do not follow from their own row", sums))
-
-
-def _cells(cells: list[Comparison]) -> str:
-    head = ["metric", "published", "ours", "difference", "interval", "n", "status", "protocol", "origin"]
-    rows: list[list[str]] = []
-    last = None
-    for c in cells:
-        if (c.table, c.method) != last:
-            rows.append([f"Table {c.table}, {escape(c.method)}"])
-            last = (c.table, c.method)
-        gap = None if c.ours is None else c.ours - c.published
-        n = f"{c.n:,}" if c.n else "–"
-        signed = "–" if gap is None else f"{gap:+.2f}"
-        values = [figure(c.published), figure(c.ours), signed, c.interval or "–", n, escape(c.status)]
-        protocol = f"<code>{escape(c.protocol)}</code>" if c.protocol else "–"
-        rows.append([escape(c.metric), *values, protocol, origin(c.record, c.run)])
-    return table(head, rows, "numbers")
-
-
-def origin(record: ResultRecord | None, run: Run | None) -> str:
-    """Config, commit (or version), data and wall time of a number, as far as they are known; HTML."""
-    if record is None:
-        return "–"
-    facts = {
-        "config": config_hash(run) if run is not None else None,
-        "commit": record.commit,
-        "version": None if record.commit else record.code_version,
-        "data": record.data_hash and record.data_hash[:12],
-    }
-    known = [f"{name} <code>{escape(value)}</code>" for name, value in facts.items() if value]
-    if record.wall_seconds is not None:
-        known.append(f"evaluated in {duration(record.wall_seconds)}")
-    return ", ".join(known) or "–"
+    rows = [(*key, list(group)) for key, group in groupby(cells, key=lambda c: (c.table, c.method))]
+    return Published(data["source"], data["tables"], rows, any(c.ours is not None for c in cells), broken_averages(data))
 
 
 def config_hash(run: Run) -> str | None:
@@ -220,48 +201,3 @@ def config_hash(run: Run) -> str | None:
         return None
     text = "\0".join(f"{label}\n{run.config_texts[label]}" for label in sorted(run.config_texts))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def duration(seconds: float) -> str:
-    """For people.
-
-    >>> duration(61.2), duration(7384), duration(3.14)
-    ('1 min 1 s', '2 h 3 min', '3.1 s')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
-
-
-def _summary(cells: list[Comparison]) -> str:
-    """With nothing to compare: one line per published row instead of a page of empty cells."""
-    grouped: dict[tuple[str, str], list[Comparison]] = {}
-    for c in cells:
-        grouped.setdefault((c.table, c.method), []).append(c)
-    rows = []
-    for (number, method), group in grouped.items():
-        keep = [
-            c for c in group if c.metric in ("i2t/R@1", "t2i/R@1", "mean", "BLEU-4", "CIDEr", "mean/R@10", "mean/R@50", "Avg")
-        ]
-        values = " · ".join(f"{escape(c.metric)} <b>{figure(c.published)}</b>" for c in keep)
-        rows.append([f"Table {number}, {escape(method)}", values, "–", escape(group[0].status)])
-    return table(["published row", "published", "ours", "status"], rows, "prose")
-
-
-def _printed(block: dict[str, Any]) -> str:
-    columns = block["columns"]
-    extra = (
-        ["gallery"]
-        if any("gallery" in r for r in block["rows"])
-        else ["task"]
-        if any("task" in r for r in block["rows"])
-        else []
-    )
-    rows = []
-    for row in block["rows"]:
-        name = escape(row["method"]) + (f" <span class='dim'>{escape(row['note'])}</span>" if row.get("note") else "")
-        name = f"<b>{name}</b>" if row.get("this_paper") else name
-        rows.append([name, *(escape(str(row.get(k, "–"))) for k in extra), *(figure(row["values"][c]) for c in columns)])
-    notes = "".join(f"<p class='note'>{escape(n)}</p>" for n in block["notes"])
-    return f"<p class='note'>Unit: {escape(block['unit'])}.</p>" + table(["method", *extra, *columns], rows, "printed") + notes

@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from unifashion_pl.metrics.lines import KINDS, Line, image_name, read_predictions
 from unifashion_pl.metrics.records import ResultRecord, read_records
@@ -22,7 +21,9 @@ from unifashion_pl.reading_csv import parse_table
 
 #: Values of learning curves beyond this are drawn no more than infinite ones.
 LARGEST = 1e30
-_NOISE = re.compile(r"^(version_\d+|lightning_logs|test|\.)$")
+#: Folders that every run has.
+NOISE = ("lightning_logs", "test")
+Kind = TypeVar("Kind", bound=Line)
 
 
 @dataclass
@@ -36,7 +37,11 @@ class Evaluation:
 
     def shown(self, name: str) -> list[Line]:
         """The lines of a prediction file that were chosen for showing."""
-        return [line for line in self.predictions.get(name, []) if line.get("shown")]
+        return [line for line in self.predictions.get(name, []) if getattr(line, "shown", False)]
+
+    def lines(self, kind: type[Kind]) -> list[Kind]:
+        """All lines of a kind."""
+        return [line for line in self.predictions.get(kind.file, []) if isinstance(line, kind)]
 
     def image(self, dataset: str, key: str) -> Path:
         """Where the thumbnail of an image is."""
@@ -76,7 +81,8 @@ class Run:
     @property
     def is_toy(self) -> bool:
         """Whether any configuration names the procedural wardrobe or the tiny vocabulary."""
-        return any(re.search(r"wardrobe|tokenizer:\s*tiny", text, re.IGNORECASE) for text in self.config_texts.values())
+        texts = ["".join(text.lower().split()) for text in self.config_texts.values()]
+        return any(word in text for text in texts for word in ("wardrobe", "tokenizer:tiny"))
 
 
 def read_run(path: Path) -> Run:
@@ -128,7 +134,11 @@ def name_apart(runs: Sequence[Run]) -> Sequence[Run]:
 
 def _label(root: Path, folder: Path) -> str:
     """Path below the run without the parts that every run has; "" for the run itself."""
-    return "/".join(part for part in folder.relative_to(root).parts if not _NOISE.match(part))
+
+    def numbered(part: str) -> bool:
+        return part.startswith("version_") and part.removeprefix("version_").isdecimal()
+
+    return "/".join(part for part in folder.relative_to(root).parts if part not in NOISE and not numbered(part))
 
 
 def _files(root: Path, name: str) -> list[Path]:

@@ -1,19 +1,20 @@
-"""Tables of a report: our numbers with interval, n, chance and ablations, from result records alone."""
+"""What a test measured, as the tables show it: numbers beside chance, composed retrieval against its halves, captions against their floor."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import replace
-from html import escape
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
 
+from unifashion_pl.metrics.leaks import HALF
 from unifashion_pl.metrics.protocol import AUDIT, Protocol
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.html import Page, details, figure, table
-from unifashion_pl.report.runfolder import Evaluation
 
 SPREAD = "/sd_over_draws"
-ALL_KEPT = ("original", "ref-kept", "image")
+GALLERIES = ("original", "union")
+#: The variant that the paper reports: whole gallery, reference kept, ranked by images.
+HEADLINE = ("original", "ref-kept", "image")
 VARIANTS = {
     "itc": "composed query",
     "text-only": "text only",
@@ -30,84 +31,140 @@ MEANINGS = {
     "bm25": "word matching between query text and gallery captions, without images or a model",
 }
 SCORES = {"image": "image score", "caption": "caption score", "both": "image + caption score"}
+#: Scores that read gallery captions.
+ASSISTED = ("caption", "both")
 CAPTION_SCALE = {"CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
 
-
-def scaled(record: ResultRecord) -> tuple[float | None, float]:
-    """Value as tables print it, and the factor: caption metrics × 100 as in the paper, recall as it is."""
-    factor = 100.0 if record.metric in CAPTION_SCALE else 1.0
-    return (None if record.value is None else record.value * factor), factor
+Records = list[ResultRecord]
 
 
-Chance = dict[tuple[str | None, Protocol, str], float]
+@dataclass(frozen=True)
+class Results:
+    """The records of one evaluation, as its tables ask for them. A group has records of one dataset and protocol."""
+
+    records: Sequence[ResultRecord]
+
+    @cached_property
+    def _chance(self) -> dict[tuple[str | None, Protocol, str], float]:
+        return {_key(r): r.value for r in self.records if r.under.chance and r.value is not None}
+
+    def chance(self, record: ResultRecord) -> float | None:
+        """What chance reaches in percent; None = not known."""
+        return self._chance.get(_key(record))
+
+    @cached_property
+    def other(self) -> Records:
+        """Cross-modal retrieval, captions and whatever else is not composed retrieval."""
+        return [r for r in self.records if not (r.under.chance or r.under.composed or r.under.score == AUDIT)]
+
+    @property
+    def plain(self) -> list[Records]:
+        """Groups of numbers that are shown at once."""
+        return grouped(r for r in self.other if not r.under.robustness and not r.metric.endswith(SPREAD))
+
+    @property
+    def spread(self) -> list[Records]:
+        """Groups of standard deviations over draws of the candidates."""
+        return grouped(r for r in self.other if r.metric.endswith(SPREAD))
+
+    @property
+    def robustness(self) -> list[Records]:
+        """Groups of what was asked in other words, denied, or judged by product."""
+        return grouped(r for r in self.other if r.under.robustness)
+
+    @cached_property
+    def composed(self) -> Records:
+        """Composed retrieval of every kind."""
+        return [r for r in self.records if r.under.composed and not r.under.chance]
+
+    @property
+    def columns(self) -> list[str]:
+        """Metrics of composed retrieval."""
+        return column_order(r.metric for r in self.composed)
+
+    @property
+    def halves(self) -> list[tuple[str, str]]:
+        """Name and meaning of every half of the query that was asked alone."""
+        measured = {r.under.half for r in self.composed}
+        return [(VARIANTS[half], meaning) for half, meaning in MEANINGS.items() if half in measured]
+
+    def matrix(self, gallery: str) -> list[tuple[str, str, dict[str, ResultRecord]]]:
+        """(half, score, metric -> record) of a gallery with the reference kept."""
+        cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}
+        for r in self.kept:
+            if r.under.gallery == gallery:
+                cells.setdefault((r.under.half, r.under.score), {})[r.metric] = r
+        known = list(VARIANTS)
+        order = sorted(cells, key=lambda k: (known.index(k[0]) if k[0] in known else len(known), k[1] != "image"))
+        return [(half, score, cells[half, score]) for half, score in order]
+
+    def levels(self, gallery: str) -> list[float | None]:
+        """What chance reaches in every column of a matrix; empty where nothing is known."""
+        base = next((cells for half, score, cells in self.matrix(gallery) if (half, score) == ("itc", "image")), {})
+        levels = [self.chance(base[c]) if c in base else None for c in self.columns]
+        return levels if any(level is not None for level in levels) else []
+
+    @property
+    def headline(self) -> Records:
+        """The variant that the paper reports, asked with the whole query and with halves of it."""
+        return [r for r in self.kept if r.under.variant == HEADLINE and r.value is not None]
+
+    @property
+    def gain(self) -> str:
+        """One sentence: mean R@K at the smallest K of the composed query, of its stronger half and of chance."""
+        cuts = [cut_of(r.metric) or 0 for r in self.composed if r.metric.startswith("mean/R@")]
+        metric = f"mean/R@{min(cuts, default=0)}"
+        reached = {r.under.half: r for r in self.headline if r.metric == metric}
+        whole = reached.pop("itc", None)
+        if whole is None or not reached:
+            return ""
+        best = max(reached, key=lambda half: reached[half].value or 0)
+        level = self.chance(whole)
+        return (
+            f"In {metric} the composed query reaches {whole.value:.1f}, its stronger half ({VARIANTS.get(best, best)}) "
+            f"{reached[best].value:.1f}{'' if level is None else f', chance {level:.1f}'}."
+        )
+
+    @cached_property
+    def kept(self) -> Records:
+        """Composed retrieval over all queries of a gallery, the reference kept."""
+        return [r for r in self.composed if is_plain(r) and r.under.reference == "ref-kept"]
+
+    @property
+    def assisted(self) -> list[Records]:
+        """Whole queries that read gallery captions, by protocol."""
+        groups: dict[str, dict[str, ResultRecord]] = {}
+        for r in self.kept:
+            if r.under.score in ASSISTED and r.under.half == "itc" and r.value is not None:
+                groups.setdefault(r.protocol, {})[r.metric] = r
+        return [[group[metric] for metric in column_order(group)] for group in groups.values()]
+
+    @property
+    def floors(self) -> dict[tuple[str, str], float]:
+        """(gallery, metric) -> what word matching alone (BM25) reaches in percent."""
+        alone = (r for r in self.kept if r.under.half == "bm25")
+        return {(r.under.gallery, r.metric): r.value for r in alone if r.value is not None}
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why numbers are labelled ``leaked`` or ``suspicious``, each reason once."""
+        return list(dict.fromkeys(f"{r.under.unsafe}: {r.doubt}" for r in self.records if r.under.unsafe and r.doubt))
+
+    @property
+    def audits(self) -> list[tuple[ResultRecord, ResultRecord | None]]:
+        """How well a bag of words tells the targets of a category from other images, by their captions and with labels shuffled."""
+        values = {r.metric: r for r in self.records if r.under.score == AUDIT}
+        return [(r, values.get(f"{name}/labels-shuffled")) for name, r in values.items() if name.endswith("/caption-AUC")]
 
 
-def chance_key(record: ResultRecord) -> tuple[str | None, Protocol, str]:
-    """Dataset, protocol and metric, which a number and its chance level share."""
+def _key(record: ResultRecord) -> tuple[str | None, Protocol, str]:
+    """What a number and its chance level share."""
     return record.dataset, replace(record.under, chance=False), record.metric
 
 
-def chance_of(records: Iterable[ResultRecord]) -> Chance:
-    """:func:`chance_key` -> chance level in percent."""
-    return {chance_key(r): r.value for r in records if r.under.chance and r.value is not None}
-
-
-def interval_bar(value: float, low: float, high: float, chance: float | None) -> str:
-    """A dot with its interval on an axis from 0 to 100, the chance level as a tick."""
-    tick = f'<line class="chance" x1="{chance:.1f}" x2="{chance:.1f}" y1="1" y2="15"/>' if chance is not None else ""
-    return (
-        '<svg class="bar" viewBox="-2 0 104 16" aria-hidden="true"><line class="grid" x1="0" x2="100" y1="8" y2="8"/>'
-        f'{tick}<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="8" y2="8"/><circle cx="{value:.1f}" cy="8" r="3"/></svg>'
-    )
-
-
-def titled(record: ResultRecord, data: str = "") -> str:
-    """Head of a group of rows: name and details of a protocol, behind the name of the data, and what is wrong with them; HTML."""
-    under = record.under
-    extra = ", ".join((*under.said, *under.further))
-    return f"{data}<b>{escape(under.name)}</b> <span class='dim'>{escape(extra)}</span>{flag(record)}"
-
-
-def number_rows(records: list[ResultRecord], chance: Chance) -> list[list[str]]:
-    """Rows of the table of numbers, grouped by protocol."""
-    rows: list[list[str]] = []
-    last: tuple[str | None, str] | None = None
-    datasets = {r.dataset for r in records}
-    for r in records:
-        if (r.dataset, r.protocol) != last:
-            rows.append([titled(r, f"{escape(r.dataset)}: " if r.dataset and len(datasets) > 1 else "")])
-            last = (r.dataset, r.protocol)
-        value, factor = scaled(r)
-        level = chance.get(chance_key(r))
-        small = r.unit != "percent" and value is not None and abs(value) < 1
-        ends = (r.interval.low * factor, r.interval.high * factor) if r.interval else None
-        spread = ("{:.3f} – {:.3f}" if small else "{:.1f}–{:.1f}").format(*ends) if ends else "–"
-        bar = ""
-        if r.unit == "percent" and value is not None and r.interval:
-            bar = interval_bar(value, r.interval.low, r.interval.high, level)
-        n = f"{r.n:,}" + (f"<span class='dim'>/{r.n_expected:,}</span>" if r.n_expected not in (None, r.n) else "")
-        shown = (
-            figure(value, 3 if small else 2)
-            if value is not None
-            else f"<span class='dim'>n/a: {escape((r.implementation or 'not available').removeprefix('n/a: '))}</span>"
-        )
-        name = escape(r.metric.removeprefix("caption/").replace("_", " "))
-        rows.append([name, f"<b>{shown}</b>", spread, bar, figure(level, 1) if level is not None else "–", n])
-    return rows
-
-
-HEAD = ["metric", "value", "95&nbsp;% interval", "0 … 100", "chance", "n"]
-
-
-def flag(record: ResultRecord) -> str:
-    """Red labels where gallery captions may know the queries, where only a part of the data was seen, or where weights are not trained.
-
-    >>> flag(ResultRecord("Avg", 1.0, "percent", 9, "fashioniq/original/ref-kept/caption(score=itc,text=and,captions=leaked)"))
-    ' <b class="flag">leaked</b>'
-    """
-    weights = "random weights" if record.weights == "random" else record.weights
-    said = [word for word in (record.under.unsafe, "shortened" if record.shortened else "", weights) if word]
-    return "".join(f' <b class="flag">{escape(word)}</b>' for word in said)
+def grouped(records: Iterable[ResultRecord]) -> list[Records]:
+    """Neighbours of one dataset and protocol."""
+    return [list(group) for _, group in groupby(records, key=lambda r: (r.dataset, r.protocol))]
 
 
 def is_plain(record: ResultRecord) -> bool:
@@ -115,70 +172,14 @@ def is_plain(record: ResultRecord) -> bool:
     return record.under.composed and not record.under.further and not record.under.chance
 
 
-def add_numbers(page: Page, evaluation: Evaluation) -> None:
-    """Cross-modal retrieval, captions and whatever else is not composed retrieval."""
-    chance = chance_of(evaluation.records)
-    every = [r for r in evaluation.records if not r.under.chance and not r.under.composed and r.under.score != AUDIT]
-    folded = [r for r in every if r.under.robustness]
-    records = [r for r in every if not r.metric.endswith(SPREAD) and r not in folded]
-    if not records and not folded:
-        return
-    text = (
-        "Numbers of this run. Recall in percent (a tie is a miss), caption metrics × 100, intervals at 95&nbsp;%; the tick on the bar is "
-        "chance."
-    )
-    page.add(page.caption("Table", text), table(HEAD, number_rows(records, chance), "numbers"))
-    spread = [r for r in every if r.metric.endswith(SPREAD)]
-    if spread:
-        page.add(details("Standard deviation over draws of the candidates", table(HEAD, number_rows(spread, {}), "numbers")))
-    if folded:
-        title = "Robustness: queries in other words and denied, products instead of views"
-        page.add(details(title, table(HEAD, number_rows(folded, {}), "numbers")))
+def cut_of(metric: str) -> int | None:
+    """The K of R@K, which ends the name of a metric.
 
-
-def add_composed(page: Page, evaluation: Evaluation) -> None:
-    """Composed retrieval: composed query against its ablations and chance, per category; all other variants folded."""
-    ours = [r for r in evaluation.records if r.under.composed]
-    plain = [r for r in ours if not r.under.chance]
-    if not plain:
-        return
-    chance = chance_of(ours)
-    columns = column_order(r.metric for r in plain)
-    rows: list[list[str]] = []
-    for gallery in ("original", "union"):
-        part = _matrix(plain, chance, columns, gallery)
-        if part:
-            rows += [[f"gallery <b>{gallery}</b>, reference kept"], *part]
-    used = [f"<i>{VARIANTS[v]}</i>: {MEANINGS[v]}" for v in MEANINGS if any(r.under.half == v for r in plain)]
-    text = f"Composed retrieval, {max(r.n for r in plain):,} queries, recall in percent with 95&nbsp;% intervals beneath. "
-    if used:
-        text += f"{gain(plain, chance)} What either half of the query reaches alone: {'; '.join(used)}."
-    page.add(page.caption("Table", text), table(["query", *map(escape, columns)], rows, "matrix", groups(columns)))
-    page.add(
-        details(f"All {len(plain)} composed-retrieval numbers, by protocol", table(HEAD, number_rows(plain, chance), "numbers"))
-    )
-
-
-def gain(records: list[ResultRecord], chance: Chance) -> str:
-    """One sentence: mean R@K of the composed query, of its stronger half and of chance, on the whole gallery."""
-    smallest = min(
-        (r.metric for r in records if r.metric.startswith("mean/R@")), key=lambda m: int(m.split("@")[1]), default=""
-    )
-    values: dict[str, tuple[float, ResultRecord]] = {}
-    for r in records:
-        if is_plain(r) and r.metric == smallest and r.value is not None and r.under.variant == ALL_KEPT:
-            values[r.under.half] = (r.value, r)
-    halves = {name: value for name, (value, _) in values.items() if name != "itc"}
-    if "itc" not in values or not halves:
-        return ""
-    best = max(halves, key=lambda name: halves[name])
-    ours, record = values["itc"]
-    level = chance.get(chance_key(record))
-    tail = f", chance {level:.1f}" if level is not None else ""
-    return (
-        f"In {escape(smallest)} the composed query reaches <b>{ours:.1f}</b>, its stronger half "
-        f"({VARIANTS.get(best, best)}) {halves[best]:.1f}{tail}."
-    )
+    >>> cut_of("dress/R@10"), cut_of("Avg")
+    (10, None)
+    """
+    _, found, digits = metric.rpartition("R@")
+    return int(digits) if found and digits.isdecimal() and len(digits) < 10 else None
 
 
 def column_order(names: Iterable[str]) -> list[str]:
@@ -189,56 +190,47 @@ def column_order(names: Iterable[str]) -> list[str]:
     """
 
     def place(name: str) -> tuple[bool, bool, str, int, str]:
-        return (
-            not name.startswith("mean"),
-            name == "Avg",
-            name.split("/")[0],
-            int((re.findall(r"\d+$", name) or ["0"])[0]),
-            name,
-        )
+        return not name.startswith("mean"), name == "Avg", name.split("/")[0], cut_of(name) or 0, name
 
     return sorted(set(names), key=place)
 
 
-def groups(columns: list[str]) -> list[tuple[str, int]]:
-    """Runs of columns that share the part before the slash: (name, length), for a second header row.
+def flags(record: ResultRecord) -> list[str]:
+    """Red labels: captions may know the queries, only a part of the data was seen, or weights are not trained.
 
-    >>> groups(["mean/R@10", "mean/R@50", "Avg"])
-    [('mean', 2), ('Avg', 1)]
+    >>> unsafe = "fashioniq/original/ref-kept/caption(text=and,captions=leaked)"
+    >>> flags(ResultRecord("Avg", 1.0, "percent", 9, unsafe, weights="random"))
+    ['leaked', 'random weights']
     """
-    runs: list[tuple[str, int]] = []
-    for name in (c.partition("/")[0] for c in columns):
-        if runs and runs[-1][0] == name:
-            runs[-1] = (name, runs[-1][1] + 1)
-        else:
-            runs.append((name, 1))
-    return runs
+    weights = "random weights" if record.weights == "random" else record.weights
+    return [flag for flag in (record.under.unsafe, "shortened" if record.under.shortened else "", weights) if flag]
 
 
-def _matrix(records: list[ResultRecord], chance: Chance, columns: list[str], gallery: str) -> list[list[str]]:
-    """One row per (variant, score) of a gallery with the reference kept, chance last."""
-    cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}
-    for r in records:
-        if is_plain(r) and r.under.gallery == gallery and r.under.reference == "ref-kept":
-            cells.setdefault((r.under.half, r.under.score), {})[r.metric] = r
-    order = sorted(cells, key=lambda k: (list(VARIANTS).index(k[0]) if k[0] in VARIANTS else 99, k[1] != "image"))
-    several = len({score for _, score in cells}) > 1
-    rows = []
-    for half, score in order:
-        first = next(iter(cells[half, score].values()))
-        name = VARIANTS.get(half, half) + flag(first)
-        name += f"<small>{SCORES.get(score, score)}</small>" if several else ""
-        css = "<b>{}</b>" if half == "itc" else "{}"
-        rows.append([css.format(name), *(_cell(cells[half, score].get(c), css) for c in columns)])
-    base = cells.get(("itc", "image"), {})
-    levels = [chance.get(chance_key(base[c])) if c in base else None for c in columns]
-    if any(level is not None for level in levels):
-        rows.append(["<i>chance</i>", *(f"<i>{figure(level, 1)}</i>" for level in levels)])
-    return rows
+def scale(record: ResultRecord) -> float:
+    """Caption metrics are printed × 100 as in the paper, recall as it is."""
+    return 100.0 if record.metric in CAPTION_SCALE else 1.0
 
 
-def _cell(record: ResultRecord | None, css: str) -> str:
-    if record is None or record.value is None:
+def value_text(record: ResultRecord) -> str:
+    """The value as tables print it; small ones keep their digits."""
+    return "" if record.value is None else f"{record.value * scale(record):.{3 if _small(record) else 2}f}"
+
+
+def interval_text(record: ResultRecord) -> str:
+    """The interval in the same unit."""
+    if record.interval is None:
         return "–"
-    spread = f"<small>{record.interval.low:.1f}–{record.interval.high:.1f}</small>" if record.interval else ""
-    return css.format(f"{record.value:.1f}") + spread
+    ends = record.interval.scaled(scale(record))
+    return f"{ends.low:.3f} – {ends.high:.3f}" if _small(record) else f"{ends.low:.1f}–{ends.high:.1f}"
+
+
+def _small(record: ResultRecord) -> bool:
+    return record.unit != "percent" and record.value is not None and abs(record.value * scale(record)) < 1
+
+
+def standard_error(record: ResultRecord) -> float | None:
+    """Of a value with a normal interval; older records of an audit say it in ``implementation``. None where it is not known."""
+    if record.interval is not None:
+        return (record.interval.high - record.interval.low) / (2 * HALF)
+    said = (record.implementation or "").partition("standard error without leak ")[2]
+    return float(said) if said.replace(".", "", 1).isdecimal() else None
