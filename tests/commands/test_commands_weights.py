@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from unifashion_pl.weights.kinds import KINDS
 
 from unifashion_pl.cli import main
-from unifashion_pl.weights.kinds import KINDS
 from unifashion_pl.weights.manifest import load_manifest
 
 
