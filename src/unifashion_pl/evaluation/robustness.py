@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unifashion_pl.data.samples import QueryBatch
 from unifashion_pl.evaluation.coverage import Whole
@@ -80,8 +79,11 @@ class Rewritings:
                 continue
             new = [texts[i] for i in rows]
             vectors = model.retrieval_head.compose(model.backbone, batch.references[rows], new)
-            ids = [(rule, batch.keys[i]) for i in rows]
-            self.rows.append(Rows(ids, {"text": new}, {"embeddings": vectors.float().cpu()}))
+            columns = {"category": batch.categories, "reference": batch.reference_ids, "target": batch.target_ids}
+            facts = {name: [column[i] for i in rows] for name, column in (*columns.items(), ("key", batch.keys))}
+            ids = [(rule, key) for key in facts["key"]]
+            facts |= {"rule": [rule] * len(rows), "rewritten": new}
+            self.rows.append(Rows(ids, facts, {"embeddings": vectors.float().cpu()}))
 
     def add(self, outcome: Outcome, team: Team, texts: Mapping[str, str], base: Protocol) -> None:
         """Add records, lines and logged values; a collective.
@@ -108,31 +110,19 @@ class Rewritings:
         self, queries: Rows, rewritten: Rows, gallery: Rows, texts: Mapping[str, str], height: int
     ) -> list[RewrittenLine]:
         """One line per rewritten query of this rank."""
-        asked: dict[str, dict[str, int]] = {rule: {} for rule in REWRITINGS}
-        named: list[tuple[str, str]] = list(rewritten.ids)  # type: ignore[arg-type]
-        for row, (rule, key) in enumerate(named):
-            asked[rule][key] = row
-        names: list[tuple[str, str]] = list(gallery.ids)  # type: ignore[arg-type]
         lines = []
         for category in sorted(set(queries.facts.get("category", []))):
-            shelf = gallery.take([i for i, (c, _) in enumerate(names) if c == category])
-            mine = queries.take([i for i, c in enumerate(queries.facts["category"]) if c == category])
-            given = self._ranked(mine, mine.tensors["embeddings"], shelf, height)
-            for rule, rows in asked.items():
-                places = [i for i, key in enumerate(mine.ids) if key in rows]
-                if not places:
-                    continue
-                new = rewritten.take([rows[str(mine.ids[i])] for i in places])
-                found = self._ranked(mine.take(places), new.tensors["embeddings"], shelf, height)
-                for text, i, after in zip(new.facts["text"], places, found):
-                    key, before = str(mine.ids[i]), given[i]
+            shelf, mine = gallery.where(category=category), queries.where(category=category)
+            given = dict(zip(mine.ids, self._ranked(mine, shelf, height)))
+            for rule in REWRITINGS:
+                new = rewritten.where(category=category, rule=rule)
+                for i, after in enumerate(self._ranked(new, shelf, height)):
+                    facts = {name: column[i] for name, column in new.facts.items()}
+                    before = given[facts["key"]]
                     line = RewrittenLine(
                         dataset=self.dataset,
-                        rule=rule,
-                        key=key,
-                        text=texts[key],
-                        rewritten=text,
-                        **{name: mine.facts[name][i] for name in ("category", "reference", "target")},
+                        text=texts[facts["key"]],
+                        **facts,
                         rank=before.rank,
                         ties=before.ties,
                         score=before.score,
@@ -144,17 +134,16 @@ class Rewritings:
                     lines.append(line)
         return lines
 
-    def _ranked(self, queries: Rows, vectors: Tensor, shelf: Rows, height: int) -> list[_Standing]:
+    def _ranked(self, queries: Rows, shelf: Rows, height: int) -> list[_Standing]:
         """Where the targets of these queries stand in their category, in blocks of equal shape."""
-        names: list[tuple[str, str]] = list(shelf.ids)  # type: ignore[arg-type]
-        ids = [key for _, key in names]
+        ids: list[str] = shelf.facts["image"]
         column = {key: i for i, key in enumerate(ids)}
         places: list[_Standing] = []
         for start in range(0, len(queries), height):
             part = slice(start, start + height)
             targets = [column[key] for key in queries.facts["target"][part]]
             with exact_fp32(self.device):
-                block = padded(vectors[part], height)
+                block = padded(queries.tensors["embeddings"][part], height)
                 scores = token_scores(block, shelf.tensors["tokens"], device=self.device)[: len(targets)].cpu()
             ranks = exact_ranks(scores, targets, ids=queries.ids[part])
             tops = [[key for key, _ in top] for top in top_lists(scores, ids, self.metric.top_k)]

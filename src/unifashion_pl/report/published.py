@@ -15,13 +15,13 @@ from itertools import groupby
 from typing import Any
 
 from unifashion_pl.metrics.candidates import SAMPLED
+from unifashion_pl.metrics.fashioniq import FULL_QUERIES
 from unifashion_pl.metrics.intervals import seed_summary
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.runfolder import Run
 
 TOLERANCE = 0.011
 MARGINS = {"1": 1.0, "2": 1.0, "4": 1.0}
-FULL_FASHIONIQ = {"dress": 2017, "shirt": 2038, "toptee": 1961}
 SCORE_OF_ROW = {"UniFashion w/o cap": "image", "UniFashion w/o img": "caption", "UniFashion": "both"}
 UNREPRODUCIBLE = {
     "1": "the candidate lists were not published",
@@ -113,7 +113,7 @@ def is_full(number: str, record: ResultRecord) -> bool:
     category = record.metric.split("/")[0]
     if record.under.detail("gallery"):
         return False
-    return number == "4" and record.n == FULL_FASHIONIQ.get(category, sum(FULL_FASHIONIQ.values()))
+    return number == "4" and record.n == FULL_QUERIES.get(category, sum(FULL_QUERIES.values()))
 
 
 def reads_fashiongen(run: Run) -> bool:
