@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from unifashion_pl.weights.kinds import KINDS
 
 from unifashion_pl.cli import main
-from unifashion_pl.weights.manifest import load_manifest
+from unifashion_pl.weights.manifest import KINDS, load_manifest
 
 
 def test_the_list_holds_every_part_or_those_that_are_free_for_commercial_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from unifashion_pl.configs import read_config, resolve_config
+from unifashion_pl.configs import merged, resolve_config
 from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.weights.building import Saved, buildable
@@ -142,18 +142,14 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
     return [*others[:1], *configs, *others[1:], *(["--config"] if pending else [])]
 
 
-def nulls(args: Sequence[str], section: str = "model") -> set[str]:
-    """Names of a section that the last config that names them sets to null.
+def nulls(args: Sequence[str]) -> set[str]:
+    """Names of the model's section that the last config that names them sets to null.
 
     Args:
         args: as :func:`resolve_configs` returns them.
     """
-    last: dict[str, object] = {}
-    for option, name in pairwise(args):
-        if option == "--config":
-            named = read_config(name).get(section)
-            last |= named if isinstance(named, dict) else {}
-    return {key for key, value in last.items() if value is None}
+    model = merged(name for option, name in pairwise(args) if option == "--config").get("model")
+    return {name for name, value in model.items() if value is None} if isinstance(model, dict) else set()
 
 
 def with_config(args: Sequence[str], config: str) -> list[str]:
