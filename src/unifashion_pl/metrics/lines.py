@@ -32,20 +32,7 @@ Variant = Annotated[str, Meta(pattern=r"^[^/]*/[^/]*/[^/]*$")]
 Top = list[tuple[str, float]]
 
 
-class _Named:
-    """Fields by name too, as of the JSON object."""
-
-    def __getitem__(self, name: str) -> Any:
-        return getattr(self, name)
-
-    def __contains__(self, name: str) -> bool:
-        return hasattr(self, name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return getattr(self, name, default)
-
-
-class Line(msgspec.Struct, _Named, kw_only=True):
+class Line(msgspec.Struct, kw_only=True):
     """What every line has. A measure of one's own writes a subclass of it.
 
     Attributes:
@@ -199,7 +186,7 @@ class PictureLine(Line, kw_only=True):
     optional = ("truth", "reference")
 
 
-class Repainted(msgspec.Struct, _Named, kw_only=True, omit_defaults=True):
+class Repainted(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One picture of a person; ``scores`` against the truth, where there is one."""
 
     file: FileName
@@ -268,7 +255,8 @@ def place(line: Line | Mapping[str, Any], prefix: str = "") -> int:
     >>> place({"rank": 3, "ties": 2})
     5
     """
-    return int(line[f"{prefix}rank"]) + int(line.get(f"{prefix}ties", 0))
+    fields = line if isinstance(line, Mapping) else msgspec.structs.asdict(line)
+    return int(fields[f"{prefix}rank"]) + int(fields.get(f"{prefix}ties", 0))
 
 
 def image_name(dataset: str, key: str) -> str:
