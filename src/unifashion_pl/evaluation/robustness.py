@@ -161,7 +161,7 @@ class Rewritings:
             return records
         protocol = replace(protocol, details=(("pooled", None), ("queries", "changed"), *base.details))
         clusters = [(line.category, line.reference) for line in lines]
-        moves = [place(line, "rewritten_") - place(line) for line in lines]
+        moves = [line.rewritten_place - place(line) for line in lines]
         gains = [line.rewritten_score - line.score for line in lines]
 
         def mean(metric: str, values: Sequence[float], unit: str = "raw") -> ResultRecord:
@@ -171,7 +171,7 @@ class Rewritings:
             return ResultRecord(metric, value, unit, n, text, interval=interval, implementation=IMPLEMENTATION)
 
         for k in self.metric.ks:
-            new, given = ([place(line, name) <= k for line in lines] for name in ("rewritten_", ""))
+            new, given = [line.rewritten_place <= k for line in lines], [place(line) <= k for line in lines]
             tied = sum(line.rewritten_ties > 0 for line in lines), sum(line.ties > 0 for line in lines)
             records.append(share(f"R@{k}", new, protocol, ties=tied[0]))
             records.append(share(f"R@{k}/original", given, protocol, ties=tied[1]))

@@ -227,6 +227,11 @@ class RewrittenLine(RankedLine, kw_only=True):
     rewritten_score: float
     overlap: float
 
+    @property
+    def rewritten_place(self) -> int:
+        """:func:`place` in other words."""
+        return self.rewritten_rank + self.rewritten_ties
+
 
 class ProductLine(RankedLine, kw_only=True):
     """Where a query's product stands among products."""
@@ -249,14 +254,9 @@ KINDS: dict[str, tuple[type[Line], ...]] = {
 }
 
 
-def place(line: Line | Mapping[str, Any], prefix: str = "") -> int:
-    """Where the best right candidate of a line stands, from 1, behind all that score as it does.
-
-    >>> place({"rank": 3, "ties": 2})
-    5
-    """
-    fields = line if isinstance(line, Mapping) else msgspec.structs.asdict(line)
-    return int(fields[f"{prefix}rank"]) + int(fields.get(f"{prefix}ties", 0))
+def place(line: RankedLine) -> int:
+    """Where the best right candidate of a line stands, from 1, behind all that score as it does."""
+    return line.rank + line.ties
 
 
 def image_name(dataset: str, key: str) -> str:
