@@ -196,13 +196,9 @@ def settle(loop: dict[str, Any]) -> str:
     epoch, batch, validation = loop["epoch_progress"], loop[LOOP], loop["epoch_loop.val_loop.batch_progress"]
     count = batch["total"]
     interrupted, ended = count["ready"] > count["processed"], count["completed"] < count["processed"]
-    for kind in ("total", "current"):
-        whole = batch[kind]["processed"]
-        batch[kind].update(ready=whole, started=whole, completed=whole)
+    _complete(batch)
     if epoch["current"]["processed"] == epoch["current"]["ready"] or not batch["current"]["processed"]:
-        for kind in ("total", "current"):
-            whole = epoch[kind]["processed"]
-            epoch[kind].update(ready=whole, started=whole, completed=whole)
+        _complete(epoch)
         batch["current"].update(ready=0, started=0, processed=0, completed=0)
         batch["is_last_batch"] = False
         return "epoch"
@@ -211,6 +207,13 @@ def settle(loop: dict[str, Any]) -> str:
         return "whole"
     done = validation["is_last_batch"] and validation["current"]["completed"] == validation["current"]["ready"]
     return "validated" if done and not ended else "batch"
+
+
+def _complete(progress: dict[str, Any]) -> None:
+    """Whatever was processed was begun and ended."""
+    for kind in ("total", "current"):
+        whole = progress[kind]["processed"]
+        progress[kind].update(ready=whole, started=whole, completed=whole)
 
 
 def _go_on(loop: Any, stage: str) -> None:

@@ -51,7 +51,7 @@ class Gallery:
         self.captions: list[str] = []
         self.tokens: dict[str, Tensor] = {}
         self.caption_vectors: Tensor | None = None
-        self._at: tuple[Path, str] | None = None  # the folder that it was read from or written to, and its state then
+        self._at: _Origin | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -163,7 +163,7 @@ class Gallery:
             raise ValueError(f"search takes one image, got {len(given)}")
         if text is not None and len(texts := text_list(text)) > 1:
             raise ValueError(f"search takes one text, got {len(texts)}")
-        how = _Asked(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
+        how = _Wanted(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
         if image is not None and text is not None:
             return self._by_vector(compose(self.model, image, text)[0], "target", how)
         if text is not None:
@@ -175,10 +175,10 @@ class Gallery:
         self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = ()
     ) -> list[Hit]:
         """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
-        how = _Asked(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
+        how = _Wanted(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
         return self._by_vector(vector, choice(query_set, "query set", USES), how)
 
-    def _by_vector(self, query: Any, query_set: str, how: _Asked) -> list[Hit]:
+    def _by_vector(self, query: Any, query_set: str, how: _Wanted) -> list[Hit]:
         tokens = self._tokens(query_set)
         query = vector(query, tokens.shape[-1])
         with exact_fp32(tokens.device):
@@ -194,7 +194,7 @@ class Gallery:
             hits.append(Hit(self.ids[i], float(score[i]), float(image[i]), token, part, text))
         return hits
 
-    def _by_example(self, query: Tensor, how: _Asked) -> list[Hit]:
+    def _by_example(self, query: Tensor, how: _Wanted) -> list[Hit]:
         """Each of the example's tokens finds its best match in an image; the score is their mean."""
         tokens = self._tokens("reference")
         with exact_fp32(tokens.device):
@@ -209,7 +209,7 @@ class Gallery:
             )
         return self.tokens[query_set]
 
-    def _best(self, scores: Tensor, how: _Asked) -> list[int]:
+    def _best(self, scores: Tensor, how: _Wanted) -> list[int]:
         if not scores.isfinite().all():
             raise ValueError(
                 "scores are NaN or infinite: the query's numbers, caption_weight or the model's weights are out of range"
@@ -244,12 +244,12 @@ class Gallery:
         description = {"query_set": self.query_set, "model": model, "ids": self.ids, "captions": self.captions}
         with files.exclusive(folder):
             place, now = folder.resolve(), store.state_of(folder)
-            if self._at is not None and self._at[0] == place and now not in (None, self._at[1]):
+            if self._at is not None and self._at.folder == place and now not in (None, self._at.state):
                 raise RuntimeError(
                     f"the gallery in {folder} was changed by another process since it was read: load it again and repeat the change, "
                     "or save to another folder"
                 )
-            self._at = place, store.write(folder, description, tensors)
+            self._at = _Origin(place, store.write(folder, description, tensors))
         return folder
 
     @classmethod
@@ -276,12 +276,20 @@ class Gallery:
         gallery.ids, gallery.captions = content.ids, content.captions
         gallery.tokens = {n.removeprefix("tokens."): t for n, t in stored.tensors.items() if n.startswith("tokens.")}
         gallery.caption_vectors = stored.tensors.get("captions")
-        gallery._at = folder.resolve(), stored.state
+        gallery._at = _Origin(folder.resolve(), stored.state)
         return gallery
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Origin:
+    """The folder that a gallery was read from or written to, and its state then."""
+
+    folder: Path
+    state: str
+
+
+@dataclass(frozen=True)
+class _Wanted:
     """How many hits, the weight of captions, and the ids to leave out."""
 
     k: int

@@ -159,18 +159,20 @@ def _tower_beside(tensors: Mapping[str, Tensor], tower: str | Path, report: Repo
     if any(name.startswith(blip2.TOWER) for name in tensors):
         raise ValueError(f"{report.source} holds a vision tower of its own: leave --tower away")
     source = open_download(tower)
-    ledger = Ledger(source.tensors)
-    blip2.map_tower(ledger)
-    ledger.close(source.path, report)
     report.sha256 |= {file.name: digest(file) for file in source.files}
     report.notes.append(f"the vision tower is from {tower}")
-    return ledger.tensors
+    return _map_tower(source, report)
 
 
 def _tower(source: Download, report: Report) -> Mapping[str, Tensor]:
+    tensors = _map_tower(source, report)
+    compare(tensors, blip2.tower_reference(tensors), source.path)
+    report.use = "Use: init_from: FOLDER, or --tower when BLIP-2 is imported"
+    return tensors
+
+
+def _map_tower(source: Download, report: Report) -> Mapping[str, Tensor]:
     ledger = Ledger(source.tensors)
     blip2.map_tower(ledger)
     ledger.close(source.path, report)
-    compare(ledger.tensors, blip2.tower_reference(ledger.tensors), source.path)
-    report.use = "Use: init_from: FOLDER, or --tower when BLIP-2 is imported"
     return ledger.tensors
