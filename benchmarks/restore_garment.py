@@ -35,7 +35,6 @@ from unifashion_pl.data.cloth import garment_mask, lab, plausible
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import PixelTransform
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.prediction import taken
 from unifashion_pl.tasks import DiffusionModule, EditSettings
 
 GREY = 128
@@ -138,7 +137,7 @@ def train(head: DiffusionModule, photos: Tensor, boxes: Tensor, args: argparse.N
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(1.0, (step + 1) / 50) * min(1.0, 4 * (1 - done) + 0.05)
             chosen = rng.sample(range(len(photos)), args.batch)
-            losses = head.edit_losses(queries, taken(rng.choice(drawn), chosen))
+            losses = head.edit_losses(queries, rng.choice(drawn)[chosen])
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
             loss.backward()

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
 from PIL import Image
+from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
 
-from unifashion_pl.data.assemble import Row, TryOnAssembler, has_image, image_of
+from unifashion_pl.data.assemble import TryOnAssembler, optional
 from unifashion_pl.data.cloth import garment_sketch
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
@@ -22,7 +23,6 @@ from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
 from unifashion_pl.data.pose import draw_skeleton, read_pose
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
-from unifashion_pl.data.texts import Draw
 from unifashion_pl.reading import from_json
 
 PARTS = ("vitonhd", "dresscode")
@@ -249,14 +249,15 @@ class MGDAssembler(TryOnAssembler):
         super().__init__(*common, **more)
         self.worn, self.skeleton = sketch == "worn", pose == "skeleton"
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
+    def sketch(self, raw: RawSample) -> Tensor | None:
         """See the base class."""
-        row = super().sample(raw, draw)
-        if self.worn:
-            row["sketch"] = self.dark(image_of(raw, "warped_sketch")) if has_image(raw, "warped_sketch") else None
-        if self.skeleton:
-            row["pose"] = self.dark(_skeleton(raw)) if "pose.json" in raw.fields else None
-        return row
+        return optional(raw, "warped_sketch" if self.worn else "sketch", self.dark)
+
+    def pose(self, raw: RawSample) -> Tensor | None:
+        """See the base class."""
+        if not self.skeleton:
+            return super().pose(raw)
+        return self.dark(_skeleton(raw))[None] if "pose.json" in raw.fields else None
 
 
 class _StoredPose(TypedDict):

@@ -128,10 +128,10 @@ def test_images_are_not_decoded_when_nobody_looks_at_them(repeated: Path, frozen
     blind = type(raw)(raw.key, {"meta.json": raw.fields["meta.json"]}, raw.features)
     from unifashion_pl.data.texts import EVALUATION
 
-    row = TripletAssembler(EncoderTransform(SIZE)).sample(blind, EVALUATION)
-    assert torch.equal(row["target"], raw.features["target"])
+    row = TripletAssembler(EncoderTransform(SIZE)).sample(blind, EVALUATION, "fashioniq/train")
+    assert torch.equal(row.targets[0], raw.features["target"])
     with pytest.raises(DamagedSample, match=r"has no target\.jpg"):
-        TripletAssembler(EncoderTransform(SIZE), PixelTransform((16, 12))).sample(blind, EVALUATION)
+        TripletAssembler(EncoderTransform(SIZE), PixelTransform((16, 12))).sample(blind, EVALUATION, "fashioniq/train")
 
 
 def test_a_second_run_keeps_what_is_there_and_makes_what_is_not(

@@ -293,8 +293,7 @@ def test_pair_batches_are_complete(pair_shards: Path) -> None:
     assert batch.images.dtype == torch.uint8
     assert batch.pixels is not None
     assert batch.pixels.shape == (6, 3, 16, 12)
-    assert batch.texts == [f"{n}. {c}" for n, c in zip(batch.product_names, batch.captions)]
-    assert [f"Dress {int(p)}" for p in batch.products] == batch.product_names
+    assert batch.texts == [f"Dress {int(p)}. {c}" for p, c in zip(batch.products, batch.captions)]
     assert batch.dataset == "fashiongen/train"
     assert set(batch.categories) <= {"DRESSES", "TOPS"}
     assert len(set(batch.keys)) == 6

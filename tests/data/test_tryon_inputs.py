@@ -61,17 +61,14 @@ def test_everything_given_becomes_a_batch(files: dict[str, Path]) -> None:
         warnings.simplefilter("error")
         given = tryon(files, "mask", "pose", "parse", "densepose", "agnostic", text="red top")
     assert isinstance(batch_of([given, given]), TryOnBatch)
-    assert (given.key, given.text, given.notes, given.sketches) == (f"{NAME}__{NAME}", "red top", [], None)
-    for images in (given.pixels, given.agnostic, given.garment_pixels, given.pose):
+    assert (given.keys, given.texts, given.notes, given.sketches) == ([f"{NAME}__{NAME}"], ["red top"], [], None)
+    for images in (given.pixels, given.garment_pixels, given.pose):
         assert (images.shape, images.dtype) == ((1, 3, H, W), torch.uint8)
     assert (given.garments.shape, given.garments.dtype) == ((1, 3, 32, 32), torch.uint8)
     truth = np.asarray(opened(files["mask"])) >= 128
     assert np.array_equal(given.masks[0, 0].numpy(), truth)
     assert np.array_equal(given.mask, truth)
     assert np.array_equal(given.pixels[0].permute(1, 2, 0).numpy(), np.asarray(opened(files["person"])))
-    inside = given.masks.expand_as(given.pixels)
-    assert set(given.agnostic[inside].tolist()) == {128}
-    assert torch.equal(given.agnostic[~inside], given.pixels[~inside])
 
 
 def test_a_made_mask_covers_the_worn_garment_and_arms_and_leaves_face_and_legs(files: dict[str, Path]) -> None:

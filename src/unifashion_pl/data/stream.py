@@ -19,7 +19,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from unifashion_pl.data.assemble import Assembler, Row
+from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.reader import DamagedSample, Source
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.data.texts import EVALUATION, Draw
@@ -132,15 +132,16 @@ class _Batches(Dataset[Any]):
             first, message = next(iter(bad.items()))
             raise DamagedSample(first, f"{message}; so are all other samples of its batch and {len(request.spare)} more")
         copies = cycle(good)
-        return self.assembler.batch([row or next(copies) for row in rows], self.source.dataset), list(bad.items())
+        whole = type(good[0]).cat([next(copies) if row is None else row for row in rows])
+        return whole, list(bad.items())
 
-    def _row(self, number: int, draw: Draw, bad: dict[str, str]) -> Row | None:
+    def _row(self, number: int, draw: Draw, bad: dict[str, str]) -> Any:
         """A sample, or None if it is damaged and may be replaced by a copy of another, so that every rank keeps its batch size.
 
         A copy has the id of its original, and equal ids are never negatives of each other.
         """
         try:
-            return self.assembler.sample(self.source.read(number), draw)
+            return self.assembler.sample(self.source.read(number), draw, self.source.dataset)
         except DamagedSample as error:
             if self.strict:
                 raise

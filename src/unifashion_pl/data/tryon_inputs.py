@@ -6,14 +6,12 @@ Public polarity of masks, everywhere: white (True) = repaint. Letters as in :mod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from unifashion_pl.data import contract
 from unifashion_pl.data.cloth import garment_sketch
@@ -22,41 +20,26 @@ from unifashion_pl.data.person_inputs import Body, Options, Subject, mask_of, re
 from unifashion_pl.data.pictures import ImageLike, read_picture
 from unifashion_pl.data.pose import PoseLike
 from unifashion_pl.data.regions import Mask
-from unifashion_pl.data.samples import TryOnBatch
+from unifashion_pl.data.samples import COMMON, TryOnBatch
 from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform
 
 
-@dataclass(frozen=True, kw_only=True)
-class TryOnInputs:
-    """One person (and garment) ready for the model; tensors are named and typed as in :class:`TryOnBatch`, with B = 1.
+@dataclass(kw_only=True)
+class TryOnInputs(TryOnBatch):
+    """One person (and garment) ready for the model, as a batch of one; ``paired`` is False, ``dataset`` ``user``.
+
+    In design ``garments`` and ``garment_pixels`` are the sketch, black without one. ``keys`` are the names of the files, "" where none
+    were given.
 
     Attributes:
-        garments: (1, 3, S, S) uint8, the garment's photo for the vision tower; in design the sketch, black without one.
-        pixels: (1, 3, H, W) uint8, the person as photographed; outside of the mask it is what a picture has to keep.
-        agnostic: (1, 3, H, W) uint8, the person with grey 128 where the mask is.
-        masks: (1, 1, H, W) bool, True = repaint.
-        pose: (1, 3, H, W) uint8, body parts or a drawn skeleton, or None.
-        garment_pixels: (1, 3, H, W) uint8, the garment's photo; in design the sketch, black without one.
-        sketches: (1, 3, H, W) uint8, light strokes on black, or None.
-        text: phrases or a description of the garment, "" = none.
-        key: names of the files, where files were given.
         notes: what was made or doubtful, in sentences.
         person: the photo itself, upright RGB, for pasting back in its own size.
         mask: (h, w) bool in that size.
     """
 
-    garments: Tensor
-    pixels: Tensor
-    agnostic: Tensor
-    masks: Tensor
-    pose: Tensor | None
-    garment_pixels: Tensor
-    sketches: Tensor | None
-    text: str = ""
-    key: str = ""
-    notes: list[str] = field(default_factory=list)
-    person: Image.Image
-    mask: Mask
+    notes: list[str] = field(metadata=COMMON)
+    person: Image.Image = field(metadata=COMMON)
+    mask: Mask = field(metadata=COMMON)
 
 
 def prepare_tryon(
@@ -148,27 +131,11 @@ def batch_of(inputs: Sequence[TryOnInputs], *, paired: bool = False, dataset: st
     """
     if not inputs:
         raise ValueError("no inputs to make a batch of")
-    keys = [i.key or str(number) for number, i in enumerate(inputs)]
-    return TryOnBatch(
-        keys=keys,
-        garments=torch.cat([i.garments for i in inputs]),
-        pixels=torch.cat([i.pixels for i in inputs]),
-        agnostic=torch.cat([i.agnostic for i in inputs]),
-        masks=torch.cat([i.masks for i in inputs]),
-        pose=_joined("a pose", [i.pose for i in inputs]),
-        garment_pixels=torch.cat([i.garment_pixels for i in inputs]),
-        sketches=_joined("a sketch", [i.sketches for i in inputs]),
-        texts=[i.text for i in inputs],
-        paired=paired,
-        dataset=dataset,
-    )
-
-
-def _joined(name: str, values: Sequence[Tensor | None]) -> Tensor | None:
-    there = [value for value in values if value is not None]
-    if there and len(there) < len(values):
-        raise ValueError(f"{len(there)} of {len(values)} inputs have {name}: give it to all of them, or to none")
-    return torch.cat(there) if there else None
+    for name, column in (("a pose", [i.pose for i in inputs]), ("a sketch", [i.sketches for i in inputs])):
+        if 0 < (there := sum(value is not None for value in column)) < len(column):
+            raise ValueError(f"{there} of {len(column)} inputs have {name}: give it to all of them, or to none")
+    keys = [i.keys[0] or str(number) for number, i in enumerate(inputs)]
+    return replace(TryOnBatch.cat(inputs), keys=keys, paired=paired, dataset=dataset)
 
 
 def _inputs(
@@ -185,23 +152,22 @@ def _inputs(
     light, dark = PixelTransform(options.size), PixelTransform(options.size, fill=BLACK)
     encoder, to_mask = EncoderTransform(options.image_size), MaskTransform(options.size)
     masks = to_mask(Image.fromarray(subject.mask.astype(np.uint8) * 255))
-    # the hole is made at the final size, so that mask and grey coincide pixel for pixel
-    pixels = light(person)
     drawn = None if sketch is None else dark(sketch)
     shown = garment if garment is not None else sketch if sketch is not None else Image.new("RGB", (width, height))
     rendered = subject.body.rendered()
     if abs((person.width / person.height) / (width / height) - 1) > options.limits.aspect:
         notes = [*notes, f"person is {contract.described(person)}, painted is {width}×{height}: white bars fill the rest"]
     return TryOnInputs(
+        keys=[key],
         garments=encoder(shown)[None],
-        pixels=pixels[None],
-        agnostic=pixels.masked_fill(masks, 128)[None],
+        pixels=light(person)[None],
         masks=masks[None],
         pose=None if rendered is None else dark(rendered)[None],
         garment_pixels=(light(garment) if garment is not None else dark(shown))[None],
         sketches=None if drawn is None else drawn[None],
-        text=text,
-        key=key,
+        texts=[text],
+        paired=False,
+        dataset="user",
         notes=notes,
         person=person,
         mask=subject.mask,

@@ -187,13 +187,10 @@ def _paint(
 
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
         items = [item for item, _ in part]
-        batch = edit_batch(batch_of(items), [task_of(item) for item in items])
-        moved = model.transfer_batch_to_device(batch, model.device, 0)
-        each = (
-            model.transfer_batch_to_device(edit_batch(batch_of([item]), [task_of(item)]), model.device, 0) for item in items
-        )
-        queries = torch.cat([model.backbone.encode(one).queries for one in each])  # alone: texts are padded to the longest
-        made: Tensor = head.paint(queries, moved, seeds=[own for _, own in part], **painting).cpu()
+        batch = edit_batch(batch_of(items), [task_of(item) for item in items]).to(model.device)
+        # each alone: texts are padded to the longest
+        queries = torch.cat([model.backbone.encode(batch[i]).queries for i in range(len(batch))])
+        made: Tensor = head.paint(queries, batch, seeds=[own for _, own in part], **painting).cpu()
         return [paste(x, item.person, item.mask if paste_back else None) for x, item in zip(made, items)]
 
     def task_of(item: TryOnInputs) -> Task:
