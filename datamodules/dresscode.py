@@ -16,13 +16,13 @@ import numpy as np
 from PIL import Image
 from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
-from unifashion_pl.data.cloth import garment_sketch
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, compact_json, some
-from unifashion_pl.data.pose import Pose, body_part_colours, read_pose
-from unifashion_pl.data.problems import InputError
 from unifashion_pl.data.recipes import FileRecipe, Picture
-from unifashion_pl.data.repaint import Part, label_map, mask_from_parse
+from unifashion_pl.person.masks import Part, label_map, mask_from_parse
+from unifashion_pl.person.pose import Pose, body_part_colours, read_pose
+from unifashion_pl.person.problems import InputError
+from unifashion_pl.person.sketch import garment_sketch
 
 CATEGORIES: tuple[Part, ...] = ("dresses", "upper_body", "lower_body")
 PUBLISHED = {

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from unifashion_pl.datamodules.annotate import Target
 from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, findings, variant
 from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, RawFashionIQ
 
-from unifashion_pl.data.annotate import Target
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.captions import read_captions
 from unifashion_pl.data.plan import Item, Plan

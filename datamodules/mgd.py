@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict
 
@@ -16,13 +17,13 @@ from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
 
 from unifashion_pl.data.assemble import TryOnAssembler, optional
-from unifashion_pl.data.cloth import garment_sketch
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
 from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
-from unifashion_pl.data.pose import draw_skeleton, read_pose
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
+from unifashion_pl.person.pose import draw_skeleton, read_pose
+from unifashion_pl.person.sketch import garment_sketch
 from unifashion_pl.reading import from_json
 
 PARTS = ("vitonhd", "dresscode")
@@ -192,7 +193,7 @@ def plan_split(root: Path, split: str, parts: dict[str, _Part], draw: bool) -> P
         fields=("person", "garment", "mask", "meta", *(("sketch",) if draw else ())),
         optional=tuple(role for role in OPTIONAL if role in has),
         options={"parts": sorted(parts), "sketch": "in-shop, drawn where absent" if draw else "as delivered"},
-        encoders=encoder_versions(),
+        encoders={**encoder_versions(), **({"scikit-image": version("scikit-image")} if draw else {})},
         root=root,
         sources=[path for part in parts.values() for path in part.sources],
         shard_size=SHARD_SIZE,

@@ -19,10 +19,10 @@ from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
-from unifashion_pl.data.pose import FARTHEST
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
-from unifashion_pl.data.repaint import mask_from_agnostic
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.person.masks import mask_from_agnostic
+from unifashion_pl.person.pose import FARTHEST
 from unifashion_pl.reading import FormatError, read_json
 
 SHARD_SIZE = 64

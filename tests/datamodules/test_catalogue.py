@@ -13,8 +13,8 @@ from PIL import Image
 from readers import DAMAGES, check, content, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import CatalogueDataModule, catalogue
 from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, with_splits
+from unifashion_pl.datamodules.checks_text import report_text
 
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.reader import DamagedSample

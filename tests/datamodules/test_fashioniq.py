@@ -15,9 +15,9 @@ import torch
 from data.rawdata import CATEGORIES, jpeg, write_fashioniq
 from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import FashionIQDataModule, fashioniq, fashioniq_cap
+from unifashion_pl.datamodules.checks_text import report_text
 from unifashion_pl.datamodules.fashioniq_raw import PUBLISHED_ENTRIES, RawFashionIQ
 
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch, TripletBatch

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from readers import DAMAGES, check, lost, split_of
 from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, VitonHDDataModule
+from unifashion_pl.datamodules.checks_text import report_text
 
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 
@@ -30,14 +30,14 @@ def copied(raw: Path, name: str, to: Path) -> Path:
 
 
 def pairs(folder: Path, shards: Path) -> dict[tuple[str, str, str], list[torch.Tensor]]:
-    """(name, description, split) -> images of its views."""
-    data = FashionGenDataModule(folder, shards, batch_size=1, image_size=32, text="description")
+    """(name and description, description, split) -> images of its views."""
+    data = FashionGenDataModule(folder, shards, batch_size=1, image_size=32, text="name_description")
     data.prepare_data()
     found: dict[tuple[str, str, str], list[torch.Tensor]] = {}
     for loader in (data.train_loader(), data.val_dataloader()[0]):
         for batch in loader:
             for row in range(len(batch)):
-                found.setdefault((batch.product_names[row], batch.texts[row], batch.dataset), []).append(batch.images[row])
+                found.setdefault((batch.texts[row], batch.captions[row], batch.dataset), []).append(batch.images[row])
     return found
 
 
@@ -123,7 +123,7 @@ def tryon(root: Path, shards: Path) -> list[Any]:
 def test_viton_hd_with_older_names_has_the_same_pairs(raw: Path, tmp_path: Path) -> None:
     for own, other in zip(*(tryon(raw / name, tmp_path / name) for name in ("viton-hd", "viton-hd-older"))):
         assert own.keys == other.keys
-        for name in ("garments", "pixels", "agnostic", "pose", "garment_pixels"):
+        for name in ("garments", "pixels", "pose", "garment_pixels"):
             assert torch.equal(getattr(own, name), getattr(other, name)), name
         assert (own.masks == other.masks).float().mean() > 0.95
 

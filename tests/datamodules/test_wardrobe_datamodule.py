@@ -13,9 +13,8 @@ import torch
 from filelock import FileLock
 from readers import check, keys, on_rank
 from unifashion_pl.datamodules import WardrobeDataModule
+from unifashion_pl.datamodules.checks_text import report_text
 from unifashion_pl.datamodules.wardrobe import default_cache
-
-from unifashion_pl.data.check_text import report_text
 
 ALL: dict[str, Any] = {"pairs": True, "triplets": True, "tryon": True}
 
@@ -171,7 +170,7 @@ def test_training_steps(cache: Path) -> None:
         assert (len(pairs), len(triplets), len(tryon)) == (6, 6, 2)
         for images in (pairs.images, triplets.references, triplets.targets, tryon.garments):
             assert (images.shape[1:], images.dtype) == ((3, 16, 16), torch.uint8)
-        for pixels in (pairs.pixels, triplets.pixels, tryon.pixels, tryon.agnostic, tryon.pose, tryon.garment_pixels):
+        for pixels in (pairs.pixels, triplets.pixels, tryon.pixels, tryon.pose, tryon.garment_pixels):
             assert (pixels.shape[1:], pixels.dtype) == ((3, 24, 20), torch.uint8)
         assert sorted(pairs.styles) == ["fashion200k", *["fashiongen"] * 3, *["fashioniq"] * 2]
         assert all(pairs.captions)

@@ -15,7 +15,7 @@ from unifashion_pl.datamodules import catalogue, fashion200k, fashiongen, fashio
 
 from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.plan import BadSample, MissingDataError, Plan
-from unifashion_pl.data.pose import draw_skeleton, read_pose
+from unifashion_pl.person.pose import draw_skeleton, read_pose
 
 SPECIALS = {
     "csv": (

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from unifashion_pl.datamodules import fashion200k, fashiongen, fashioniq, vitonhd
+from unifashion_pl.datamodules.checks import CheckReport, check_dataset
+from unifashion_pl.datamodules.checks_text import report_text
 
 from unifashion_pl.commands import run
-from unifashion_pl.data.check import CheckReport, check_dataset
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 from unifashion_pl.wardrobe.dirt import DAMAGES, KINDS, MODES, UNICODE, soil

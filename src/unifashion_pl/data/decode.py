@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from unifashion_pl.data import formats
-from unifashion_pl.data.formats import BadInput, sniff
-
-__all__ = ["BadInput", "Decoded", "decoded", "open_image", "passable", "read_bytes", "sniff", "to_rgb", "upright"]
+from unifashion_pl.data.formats import BadInput as BadInput
+from unifashion_pl.data.formats import sniff as sniff
 
 MAX_PIXELS = 80_000_000
 #: Transforms pad long pictures to nearly square ones, so that a side costs by its square.
@@ -103,6 +104,15 @@ def open_image(data: bytes, name: str = "") -> Image.Image:
     picture = decoded(data)
     mention(picture.flaw, name, data)
     return picture.image
+
+
+def open_file(path: Path) -> Image.Image:
+    """:func:`open_image` of a file.
+
+    Raises:
+        BadInput: as :func:`read_bytes` and :func:`decoded`.
+    """
+    return open_image(read_bytes(path), str(path))
 
 
 def mention(flaw: str, name: str, data: object) -> None:
@@ -263,6 +273,25 @@ def read_bytes(path: Path) -> bytes:
     if not data:
         raise BadInput("empty file")
     return data
+
+
+def channels_last(pixels: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """Pixels as an array (H, W) or (H, W, C), on the CPU; tensors have their channels first."""
+    if not isinstance(pixels, Tensor):
+        return pixels
+    array: NDArray[Any] = pixels.detach().cpu().numpy()
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+
+
+def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8] | None:
+    """uint8 pixels as they are, bool as 0 and 255, floats of 0..1 as 0..255; None of any others."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if np.issubdtype(array.dtype, np.floating) and array.min(initial=0) >= 0 and array.max(initial=0) <= 1:
+        return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
+    return None
 
 
 def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:

@@ -13,6 +13,8 @@ from unifashion_pl.data.decode import BadInput
 
 Kind = Literal["pairs", "triplets", "gallery", "queries", "tryon"]
 TRAIN = "train"
+#: Datasets that there are plans of: modules of :mod:`unifashion_pl.datamodules`.
+DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "mgd", "catalogue")
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Picture:
         return {"bytes": len(self.data), "sha256": hashlib.sha256(self.data).hexdigest()}
 
 
-def read_picture(needed: Input) -> Picture:
+def read_input(needed: Input) -> Picture:
     """Read and fully decode an input.
 
     Raises:
@@ -57,39 +57,6 @@ def read_picture(needed: Input) -> Picture:
     except BadInput as error:
         raise BadSample(needed.id, needed.role, error.reason) from error
     return Picture(f"{needed.role}.{kind}", data, image, found.turned, found.flaw)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is to be said of an image file.
-
-    Attributes:
-        reason: why it is unusable, or None.
-        pixels: hash of the upright RGB pixels of a usable photo, None of label maps and the like.
-        oddity: in what a usable photo differs from plain upright RGB, e.g. ``CMYK``; "" if it does not.
-    """
-
-    reason: str | None = None
-    pixels: str | None = None
-    oddity: str = ""
-
-
-#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
-PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
-ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
-
-
-def look(needed: Input) -> Finding:
-    """Read and fully decode an input."""
-    try:
-        picture = read_picture(needed)
-    except BadSample as error:
-        return Finding(error.reason)
-    if needed.role not in PHOTOS:
-        return Finding()
-    mode = "" if picture.image.mode == "RGB" else ODDITIES.get(picture.image.mode, picture.image.mode)
-    turned = "turned by EXIF" if picture.turned else "damaged metadata, orientation unknown" if picture.flaw else ""
-    return Finding(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
 
 
 class FileRecipe:
@@ -127,7 +94,7 @@ class FileRecipe:
 
     def _sample(self, item: Item) -> Made:
         needed = self.inputs(item)
-        pictures = {n.role: read_picture(n) for n in needed}
+        pictures = {n.role: read_input(n) for n in needed}
         for one in needed:
             mention(pictures[one.role].flaw, str(one.path), pictures[one.role].data)
         meta = {**self.meta(item), "source": {n.role: pictures[n.role].source for n in needed}}

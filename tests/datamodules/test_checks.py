@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifashion_pl.data.check import CheckReport, Duplicates, SplitReport, Unusable
-from unifashion_pl.data.check_text import report_text
+from unifashion_pl.datamodules.checks import CheckReport, Duplicates, SplitReport, Unusable
+from unifashion_pl.datamodules.checks_text import report_text
 
 
 def split(**changes: Any) -> SplitReport:

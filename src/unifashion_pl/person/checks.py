@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from unifashion_pl.data.cloth import garment_mask, plausible
 from unifashion_pl.data.decode import to_rgb
-from unifashion_pl.data.pose import Pose
-from unifashion_pl.data.problems import LINE, InputError, overlay, percent, side_by_side
-from unifashion_pl.data.regions import Mask
-from unifashion_pl.data.repaint import GREY
+from unifashion_pl.person.masks import GREY, Mask
+from unifashion_pl.person.pose import Pose
+from unifashion_pl.person.problems import LINE, InputError, overlay, percent, side_by_side
+from unifashion_pl.person.sketch import garment_mask, plausible
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ def check_sketch(sketch: Image.Image, limits: Limits, *, invert: bool) -> Image.
         amount = " to ".join(percent(s) for s in limits.strokes)
         raise InputError(
             "sketch", f"has {percent(bright)} of strokes", f"a line drawing with light strokes on black, {amount} of the picture",
-            "Is this the sketch? unifashion_pl.data.cloth.garment_sketch(photo) draws one", grey,
+            "Is this the sketch? unifashion_pl.person.sketch.garment_sketch(photo) draws one", grey,
         )  # fmt: skip
     return grey
 

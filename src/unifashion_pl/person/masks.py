@@ -11,12 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
+from scipy import ndimage
 
 from unifashion_pl.data.decode import to_rgb
-from unifashion_pl.data.pose import Pose
-from unifashion_pl.data.problems import InputError, percent
-from unifashion_pl.data.regions import Mask, grow
+from unifashion_pl.person.pose import Pose
+from unifashion_pl.person.problems import InputError, percent
 
+Mask = NDArray[np.bool_]
 Labels = Literal["lip", "atr"]
 Part = Literal["upper_body", "lower_body", "dresses"]
 GREY, TOLERANCE = 128, 8
@@ -107,12 +108,18 @@ def mask_from_parse(parse: NDArray[np.uint8], pose: Pose | None, *, labels: Labe
         )  # fmt: skip
     if pose is None:
         width = np.ptp(np.flatnonzero(worn.any(0))) + 1
-        grown = grow(worn, 0.06 * width)
+        grown = _widened(worn, 0.06 * width)
     else:
         pose = pose.scaled((parse.shape[0], parse.shape[1]))
         unit = unit_of(pose, part)
-        grown = grow(worn, 0.10 * unit) | _body(pose, part, unit)
+        grown = _widened(worn, 0.10 * unit) | _body(pose, part, unit)
     return grown & ~np.isin(parse, _of(groups, kept))
+
+
+def _widened(mask: Mask, radius: float) -> Mask:
+    """By ``radius`` pixels (rounded) to all sides, squarely."""
+    wide: Mask = ndimage.maximum_filter(mask, 2 * round(radius) + 1)
+    return wide
 
 
 def _of(groups: dict[str, tuple[int, ...]], names: Iterable[str]) -> list[int]:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from unifashion_pl.data.decode import BadInput, open_image, own_image, read_bytes
-from unifashion_pl.data.problems import InputError
+from unifashion_pl.data.decode import BadInput, as_bytes, channels_last, open_file, own_image
+from unifashion_pl.person.problems import InputError
 
 ImageLike = str | Path | Image.Image | Tensor | NDArray[Any]
 
@@ -27,7 +27,7 @@ def read_picture(subject: str, value: ImageLike) -> Image.Image:
         if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"{subject}: no file {path}")
         try:
-            return open_image(read_bytes(path), str(path))
+            return open_file(path)
         except BadInput as error:
             raise InputError(subject, f"{path}: {error.reason}", "a picture", "Save or download it again") from error
     if isinstance(value, Image.Image):
@@ -37,31 +37,17 @@ def read_picture(subject: str, value: ImageLike) -> Image.Image:
             raise InputError(
                 subject, f"is no readable picture: {error.reason}", "a picture", "Open or download it again"
             ) from error
-    if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
-        value = np.moveaxis(value, 0, -1) if value.ndim == 3 else value
-    return Image.fromarray(_bytes(subject, value))
-
-
-def _bytes(subject: str, array: NDArray[Any]) -> NDArray[np.uint8]:
-    if not isinstance(array, np.ndarray):
+    if not isinstance(value, np.ndarray | Tensor):
         raise InputError(
-            subject, f"is of type {type(array).__name__}", "a path, a picture, an array or a tensor", "Pass one of these"
+            subject, f"is of type {type(value).__name__}", "a path, a picture, an array or a tensor", "Pass one of these"
         )
+    array = channels_last(value)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))):
         expected = "(H, W), (H, W, 3) in arrays, (1, H, W), (3, H, W) in tensors"
         raise InputError(subject, f"has the shape {array.shape}", expected, "Mend its axes")
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    if np.issubdtype(array.dtype, np.floating) and array.min(initial=0) >= 0 and array.max(initial=0) <= 1:
-        return np.rint(array * 255).astype(np.uint8)
-    raise InputError(
-        subject,
-        f"is {array.dtype} in {array.min():.3g}…{array.max():.3g}",
-        "uint8, bool, or floats in 0…1 (not normalised)",
-        "Convert it",
-    )
+    if (pixels := as_bytes(array)) is None:
+        found = f"is {array.dtype} in {array.min():.3g}…{array.max():.3g}"
+        raise InputError(subject, found, "uint8, bool, or floats in 0…1 (not normalised)", "Convert it")
+    return Image.fromarray(pixels)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unifashion_pl.data.problems import LINE, InputError
+from unifashion_pl.person.problems import LINE, InputError
 from unifashion_pl.reading import FormatError, converted, read_json
 
 Format = Literal["body25", "coco18"]

@@ -1,4 +1,4 @@
-"""In-shop photos of garments: their mask by flood fill from the border, and a line drawing of them, with numpy alone.
+"""In-shop photos of garments: their mask by flood fill from the border, and a line drawing of them.
 
 A stand-in for the masks and sketches that the datasets deliver or did not publish: good on quiet backdrops, and it says when not.
 """
@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy import ndimage
+from skimage.color import rgb2lab
+from skimage.feature import canny
 
 from unifashion_pl.data.decode import to_rgb
-from unifashion_pl.data.regions import Mask, border_of, flood, grow, shrink, without_small
+from unifashion_pl.person.masks import Mask
 
 Array = NDArray[np.floating[Any]]
 #: Share of the picture below which published code takes a cloth mask for broken: 122,880 of 768 × 1024 pixels.
@@ -21,6 +24,10 @@ SMALLEST, LARGEST = 0.156, 0.85
 TOLERANCES = (26.0, 18.0, 12.0, 8.0, 5.0)
 #: Side to which photos are reduced before masks and lines are looked for: noise goes, and 768 × 1024 takes a tenth of the time.
 WORKING = 384
+#: Neighbours of a pixel: with those at its corners.
+CORNERS = np.ones((3, 3), bool)
+#: Smallest gradient (Sobel's, of grey levels) that is a line whatever the picture, and the share of it that goes on with a line.
+WEAKEST, ONWARD = 56.0, 0.4
 
 
 def garment_mask(photo: Image.Image) -> Mask:
@@ -32,7 +39,7 @@ def garment_mask(photo: Image.Image) -> Mask:
     """
     rgb = to_rgb(photo)
     small = _reduced(rgb)
-    colours = lab(np.asarray(small.filter(ImageFilter.GaussianBlur(1)), np.float32))
+    colours = rgb2lab(np.asarray(small.filter(ImageFilter.GaussianBlur(1)))).astype(np.float32)
     distance = np.linalg.norm(colours - _backdrop(colours), axis=-1)
     noise = float(np.median(distance[border_of(distance.shape)]))
     tries = (_inside(distance, tolerance) for tolerance in (TOLERANCES[0] + 2 * noise, *TOLERANCES))
@@ -47,19 +54,38 @@ def plausible(mask: Mask) -> bool:
     return SMALLEST <= float(mask.mean()) <= LARGEST and float(mask[border_of(mask.shape)].mean()) < 1 / 3
 
 
+def border_of(shape: tuple[int, ...]) -> Mask:
+    """True in the two outermost rows and columns."""
+    border = np.ones(shape, bool)
+    border[2:-2, 2:-2] = False
+    return border
+
+
 def _inside(distance: Array, tolerance: float) -> Mask:
-    border = border_of(distance.shape)
-    outside = flood(distance < tolerance, border)
+    near = distance < tolerance
+    outside = ndimage.binary_propagation(near & border_of(near.shape), mask=near)
+    opened = ndimage.maximum_filter(ndimage.minimum_filter(~outside, 3), 3)
     # both legs of a pair, both shoes
-    inside = without_small(grow(shrink(~outside, 1), 1), lambda largest: 0.05 * largest)
-    return ~flood(~inside, border)
+    pieces, _ = ndimage.label(opened)
+    filled: Mask = ndimage.binary_fill_holes(_large(pieces, 0.05 * _sizes(pieces).max(initial=0)))
+    return filled
+
+
+def _sizes(pieces: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Pixels of the pieces, which are numbered from 1."""
+    return np.bincount(pieces.ravel())[1:]
+
+
+def _large(pieces: NDArray[np.integer[Any]], smallest: float) -> Mask:
+    """Where pieces of at least ``smallest`` pixels are."""
+    large: Mask = np.concatenate([[False], _sizes(pieces) >= smallest])[pieces]
+    return large
 
 
 def garment_sketch(photo: Image.Image, mask: Mask | None = None, *, detail: float = 1.0) -> Image.Image:
     """A line drawing of a garment: L, light strokes on black, as MGD's files have them.
 
-    Edges are Canny's (J. Canny, 1986): gradients of the smoothed picture, thinned across the edge, weak ones only beside strong
-    ones; inside the mask, and the mask's outline.
+    Canny's edges inside of the mask, and the mask's outline.
 
     Args:
         mask: where the garment is; default :func:`garment_mask`.
@@ -69,28 +95,17 @@ def garment_sketch(photo: Image.Image, mask: Mask | None = None, *, detail: floa
     mask = garment_mask(rgb) if mask is None else mask
     small = _reduced(rgb)
     fitted = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(small.size, Image.Resampling.BILINEAR)) >= 128
-    grey = np.asarray(small.convert("L").filter(ImageFilter.GaussianBlur(1.4)), np.float32)
-    strength, across = _gradient(grey)
-    inner = shrink(fitted, 4)
-    thin = _thinned(strength, across) & inner
-    strong = max(14.0, float(np.quantile(strength[inner], 0.90))) / detail if inner.any() else np.inf
-    lines = flood(thin & (strength > 0.4 * strong), thin & (strength > strong), diagonal=True)
-    lines = without_small(lines, lambda _: 8, diagonal=True)
-    outline = fitted & ~shrink(fitted, 1)
-    drawn = np.where(outline, 255, np.where(lines, np.clip(130 + 1.2 * strength, 0, 255), 0)).astype(np.uint8)
+    smooth = np.asarray(small.convert("L").filter(ImageFilter.GaussianBlur(1.4)), np.float32)
+    strength = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
+    inner = ndimage.minimum_filter(fitted, 7)  # Canny's own mask leaves out one more pixel
+    strong = max(WEAKEST, float(np.quantile(strength[inner], 0.90))) / detail if inner.any() else np.inf
+    lines = _large(ndimage.label(canny(smooth, 0, ONWARD * strong, strong, mask=inner), CORNERS)[0], 8)
+    outline = fitted & ~ndimage.minimum_filter(fitted, 3)
+    drawn = np.where(outline, 255, np.where(lines, np.clip(130 + 0.3 * strength, 0, 255), 0)).astype(np.uint8)
     drawing = (
         Image.fromarray(drawn).filter(ImageFilter.MaxFilter(3)) if max(rgb.size) > 1.5 * WORKING else Image.fromarray(drawn)
     )
     return drawing.resize(rgb.size, Image.Resampling.BICUBIC)
-
-
-def lab(rgb: Array) -> Array:
-    """sRGB 0..255 (…, 3) -> CIE Lab under D65."""
-    linear = np.where(rgb / 255 > 0.04045, ((rgb / 255 + 0.055) / 1.055) ** 2.4, rgb / 255 / 12.92)
-    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], np.float32)
-    xyz = linear @ matrix.T / np.array([0.9505, 1.0, 1.089], np.float32)
-    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1).astype(np.float32)
 
 
 def _backdrop(colours: Array) -> Array:
@@ -114,24 +129,3 @@ def _reduced(image: Image.Image) -> Image.Image:
     if scale >= 1:
         return image
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX)
-
-
-def _gradient(grey: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Strength of the gradient, and its direction as one of four: →, ↘, ↓, ↙."""
-    padded = np.pad(grey, 1, mode="edge")
-    dx = padded[1:-1, 2:] - padded[1:-1, :-2]
-    dy = padded[2:, 1:-1] - padded[:-2, 1:-1]
-    sector = np.round(np.arctan2(dy, dx) / (np.pi / 4)).astype(int) % 4
-    return np.hypot(dx, dy), sector
-
-
-def _thinned(strength: Array, across: NDArray[np.int64]) -> Mask:
-    """Pixels that are not weaker than their neighbours across the edge."""
-    padded = np.pad(strength, 1)
-    height, width = strength.shape
-    keep = np.zeros(strength.shape, bool)
-    for sector, (dy, dx) in enumerate(((0, 1), (1, 1), (1, 0), (1, -1))):
-        ahead = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        behind = padded[1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width]
-        keep |= (across == sector) & (strength >= ahead) & (strength > behind)
-    return keep

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from unifashion_pl.data.check import CheckReport, Duplicates, SplitReport
+from unifashion_pl.datamodules.checks import CheckReport, Duplicates, SplitReport
+
 from unifashion_pl.data.plan import some
 
 #: Files of a split, and groups of equal pictures, that are named.

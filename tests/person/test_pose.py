@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unifashion_pl.data.pose import LIMBS, Pose, body_part_colours, draw_skeleton, limb_colour, read_pose
-from unifashion_pl.data.problems import InputError
+from unifashion_pl.person.pose import LIMBS, Pose, body_part_colours, draw_skeleton, limb_colour, read_pose
+from unifashion_pl.person.problems import InputError
 
 SIZE = (1024, 768)
 #: BODY-25's names in OpenPose's documentation, with ours where COCO-18 has the joint.

@@ -267,9 +267,15 @@ def _lines(
         for id, text in zip(open_ids, captioner([subjects[id] for id in open_ids], attempt)):
             captions[id], asked[id] = cleaned(text), attempt + 1
     for id, caption in captions.items():
-        found = {"caption": caption} if caption else {"caption": NO_WORDS, "empty": True}
         again = {"attempts": asked[id]} if asked[id] > 1 else {}
-        yield {"image": id, "sha256": hashes[id], "category": subjects[id].category, **found, **again, **record}
+        yield {
+            "image": id,
+            "sha256": hashes[id],
+            "category": subjects[id].category,
+            **caption_entry(caption),
+            **again,
+            **record,
+        }
 
 
 def cleaned(text: str) -> str:
@@ -280,6 +286,12 @@ def cleaned(text: str) -> str:
     """
     words = " ".join(MARKDOWN.sub("", text).split())
     return "" if REFUSAL.search(words) or not re.search(r"\w", words) else words
+
+
+def caption_entry(text: str) -> dict[str, Any]:
+    """What a line says of an answer; an empty one is ``.``, because evaluation takes an empty caption for an absent one."""
+    words = cleaned(text)
+    return {"caption": words} if words else {"caption": NO_WORDS, "empty": True}
 
 
 def _sorted(out: Path) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from data.rawdata import CATEGORIES, picture, write_fashioniq
+from unifashion_pl.datamodules.annotate import Subject
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.commands import run
-from unifashion_pl.data.annotate import Subject
 from unifashion_pl.data.captions import provenance_faults, read_library
 from unifashion_pl.evaluation.captioners import HeadCaptioner, TransformersCaptioner
 

@@ -9,8 +9,8 @@ import pytest
 from data.rawdata import jpeg
 from PIL import Image
 
-from unifashion_pl.data.pictures import read_picture
-from unifashion_pl.data.problems import InputError
+from unifashion_pl.person.pictures import read_picture
+from unifashion_pl.person.problems import InputError
 
 
 def test_a_cut_photo_is_named_as_a_file_and_as_a_lazily_opened_image(tmp_path: Path) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from unifashion_pl.data.inspection import Photo, flaws, inspect_files, photos
-from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan
-from unifashion_pl.data.recipes import Finding
+from tqdm import tqdm
+
+from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, MissingDataError, Plan
+from unifashion_pl.data.recipes import FileRecipe, pixel_hash, read_input
 from unifashion_pl.data.shards import write_shards
 
-DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "mgd", "catalogue")
+T = TypeVar("T")
+R = TypeVar("R")
 #: Share of the published samples from which on a folder is taken for the full dataset.
 LIKE_FULL = 0.5
 #: Kind of an evaluation split -> what is measured on it.
@@ -233,3 +236,112 @@ def _oddities(plan: Plan, found: Mapping[Path, Finding]) -> dict[str, list[str]]
         if photo.oddity:
             odd.setdefault(photo.oddity, set()).add(photo.id)
     return {oddity: sorted(ids) for oddity, ids in sorted(odd.items())}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is to be said of an image file.
+
+    Attributes:
+        reason: why it is unusable, or None.
+        pixels: hash of the upright RGB pixels of a usable photo, None of label maps and the like.
+        oddity: in what a usable photo differs from plain upright RGB, e.g. ``CMYK``; "" if it does not.
+    """
+
+    reason: str | None = None
+    pixels: str | None = None
+    oddity: str = ""
+
+
+#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
+PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
+ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
+
+
+def look(needed: Input) -> Finding:
+    """Read and fully decode an input."""
+    try:
+        picture = read_input(needed)
+    except BadSample as error:
+        return Finding(error.reason)
+    if needed.role not in PHOTOS:
+        return Finding()
+    mode = "" if picture.image.mode == "RGB" else ODDITIES.get(picture.image.mode, picture.image.mode)
+    turned = "turned by EXIF" if picture.turned else "damaged metadata, orientation unknown" if picture.flaw else ""
+    return Finding(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A usable photo of a plan: its id (with the role, where an id has several photos), pixels' hash, oddity and the plan's name."""
+
+    id: str
+    pixels: str
+    oddity: str
+    split: str
+
+
+def inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, Finding]:
+    """What is found in every file; each once, whatever the number of samples that need it. Threads: decoding frees Python's lock."""
+    files: dict[Path, Input] = {}
+    for plan in plans:
+        for item in plan.items:
+            for needed in plan.recipe.inputs(item):
+                # a photo may also be needed in another role: looked at as a photo
+                if needed.path not in files or needed.role in PHOTOS:
+                    files[needed.path] = needed
+    return dict(zip(files, _parallel(look, list(files.values()), "checking", "file", progress)))
+
+
+def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[Item, BadSample | Photo]]:
+    """Samples that cannot be made although their files are good, and photos that lie inside one big file.
+
+    The image may be damaged inside an HDF5 file, or the files of a sample disagree.
+
+    Args:
+        whole: items whose files are good.
+    """
+    recipe: Any = plan.recipe
+
+    def made(items: Sequence[Item]) -> list[tuple[Item, BadSample | Photo | None]]:
+        return [(item, _judged(result, plan)) for item, result in recipe.make(items)]
+
+    if not isinstance(recipe, FileRecipe):
+        parts: list[Sequence[Item]] = [items for _, items in plan.shards()]
+    elif recipe.fallible:
+        recipe = recipe.quick()
+        parts = [[item] for item in whole]
+    else:
+        return
+    for results in _parallel(made, parts, f"trying {plan.name}", "part", progress):
+        yield from ((item, result) for item, result in results if result is not None)
+
+
+def _judged(result: Any, plan: Plan) -> BadSample | Photo | None:
+    if isinstance(result, BadSample):
+        return result
+    # ids are row numbers, which count from the start in every file
+    return (
+        Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
+        if result.pixels is not None
+        else None
+    )
+
+
+def photos(plan: Plan, found: Mapping[Path, Finding]) -> Iterator[Photo]:
+    """All usable photos that a plan's samples need."""
+    several = len({n.role for item in plan.items[:1] for n in plan.recipe.inputs(item) if n.role in PHOTOS}) > 1
+    for item in plan.items:
+        for needed in plan.recipe.inputs(item):
+            finding = found[needed.path]
+            if finding.pixels is not None:
+                named = several and needed.role in ("person", "garment")
+                id = f"{needed.role} {needed.id}" if named else needed.id
+                yield Photo(id, finding.pixels, finding.oddity, f"{plan.dataset}/{plan.split}")
+
+
+def _parallel(function: Callable[[T], R], work: Sequence[T], title: str, unit: str, progress: bool) -> Iterable[R]:
+    with ThreadPoolExecutor() as pool, tqdm(total=len(work), desc=title, unit=unit, disable=not (progress and work)) as bar:
+        for result in pool.map(function, work):
+            bar.update()
+            yield result

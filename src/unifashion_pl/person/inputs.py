@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unifashion_pl.data import contract
-from unifashion_pl.data.cloth import garment_sketch
-from unifashion_pl.data.contract import Limits
-from unifashion_pl.data.person_inputs import Body, Options, Subject, mask_of, read_photo, saving_pictures
-from unifashion_pl.data.pictures import ImageLike, read_picture
-from unifashion_pl.data.pose import PoseLike
-from unifashion_pl.data.regions import Mask
 from unifashion_pl.data.samples import COMMON, TryOnBatch
 from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform
+from unifashion_pl.person import checks
+from unifashion_pl.person.body import Body, Options, Subject, mask_of, read_photo, saving_pictures
+from unifashion_pl.person.checks import Limits
+from unifashion_pl.person.masks import Mask
+from unifashion_pl.person.pictures import ImageLike, read_picture
+from unifashion_pl.person.pose import PoseLike
+from unifashion_pl.person.sketch import garment_sketch
 
 
 @dataclass(kw_only=True)
@@ -61,7 +61,7 @@ def prepare_tryon(
             and ``pose``, in this order.
         pose: joints (OpenPose BODY-25 or COCO-18), for the mask, for checks and, without ``densepose``, drawn as a skeleton.
         text: phrases of the garment.
-        **options: sizes, further inputs of the person, limits: see :class:`~unifashion_pl.data.person_inputs.Options`.
+        **options: sizes, further inputs of the person, limits: see :class:`~unifashion_pl.person.body.Options`.
 
     Raises:
         InputError: an input that cannot be meant as it is, with found, expected, cure and a picture; no mask and nothing to make one from.
@@ -73,9 +73,9 @@ def prepare_tryon(
         shown = read_photo("person", person, chosen.limits)
         cloth = read_photo("garment", garment, chosen.limits)
         body = Body.of(shown, pose, chosen)
-        contract.check_not_swapped(shown, cloth, body.silhouette, chosen.limits)
+        checks.check_not_swapped(shown, cloth, body.silhouette, chosen.limits)
         area, notes = mask_of(shown, body, mask, chosen)
-        contract.check_order(shown, cloth, area, body.pose, chosen.limits)
+        checks.check_order(shown, cloth, area, body.pose, chosen.limits)
     return _inputs(chosen, Subject(shown, area, body), cloth, None, text=text, key=_key(person, garment), notes=notes)
 
 
@@ -115,11 +115,11 @@ def _drawing(
 ) -> tuple[Image.Image | None, list[str]]:
     """The sketch, given or drawn from the garment's photo, and how it came about if it was drawn."""
     if sketch is not None:
-        return contract.check_sketch(read_picture("sketch", sketch), limits, invert=invert), []
+        return checks.check_sketch(read_picture("sketch", sketch), limits, invert=invert), []
     if garment is None:
         return None, []
     cloth = read_photo("garment", garment, limits)
-    where, said = contract.usable_garment_mask(None, cloth, limits)
+    where, said = checks.usable_garment_mask(None, cloth, limits)
     return garment_sketch(cloth, where), [f"the sketch was drawn from the garment's photo. {said}".strip()]
 
 
@@ -156,7 +156,7 @@ def _inputs(
     shown = garment if garment is not None else sketch if sketch is not None else Image.new("RGB", (width, height))
     rendered = subject.body.rendered()
     if abs((person.width / person.height) / (width / height) - 1) > options.limits.aspect:
-        notes = [*notes, f"person is {contract.described(person)}, painted is {width}×{height}: white bars fill the rest"]
+        notes = [*notes, f"person is {checks.described(person)}, painted is {width}×{height}: white bars fill the rest"]
     return TryOnInputs(
         keys=[key],
         garments=encoder(shown)[None],

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from scipy import ndimage
 
-from unifashion_pl.data.cloth import garment_mask, garment_sketch, lab, plausible
+from unifashion_pl.person.sketch import garment_mask, garment_sketch, plausible
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.products import make_product
 
@@ -75,11 +76,16 @@ def test_detail_draws_weaker_edges() -> None:
     assert many[100:140, 70:130].any()
 
 
-def test_lab_is_cie_lab() -> None:
-    # reference values of the sRGB primaries under D65
-    known = {(255, 255, 255): (100, 0, 0), (255, 0, 0): (53.24, 80.09, 67.20), (0, 0, 255): (32.30, 79.19, -107.86)}
-    for rgb, expected in known.items():
-        assert lab(np.array(rgb, np.float32)).tolist() == pytest.approx(expected, abs=0.15)
+def test_lines_of_drawn_garments_are_their_strokes() -> None:
+    """Strokes that the drawing made, two pixels or nearer."""
+    scores = []
+    for number in range(12):
+        photo, truth, strokes = render_flat(make_product(0, number), 192, 256, random.Random(number), random.Random(number))
+        drawn, true = np.asarray(garment_sketch(photo, truth > 0.5)) >= 128, strokes > 0.5
+        near_drawn, near_true = (ndimage.maximum_filter(lines, 5) for lines in (drawn, true))
+        precision, recall = (drawn & near_true).sum() / drawn.sum(), (true & near_drawn).sum() / true.sum()
+        scores.append(2 * precision * recall / (precision + recall))
+    assert np.mean(scores) > 0.8
 
 
 @pytest.mark.real_data

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from unifashion_pl.data.contract import Limits
-from unifashion_pl.data.person_inputs import LIMITS
-from unifashion_pl.data.problems import InputError
-from unifashion_pl.data.repaint import label_map, mask_from_parse
 from unifashion_pl.data.samples import TryOnBatch
-from unifashion_pl.data.tryon_inputs import batch_of, prepare_design, prepare_tryon
+from unifashion_pl.person.body import LIMITS
+from unifashion_pl.person.checks import Limits
+from unifashion_pl.person.inputs import batch_of, prepare_design, prepare_tryon
+from unifashion_pl.person.masks import label_map, mask_from_parse
+from unifashion_pl.person.problems import InputError
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 
 W, H = 192, 256

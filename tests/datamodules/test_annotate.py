@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from data.rawdata import CATEGORIES, jpeg, write_fashioniq
+from unifashion_pl.datamodules.annotate import TEMPLATE, Keywords, Subject, Target, annotate, cleaned, keywords_of
 from unifashion_pl.datamodules.fashioniq_cap import FashionIQCapDataModule, caption_targets, training_texts
 
-from unifashion_pl.data.annotate import TEMPLATE, Keywords, Subject, Target, annotate, cleaned, keywords_of
 from unifashion_pl.data.captions import LeakError, read_library
 from unifashion_pl.data.plan import MissingDataError
 

@@ -12,15 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unifashion_pl.data import contract
-from unifashion_pl.data.contract import Limits
 from unifashion_pl.data.decode import to_rgb
-from unifashion_pl.data.pictures import ImageLike, read_picture
-from unifashion_pl.data.pose import Pose, PoseLike, draw_skeleton, read_pose
-from unifashion_pl.data.problems import InputError, default_pictures
-from unifashion_pl.data.regions import Mask
-from unifashion_pl.data.repaint import (
+from unifashion_pl.person import checks
+from unifashion_pl.person.checks import Limits
+from unifashion_pl.person.masks import (
     Labels,
+    Mask,
     Part,
     bounding_box,
     label_map,
@@ -28,6 +25,9 @@ from unifashion_pl.data.repaint import (
     mask_from_box,
     mask_from_parse,
 )
+from unifashion_pl.person.pictures import ImageLike, read_picture
+from unifashion_pl.person.pose import Pose, PoseLike, draw_skeleton, read_pose
+from unifashion_pl.person.problems import InputError, default_pictures
 
 LIMITS = Limits()
 NO_MASK = "Pass mask= (white = repaint), or parse= with pose= of the person, agnostic=, or box=(left, top, right, bottom)"
@@ -101,15 +101,15 @@ class Body:
         values = None
         if options.parse is not None:
             picture = read_picture("parse", options.parse)
-            contract.check_aspect("parse", picture, person, options.limits)
+            checks.check_aspect("parse", picture, person, options.limits)
             values = label_map(picture.resize(person.size, Image.Resampling.NEAREST), options.labels)
         parts = None if options.densepose is None else read_picture("densepose", options.densepose)
         if parts is not None:
-            parsed = contract.silhouette_of(values, None, person.size)
-            contract.check_densepose(parts, person, parsed, options.limits)
-        silhouette = contract.silhouette_of(values, parts, person.size)
+            parsed = checks.silhouette_of(values, None, person.size)
+            checks.check_densepose(parts, person, parsed, options.limits)
+        silhouette = checks.silhouette_of(values, parts, person.size)
         if joints is not None:
-            contract.check_joints_on(joints, silhouette, person)
+            checks.check_joints_on(joints, silhouette, person)
         return cls(joints, parts, values, silhouette)
 
     def rendered(self) -> Image.Image | None:
@@ -131,7 +131,7 @@ class Subject:
 def read_photo(subject: str, value: ImageLike, limits: Limits) -> Image.Image:
     """A photo as upright RGB, with a warning if it is small."""
     image = to_rgb(read_picture(subject, value))
-    contract.check_photo(subject, image, limits)
+    checks.check_photo(subject, image, limits)
     return image
 
 
@@ -155,18 +155,18 @@ def mask_of(person: Image.Image, body: Body, mask: ImageLike | None, options: Op
     torso = body.pose if options.part != "lower_body" else None
     hidden = None if options.agnostic is None else read_picture("agnostic", options.agnostic)
     if hidden is not None:
-        contract.check_aspect("agnostic", hidden, person, limits)
+        checks.check_aspect("agnostic", hidden, person, limits)
     if mask is not None:
         picture = read_picture("mask", mask)
-        area = contract.hard_mask(picture, person, limits, invert=options.invert_mask, threshold=options.threshold)
-        contract.check_mask(area, person, limits, torso)
+        area = checks.hard_mask(picture, person, limits, invert=options.invert_mask, threshold=options.threshold)
+        checks.check_mask(area, person, limits, torso)
         if hidden is not None:
-            contract.check_agnostic(hidden, area, person, limits)
+            checks.check_agnostic(hidden, area, person, limits)
         return area, []
     area, said = _made_mask(person, body, hidden, options)
     if options.boxed and area.any():
         area = mask_from_box(bounding_box(area), (person.height, person.width))
-    contract.check_mask(area, person, limits, torso, given=False)
+    checks.check_mask(area, person, limits, torso, given=False)
     return area, [f"the mask was made from {said}"]
 
 
@@ -174,7 +174,7 @@ def _made_mask(person: Image.Image, body: Body, hidden: Image.Image | None, opti
     """A mask from the first of agnostic picture, box and label map that is there, and its name."""
     if hidden is not None:
         area = np.asarray(mask_from_agnostic(person, hidden.resize(person.size))) >= 128
-        contract.check_agnostic(hidden, area, person, options.limits)
+        checks.check_agnostic(hidden, area, person, options.limits)
         return area, "the agnostic picture"
     if options.box is not None:
         return mask_from_box(options.box, (person.height, person.width)), "the box"
