@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -83,6 +83,15 @@ def all_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     return phrases, notes
 
 
+class PairSpec(NamedTuple):
+    """Numbers of a person and of a garment of a category, and whether they belong together."""
+
+    category: Part
+    person: str
+    garment: str
+    paired: bool
+
+
 @dataclass
 class DressCodeRecipe(FileRecipe):
     """Pairs -> pictures of :data:`FILES` that the copy has, the worn sketch, ``mask.png``, ``sketch.png``, ``pose.json``, ``meta.json``.
@@ -106,27 +115,24 @@ class DressCodeRecipe(FileRecipe):
 
     def place(self, item: Item, role: str) -> Path:
         """Where the picture of a role is."""
-        category, person, garment, paired = item.spec
+        spec = item.spec
         if role == "stitch":
-            return self.root / STITCH.format(P=person)
-        pattern = WORN_SKETCH[paired] if role == "warped_sketch" else FILES[role]
-        return self.root / category / pattern.format(P=person, G=garment)
+            return self.root / STITCH.format(P=spec.person)
+        pattern = WORN_SKETCH[spec.paired] if role == "warped_sketch" else FILES[role]
+        return self.root / spec.category / pattern.format(P=spec.person, G=spec.garment)
 
     def inputs(self, item: Item) -> list[Input]:
         """All pictures of a pair."""
-        _, person, garment, _ = item.spec
         roles = [role for role in (*FILES, "warped_sketch", "stitch") if role in self.roles]
-        return [Input(garment if role in ("garment", "sketch") else person, role, self.place(item, role)) for role in roles]
+        whose = {role: item.spec.garment if role in ("garment", "sketch") else item.spec.person for role in roles}
+        return [Input(name, role, self.place(item, role)) for role, name in whose.items()]
 
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        category, person, garment, paired = item.spec
-        phrases = self.phrases.get(garment, [])
-        return {"person": person, "garment": garment, "paired": paired, "category": category, "phrases": phrases}
+        return {**item.spec._asdict(), "phrases": self.phrases.get(item.spec.garment, [])}
 
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """What is made: mask, joints, colours of body parts, in-shop sketch."""
-        category, person, _, _ = item.spec
+        category, person = item.spec.category, item.spec.person
         size = pictures["person"].image.size
         made: dict[str, bytes] = {}
         pose = self._pose(item, size) if "pose" in self.roles else None
@@ -142,7 +148,7 @@ class DressCodeRecipe(FileRecipe):
         return made
 
     def _pose(self, item: Item, size: tuple[int, int]) -> Pose:
-        category, person, _, _ = item.spec
+        category, person = item.spec.category, item.spec.person
         try:
             return read_pose(self.root / category / POSE.format(P=person), (size[1], size[0]), pose_size=JOINTS_SIZE)
         except FileNotFoundError as error:
@@ -171,7 +177,7 @@ def roles_of(root: Path, items: Sequence[Item]) -> frozenset[str]:
     recipe = DressCodeRecipe(root, frozenset())
     roles = [*FILES, "warped_sketch", "stitch"]
     found = {role for role in roles if any(os.path.isfile(recipe.place(item, role)) for item in items)}
-    if any(os.path.isfile(root / item.spec[0] / POSE.format(P=item.spec[1])) for item in items):
+    if any(os.path.isfile(root / item.spec.category / POSE.format(P=item.spec.person)) for item in items):
         found.add("pose")
     if "stitch" in found and not all(os.path.isfile(recipe.place(item, "stitch")) for item in items):
         found.discard("stitch")
@@ -194,7 +200,7 @@ def split_items(root: Path, split: str, paired: bool) -> list[Item]:
         for person, garment in read_pairs(root, category, split, paired):
             worn = person if paired else garment
             key = f"{category}-{person}_0" if paired else f"{category}-{person}_0__{worn}_1"
-            items.append(Item(key, category, (category, person, worn, paired)))
+            items.append(Item(key, category, PairSpec(category, person, worn, paired)))
     return items
 
 
@@ -205,7 +211,7 @@ def notes_of(items: Sequence[Item], split: str, roles: frozenset[str], phrases: 
         count = sum(item.group == category for item in items)
         if count != PUBLISHED[split][category]:
             notes.append(f"{category}: {count:,} pairs, published are {PUBLISHED[split][category]:,}")
-    mute = sorted({item.spec[2] for item in items if not any(p.strip() for p in phrases.get(item.spec[2], []))})
+    mute = sorted({item.spec.garment for item in items if not any(p.strip() for p in phrases.get(item.spec.garment, []))})
     if mute:
         notes.append(f"{len(mute):,} garments have no phrases: {some(mute)}")
     if "sketch" not in roles:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
-from unifashion_pl.data.recipes import FileRecipe
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, size_notes, some, twice
+from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, read_json
 
 #: Split -> names of FAME-ViL's list, and of its folder of images.
@@ -18,19 +17,11 @@ FOLDERS = {"train": ("train", ""), "validation": ("val", "validation", "")}
 SHARD_SIZE = 2048
 
 
-@dataclass
-class FashionGenFilesRecipe(FileRecipe):
+class FashionGenFilesRecipe(ImageRecipe):
     """Images of products -> ``image`` (the PNG file as it is) and ``meta.json``."""
 
-    folder: Path
-
-    def inputs(self, item: Item) -> list[Input]:
-        """The image."""
-        return [Input(item.key, "image", self.folder / item.spec[1])]
-
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        return {**item.spec[0], "id": item.key}
+        return {**item.spec.meta, "id": item.key}
 
 
 def find_list(root: Path, split: str) -> Path | None:
@@ -77,10 +68,8 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     path = find_list(root, split)
     assert path is not None
     entries = read_list(path)
-    ids = [str(entry["id"]) for entry in entries]
-    if len(set(ids)) < len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(ids) < 20_000 else []
-        raise MissingDataError(f"{path}: {len(ids) - len(set(ids)):,} ids are there twice: {some(twice)}")
+    if again := twice(str(entry["id"]) for entry in entries):
+        raise MissingDataError(f"{path}: {len(again):,} ids are there twice: {some(again)}")
     places = [root / name for name in FOLDERS[split]]
     first = next((image for entry in entries for image in entry["images"]), "")
     folder = next((place for place in places if os.path.isfile(place / first)), places[0])
@@ -88,8 +77,7 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     if split == "train":
         random.Random("fashiongen").shuffle(items)
     notes = [f"{len(items):,} images, {len(entries):,} products"]
-    if len(items) != published:
-        notes.append(f"the published {split} split has {published:,} rows")
+    notes += size_notes(split, len(items), published, "rows", 0)
     if mute := sum(not entry["description"].strip() for entry in entries):
         notes.append(f"{mute:,} products have no description")
     return Plan(
@@ -123,7 +111,7 @@ def _item(number: int, view: int, entry: Product, split: str) -> Item:
         "row": number,
         "view": view,
     }
-    return Item(f"r{number:07d}", category or "all", (meta, entry["images"][view]))
+    return Item(f"r{number:07d}", category or "all", ImageSpec(meta, entry["images"][view]))
 
 
 def sap_notes(root: Path, split: str, products: list[int]) -> list[str]:

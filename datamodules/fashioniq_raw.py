@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, some
+from unifashion_pl.data.plan import Item, MissingDataError, some, twice
 from unifashion_pl.data.texts import EDGES
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -140,9 +140,8 @@ class RawFashionIQ:
         if (category, split) not in self._ids:
             path = self.split_file(category, split)
             ids = [_id(row, f"{path}: entry {n}") for n, row in enumerate(_read_list(path))]
-            if len(set(ids)) < len(ids):
-                twice = some(sorted({id for id in ids if ids.count(id) > 1}))
-                raise MissingDataError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice: {twice}")
+            if again := twice(ids):
+                raise MissingDataError(f"{path}: {len(again)} ids are listed twice: {some(again)}")
             self._ids[category, split] = ids
         return self._ids[category, split]
 

@@ -35,6 +35,7 @@ NAMES = {
 WORN_SKETCH = {True: "im_sketch/{person}.png", False: "im_sketch_unpaired/{person}_{garment}.png"}
 IN_SHOP = ("cloth_sketch/{}.png", "../cloth_sketch/{split}/{}.png")
 OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "warped_sketch", "stitch", "pose")
+SPECS: dict[str, type[tuple[Any, ...]]] = {"vitonhd": vitonhd.PairSpec, "dresscode": dresscode.PairSpec}
 SHARD_SIZE = 64
 LICENCE = "captions CC BY-NC 4.0; VITON-HD CC BY-NC 4.0; Dress Code by signed agreement, institutions only"
 PUBLISHED_SAMPLES = {
@@ -106,7 +107,7 @@ class MultimodalRecipe(vitonhd.TryOnRecipe):
 
 @dataclass
 class MGDRecipe(FileRecipe):
-    """Samples of both parts; ``spec[0]`` names the part."""
+    """Samples of both parts; a spec is the part's name before the part's own spec."""
 
     fallible: ClassVar[bool] = True
     parts: dict[str, FileRecipe]
@@ -116,7 +117,8 @@ class MGDRecipe(FileRecipe):
         return MGDRecipe({name: part.quick() for name, part in self.parts.items()})
 
     def _inner(self, item: Item) -> tuple[FileRecipe, Item]:
-        return self.parts[item.spec[0]], replace(item, spec=item.spec[1:])
+        part, *spec = item.spec
+        return self.parts[part], replace(item, spec=SPECS[part](*spec))
 
     def inputs(self, item: Item) -> list[Input]:
         """Of the part."""
@@ -126,7 +128,7 @@ class MGDRecipe(FileRecipe):
     def meta(self, item: Item) -> dict[str, Any]:
         """Of the part."""
         recipe, inner = self._inner(item)
-        return {**recipe.meta(inner), "part": item.spec[0]}
+        return {**recipe.meta(inner), "part": next(iter(item.spec))}
 
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """Of the part."""
@@ -149,7 +151,7 @@ def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
     plan = vitonhd.plan_split(root, split, paired)
     base = plan.recipe
     assert isinstance(base, vitonhd.TryOnRecipe)
-    garments = [item.spec[1] for item in plan.items]
+    garments = [item.spec.garment for item in plan.items]
     patterns = [p for p in IN_SHOP if any((base.folder / p.format(g, split=split)).is_file() for g in garments)]
     warped = (base.folder / WORN_SKETCH[False]).parent.is_dir()
     recipe = MultimodalRecipe(
@@ -251,11 +253,9 @@ class MGDAssembler(TryOnAssembler):
         self.worn, self.skeleton = sketch == "worn", pose == "skeleton"
 
     def sketch(self, raw: RawSample) -> Tensor | None:
-        """See the base class."""
         return optional(raw, "warped_sketch" if self.worn else "sketch", self.dark)
 
     def pose(self, raw: RawSample) -> Tensor | None:
-        """See the base class."""
         if not self.skeleton:
             return super().pose(raw)
         return self.dark(_skeleton(raw))[None] if "pose.json" in raw.fields else None
@@ -314,7 +314,6 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         return [f"-{name}" for name in self.parts()]
 
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def assembler(self, paired: bool) -> MGDAssembler:

@@ -121,7 +121,7 @@ def test_columns_are_recognised_by_several_names_or_named(root: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_bad_image_is_reported(root: Path, tmp_path: Path, damage: str) -> None:
-    ids = {plan.split: [item.spec[0]["id"] for item in plan.items] for plan in catalogue.plans(root)}
+    ids = {plan.split: [item.spec.meta["id"] for item in plan.items] for plan in catalogue.plans(root)}
     bad = ids["val"][0]
     spoil, reason = DAMAGES[damage]
     spoil(root / f"photos/{bad}.jpg")
@@ -145,7 +145,7 @@ def test_a_bad_image_is_reported(root: Path, tmp_path: Path, damage: str) -> Non
 
 
 def test_a_broken_image_stops_training_unless_it_is_allowed(root: Path) -> None:
-    bad = next(plan.items[0].spec[0]["id"] for plan in catalogue.plans(root) if plan.split == "train")
+    bad = next(plan.items[0].spec.meta["id"] for plan in catalogue.plans(root) if plan.split == "train")
     (root / f"photos/{bad}.jpg").write_bytes(b"")
     with pytest.raises(
         RuntimeError, match=f"catalogue/train: 1 damaged samples, allowed are max_bad=0: {bad}: image: empty file"
@@ -160,7 +160,7 @@ def test_a_broken_image_stops_training_unless_it_is_allowed(root: Path) -> None:
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "PPM", "ICO", "TGA", "MPO", "damaged EXIF"])
 @pytest.mark.parametrize("through_shards", [False, True])
 def test_what_search_reads_training_and_shards_read_too(root: Path, tmp_path: Path, kind: str, through_shards: bool) -> None:
-    odd = next(plan.items[0].spec[0]["id"] for plan in catalogue.plans(root) if plan.split == "train")
+    odd = next(plan.items[0].spec.meta["id"] for plan in catalogue.plans(root) if plan.split == "train")
     path = root / f"photos/{odd}.jpg"
     data = jpeg(3, 64, 64)
     if kind != "damaged EXIF":
@@ -183,7 +183,7 @@ def test_what_search_reads_training_and_shards_read_too(root: Path, tmp_path: Pa
 def test_missing_images_are_left_out_only_when_asked_and_never_silently(
     root: Path, tmp_path: Path, through_shards: bool
 ) -> None:
-    ids = {plan.split: sorted(item.spec[0]["id"] for item in plan.items) for plan in catalogue.plans(root)}
+    ids = {plan.split: sorted(item.spec.meta["id"] for item in plan.items) for plan in catalogue.plans(root)}
     gone = [ids["train"][0], ids["val"][0]]
     for id in gone:
         (root / f"photos/{id}.jpg").unlink()

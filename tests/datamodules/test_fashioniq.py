@@ -450,10 +450,10 @@ def test_published_counts(published: RawFashionIQ) -> None:
     assert entries == {split: [counts[c] for c in CATEGORIES] for split, counts in PUBLISHED_ENTRIES.items()}
     gallery = fashioniq.gallery_plan(published, "val").items
     assert Counter(item.group for item in gallery) == {"dress": 3817, "shirt": 6346, "toptee": 5373}
-    assert Counter(item.group for item in gallery if item.spec[2]) == {"dress": 2628, "shirt": 3089, "toptee": 2902}
+    assert Counter(item.group for item in gallery if item.spec.in_union) == {"dress": 2628, "shirt": 3089, "toptee": 2902}
     queries = fashioniq.triplet_plan(published, "val").items
     assert len(queries) == 2017 + 2038 + 1961
-    assert all(len({item.spec[3] for item in queries if item.group == c}) == n for c, n in zip(CATEGORIES, entries["val"]))
+    assert all(len({item.spec.target for item in queries if item.group == c}) == n for c, n in zip(CATEGORIES, entries["val"]))
 
 
 @pytest.mark.real_data
@@ -466,7 +466,7 @@ def test_published_splits_overlap(published: RawFashionIQ) -> None:
     plan = fashioniq.triplet_plan(published, "train")
     touching = set(plan.subsets["val_overlap"])
     assert (len(plan.items), len(touching)) == (18_000, 523)
-    assert all((bool({item.spec[2], item.spec[3]} & val)) is (item.key in touching) for item in plan.items)
+    assert all((bool({item.spec.reference, item.spec.target} & val)) is (item.key in touching) for item in plan.items)
     (images,) = fashioniq_cap.plans(published.root)
     assert (len(images.items), len(images.subsets["val_overlap"])) == (len(train), 811)
     assert len(train - val) == 44_618

@@ -21,7 +21,20 @@ from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Not to be changed."""
-    spec = WardrobeSpec(5, 4, 2, 32, 4, 4, 8, 3, 3, (48, 64), 1, 1)
+    spec = WardrobeSpec(
+        products_train=5,
+        products_val=4,
+        views=2,
+        image_size=32,
+        fiq_train=4,
+        fiq_val=4,
+        fiq_gallery=8,
+        tryon_train=3,
+        tryon_test=3,
+        tryon_size=(48, 64),
+        short_train=1,
+        short_test=1,
+    )
     return write_wardrobe(tmp_path_factory.mktemp("w") / "raw", spec=spec, workers=1, progress=False, layouts=["all"])
 
 

@@ -29,7 +29,20 @@ NAME = "00001_00"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both parts of MGD; not to be changed."""
-    spec = WardrobeSpec(1, 1, 1, 32, 4, 4, 4, 3, 2, (W, H), 1, 1)
+    spec = WardrobeSpec(
+        products_train=1,
+        products_val=1,
+        views=1,
+        image_size=32,
+        fiq_train=4,
+        fiq_val=4,
+        fiq_gallery=4,
+        tryon_train=3,
+        tryon_test=2,
+        tryon_size=(W, H),
+        short_train=1,
+        short_test=1,
+    )
     return write_wardrobe(tmp_path_factory.mktemp("w") / "w", spec=spec, workers=1, progress=False, layouts=["mgd"])
 
 

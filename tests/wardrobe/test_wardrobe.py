@@ -163,7 +163,18 @@ def test_modifying_texts_refuse_what_cannot_be_said() -> None:
         modifying_texts(a, make_product(0, 1, "shirt"), random.Random(0))
 
 
-SMALL = WardrobeSpec(6, 4, 2, 32, 4, 4, 8, 2, 2, (48, 64))
+SMALL = WardrobeSpec(
+    products_train=6,
+    products_val=4,
+    views=2,
+    image_size=32,
+    fiq_train=4,
+    fiq_val=4,
+    fiq_gallery=8,
+    tryon_train=2,
+    tryon_test=2,
+    tryon_size=(48, 64),
+)
 
 
 def digest(folder: Path) -> dict[str, str]:

@@ -39,17 +39,26 @@ class Assembler(Protocol[B_co]):
         ...
 
 
+def image_bytes(raw: RawSample, name: str) -> bytes:
+    """The image field ``name.jpg`` or ``name.png`` as it is stored.
+
+    Raises:
+        DamagedSample: absent.
+    """
+    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
+    if data is None:
+        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png, only {', '.join(sorted(raw.fields))}")
+    return data
+
+
 def image_of(raw: RawSample, name: str) -> Image.Image:
     """The decoded image field ``name.jpg`` or ``name.png``.
 
     Raises:
         DamagedSample: absent or broken.
     """
-    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
-    if data is None:
-        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png, only {', '.join(sorted(raw.fields))}")
     try:
-        return open_image(data, f"{raw.key}: {name}")
+        return open_image(image_bytes(raw, name), f"{raw.key}: {name}")
     except BadInput as error:
         raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
 
@@ -130,7 +139,6 @@ class PairAssembler:
         return frozenset({"image", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> PairBatch:
-        """See :class:`Assembler`."""
         said, image = self.described(raw, draw), painted(raw, "image", self.pixels)
         if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{said.key}").random() < self.flip:
             image = image.flip(-1)
@@ -188,7 +196,6 @@ class TripletAssembler:
         return frozenset({"reference", "target", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TripletBatch:
-        """See :class:`Assembler`."""
         meta, target = meta_of(raw, TripletMeta), painted(raw, "target", self.pixels)
         return TripletBatch(
             keys=[raw.key],
@@ -223,7 +230,6 @@ class GalleryAssembler:
         return frozenset({"image", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> GalleryBatch:
-        """See :class:`Assembler`."""
         meta = meta_of(raw, GalleryMeta)
         line = dict(self.library.get(meta["id"], {}))
         return GalleryBatch(
@@ -253,7 +259,6 @@ class QueryAssembler:
         return frozenset({"reference", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> QueryBatch:
-        """See :class:`Assembler`."""
         meta = meta_of(raw, QueryMeta)
         return QueryBatch(
             keys=[raw.key],
@@ -290,7 +295,6 @@ class TryOnAssembler:
         return frozenset({"person", "garment", "mask", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TryOnBatch:
-        """See :class:`Assembler`."""
         meta, garment = meta_of(raw, TryOnMeta), to_tensor(image_of(raw, "garment"))
         worn = optional(raw, "warped_mask", self.mask)
         return TryOnBatch(

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from unifashion_pl.data.assemble import image_of
 from unifashion_pl.data.index import NAME
 from unifashion_pl.data.plan import compact_json
-from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
+from unifashion_pl.data.reader import DamagedSample, RawSample, SampleSource, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.provenance import tensor_bytes, weights_hash
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
@@ -161,7 +161,7 @@ class FeatureIndex:
         return cast(FeatureIndex, index)
 
 
-class FeatureSource:
+class FeatureSource(SampleSource):
     """Shards whose samples carry the outputs of a vision tower beside their fields; picklable.
 
     Args:
@@ -201,11 +201,6 @@ class FeatureSource:
         return {**self.__dict__, "_open": {}}
 
     def read(self, number: int) -> RawSample:
-        """See :meth:`unifashion_pl.data.reader.Source.read`.
-
-        Raises:
-            DamagedSample: the sample or its features cannot be read.
-        """
         raw = self.source.read(number)
         found = {name: self._feature(int(image), raw.key) for name, image in zip(self.found.fields, self._numbers[number])}
         return replace(raw, features=found)

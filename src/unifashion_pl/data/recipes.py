@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import PIL
 from PIL import Image
@@ -111,3 +112,23 @@ class FileRecipe:
         fields = {p.field: p.data for p in pictures.values()} | extra
         hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None
         return Made({**fields, "meta.json": compact_json(meta)}, needed[0].id, hashed)
+
+
+class ImageSpec(NamedTuple):
+    """An image file with what is said of it: ``meta.json`` without ``source``, and the path below the recipe's folder."""
+
+    meta: dict[str, Any]
+    path: str
+
+
+@dataclass
+class ImageRecipe(FileRecipe):
+    """:class:`ImageSpec` -> ``image`` and ``meta.json``."""
+
+    folder: Path
+
+    def inputs(self, item: Item) -> list[Input]:
+        return [Input(self.meta(item)["id"], "image", self.folder / item.spec.path)]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        return dict(item.spec.meta)

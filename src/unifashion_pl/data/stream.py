@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unifashion_pl.data.assemble import Assembler
-from unifashion_pl.data.reader import DamagedSample, Source
+from unifashion_pl.data.reader import DamagedSample, SampleSource
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.data.texts import EVALUATION, Draw
 
@@ -117,7 +117,7 @@ class _Request:
 class _Batches(Dataset[Any]):
     """Requests -> (batch, damaged samples as (key, what is wrong)); lives in the workers."""
 
-    def __init__(self, source: Source, assembler: Assembler[Any], strict: bool) -> None:
+    def __init__(self, source: SampleSource, assembler: Assembler[Any], strict: bool) -> None:
         self.source, self.assembler, self.strict = source, assembler, strict
 
     def __getitem__(self, request: _Request) -> tuple[Batch, list[tuple[str, str]]]:
@@ -176,7 +176,7 @@ class TrainLoader(Generic[B]):
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         assembler: Assembler[B],
         *,
         batch_size: int,
@@ -351,7 +351,7 @@ class EvalLoader(Generic[B]):
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         assembler: Assembler[B],
         *,
         batch_size: int,
@@ -379,7 +379,7 @@ class EvalLoader(Generic[B]):
         self._iterator = None
 
 
-def _check_source(source: Source, assembler: Assembler[Any]) -> None:
+def _check_source(source: SampleSource, assembler: Assembler[Any]) -> None:
     if absent := assembler.needs - set(source.fields):
         raise ValueError(
             f"{source.dataset} ({source.kind}) has the fields {', '.join(source.fields)}, but {type(assembler).__name__} needs "
