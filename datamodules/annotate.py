@@ -46,7 +46,7 @@ MARKDOWN = re.compile(r"[*_`#]{1,3}")
 
 
 @dataclass(frozen=True)
-class Subject:
+class CaptionInput:
     """What a captioner may see of one image: its upright RGB pixels, its category and the category's keywords."""
 
     image: Image.Image
@@ -69,7 +69,7 @@ class Captioner(Protocol):
     @property
     def record(self) -> Mapping[str, Any]: ...
 
-    def __call__(self, subjects: Sequence[Subject], attempt: int) -> list[str]:
+    def __call__(self, subjects: Sequence[CaptionInput], attempt: int) -> list[str]:
         """Captions; ``attempt`` counts from 0, later ones are asked after a refusal and should differ."""
         ...
 
@@ -188,7 +188,7 @@ def annotate(
     record = _record(captioner, keywords)
     if len({t.id for t in targets}) < len(targets):
         raise ValueError(f"{len(targets) - len({t.id for t in targets})} ids occur twice among the images to be captioned")
-    done = _finished(out, record)
+    done = _captioned_ids(out, record)
     todo = [target for target in sorted(targets, key=lambda t: t.id) if target.id not in done]
     bad: list[str] = []
     with tqdm(total=len(todo), desc="captions", unit="image", disable=not (progress and todo)) as bar, writing(out):
@@ -208,7 +208,7 @@ def annotate(
                     )
     if bad:
         warnings.warn(f"{len(bad):,} images have no caption: {some(bad, 20)}", stacklevel=2)
-    return _sorted(out)
+    return _sort(out)
 
 
 def _record(captioner: Captioner, keywords: Keywords) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _record(captioner: Captioner, keywords: Keywords) -> dict[str, Any]:
     return record
 
 
-def _finished(out: Path, record: Mapping[str, Any]) -> set[str]:
+def _captioned_ids(out: Path, record: Mapping[str, Any]) -> set[str]:
     """Ids that ``out`` has captions of; a line that was cut off by an interruption is taken away."""
     if not out.is_file():
         return set()
@@ -247,12 +247,12 @@ def _finished(out: Path, record: Mapping[str, Any]) -> set[str]:
 def _lines(
     part: Sequence[Target], captioner: Captioner, keywords: Keywords, record: Mapping[str, Any], attempts: int, bad: list[str]
 ) -> Iterator[dict[str, Any]]:
-    subjects: dict[str, Subject] = {}
+    subjects: dict[str, CaptionInput] = {}
     hashes: dict[str, str] = {}
     for target in part:
         try:
             data = read_bytes(target.path)
-            subjects[target.id] = Subject(
+            subjects[target.id] = CaptionInput(
                 to_rgb(open_image(data, str(target.path))), target.category, keywords.of(target.category)
             )
             hashes[target.id] = hashlib.sha256(data).hexdigest()
@@ -265,7 +265,7 @@ def _lines(
         if not open_ids:
             break
         for id, text in zip(open_ids, captioner([subjects[id] for id in open_ids], attempt)):
-            captions[id], asked[id] = cleaned(text), attempt + 1
+            captions[id], asked[id] = clean_caption(text), attempt + 1
     for id, caption in captions.items():
         again = {"attempts": asked[id]} if asked[id] > 1 else {}
         yield {
@@ -278,10 +278,10 @@ def _lines(
         }
 
 
-def cleaned(text: str) -> str:
+def clean_caption(text: str) -> str:
     """A caption on one line without markdown; "" if it is a refusal or holds no word.
 
-    >>> cleaned("\\n**Red** dress,\\nwith dots.")
+    >>> clean_caption("\\n**Red** dress,\\nwith dots.")
     'Red dress, with dots.'
     """
     words = " ".join(MARKDOWN.sub("", text).split())
@@ -290,11 +290,11 @@ def cleaned(text: str) -> str:
 
 def caption_entry(text: str) -> dict[str, Any]:
     """What a line says of an answer; an empty one is ``.``, because evaluation takes an empty caption for an absent one."""
-    words = cleaned(text)
+    words = clean_caption(text)
     return {"caption": words} if words else {"caption": NO_WORDS, "empty": True}
 
 
-def _sorted(out: Path) -> Path:
+def _sort(out: Path) -> Path:
     lines = [line for _, line in text_lines(out)]
     lines.sort(key=lambda line: str(from_json(line, dict[str, Any])["image"]))
     write_text(out, "".join(f"{line}\n" for line in lines))

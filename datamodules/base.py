@@ -18,7 +18,7 @@ from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.plan import Plan, some
 from unifashion_pl.data.reader import SampleSource, ShardSource
 from unifashion_pl.data.shards import write_shards
-from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers
+from unifashion_pl.data.stream import EvalLoader, Rank, TrainLoader, Workers
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
 from unifashion_pl.weights.trust import LibraryOnly
 
@@ -167,7 +167,7 @@ class FashionDataModule(Resizable):
             FileNotFoundError: shards are missing and no raw dataset was named.
         """
         absent = [name for name in self.folders() if self.shards is None or not (self.shards / name / NAME).is_file()]
-        absent += [name for name in self.folders() if name not in absent and self._outdated(name)]
+        absent += [name for name in self.folders() if name not in absent and self._is_outdated(name)]
         if not absent:
             return
         if self.root is None or self.shards is None:
@@ -179,7 +179,7 @@ class FashionDataModule(Resizable):
             if plan.folder in absent:
                 write_shards(plan, self.shards, workers=self.prepare_workers, wait=True)
 
-    def _outdated(self, folder: str) -> bool:
+    def _is_outdated(self, folder: str) -> bool:
         """Whether a source of finished shards has changed, which is said; what is not there any more is not needed."""
         assert self.shards is not None
         if self.root is None:
@@ -209,7 +209,7 @@ class FashionDataModule(Resizable):
             assembler,
             batch_size=self.batch_size,
             seed=self.seed,
-            place=Place.here(self.trainer),
+            rank=Rank.here(self.trainer),
             workers=self.workers,
             max_bad=self.max_bad,
             exclude=exclude,
@@ -243,8 +243,8 @@ class FashionDataModule(Resizable):
 
     def evaluation(self, source: SampleSource, assembler: Assembler[Any]) -> EvalLoader[Any]:
         """An evaluation loader with this DataModule's settings."""
-        place = Place.here(self.trainer)
-        return EvalLoader(source, assembler, batch_size=self.eval_batch_size, place=place, workers=self.workers)
+        rank = Rank.here(self.trainer)
+        return EvalLoader(source, assembler, batch_size=self.eval_batch_size, rank=rank, workers=self.workers)
 
 
 def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:

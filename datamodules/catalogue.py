@@ -26,7 +26,7 @@ LICENCE = "your own"
 PUBLISHED_SAMPLES: dict[str, int] = {}
 
 
-def with_splits(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:
+def split_rows(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:
     """Rows by split.
 
     Rows whose split the CSV does not say are divided by the hash of their product, so that views of a product stay together.
@@ -79,7 +79,7 @@ def split_plans(
     Raises:
         MissingDataError: there are no rows for any of them.
     """
-    parts = with_splits(rows, val_fraction)
+    parts = split_rows(rows, val_fraction)
     others = {split: len(part) for split, part in parts.items() if split not in SPLITS}
     listed = some(f"{split} ({count:,} rows)" for split, count in others.items())
     if others:

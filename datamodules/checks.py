@@ -196,7 +196,7 @@ def _duplicates(seen: Sequence[Photo]) -> list[Duplicates]:
 
 
 def _split_report(
-    plan: Plan, found: Mapping[Path, Finding], published: int | None, progress: bool
+    plan: Plan, found: Mapping[Path, FileState], published: int | None, progress: bool
 ) -> tuple[SplitReport, list[Photo]]:
     """The report, and photos that lie inside one big file."""
     groups = Counter(item.group for item in plan.items)
@@ -230,7 +230,7 @@ def _split_report(
     return report, inside
 
 
-def _oddities(plan: Plan, found: Mapping[Path, Finding]) -> dict[str, list[str]]:
+def _oddities(plan: Plan, found: Mapping[Path, FileState]) -> dict[str, list[str]]:
     odd: dict[str, set[str]] = {}
     for photo in photos(plan, found):
         if photo.oddity:
@@ -239,7 +239,7 @@ def _oddities(plan: Plan, found: Mapping[Path, Finding]) -> dict[str, list[str]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class FileState:
     """What is to be said of an image file.
 
     Attributes:
@@ -258,17 +258,17 @@ PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
 ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
 
 
-def look(needed: Input) -> Finding:
+def look(needed: Input) -> FileState:
     """Read and fully decode an input."""
     try:
         picture = read_input(needed)
     except BadSample as error:
-        return Finding(error.reason)
+        return FileState(error.reason)
     if needed.role not in PHOTOS:
-        return Finding()
+        return FileState()
     mode = "" if picture.image.mode == "RGB" else ODDITIES.get(picture.image.mode, picture.image.mode)
     turned = "turned by EXIF" if picture.turned else "damaged metadata, orientation unknown" if picture.flaw else ""
-    return Finding(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
+    return FileState(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Photo:
     split: str
 
 
-def inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, Finding]:
+def inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, FileState]:
     """What is found in every file; each once, whatever the number of samples that need it. Threads: decoding frees Python's lock."""
     files: dict[Path, Input] = {}
     for plan in plans:
@@ -304,7 +304,7 @@ def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[I
     recipe: Any = plan.recipe
 
     def made(items: Sequence[Item]) -> list[tuple[Item, BadSample | Photo | None]]:
-        return [(item, _judged(result, plan)) for item, result in recipe.make(items)]
+        return [(item, _judge(result, plan)) for item, result in recipe.make(items)]
 
     if not isinstance(recipe, FileRecipe):
         parts: list[Sequence[Item]] = [items for _, items in plan.shards()]
@@ -317,7 +317,7 @@ def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[I
         yield from ((item, result) for item, result in results if result is not None)
 
 
-def _judged(result: Any, plan: Plan) -> BadSample | Photo | None:
+def _judge(result: Any, plan: Plan) -> BadSample | Photo | None:
     if isinstance(result, BadSample):
         return result
     # ids are row numbers, which count from the start in every file
@@ -328,7 +328,7 @@ def _judged(result: Any, plan: Plan) -> BadSample | Photo | None:
     )
 
 
-def photos(plan: Plan, found: Mapping[Path, Finding]) -> Iterator[Photo]:
+def photos(plan: Plan, found: Mapping[Path, FileState]) -> Iterator[Photo]:
     """All usable photos that a plan's samples need."""
     several = len({n.role for item in plan.items[:1] for n in plan.recipe.inputs(item) if n.role in PHOTOS}) > 1
     for item in plan.items:

@@ -219,7 +219,7 @@ def notes_of(items: Sequence[Item], split: str, roles: frozenset[str], phrases: 
     return notes
 
 
-def needed(root: Path, roles: frozenset[str]) -> None:
+def check_roles(root: Path, roles: frozenset[str]) -> None:
     """Raise if pictures without which no sample can be made are absent altogether.
 
     Raises:

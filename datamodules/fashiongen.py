@@ -155,7 +155,7 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
     with open_file(path) as file:
         rows, fallbacks = read_rows(file)
         chunk = file[IMAGES].chunks
-    order = _mixed(len(rows), chunk[0] if chunk else 1, shard_size) if split == "train" else range(len(rows))
+    order = _shuffle(len(rows), chunk[0] if chunk else 1, shard_size) if split == "train" else range(len(rows))
     notes = [f"{len(rows):,} rows, {len({r['product'] for r in rows}):,} products"]
     mute = sum(not row["description"].strip() for row in rows)
     notes += size_notes(split, len(rows), PUBLISHED[split], "rows", mute)
@@ -178,7 +178,7 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
     )
 
 
-def _mixed(rows: int, chunk: int, shard: int) -> list[int]:
+def _shuffle(rows: int, chunk: int, shard: int) -> list[int]:
     """A fixed permutation that opens every HDF5 chunk in one shard only: chunks permuted, then rows inside a shard's worth of chunks."""
     rng = random.Random("fashiongen")
     chunks = [list(range(start, min(start + chunk, rows))) for start in range(0, rows, chunk)]

@@ -116,7 +116,9 @@ def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
         return _plan(raw, split, "queries", [_entry_item(e) for e in entries], recipe, fields)
     held_out = {id for category in CATEGORIES for id in raw.ids(category, "val")}
     overlap = [_entry_item(e).key for e in entries if held_out & {e.reference, e.target}]
-    plan = _plan(raw, split, "triplets", raw.mixed([_entry_item(e) for e in entries]), recipe, ("reference", "target", "meta"))
+    plan = _plan(
+        raw, split, "triplets", raw.shuffle([_entry_item(e) for e in entries]), recipe, ("reference", "target", "meta")
+    )
     return replace(plan, subsets={"val_overlap": overlap})
 
 

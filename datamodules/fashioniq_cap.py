@@ -43,7 +43,7 @@ def plans(root: Path) -> Iterable[Plan]:
         dataset="fashioniq-cap",
         split="train",
         kind="pairs",
-        items=raw.mixed(items),
+        items=raw.shuffle(items),
         recipe=GalleryRecipe(raw.images),
         fields=("image", "meta"),
         root=raw.root,

@@ -145,7 +145,7 @@ class RawFashionIQ:
             self._ids[category, split] = ids
         return self._ids[category, split]
 
-    def mixed(self, items: Sequence[Item]) -> list[Item]:
+    def shuffle(self, items: Sequence[Item]) -> list[Item]:
         """A fixed permutation."""
         out = list(items)
         random.Random("fashioniq").shuffle(out)
@@ -229,7 +229,7 @@ def _read_list(path: Path) -> list[Any]:
     return content
 
 
-def _typed(row: Any, kind: Any, where: str, expected: str) -> Any:
+def _convert(row: Any, kind: Any, where: str, expected: str) -> Any:
     try:
         return converted(row, kind, where, expected)
     except FormatError as error:
@@ -237,7 +237,7 @@ def _typed(row: Any, kind: Any, where: str, expected: str) -> Any:
 
 
 def _id(row: Any, where: str) -> str:
-    found = _typed(row, _Image, where, "an id")["image"] if isinstance(row, dict) else _typed(row, str, where, "an id")
+    found = _convert(row, _Image, where, "an id")["image"] if isinstance(row, dict) else _convert(row, str, where, "an id")
     return _name(str(found), where)
 
 
@@ -254,7 +254,7 @@ def _is_padding(row: Any) -> bool:
 
 def _entry(row: Any, position: int, category: str, split: str, path: Path) -> Entry:
     where = f"{path}: entry {position}"
-    found = _typed(row, _Caption, where, "{candidate: id, captions: [texts], target: id}")
+    found = _convert(row, _Caption, where, "{candidate: id, captions: [texts], target: id}")
     target = str(found.get("target") or "")
     if split != "test" and not target:
         raise MissingDataError(f"{where} has no target; only the test split goes without")

@@ -171,7 +171,7 @@ def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
 def _dresscode_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
     items = dresscode.split_items(root, split, paired)
     roles = dresscode.roles_of(root, items)
-    dresscode.needed(root, roles)
+    dresscode.check_roles(root, roles)
     phrases, notes = dresscode.all_phrases(root)
     notes = [*notes, *dresscode.notes_of(items, split, roles, phrases)]
     recipe = dresscode.DressCodeRecipe(root, roles, phrases, draw)

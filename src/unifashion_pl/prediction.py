@@ -18,7 +18,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from unifashion_pl.data.decode import BadInput, decoded
+from unifashion_pl.data.decode import BadInput, decode_picture
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
@@ -246,7 +246,7 @@ class Painter:
             return None
         data = path.read_bytes()
         try:
-            text = decoded(data).info.get(CHUNK)
+            text = decode_picture(data).info.get(CHUNK)
         except BadInput as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None

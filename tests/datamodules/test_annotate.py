@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from data.rawdata import CATEGORIES, jpeg, write_fashioniq
-from unifashion_pl.datamodules.annotate import TEMPLATE, Keywords, Subject, Target, annotate, cleaned, keywords_of
+from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, Keywords, Target, annotate, clean_caption, keywords_of
 from unifashion_pl.datamodules.fashioniq_cap import FashionIQCapDataModule, caption_targets, training_texts
 
 from unifashion_pl.data.captions import LeakError, read_library
@@ -27,10 +27,10 @@ class Scripted:
 
     def __init__(self, answers: Sequence[str] = ("a {category} with {words}",), **record: Any) -> None:
         self.answers = answers
-        self.seen: list[tuple[int, Subject]] = []
+        self.seen: list[tuple[int, CaptionInput]] = []
         self.record: Mapping[str, Any] = {**RECORD, "inputs": ["image", "category", "keywords"], **record}
 
-    def __call__(self, subjects: Sequence[Subject], attempt: int) -> list[str]:
+    def __call__(self, subjects: Sequence[CaptionInput], attempt: int) -> list[str]:
         self.seen += [(attempt, subject) for subject in subjects]
         answer = self.answers[min(attempt, len(self.answers) - 1)]
         return [answer.format(category=s.category, words=" ".join(s.keywords)) for s in subjects]
@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(targets: list[Target], tmp_
     whole = annotate(targets, Scripted(), KEYWORDS, tmp_path / "whole.jsonl", batch_size=2, progress=False)
 
     class Stops(Scripted):
-        def __call__(self, subjects: Sequence[Subject], attempt: int) -> list[str]:
+        def __call__(self, subjects: Sequence[CaptionInput], attempt: int) -> list[str]:
             if len(self.seen) >= 4:
                 raise KeyboardInterrupt
             return super().__call__(subjects, attempt)
@@ -156,7 +156,7 @@ def test_refusals_are_asked_again_and_what_stays_empty_says_so(targets: list[Tar
     ],
 )
 def test_cleaning(text: str, expected: str) -> None:
-    assert cleaned(text) == expected
+    assert clean_caption(text) == expected
 
 
 def test_unreadable_images_stop_the_run_unless_they_may_be_left_out(targets: list[Target], tmp_path: Path) -> None:

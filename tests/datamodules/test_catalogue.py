@@ -12,7 +12,7 @@ from data.rawdata import jpeg, write_catalogue
 from PIL import Image
 from readers import DAMAGES, check, content, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import CatalogueDataModule, catalogue
-from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, with_splits
+from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, split_rows
 from unifashion_pl.datamodules.checks_text import report_text
 
 from unifashion_pl.data.index import ShardIndex
@@ -243,7 +243,7 @@ def test_images_in_every_mode_become_rgb(tmp_path: Path, through_shards: bool) -
 def test_words_for_splits(root: Path) -> None:
     words = ["train", "Training", " val ", "validation", "valid", "DEV", "test", "holdout", "holdout"]
     rewrite(root, "image,split", *(f"{i}.jpg,{word}" for i, word in enumerate(words)))
-    parts = with_splits(read_catalogue(root / "catalogue.csv", root), 0.1)
+    parts = split_rows(read_catalogue(root / "catalogue.csv", root), 0.1)
     assert {s: [r.id for r in rows] for s, rows in parts.items()} == {
         "train": ["0", "1"],
         "val": ["2", "3", "4", "5"],
@@ -272,14 +272,14 @@ def test_only_unknown_words_for_splits_are_an_error(root: Path) -> None:
 
 def test_views_of_a_product_stay_together_and_where_they_are() -> None:
     rows = [CatalogueRow(str(i), Path(f"{i}.jpg"), "", "", "", "", f"p{i // 3}", "") for i in range(900)]
-    parts = with_splits(rows, 0.2)
+    parts = split_rows(rows, 0.2)
     products = {split: {row.product for row in part} for split, part in parts.items()}
     assert not products["train"] & products["val"]
     assert Counter(row.product for part in parts.values() for row in part) == {f"p{i}": 3 for i in range(300)}
     assert 40 <= len(products["val"]) <= 80
-    fewer = with_splits(rows[::-1][:600], 0.2)
+    fewer = split_rows(rows[::-1][:600], 0.2)
     assert {row.product for row in fewer["val"]} == products["val"] & {row.product for row in rows[300:]}
-    assert {s: len(with_splits(rows, f)[s]) for s, f in (("train", 0.0), ("val", 1.0))} == {"train": 900, "val": 900}
+    assert {s: len(split_rows(rows, f)[s]) for s, f in (("train", 0.0), ("val", 1.0))} == {"train": 900, "val": 900}
 
 
 def test_a_product_in_two_splits_is_noted(root: Path) -> None:
@@ -371,7 +371,7 @@ def test_every_rank_has_samples_by_world_and_batch_many_training_batches(root: P
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_evaluation_delivers_everything_exactly_once_and_validation_serves_as_test(root: Path, world: int) -> None:
-    expected = sorted(r.id for r in with_splits(read_catalogue(root / "catalogue.csv", root), 0.1)["val"])
+    expected = sorted(r.id for r in split_rows(read_catalogue(root / "catalogue.csv", root), 0.1)["val"])
     assert len(expected) == 4
     for stage in ("val_dataloader", "test_dataloader"):
         loaders = [getattr(on_rank(module(root), rank, world), stage)() for rank in range(world)]

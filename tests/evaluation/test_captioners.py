@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from data.rawdata import CATEGORIES, picture, write_fashioniq
-from unifashion_pl.datamodules.annotate import Subject
+from unifashion_pl.datamodules.annotate import CaptionInput
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.commands import run
@@ -20,8 +20,8 @@ SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "nu
 PICTURES = {**SMALL, "image_size": 32, "patch_size": 16}
 
 
-def subjects(count: int = 3) -> list[Subject]:
-    return [Subject(picture(i, 40, 48), "dress", ("red", "long")) for i in range(count)]
+def subjects(count: int = 3) -> list[CaptionInput]:
+    return [CaptionInput(picture(i, 40, 48), "dress", ("red", "long")) for i in range(count)]
 
 
 @pytest.fixture(scope="module")

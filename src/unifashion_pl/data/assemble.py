@@ -63,7 +63,7 @@ def image_of(raw: RawSample, name: str) -> Image.Image:
         raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
 
 
-def seen(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | None = None) -> Tensor:
+def tower_input(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | None = None) -> Tensor:
     """What the model gets of an image field for its vision tower: pixels (3, S, S) uint8, or the tower's cached output (P, W).
 
     Args:
@@ -77,7 +77,7 @@ def seen(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | N
     return encoder(to_tensor(image_of(raw, name)) if image is None else image)
 
 
-def painted(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tensor | None:
+def pixels_of(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tensor | None:
     """The decoded image field (3, h, w), None where nobody looks at its pixels, because its features are cached.
 
     Raises:
@@ -139,12 +139,12 @@ class PairAssembler:
         return frozenset({"image", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> PairBatch:
-        said, image = self.described(raw, draw), painted(raw, "image", self.pixels)
+        said, image = self.describe(raw, draw), pixels_of(raw, "image", self.pixels)
         if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{said.key}").random() < self.flip:
             image = image.flip(-1)
         return PairBatch(
             keys=[said.key],
-            images=seen(raw, "image", self.encoder, image)[None],
+            images=tower_input(raw, "image", self.encoder, image)[None],
             texts=[said.text],
             captions=[said.caption],
             styles=[self.style],
@@ -155,7 +155,7 @@ class PairAssembler:
             dataset=dataset,
         )
 
-    def described(self, raw: RawSample, draw: Draw) -> Description:
+    def describe(self, raw: RawSample, draw: Draw) -> Description:
         """All of a sample but its picture, which is not decoded.
 
         Raises:
@@ -196,11 +196,11 @@ class TripletAssembler:
         return frozenset({"reference", "target", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TripletBatch:
-        meta, target = meta_of(raw, TripletMeta), painted(raw, "target", self.pixels)
+        meta, target = meta_of(raw, TripletMeta), pixels_of(raw, "target", self.pixels)
         return TripletBatch(
             keys=[raw.key],
-            references=seen(raw, "reference", self.encoder)[None],
-            targets=seen(raw, "target", self.encoder, target)[None],
+            references=tower_input(raw, "reference", self.encoder)[None],
+            targets=tower_input(raw, "target", self.encoder, target)[None],
             texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],
             captions=[self.captions.get(meta["target"], "")],
             styles=[self.style],
@@ -299,7 +299,7 @@ class TryOnAssembler:
         worn = optional(raw, "warped_mask", self.mask)
         return TryOnBatch(
             keys=[raw.key],
-            garments=seen(raw, "garment", self.encoder, garment)[None],
+            garments=tower_input(raw, "garment", self.encoder, garment)[None],
             pixels=self.picture(image_of(raw, "person"))[None],
             masks=self.mask(image_of(raw, "mask"))[None],
             pose=self.pose(raw),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import PIL
 from PIL import Image
 
-from unifashion_pl.data.decode import BadInput, decoded, mention, read_bytes, stored, to_rgb
+from unifashion_pl.data.decode import BadInput, decode_picture, mention, read_bytes, to_rgb, to_store
 from unifashion_pl.data.plan import BadSample, Input, Item, Made, compact_json
 
 
@@ -53,8 +53,8 @@ def read_input(needed: Input) -> Picture:
     """
     try:
         raw = read_bytes(needed.path)
-        found = decoded(raw)
-        kind, data, image = stored(raw, found)
+        found = decode_picture(raw)
+        kind, data, image = to_store(raw, found)
     except BadInput as error:
         raise BadSample(needed.id, needed.role, error.reason) from error
     return Picture(f"{needed.role}.{kind}", data, image, found.turned, found.flaw)

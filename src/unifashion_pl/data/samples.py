@@ -109,7 +109,7 @@ class PairBatch(Columns):
         return self.captions
 
     @classmethod
-    def joined(cls, parts: Sequence[PairBatch]) -> PairBatch:
+    def interleave(cls, parts: Sequence[PairBatch]) -> PairBatch:
         """Batches of several datasets as one, evenly interleaved: heads that learn from the first n samples get all of them.
 
         Pixels only if all parts have them; product numbers are kept apart from each other.

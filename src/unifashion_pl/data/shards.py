@@ -89,7 +89,7 @@ def write_shards(
     folder = Path(out) / plan.folder
     with exclusive(folder, wait=-1 if wait else 0):
         jobs = [_Job(folder / name, items, plan.recipe, _plan_hash(plan, items)) for name, items in plan.shards()]
-        if finished := _finished(folder, jobs, plan):
+        if finished := _finished_index(folder, jobs, plan):
             return finished
         (folder / NAME).unlink(missing_ok=True)
         results = _write_all(plan, jobs, workers, progress)
@@ -113,7 +113,7 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _finished(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
+def _finished_index(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
     """The index, if it is there and describes exactly these jobs and sources without losses."""
     if not (folder / NAME).is_file():
         return None
@@ -192,7 +192,7 @@ def _write_shard(job: _Job) -> _Result:
             if isinstance(made, BadSample):
                 missing.append({"id": made.id, "role": made.role, "reason": made.reason, "key": item.key, "group": item.group})
                 continue
-            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in _checked(made.fields))
+            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in _field_names(made.fields))
             write(data)
             offsets.append(offsets[-1] + len(data))
             crcs.append(zlib.crc32(data))
@@ -209,7 +209,7 @@ def _write_shard(job: _Job) -> _Result:
     return result
 
 
-def _checked(names: Iterable[str]) -> list[str]:
+def _field_names(names: Iterable[str]) -> list[str]:
     """Field names in their order in the shard.
 
     Raises:

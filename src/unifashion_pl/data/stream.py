@@ -50,14 +50,14 @@ def training_order(blocks: Sequence[int], seed: int, epoch: int, window: int = W
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among all that train together: ``rank`` of ``world``."""
+class Rank:
+    """This process among all that train together: ``index`` of ``world``."""
 
-    rank: int = 0
+    index: int = 0
     world: int = 1
 
     @classmethod
-    def here(cls, trainer: Any = None) -> Place:
+    def here(cls, trainer: Any = None) -> Rank:
         """From the trainer if there is one, else from torch.distributed if it runs, else 0 of 1."""
         if trainer is not None:
             return cls(trainer.global_rank, trainer.world_size)
@@ -160,7 +160,7 @@ class TrainLoader(Generic[B]):
         assembler: makes the batches.
         batch_size: per rank.
         seed: of order and texts.
-        place: this rank.
+        rank: this one.
         workers: reading processes.
         max_bad: different damaged samples that this rank replaces and reports before training stops, over all workers, epochs and
             resumed runs.
@@ -181,7 +181,7 @@ class TrainLoader(Generic[B]):
         *,
         batch_size: int,
         seed: int = 0,
-        place: Place = Place(),
+        rank: Rank = Rank(),
         workers: Workers = Workers(),
         max_bad: int = 0,
         exclude: Sequence[str] = (),
@@ -192,20 +192,14 @@ class TrainLoader(Generic[B]):
             raise ValueError(
                 f"{source.dataset} ({source.kind}) is an evaluation split: training on it is refused. Name the folder of the split `train`"
             )
-        self.source, self.batch_size, self.seed, self.place, self.max_bad, self.window = (
-            source,
-            batch_size,
-            seed,
-            place,
-            max_bad,
-            window,
-        )
+        self.source, self.batch_size, self.seed, self.rank = source, batch_size, seed, rank
+        self.max_bad, self.window = max_bad, window
         excluded = set(exclude)
         self._allowed = np.array([key not in excluded for key in source.keys], bool)
         self.samples = int(self._allowed.sum())
-        if self.samples < place.world * batch_size:
+        if self.samples < rank.world * batch_size:
             raise ValueError(
-                f"{source.dataset} has {self.samples} samples for training, but one batch takes {place.world} × {batch_size} "
+                f"{source.dataset} has {self.samples} samples for training, but one batch takes {rank.world} × {batch_size} "
                 "(ranks × batch_size): lower batch_size or the number of devices"
             )
         self.position = 0
@@ -215,12 +209,12 @@ class TrainLoader(Generic[B]):
         self._loader = workers.loader(self._batches, _Requests(self), persistent=True)
 
     def __len__(self) -> int:
-        return self.samples // (self.place.world * self.batch_size)
+        return self.samples // (self.rank.world * self.batch_size)
 
     @property
     def may_double(self) -> bool:
         """Whether there are samples for batches twice as large."""
-        return 2 * self.place.world * self.batch_size <= self.samples
+        return 2 * self.rank.world * self.batch_size <= self.samples
 
     @property
     def epoch(self) -> int:
@@ -235,7 +229,7 @@ class TrainLoader(Generic[B]):
         """Sample numbers of this rank's batches in an epoch."""
         order = training_order(self.source.blocks, self.seed, epoch, self.window)
         order = order[self._allowed[order]]
-        own = order[self.place.rank :: self.place.world]
+        own = order[self.rank.index :: self.rank.world]
         for batch in range(len(self)):
             yield own[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
@@ -266,7 +260,7 @@ class TrainLoader(Generic[B]):
         if self.workers.num <= len(self):
             return ""
         return (
-            f"{self.source.dataset}: an epoch has {len(self)} batches on each rank ({self.samples} samples, {self.place.world} × "
+            f"{self.source.dataset}: an epoch has {len(self)} batches on each rank ({self.samples} samples, {self.rank.world} × "
             f"{self.batch_size} a step), so {self.workers.num - len(self)} of {self.workers.num} workers have nothing to do: "
             f"num_workers={len(self)} is enough"
         )
@@ -290,7 +284,7 @@ class TrainLoader(Generic[B]):
             "samples": self.samples,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "world": self.place.world,
+            "world": self.rank.world,
             "window": self.window,
         }
 
@@ -346,7 +340,7 @@ class EvalLoader(Generic[B]):
     Ranks get numbers of samples that differ by at most one, possibly none: no padding, so gather results by id.
 
     Args:
-        source, assembler, batch_size, place, workers: as for :class:`TrainLoader`.
+        source, assembler, batch_size, rank, workers: as for :class:`TrainLoader`.
     """
 
     def __init__(
@@ -355,12 +349,12 @@ class EvalLoader(Generic[B]):
         assembler: Assembler[B],
         *,
         batch_size: int,
-        place: Place = Place(),
+        rank: Rank = Rank(),
         workers: Workers = Workers(),
     ) -> None:
         _check_source(source, assembler)
         self.source, self.assembler, self.batch_size = source, assembler, batch_size
-        own = range(place.rank, len(source.keys), place.world)
+        own = range(rank.index, len(source.keys), rank.world)
         self.requests = [_Request(list(own[i : i + batch_size]), EVALUATION) for i in range(0, len(own), batch_size)]
         self._loader = workers.loader(_Batches(source, assembler, strict=True), self.requests, persistent=False)
         self._iterator: Any = None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
-from unifashion_pl.datamodules.annotate import TEMPLATE, Subject, caption_entry
+from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, caption_entry
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.inference.captions import caption
 from unifashion_pl.inference.images import OneImage
@@ -54,7 +54,7 @@ class HeadCaptioner:
         """One per image, all written at once."""
         return caption(self.model, images, style=self.style, batch_size=len(images), **self.decoding)
 
-    def __call__(self, subjects: Sequence[Subject], attempt: int) -> list[str]:
+    def __call__(self, subjects: Sequence[CaptionInput], attempt: int) -> list[str]:
         """Greedy or by beams, so that a later attempt would say the same: it is answered with nothing."""
         if attempt:
             return [""] * len(subjects)
@@ -89,7 +89,7 @@ class TransformersCaptioner:
             "inputs": ["image", "category", "keywords"],
         }
 
-    def __call__(self, subjects: Sequence[Subject], attempt: int) -> list[str]:
+    def __call__(self, subjects: Sequence[CaptionInput], attempt: int) -> list[str]:
         """See :class:`~unifashion_pl.datamodules.annotate.Captioner`; the ``attempt`` seeds the sampling."""
         inputs = self._inputs(subjects).to(self.model.device)
         settings: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "do_sample": attempt > 0}
@@ -100,7 +100,7 @@ class TransformersCaptioner:
         texts: list[str] = self.processor.batch_decode(out, skip_special_tokens=True)
         return [text.strip().removeprefix(subject.prompt).strip() for text, subject in zip(texts, subjects)]
 
-    def _inputs(self, subjects: Sequence[Subject]) -> Any:
+    def _inputs(self, subjects: Sequence[CaptionInput]) -> Any:
         images = [subject.image for subject in subjects]
         prompts = [subject.prompt for subject in subjects]
         if getattr(self.processor, "chat_template", None):

@@ -101,7 +101,7 @@ class Coverage:
         captioned: set[str] = set()
         for number in range(len(loader.source.keys)):
             with suppress(DamagedSample):  # nobody asked for it: a shortened run is not the place to complain
-                row = assembler.described(loader.source.read(number), EVALUATION)
+                row = assembler.describe(loader.source.read(number), EVALUATION)
                 product = str(row.product)
                 products[row.key] = product
                 kinds.setdefault(product, (row.category, row.subcategory))

@@ -82,21 +82,23 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Body:
-    """What is known about the person beside the photo: joints, rendered body parts, labels (h, w), silhouette (h, w)."""
+class Person:
+    """What is known: photo (upright RGB), joints, rendered body parts, labels (h, w), silhouette (h, w)."""
 
+    photo: Image.Image
     pose: Pose | None
     densepose: Image.Image | None
     parse: NDArray[np.uint8] | None
     silhouette: Mask | None
 
     @classmethod
-    def of(cls, person: Image.Image, pose: PoseLike | None, options: Options) -> Body:
+    def of(cls, photo: ImageLike, pose: PoseLike | None, options: Options) -> Person:
         """Read and check it all.
 
         Raises:
             InputError: something does not fit the person.
         """
+        person = read_photo("person", photo, options.limits)
         joints = None if pose is None else read_pose(pose, (person.height, person.width), pose_size=options.pose_size)
         values = None
         if options.parse is not None:
@@ -110,22 +112,13 @@ class Body:
         silhouette = checks.silhouette_of(values, parts, person.size)
         if joints is not None:
             checks.check_joints_on(joints, silhouette, person)
-        return cls(joints, parts, values, silhouette)
+        return cls(person, joints, parts, values, silhouette)
 
-    def rendered(self) -> Image.Image | None:
+    def render(self) -> Image.Image | None:
         """DensePose, else a skeleton, else nothing."""
         if self.densepose is not None:
             return to_rgb(self.densepose)
         return None if self.pose is None else draw_skeleton(self.pose)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The person's photo, upright RGB, where it is repainted (h, w), and what else is known."""
-
-    photo: Image.Image
-    mask: Mask
-    body: Body
 
 
 def read_photo(subject: str, value: ImageLike, limits: Limits) -> Image.Image:
@@ -145,40 +138,41 @@ def saving_pictures(folder: str | Path | None) -> Iterator[None]:
         raise
 
 
-def mask_of(person: Image.Image, body: Body, mask: ImageLike | None, options: Options) -> tuple[Mask, list[str]]:
+def mask_of(person: Person, mask: ImageLike | None, options: Options) -> tuple[Mask, list[str]]:
     """The mask (h, w) in the person's size, and how it came about if it was made.
 
     Raises:
         InputError: it does not fit the person, or there is nothing to make one from.
     """
-    limits = options.limits
-    torso = body.pose if options.part != "lower_body" else None
+    limits, photo = options.limits, person.photo
+    torso = person.pose if options.part != "lower_body" else None
     hidden = None if options.agnostic is None else read_picture("agnostic", options.agnostic)
     if hidden is not None:
-        checks.check_aspect("agnostic", hidden, person, limits)
+        checks.check_aspect("agnostic", hidden, photo, limits)
     if mask is not None:
         picture = read_picture("mask", mask)
-        area = checks.hard_mask(picture, person, limits, invert=options.invert_mask, threshold=options.threshold)
-        checks.check_mask(area, person, limits, torso)
+        area = checks.hard_mask(picture, photo, limits, invert=options.invert_mask, threshold=options.threshold)
+        checks.check_mask(area, photo, limits, torso)
         if hidden is not None:
-            checks.check_agnostic(hidden, area, person, limits)
+            checks.check_agnostic(hidden, area, photo, limits)
         return area, []
-    area, said = _made_mask(person, body, hidden, options)
+    area, said = _make_mask(person, hidden, options)
     if options.boxed and area.any():
-        area = mask_from_box(bounding_box(area), (person.height, person.width))
-    checks.check_mask(area, person, limits, torso, given=False)
+        area = mask_from_box(bounding_box(area), (photo.height, photo.width))
+    checks.check_mask(area, photo, limits, torso, given=False)
     return area, [f"the mask was made from {said}"]
 
 
-def _made_mask(person: Image.Image, body: Body, hidden: Image.Image | None, options: Options) -> tuple[Mask, str]:
+def _make_mask(person: Person, hidden: Image.Image | None, options: Options) -> tuple[Mask, str]:
     """A mask from the first of agnostic picture, box and label map that is there, and its name."""
+    photo = person.photo
     if hidden is not None:
-        area = np.asarray(mask_from_agnostic(person, hidden.resize(person.size))) >= 128
-        checks.check_agnostic(hidden, area, person, options.limits)
+        area = np.asarray(mask_from_agnostic(photo, hidden.resize(photo.size))) >= 128
+        checks.check_agnostic(hidden, area, photo, options.limits)
         return area, "the agnostic picture"
     if options.box is not None:
-        return mask_from_box(options.box, (person.height, person.width)), "the box"
-    if body.parse is None:
+        return mask_from_box(options.box, (photo.height, photo.width)), "the box"
+    if person.parse is None:
         raise InputError("mask", "is absent, and nothing to make it from was given", "where the person is repainted", NO_MASK)
-    area = mask_from_parse(body.parse, body.pose, labels=options.labels, part=options.part)
-    return area, "the label map" + " and joints" * bool(body.pose)
+    area = mask_from_parse(person.parse, person.pose, labels=options.labels, part=options.part)
+    return area, "the label map" + " and joints" * bool(person.pose)

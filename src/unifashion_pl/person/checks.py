@@ -51,7 +51,7 @@ class Limits:
     cloth_area: float = 0.156
 
 
-def described(image: Image.Image) -> str:
+def size_of(image: Image.Image) -> str:
     """``768×1024`` (width × height)."""
     return f"{image.width}×{image.height}"
 
@@ -64,7 +64,7 @@ def warn(sentence: str) -> None:
 def check_photo(subject: str, image: Image.Image, limits: Limits) -> None:
     """Warn about small pictures."""
     if min(image.size) < limits.short_side:
-        warn(f"{subject} is {described(image)}: expected are {limits.short_side} pixels or more on the shorter side")
+        warn(f"{subject} is {size_of(image)}: expected are {limits.short_side} pixels or more on the shorter side")
 
 
 def check_aspect(subject: str, image: Image.Image, person: Image.Image, limits: Limits) -> None:
@@ -76,7 +76,7 @@ def check_aspect(subject: str, image: Image.Image, person: Image.Image, limits: 
     ratio = (image.width / image.height) / (person.width / person.height)
     if abs(ratio - 1) > limits.aspect:
         raise InputError(
-            subject, f"is {described(image)}, person {described(person)}", "the same proportions", f"Another picture's {subject}?",
+            subject, f"is {size_of(image)}, person {size_of(person)}", "the same proportions", f"Another picture's {subject}?",
             side_by_side(person, image),
         )  # fmt: skip
 

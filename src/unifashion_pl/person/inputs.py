@@ -16,7 +16,7 @@ from PIL import Image
 from unifashion_pl.data.samples import COMMON, TryOnBatch
 from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform
 from unifashion_pl.person import checks
-from unifashion_pl.person.body import Body, Options, Subject, mask_of, read_photo, saving_pictures
+from unifashion_pl.person.body import Options, Person, mask_of, read_photo, saving_pictures
 from unifashion_pl.person.checks import Limits
 from unifashion_pl.person.masks import Mask
 from unifashion_pl.person.pictures import ImageLike, read_picture
@@ -70,13 +70,12 @@ def prepare_tryon(
     """
     chosen = Options.of(options)
     with saving_pictures(chosen.pictures):
-        shown = read_photo("person", person, chosen.limits)
+        known = Person.of(person, pose, chosen)
         cloth = read_photo("garment", garment, chosen.limits)
-        body = Body.of(shown, pose, chosen)
-        checks.check_not_swapped(shown, cloth, body.silhouette, chosen.limits)
-        area, notes = mask_of(shown, body, mask, chosen)
-        checks.check_order(shown, cloth, area, body.pose, chosen.limits)
-    return _inputs(chosen, Subject(shown, area, body), cloth, None, text=text, key=_key(person, garment), notes=notes)
+        checks.check_not_swapped(known.photo, cloth, known.silhouette, chosen.limits)
+        area, notes = mask_of(known, mask, chosen)
+        checks.check_order(known.photo, cloth, area, known.pose, chosen.limits)
+    return _inputs(chosen, known, area, cloth, None, text=text, key=_key(person, garment), notes=notes)
 
 
 def prepare_design(
@@ -103,11 +102,10 @@ def prepare_design(
     """
     chosen = Options.of(options)
     with saving_pictures(chosen.pictures):
-        shown = read_photo("person", person, chosen.limits)
-        body = Body.of(shown, pose, chosen)
+        known = Person.of(person, pose, chosen)
         drawing, drawn = _drawing(sketch, garment, invert_sketch, chosen.limits)
-        area, made = mask_of(shown, body, mask, chosen)
-    return _inputs(chosen, Subject(shown, area, body), None, drawing, text=text, key=_key(person, sketch), notes=drawn + made)
+        area, made = mask_of(known, mask, chosen)
+    return _inputs(chosen, known, area, None, drawing, text=text, key=_key(person, sketch), notes=drawn + made)
 
 
 def _drawing(
@@ -140,7 +138,8 @@ def batch_of(inputs: Sequence[TryOnInputs], *, paired: bool = False, dataset: st
 
 def _inputs(
     options: Options,
-    subject: Subject,
+    known: Person,
+    area: Mask,
     garment: Image.Image | None,
     sketch: Image.Image | None,
     *,
@@ -148,15 +147,15 @@ def _inputs(
     key: str,
     notes: list[str],
 ) -> TryOnInputs:
-    person, (height, width) = subject.photo, options.size
+    person, (height, width) = known.photo, options.size
     light, dark = PixelTransform(options.size), PixelTransform(options.size, fill=BLACK)
     encoder, to_mask = EncoderTransform(options.image_size), MaskTransform(options.size)
-    masks = to_mask(Image.fromarray(subject.mask.astype(np.uint8) * 255))
+    masks = to_mask(Image.fromarray(area.astype(np.uint8) * 255))
     drawn = None if sketch is None else dark(sketch)
     shown = garment if garment is not None else sketch if sketch is not None else Image.new("RGB", (width, height))
-    rendered = subject.body.rendered()
+    rendered = known.render()
     if abs((person.width / person.height) / (width / height) - 1) > options.limits.aspect:
-        notes = [*notes, f"person is {checks.described(person)}, painted is {width}×{height}: white bars fill the rest"]
+        notes = [*notes, f"person is {checks.size_of(person)}, painted is {width}×{height}: white bars fill the rest"]
     return TryOnInputs(
         keys=[key],
         garments=encoder(shown)[None],
@@ -170,7 +169,7 @@ def _inputs(
         dataset="user",
         notes=notes,
         person=person,
-        mask=subject.mask,
+        mask=area,
     )
 
 

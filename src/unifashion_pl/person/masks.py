@@ -108,15 +108,15 @@ def mask_from_parse(parse: NDArray[np.uint8], pose: Pose | None, *, labels: Labe
         )  # fmt: skip
     if pose is None:
         width = np.ptp(np.flatnonzero(worn.any(0))) + 1
-        grown = _widened(worn, 0.06 * width)
+        grown = _widen(worn, 0.06 * width)
     else:
         pose = pose.scaled((parse.shape[0], parse.shape[1]))
         unit = unit_of(pose, part)
-        grown = _widened(worn, 0.10 * unit) | _body(pose, part, unit)
+        grown = _widen(worn, 0.10 * unit) | _body(pose, part, unit)
     return grown & ~np.isin(parse, _of(groups, kept))
 
 
-def _widened(mask: Mask, radius: float) -> Mask:
+def _widen(mask: Mask, radius: float) -> Mask:
     """By ``radius`` pixels (rounded) to all sides, squarely."""
     wide: Mask = ndimage.maximum_filter(mask, 2 * round(radius) + 1)
     return wide
@@ -232,10 +232,3 @@ def mask_from_agnostic(person: Image.Image, agnostic: Image.Image) -> Image.Imag
     changed = (abs(hidden - shown) > TOLERANCE).any(-1)
     near = Image.fromarray((grey & changed).astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))
     return Image.fromarray((grey & (np.asarray(near) > 0)).astype(np.uint8) * 255).filter(ImageFilter.MedianFilter(5))
-
-
-def agnostic_picture(person: Image.Image, mask: Mask) -> Image.Image:
-    """The person with what is repainted filled with grey 128."""
-    pixels = np.array(to_rgb(person))
-    pixels[mask] = GREY
-    return Image.fromarray(pixels)

@@ -38,7 +38,7 @@ def garment_mask(photo: Image.Image) -> Mask:
     little of its border. If none does, the mask is what the widest gave: :func:`plausible` tells.
     """
     rgb = to_rgb(photo)
-    small = _reduced(rgb)
+    small = _reduce(rgb)
     colours = rgb2lab(np.asarray(small.filter(ImageFilter.GaussianBlur(1)))).astype(np.float32)
     distance = np.linalg.norm(colours - _backdrop(colours), axis=-1)
     noise = float(np.median(distance[border_of(distance.shape)]))
@@ -93,7 +93,7 @@ def garment_sketch(photo: Image.Image, mask: Mask | None = None, *, detail: floa
     """
     rgb = to_rgb(photo)
     mask = garment_mask(rgb) if mask is None else mask
-    small = _reduced(rgb)
+    small = _reduce(rgb)
     fitted = np.asarray(Image.fromarray(mask.astype(np.uint8) * 255).resize(small.size, Image.Resampling.BILINEAR)) >= 128
     smooth = np.asarray(small.convert("L").filter(ImageFilter.GaussianBlur(1.4)), np.float32)
     strength = np.hypot(ndimage.sobel(smooth, 0), ndimage.sobel(smooth, 1))
@@ -124,7 +124,7 @@ def _backdrop(colours: Array) -> Array:
     return (basis @ solution).astype(np.float32)
 
 
-def _reduced(image: Image.Image) -> Image.Image:
+def _reduce(image: Image.Image) -> Image.Image:
     scale = WORKING / max(image.size)
     if scale >= 1:
         return image
