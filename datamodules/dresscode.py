@@ -17,7 +17,7 @@ from PIL import Image
 from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, compact_json, some
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
 from unifashion_pl.data.recipes import FileRecipe, Picture
 from unifashion_pl.person.masks import Part, label_map, mask_from_parse
 from unifashion_pl.person.pose import Pose, body_part_colours, read_pose
@@ -41,6 +41,8 @@ FILES = {
 }
 WORN_SKETCH = {True: "im_sketch/{G}_1.png", False: "im_sketch_unpaired/{P}_0_{G}_1.png"}
 POSE = "keypoints/{P}_2.json"
+#: Roles that a copy may lack; ``garment_mask``, ``agnostic`` and ``warped_mask`` are VITON-HD's alone.
+OPTIONAL = ("densepose", "parse", "warped_sketch", "stitch", "pose")
 STITCH = "test_stitchmap/{P}_0.png"
 
 
@@ -204,7 +206,38 @@ def split_items(root: Path, split: str, paired: bool) -> list[Item]:
     return items
 
 
-def notes_of(items: Sequence[Item], split: str, roles: frozenset[str], phrases: dict[str, list[str]]) -> list[str]:
+def plan_split(root: Path, split: str, paired: bool, draw: bool) -> Plan:
+    """Plan of a split of all categories that the copy has.
+
+    Args:
+        draw: draw in-shop sketches where none are delivered.
+
+    Raises:
+        MissingDataError: as :func:`split_items`; pictures without which no sample can be made are absent altogether.
+    """
+    items = split_items(root, split, paired)
+    roles = roles_of(root, items)
+    if absent := [FILES[role] for role in ("person", "garment", "parse") if role not in roles]:
+        raise MissingDataError(
+            f"{root}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of Dress Code?"
+        )
+    phrases, notes = all_phrases(root)
+    notes = [*notes, *_notes(items, split, roles, phrases)]
+    return Plan(
+        dataset="dresscode",
+        split=split,
+        kind="tryon",
+        items=items,
+        recipe=DressCodeRecipe(root, roles, phrases, draw),
+        fields=("person", "garment", "mask", "meta"),
+        root=root,
+        optional=tuple(role for role in OPTIONAL if role in roles),
+        sources=sorted([*root.glob("*_captions.json"), *root.glob(f"*/{split}_pairs*.txt")]),
+        notes=[f"Dress Code: {note}" for note in notes],
+    )
+
+
+def _notes(items: Sequence[Item], split: str, roles: frozenset[str], phrases: dict[str, list[str]]) -> list[str]:
     """Counts that differ from the published ones, garments without a text, what is made because it is absent."""
     notes = []
     for category in CATEGORIES:
@@ -217,15 +250,3 @@ def notes_of(items: Sequence[Item], split: str, roles: frozenset[str], phrases: 
     if "sketch" not in roles:
         notes.append("cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos")
     return notes
-
-
-def check_roles(root: Path, roles: frozenset[str]) -> None:
-    """Raise if pictures without which no sample can be made are absent altogether.
-
-    Raises:
-        MissingDataError: with the patterns of the files.
-    """
-    if absent := [FILES[role] for role in ("person", "garment", "parse") if role not in roles]:
-        raise MissingDataError(
-            f"{root}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of Dress Code?"
-        )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict, cast
 
 from PIL import Image
 from torch import Tensor
@@ -136,18 +136,7 @@ class MGDRecipe(FileRecipe):
         return recipe.extra(inner, pictures)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One part of a split before it is planned."""
-
-    items: list[Item]
-    recipe: FileRecipe
-    optional: tuple[str, ...]
-    sources: list[Path]
-    notes: list[str]
-
-
-def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
+def _viton_plan(root: Path, split: str, paired: bool, draw: bool) -> Plan:
     plan = vitonhd.plan_split(root, split, paired)
     base = plan.recipe
     assert isinstance(base, vitonhd.TryOnRecipe)
@@ -165,22 +154,11 @@ def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
     optional = tuple(
         "warped_sketch" if role == "sketch" else role for role in plan.optional if role != "sketch" or paired or warped
     )
-    return _Part([replace(item, group="vitonhd") for item in plan.items], recipe, optional, list(plan.sources), notes)
+    items = [replace(item, group="vitonhd") for item in plan.items]
+    return replace(plan, items=items, recipe=recipe, optional=optional, notes=notes)
 
 
-def _dresscode_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
-    items = dresscode.split_items(root, split, paired)
-    roles = dresscode.roles_of(root, items)
-    dresscode.check_roles(root, roles)
-    phrases, notes = dresscode.all_phrases(root)
-    notes = [*notes, *dresscode.notes_of(items, split, roles, phrases)]
-    recipe = dresscode.DressCodeRecipe(root, roles, phrases, draw)
-    lists = [*root.glob("*_captions.json"), *root.glob(f"*/{split}_pairs*.txt")]
-    optional = tuple(role for role in OPTIONAL if role in roles)
-    return _Part(items, recipe, optional, sorted(lists), [f"Dress Code: {note}" for note in notes])
-
-
-def plan_split(root: Path, split: str, parts: dict[str, _Part], draw: bool) -> Plan:
+def plan_split(root: Path, split: str, parts: dict[str, Plan], draw: bool) -> Plan:
     """A split of one or both parts; training is a fixed permutation that mixes them."""
     items = [replace(item, spec=(name, *item.spec)) for name, part in parts.items() for item in part.items]
     if split == "train":
@@ -191,7 +169,7 @@ def plan_split(root: Path, split: str, parts: dict[str, _Part], draw: bool) -> P
         split=split,
         kind="tryon",
         items=items,
-        recipe=MGDRecipe({name: part.recipe for name, part in parts.items()}),
+        recipe=MGDRecipe({name: cast(FileRecipe, part.recipe) for name, part in parts.items()}),
         fields=("person", "garment", "mask", "meta", *(("sketch",) if draw else ())),
         optional=tuple(role for role in OPTIONAL if role in has),
         options={"parts": sorted(parts), "sketch": "in-shop, drawn where absent" if draw else "as delivered"},
@@ -210,7 +188,7 @@ def plans(root: Path, draw: bool = True) -> Iterable[Plan]:
         draw: draw in-shop sketches, which were not published, from the garments' photos.
     """
     root = Path(root)
-    makers = {"vitonhd": _viton_part, "dresscode": _dresscode_part}
+    makers = {"vitonhd": _viton_plan, "dresscode": dresscode.plan_split}
     found = places(root)
     made = [
         plan_split(root, "train", {name: makers[name](folder, "train", True, draw) for name, folder in found.items()}, draw)

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifashion_pl.datamodules.checks import CheckReport, Duplicates, SplitReport, Unusable
-from unifashion_pl.datamodules.checks_text import report_text
+from unifashion_pl.datamodules.checks import Duplicates, SplitReport, Unusable
 
 
 def split(**changes: Any) -> SplitReport:
@@ -32,27 +31,3 @@ def test_duplicates_across_are_those_in_training_and_evaluation() -> None:
     assert Duplicates(["a", "b"], ["d/train", "d/val"]).across
     assert not Duplicates(["a", "b"], ["d/train"]).across
     assert not Duplicates(["a", "b"], ["d/test-paired", "d/test-unpaired"]).across
-
-
-def test_the_text_for_a_terminal_is_short_where_much_is_wrong() -> None:
-    many = [Duplicates([f"a{i}", f"b{i}"], ["d/train"]) for i in range(50)]
-    report = CheckReport("fashioniq", "/x", [split(usable=17), split(kind="gallery")], [], None, "images", "CDLA", many)
-    lines = report_text(report).splitlines()
-    assert lines[:3] == ["fashioniq in /x: INCOMPLETE", "  variant: images", "  licence: CDLA"]
-    table = lines.index("  split  kind     expected  usable")
-    assert lines[table + 1 : table + 3] == [
-        "  val    queries     2,017      17  as many as published",
-        "  val    gallery     2,017   2,009  as many as published",
-    ]
-    assert "  val, queries: 2,000 of 2,017 are lost (dress 2,017 -> 17)" in lines
-    assert "    2,000 files: 2,000 empty file" in lines
-    assert "    … and 1,980 more files" in lines
-    assert "  equal pixels: 50 groups of ids, 0 of them in training and evaluation" in lines
-    assert "    … and 30 more groups" in lines
-    assert lines.count("    note: a note") == 1
-    assert lines[-2] == "    unifashion data shards fashioniq --root /x --out SHARDS --allow-missing"
-    assert len(lines) < 75
-    content = report.as_dict()
-    assert len(content["splits"][0]["unusable"]) == 2000
-    assert len(content["duplicates"]) == 50
-    assert content["complete"] is False

@@ -97,15 +97,6 @@ def test_batches(made: Path) -> None:
     assert torch.equal(unpaired.pixels, paired.pixels)
 
 
-def test_masks_of_dress_code_cover_what_is_worn_and_spare_the_face(made: Path) -> None:
-    batch = next(iter(module(made).test_dataloader()[2]))
-    for key, mask in zip(batch.keys, batch.masks[:, 0]):
-        category, number = key.split("-")[0], key.split("-")[1].split("_")[0]
-        parse = torch.from_numpy(np.array(Image.open(made / f"dresscode/{category}/label_maps/{number}_4.png")))
-        assert mask[parse == {"dresses": 7, "upper_body": 4, "lower_body": 5}[category]].all(), category
-        assert not mask[parse == 11].any()
-
-
 def test_sketches_are_the_ones_asked_for(made: Path) -> None:
     worn = [next(iter(loader)) for loader in module(made, sketch="worn").test_dataloader()]
     assert set(worn[0].sketches.flatten().tolist()) == {50}
@@ -202,12 +193,6 @@ def test_what_is_wrong_with_the_lists_is_named(root: Path, spoil: Callable[[Path
     with pytest.raises(MissingDataError, match=message) as caught:
         module(root).prepare_data()
     assert report.problem == str(caught.value)
-
-
-def test_a_bad_file_of_joints_is_reported(root: Path) -> None:
-    (root / "dresscode/dresses/keypoints/000500_2.json").write_text('{"keypoints": [[1, 2, 3]]}')
-    found = lost(split_of(check("mgd", root), "mgd/test-paired-dresscode"))
-    assert found == {("000500", "pose", "has 1 joints", 1)}
 
 
 def test_garments_without_a_caption_are_counted_and_stay(root: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.transforms import PixelTransform
 
 PERSONS = [f"{i:05d}_00" for i in range(500, 504)]
+
+
 OTHERS = PERSONS[1:] + PERSONS[:1]
 
 
@@ -53,9 +54,6 @@ def losses(root: Path, out: Path) -> dict[str, list[tuple[str, str, str]]]:
         assert index.expected - index.samples == len(index.missing)
         found[plan.folder] = [(bad["id"], bad["role"], bad["reason"]) for bad in index.missing]
     return found
-
-
-# bad files
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -153,52 +151,10 @@ def test_pictures_of_another_size_than_the_person_are_reported(root: Path, tmp_p
     assert losses(root, tmp_path / "out")["tryon-test-paired"] == [bad]
 
 
-# bad lists
-
-
-def absent(path: Path) -> Callable[[Path], object]:
-    return lambda root: shutil.rmtree(root / path) if (root / path).is_dir() else (root / path).unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (shutil.rmtree, "train_pairs.txt is missing .found: the folder does not exist"),
-        (absent(Path("test_pairs.txt")), "test_pairs.txt is missing .found: captions.json, test, train, train_pairs.txt"),
-        (absent(Path("test")), "none of the listed pairs has a file image/{}.jpg or cloth/{}.jpg"),
-        (absent(Path("train/cloth")), "none of the listed pairs has a file cloth/{}.jpg"),
-        (lambda root: (root / "train_pairs.txt").write_text(""), "none of the listed pairs"),
-        (
-            lambda root: (root / "test_pairs.txt").write_text("00500_00.jpg\n"),
-            "test_pairs.txt:1: expected `person.jpg garment.jpg`",
-        ),
-        (lambda root: (root / "test_pairs.txt").write_text("a b\na b\n"), "test_pairs.txt:2: .*a.* second time"),
-        (lambda root: (root / "test_pairs.txt").write_bytes(b"\xff\xfe\x00a"), "test_pairs.txt is not UTF-8"),
-    ],
-)
-def test_what_is_wrong_with_the_lists_is_named(root: Path, spoil: Callable[[Path], object], message: str) -> None:
-    spoil(root)
-    report = check("vitonhd", root)
-    assert not report.complete
-    with pytest.raises(MissingDataError, match=message) as caught:
-        module(root).prepare_data()
-    assert report.problem == str(caught.value)
-
-
 def test_neither_masks_nor_agnostic_pictures(root: Path) -> None:
     for folder in ("agnostic-mask", "agnostic-v3.2"):
         shutil.rmtree(root / "train" / folder)
     assert "neither agnostic-mask/ nor agnostic-v3.2/ is there" in str(check("vitonhd", root).problem)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"00500": null}', '{"00500": "red top"}', '{"00500": ["red", null]}', '{"00500": [1]}']
-)
-def test_phrases_of_another_shape_are_refused(root: Path, content: str) -> None:
-    (root / "captions.json").write_text(content)
-    assert "captions.json is not garment -> list of phrases" in str(check("vitonhd", root).problem)
-    with pytest.raises(MissingDataError, match="captions.json"):
-        module(root).prepare_data()
 
 
 def test_garments_without_phrases_are_counted(root: Path) -> None:
@@ -243,9 +199,6 @@ def test_masks_in_every_mode_keep_their_polarity(root: Path) -> None:
     data.prepare_data()
     (batch,) = data.val_dataloader()[0]
     assert all(torch.equal(mask[0], torch.from_numpy(np.array(white) >= 128)) for mask in batch.masks)
-
-
-# what the DataModule delivers
 
 
 def test_training_batches(made: Path) -> None:

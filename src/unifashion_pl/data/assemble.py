@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -134,9 +134,7 @@ class PairAssembler:
     same: Literal["product", "text"] = "product"
     flip: float = 0.0
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"image", "meta"})
+    needs: ClassVar = frozenset({"image", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> PairBatch:
         said, image = self.describe(raw, draw), pixels_of(raw, "image", self.pixels)
@@ -191,9 +189,7 @@ class TripletAssembler:
     joiner: Joiner = "and"
     style: str = "fashioniq"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reference", "target", "meta"})
+    needs: ClassVar = frozenset({"reference", "target", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TripletBatch:
         meta, target = meta_of(raw, TripletMeta), pixels_of(raw, "target", self.pixels)
@@ -225,9 +221,7 @@ class GalleryAssembler:
     allow_unsafe_captions: bool = False
     planned: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"image", "meta"})
+    needs: ClassVar = frozenset({"image", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> GalleryBatch:
         meta = meta_of(raw, GalleryMeta)
@@ -254,9 +248,7 @@ class QueryAssembler:
     joiner: Joiner = "and"
     planned: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reference", "meta"})
+    needs: ClassVar = frozenset({"reference", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> QueryBatch:
         meta = meta_of(raw, QueryMeta)
@@ -290,9 +282,7 @@ class TryOnAssembler:
         self.mask = MaskTransform(size)
         self.paired = paired
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"person", "garment", "mask", "meta"})
+    needs: ClassVar = frozenset({"person", "garment", "mask", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TryOnBatch:
         meta, garment = meta_of(raw, TryOnMeta), to_tensor(image_of(raw, "garment"))
