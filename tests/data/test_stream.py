@@ -120,7 +120,7 @@ def test_made_ahead_is_not_consumed(pair_shards: Path) -> None:
     ("change", "message"),
     [
         ({"batch_size": 4}, "batch_size was 5, now it is 4"),
-        ({"place": Rank(0, 2)}, "world was 1, now it is 2"),
+        ({"rank": Rank(0, 2)}, "world was 1, now it is 2"),
         ({"seed": 1}, "seed was 0, now it is 1"),
         ({"exclude": ["r0000000"]}, "samples was 36, now it is 35"),
     ],
