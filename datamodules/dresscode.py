@@ -85,7 +85,7 @@ def all_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     return phrases, notes
 
 
-class PairSpec(NamedTuple):
+class DressCodeSpec(NamedTuple):
     """Numbers of a person and of a garment of a category, and whether they belong together."""
 
     category: Part
@@ -202,7 +202,7 @@ def split_items(root: Path, split: str, paired: bool) -> list[Item]:
         for person, garment in read_pairs(root, category, split, paired):
             worn = person if paired else garment
             key = f"{category}-{person}_0" if paired else f"{category}-{person}_0__{worn}_1"
-            items.append(Item(key, category, PairSpec(category, person, worn, paired)))
+            items.append(Item(key, category, DressCodeSpec(category, person, worn, paired)))
     return items
 
 

@@ -29,7 +29,7 @@ def find_list(root: Path, split: str) -> Path | None:
     return next((root / name for name in LISTS[split] if (root / name).is_file()), None)
 
 
-class Product(TypedDict):
+class ListedProduct(TypedDict):
     """An entry of FAME-ViL's lists; what else it says is not read."""
 
     id: str | int
@@ -40,7 +40,7 @@ class Product(TypedDict):
     subcategory_id: NotRequired[str | int | None]
 
 
-def read_list(path: Path) -> list[Product]:
+def read_list(path: Path) -> list[ListedProduct]:
     """Products of a list.
 
     Raises:
@@ -48,7 +48,7 @@ def read_list(path: Path) -> list[Product]:
     """
     expected = "a list of {id, title, description, images: [files], category_id, subcategory_id}"
     try:
-        content: list[Product] = read_json(path, list[Product], expected)
+        content: list[ListedProduct] = read_json(path, list[ListedProduct], expected)
     except FormatError as error:
         raise MissingDataError(str(error)) from error
     if not content:
@@ -94,12 +94,12 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     )
 
 
-def _rows(entries: list[Product]) -> list[tuple[int, Product, int]]:
+def _rows(entries: list[ListedProduct]) -> list[tuple[int, ListedProduct, int]]:
     views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
     return [(number, entry, view) for number, (entry, view) in enumerate(views)]
 
 
-def _item(number: int, view: int, entry: Product, split: str) -> Item:
+def _item(number: int, view: int, entry: ListedProduct, split: str) -> Item:
     """A row; ids of the lists count from the start in each split, so that a product's name has the split in front."""
     category, subcategory = (str(entry.get(name, "")) for name in ("category_id", "subcategory_id"))
     meta = {

@@ -15,7 +15,7 @@ from unifashion_pl.datamodules.fashioniq_raw import (
     CATEGORIES,
     PUBLISHED_ENTRIES,
     PUBLISHED_GALLERY,
-    Entry,
+    CaptionEntry,
     ImageFolder,
     RawFashionIQ,
 )
@@ -38,7 +38,7 @@ PUBLISHED_SAMPLES = {
 
 
 class TripletSpec(NamedTuple):
-    """An :class:`~unifashion_pl.datamodules.fashioniq_raw.Entry` without its split."""
+    """An :class:`~unifashion_pl.datamodules.fashioniq_raw.CaptionEntry` without its split."""
 
     category: str
     position: int
@@ -84,7 +84,7 @@ class GalleryRecipe(FileRecipe):
         return dict(item.spec._asdict())
 
 
-def _entry_item(entry: Entry) -> Item:
+def _entry_item(entry: CaptionEntry) -> Item:
     spec = TripletSpec(entry.category, entry.position, entry.reference, entry.target, entry.captions)
     return Item(f"{entry.category}-{entry.split}-{entry.position:05d}", entry.category, spec)
 

@@ -26,7 +26,7 @@ PUBLISHED_GALLERY = {"dress": 3817, "shirt": 6346, "toptee": 5373}
 
 
 @dataclass(frozen=True)
-class Entry:
+class CaptionEntry:
     """A caption file's entry: reference + two texts -> target ("" in the test split)."""
 
     category: str
@@ -99,7 +99,7 @@ class RawFashionIQ:
                     f"{root}: no folder {folder} (found: {there or 'nothing'}). Expected captions/, image_splits/ and images/ as in "
                     "github.com/XiaoxiaoGuo/fashion-iq; the images have to be collected by id"
                 )
-        self._entries: dict[tuple[str, str], list[Entry]] = {}
+        self._entries: dict[tuple[str, str], list[CaptionEntry]] = {}
         self._ids: dict[tuple[str, str], list[str]] = {}
 
     @cached_property
@@ -119,7 +119,7 @@ class RawFashionIQ:
         """All annotation files of a split."""
         return [f(c, split) for c in CATEGORIES for f in (self.caption_file, self.split_file)]
 
-    def entries(self, category: str, split: str) -> list[Entry]:
+    def entries(self, category: str, split: str) -> list[CaptionEntry]:
         """Entries in file order; padding rows (``fake_data``) are left out.
 
         Raises:
@@ -205,7 +205,7 @@ class RawFashionIQ:
         return notes
 
 
-class _Caption(TypedDict):
+class _CaptionRow(TypedDict):
     """An entry of a caption file; what else it says is not read."""
 
     candidate: str | int
@@ -213,7 +213,7 @@ class _Caption(TypedDict):
     target: NotRequired[str | int | None]
 
 
-class _Image(TypedDict):
+class _SplitRow(TypedDict):
     """An entry of a split file that lists objects."""
 
     image: str | int
@@ -237,7 +237,7 @@ def _convert(row: Any, kind: Any, where: str, expected: str) -> Any:
 
 
 def _id(row: Any, where: str) -> str:
-    found = _convert(row, _Image, where, "an id")["image"] if isinstance(row, dict) else _convert(row, str, where, "an id")
+    found = _convert(row, _SplitRow, where, "an id")["image"] if isinstance(row, dict) else _convert(row, str, where, "an id")
     return _name(str(found), where)
 
 
@@ -252,13 +252,13 @@ def _is_padding(row: Any) -> bool:
     return isinstance(row, dict) and bool(row.get("fake_data"))
 
 
-def _entry(row: Any, position: int, category: str, split: str, path: Path) -> Entry:
+def _entry(row: Any, position: int, category: str, split: str, path: Path) -> CaptionEntry:
     where = f"{path}: entry {position}"
-    found = _convert(row, _Caption, where, "{candidate: id, captions: [texts], target: id}")
+    found = _convert(row, _CaptionRow, where, "{candidate: id, captions: [texts], target: id}")
     target = str(found.get("target") or "")
     if split != "test" and not target:
         raise MissingDataError(f"{where} has no target; only the test split goes without")
     if target:
         _name(target, where)
     reference = _name(str(found["candidate"]), where)
-    return Entry(category, split, position, reference, target, tuple(found["captions"]))
+    return CaptionEntry(category, split, position, reference, target, tuple(found["captions"]))

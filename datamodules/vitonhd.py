@@ -22,7 +22,7 @@ from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Pl
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.person.masks import mask_from_agnostic
-from unifashion_pl.person.pose import FARTHEST
+from unifashion_pl.person.pose import FARTHEST, OpenPosePerson
 from unifashion_pl.reading import FormatError, read_json
 
 SHARD_SIZE = 64
@@ -60,7 +60,7 @@ OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "sk
 POSES = ("openpose_json/{}_keypoints.json", "openpose-json/{}_keypoints.json")
 
 
-class PairSpec(NamedTuple):
+class VitonSpec(NamedTuple):
     """Names of a person and of a garment, and whether they belong together."""
 
     person: str
@@ -116,16 +116,10 @@ class TryOnRecipe(FileRecipe):
         return made
 
 
-class _Person(TypedDict):
-    """A person of an OpenPose file: x, y and confidence of its joints in one list."""
-
-    pose_keypoints_2d: list[float]
-
-
 class _OpenPose(TypedDict):
     """An OpenPose file; what else it says is not read."""
 
-    people: list[_Person]
+    people: list[OpenPosePerson]
 
 
 def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
@@ -204,7 +198,7 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
             f"{folder}: neither agnostic-mask/ nor agnostic-v3.2/ is there; one of them is needed to know what is repainted"
         )
     pose = next((p for p in POSES if (folder / p).parent.is_dir()), None)
-    items = [Item(p if paired else f"{p}__{g}", split, PairSpec(p, g, paired)) for p, g in pairs]
+    items = [Item(p if paired else f"{p}__{g}", split, VitonSpec(p, g, paired)) for p, g in pairs]
     if split == "train":
         random.Random("vitonhd").shuffle(items)
     optional = tuple(role for role in OPTIONAL if role in patterns)

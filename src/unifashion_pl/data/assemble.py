@@ -100,7 +100,7 @@ def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | N
 
 
 @dataclass(frozen=True)
-class Description:
+class PairDescription:
     """What a sample of pairs says beside its picture: a row of :class:`PairBatch`."""
 
     key: str
@@ -153,7 +153,7 @@ class PairAssembler:
             dataset=dataset,
         )
 
-    def describe(self, raw: RawSample, draw: Draw) -> Description:
+    def describe(self, raw: RawSample, draw: Draw) -> PairDescription:
         """All of a sample but its picture, which is not decoded.
 
         Raises:
@@ -163,7 +163,7 @@ class PairAssembler:
         key, name = meta.get("id", raw.key), meta.get("name", "")
         description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
         text = product_text(name, description, self.text, draw)
-        return Description(
+        return PairDescription(
             key=key,
             text=text,
             caption=product_text(name, description, self.caption, draw),

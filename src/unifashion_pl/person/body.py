@@ -82,7 +82,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Person:
+class KnownPerson:
     """What is known: photo (upright RGB), joints, rendered body parts, labels (h, w), silhouette (h, w)."""
 
     photo: Image.Image
@@ -92,7 +92,7 @@ class Person:
     silhouette: Mask | None
 
     @classmethod
-    def of(cls, photo: ImageLike, pose: PoseLike | None, options: Options) -> Person:
+    def of(cls, photo: ImageLike, pose: PoseLike | None, options: Options) -> KnownPerson:
         """Read and check it all.
 
         Raises:
@@ -138,7 +138,7 @@ def saving_pictures(folder: str | Path | None) -> Iterator[None]:
         raise
 
 
-def mask_of(person: Person, mask: ImageLike | None, options: Options) -> tuple[Mask, list[str]]:
+def mask_of(person: KnownPerson, mask: ImageLike | None, options: Options) -> tuple[Mask, list[str]]:
     """The mask (h, w) in the person's size, and how it came about if it was made.
 
     Raises:
@@ -163,7 +163,7 @@ def mask_of(person: Person, mask: ImageLike | None, options: Options) -> tuple[M
     return area, [f"the mask was made from {said}"]
 
 
-def _make_mask(person: Person, hidden: Image.Image | None, options: Options) -> tuple[Mask, str]:
+def _make_mask(person: KnownPerson, hidden: Image.Image | None, options: Options) -> tuple[Mask, str]:
     """A mask from the first of agnostic picture, box and label map that is there, and its name."""
     photo = person.photo
     if hidden is not None:

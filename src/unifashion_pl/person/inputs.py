@@ -16,7 +16,7 @@ from PIL import Image
 from unifashion_pl.data.samples import COMMON, TryOnBatch
 from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform
 from unifashion_pl.person import checks
-from unifashion_pl.person.body import Options, Person, mask_of, read_photo, saving_pictures
+from unifashion_pl.person.body import KnownPerson, Options, mask_of, read_photo, saving_pictures
 from unifashion_pl.person.checks import Limits
 from unifashion_pl.person.masks import Mask
 from unifashion_pl.person.pictures import ImageLike, read_picture
@@ -70,7 +70,7 @@ def prepare_tryon(
     """
     chosen = Options.of(options)
     with saving_pictures(chosen.pictures):
-        known = Person.of(person, pose, chosen)
+        known = KnownPerson.of(person, pose, chosen)
         cloth = read_photo("garment", garment, chosen.limits)
         checks.check_not_swapped(known.photo, cloth, known.silhouette, chosen.limits)
         area, notes = mask_of(known, mask, chosen)
@@ -102,7 +102,7 @@ def prepare_design(
     """
     chosen = Options.of(options)
     with saving_pictures(chosen.pictures):
-        known = Person.of(person, pose, chosen)
+        known = KnownPerson.of(person, pose, chosen)
         drawing, drawn = _drawing(sketch, garment, invert_sketch, chosen.limits)
         area, made = mask_of(known, mask, chosen)
     return _inputs(chosen, known, area, None, drawing, text=text, key=_key(person, sketch), notes=drawn + made)
@@ -138,7 +138,7 @@ def batch_of(inputs: Sequence[TryOnInputs], *, paired: bool = False, dataset: st
 
 def _inputs(
     options: Options,
-    known: Person,
+    known: KnownPerson,
     area: Mask,
     garment: Image.Image | None,
     sketch: Image.Image | None,

@@ -126,14 +126,14 @@ def _read_pose(value: PoseLike, size: tuple[int, int], pose_size: tuple[int, int
     return Pose(FORMATS[len(rows)], size, points)
 
 
-class _Person(TypedDict):
+class OpenPosePerson(TypedDict):
     """A person of an OpenPose file; what else it says is not read."""
 
     pose_keypoints_2d: list[float]
 
 
 #: Content of a file under its key, see :func:`read_pose`.
-_KINDS = {"people": list[_Person], "points": list[list[float] | None], "keypoints": list[list[float] | None]}
+_KINDS = {"people": list[OpenPosePerson], "points": list[list[float] | None], "keypoints": list[list[float] | None]}
 
 
 def _load(value: Any) -> Any:
