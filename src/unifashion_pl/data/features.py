@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from unifashion_pl.data.assemble import image_of
-from unifashion_pl.data.index import NAME
+from unifashion_pl.data.index import NAME, size_fault
 from unifashion_pl.data.plan import compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, SampleSource, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
@@ -286,10 +286,8 @@ class FeatureSource(SampleSource):
     def _check_files(self) -> None:
         for file in self.found.files:
             path = self.folder / file.name
-            size = path.stat().st_size if path.is_file() else None
-            if size != file.bytes:
-                found = "is missing" if size is None else f"has {size:,} bytes instead of {file.bytes:,}"
-                raise FileNotFoundError(f"{path} {found}: run the same {MAKE} again, it makes only what is not there")
+            if fault := size_fault(path, file.bytes):
+                raise FileNotFoundError(f"{path} {fault}: run the same {MAKE} again, it makes only what is not there")
 
 
 def _short(value: object) -> str:

@@ -38,9 +38,6 @@ def state(folder: Path) -> dict[Path, tuple[int, int]]:
     return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-# the cache
-
-
 def test_a_finished_wardrobe_is_used_again_as_it_is(cache: Path) -> None:
     before = state(cache)
     assert sum(path.name == "index.json" for path in before) == 10
@@ -141,9 +138,6 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert (raw / "notes.txt").read_text() == "mine"
 
 
-# what it delivers
-
-
 @pytest.mark.parametrize(
     ("dataset", "folder"),
     [
@@ -206,10 +200,3 @@ def test_validation_pictures_are_not_trained_on(cache: Path) -> None:
     assert len(gallery) == 38
     assert not gallery & {meta[role] for meta in metas for role in ("reference", "target")}
     assert len(data.train_dataloader().iterables["triplets"]) == 24
-
-
-def test_batches_too_small_to_mix_concern_pairs_only(cache: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size is 2, but a batch mixes 3 datasets .*: at least 3"):
-        module(cache, batch_size=2)
-    data = module(cache, batch_size=2, pairs=False, tryon=True)
-    assert len(data.train_dataloader().iterables["tryon"]) == 2
