@@ -13,11 +13,10 @@ from PIL import Image
 
 from unifashion_pl.wardrobe import (
     Product,
-    make_product,
 )
 from unifashion_pl.wardrobe.drawing import Frame, draw_garment
-from unifashion_pl.wardrobe.person import UPPER, draw_figure, render_worn
-from unifashion_pl.wardrobe.tryon import fabric_of, repaint_mask
+from unifashion_pl.wardrobe.person import UPPER
+from unifashion_pl.wardrobe.tryon import fabric_of
 
 
 def plain(category: str, **changes: object) -> Product:
@@ -47,18 +46,6 @@ def test_tryon_maps_fit_each_other(small: Path) -> None:
     assert UPPER == ("shirt", "top", "jacket")
     unpaired = (small / "viton-hd/test_pairs.txt").read_text().split()
     assert unpaired[0] != unpaired[1]
-
-
-def test_masks_do_not_tell_what_is_worn() -> None:
-    plain = make_product(0, 1, "top")
-    masks = []
-    for category in UPPER:
-        for sleeve in ("none", "short", "long"):
-            product = replace(plain, category=category, sleeve=sleeve, neckline="round", buttons=0)
-            worn = render_worn(product, 96, 128, draw_figure(random.Random(1)), random.Random(2), random.Random(3), upper=True)
-            masks.append(repaint_mask(worn))
-            assert (masks[-1][worn.garment > 0.5] == 255).all()
-    assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
 
 def test_photos_of_one_item_show_the_same_fabric(small: Path) -> None:

@@ -104,8 +104,8 @@ def annotate(
 ) -> None:
     """Caption Fashion-IQ's images, query-blind and with provenance; resumable."""
     from unifashion_pl.datamodules.annotate import annotate, keywords_of
+    from unifashion_pl.datamodules.captioners import HeadCaptioner, TransformersCaptioner
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
-    from unifashion_pl.evaluation.captioners import HeadCaptioner, TransformersCaptioner
     from unifashion_pl.files import write_text
 
     if model.model is not None and vlm is not None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from data.rawdata import CATEGORIES, picture, write_fashioniq
 from unifashion_pl.datamodules.annotate import CaptionInput
+from unifashion_pl.datamodules.captioners import HeadCaptioner, TransformersCaptioner
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.commands import run
 from unifashion_pl.data.captions import provenance_faults, read_library
-from unifashion_pl.evaluation.captioners import HeadCaptioner, TransformersCaptioner
 
 WORDS = ["a", "the", "dress", "shirt", "red", "blue", "long", "describe", "with", "."]
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from small import images, small_backbone
 from torch import Tensor, nn
+from unifashion_pl.datamodules.captioners import write_gallery_captions
 
 from unifashion_pl.data.captions import read_library
 from unifashion_pl.data.samples import GalleryBatch
-from unifashion_pl.evaluation.captioners import write_gallery_captions
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
 

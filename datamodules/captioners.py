@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, caption_entry
 
 from unifashion_pl.data.samples import Batch, GalleryBatch
-from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, caption_entry
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.inference.captions import caption
 from unifashion_pl.inference.images import OneImage

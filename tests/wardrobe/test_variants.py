@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from readers import check
 from unifashion_pl.datamodules import FashionIQDataModule, VitonHDDataModule
+from unifashion_pl.datamodules.checks import check_dataset
 
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 
@@ -73,7 +73,7 @@ def test_a_person_with_an_exif_orientation_is_upright_like_its_mask(raw: Path, t
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).transpose(Image.Transpose.ROTATE_90).save(path, "PNG", exif=exif)
-    assert check("vitonhd", root).complete
+    assert check_dataset("vitonhd", root, progress=False).complete
     own, other = tryon(raw / "viton-hd", tmp_path / "a")[0], tryon(root, tmp_path / "b")[0]
     assert torch.equal(own.pixels, other.pixels)
     assert torch.equal(own.masks, other.masks)
