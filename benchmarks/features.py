@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from unifashion_pl.datamodules.checks import build_shards
 
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.assemble import TripletAssembler
-from unifashion_pl.data.check import build_shards
 from unifashion_pl.data.features import FOLDER, FeatureSource
 from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.reader import ShardSource

@@ -31,7 +31,6 @@ from tqdm import tqdm
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.generation import SD1_UNET, Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.samplers import SAMPLERS, sample
-from unifashion_pl.prediction import taken
 from unifashion_pl.tasks import DiffusionModule
 
 #: Seconds per image of the paper (Limitations), on an A100.
@@ -268,7 +267,7 @@ def measure(head: DiffusionModule, flops: dict[str, float], args: argparse.Names
     for variant in tqdm(todo, desc="variants", disable=None):
         n = variant.batch
         set_up(head, weights, variant)
-        part = taken(rows, list(range(n)))
+        part = rows[:n]
 
         def work(n: int = n, part: EditBatch = part, v: Variant = variant) -> Tensor:
             return head.paint(queries[:n], part, seeds=range(n), sampler=v.sampler, guidance=v.guidance)

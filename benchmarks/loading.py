@@ -31,10 +31,10 @@ import torch
 import webdataset as wds
 from PIL import Image, ImageOps
 from torch import Tensor
+from unifashion_pl.datamodules.checks import build_shards
 
 from unifashion_pl.backbone.vision import CLIP_MEAN, CLIP_STD
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.check import build_shards
 from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.stream import TrainLoader
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform

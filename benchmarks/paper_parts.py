@@ -91,7 +91,7 @@ def synthetic(kind: str, rows: int, model: UniFashionModule) -> PairBatch | Trip
     if kind == "pairs":
         return PairBatch(
             keys=keys, images=pictures(side, side), texts=texts, captions=captions, styles=["fashiongen"] * rows, products=number,
-            pixels=pixels, product_names=keys, categories=same, subcategories=same, dataset="synthetic",
+            pixels=pixels, categories=same, subcategories=same, dataset="synthetic",
         )  # fmt: skip
     if kind == "triplets":
         return TripletBatch(
@@ -100,9 +100,8 @@ def synthetic(kind: str, rows: int, model: UniFashionModule) -> PairBatch | Trip
         )  # fmt: skip
     masks = torch.zeros(rows, 1, *size, dtype=torch.bool, device=device)
     masks[..., size[0] // 4 : size[0] // 2, size[1] // 4 : -size[1] // 4] = True
-    person = pictures(*size)
     return TryOnBatch(
-        keys=keys, garments=pictures(side, side), pixels=person, agnostic=person.masked_fill(masks, 128), masks=masks,
+        keys=keys, garments=pictures(side, side), pixels=pictures(*size), masks=masks,
         pose=pictures(*size), garment_pixels=pictures(*size), sketches=None, texts=[""] * rows, paired=True, dataset="synthetic",
     )  # fmt: skip
 

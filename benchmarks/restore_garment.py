@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from skimage.color import rgb2lab
 from torch import Tensor
 from tqdm import tqdm
 
-from unifashion_pl.data.cloth import garment_mask, lab, plausible
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import PixelTransform
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.prediction import taken
+from unifashion_pl.person.sketch import garment_mask, plausible
 from unifashion_pl.tasks import DiffusionModule, EditSettings
 
 GREY = 128
@@ -119,7 +119,7 @@ def errors(made: Tensor, batch: EditBatch) -> tuple[float, float]:
     for a, b, mask in zip(made, batch.pixels, batch.masks[:, 0]):
         mine, true = (x.movedim(0, -1)[mask].float().numpy() for x in (a, b))
         pixel.append(np.abs(mine - true).mean())
-        colour.append(np.linalg.norm(lab(mine).mean(0) - lab(true).mean(0)))
+        colour.append(np.linalg.norm(rgb2lab(mine / 255).mean(0) - rgb2lab(true / 255).mean(0)))
     return float(np.mean(pixel)), float(np.mean(colour))
 
 
@@ -138,7 +138,7 @@ def train(head: DiffusionModule, photos: Tensor, boxes: Tensor, args: argparse.N
             for group in optimizer.param_groups:
                 group["lr"] = args.lr * min(1.0, (step + 1) / 50) * min(1.0, 4 * (1 - done) + 0.05)
             chosen = rng.sample(range(len(photos)), args.batch)
-            losses = head.edit_losses(queries, taken(rng.choice(drawn), chosen))
+            losses = head.edit_losses(queries, rng.choice(drawn)[chosen])
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad()
             loss.backward()

@@ -16,9 +16,9 @@ from unifashion_pl.data.features import FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME, changed_sources
 from unifashion_pl.data.mixing import MixedPairLoader
 from unifashion_pl.data.plan import Plan, some
-from unifashion_pl.data.reader import ShardSource, Source
+from unifashion_pl.data.reader import SampleSource, ShardSource
 from unifashion_pl.data.shards import write_shards
-from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers
+from unifashion_pl.data.stream import EvalLoader, Rank, TrainLoader, Workers
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
 from unifashion_pl.weights.trust import LibraryOnly
 
@@ -37,7 +37,9 @@ class StreamsLoader(CombinedLoader):
 
 
 class Resizable(LibraryOnly, L.LightningDataModule):
-    """A DataModule whose batch size may be set, as Lightning's batch size finder does."""
+    """A DataModule whose batch size may be set, as Lightning's batch size finder does, and whose loaders are asked for by stage."""
+
+    allow_zero_length_dataloader_with_multiple_devices = True
 
     @property
     def batch_size(self) -> int:
@@ -58,6 +60,22 @@ class Resizable(LibraryOnly, L.LightningDataModule):
 
     @abstractmethod
     def _resize(self, size: int) -> None: ...
+
+    @abstractmethod
+    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
+        """Loaders of ``validation`` or ``test``; of validation where the dataset publishes no labels for its test split."""
+
+    def val_dataloader(self) -> list[EvalLoader[Any]]:
+        """Loaders of the validation split."""
+        return self.eval_loaders("validation")
+
+    def test_dataloader(self) -> list[EvalLoader[Any]]:
+        """Loaders of the test split."""
+        return self.eval_loaders("test")
+
+    def predict_dataloader(self) -> list[EvalLoader[Any]]:
+        """Those of the test split: what ``unifashion predict`` paints."""
+        return self.eval_loaders("test")
 
 
 class FashionDataModule(Resizable):
@@ -82,7 +100,9 @@ class FashionDataModule(Resizable):
     """
 
     stream: ClassVar[str]
-    allow_zero_length_dataloader_with_multiple_devices = True
+    #: Folders of shards: that of training, and those of evaluation.
+    train_folder: ClassVar[str]
+    eval_folders: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -118,20 +138,24 @@ class FashionDataModule(Resizable):
         self._batch_size = size
 
     @abstractmethod
-    def folders(self) -> Sequence[str]:
-        """Folders of shards that this DataModule reads."""
-
-    @abstractmethod
     def plans(self, root: Path) -> Iterable[Plan]:
         """Plans of the raw dataset; those of :meth:`folders` are used."""
 
-    @abstractmethod
+    def folders(self) -> Sequence[str]:
+        """Folders of shards that this DataModule reads."""
+        return (self.train_folder, *self.eval_folders)
+
+    def assembler(self) -> Assembler[Any]:
+        """Makes its batches."""
+        raise NotImplementedError
+
     def train_loader(self) -> TrainLoader[Any]:
         """The training stream."""
+        return self.training(self.source(self.train_folder), self.assembler())
 
-    @abstractmethod
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """Loaders of ``validation`` or ``test``."""
+        """Of either stage, those of all folders of evaluation."""
+        return [self.evaluation(self.source(folder), self.assembler()) for folder in self.eval_folders]
 
     def prepare_data(self) -> None:
         """Make the shards that do not exist yet, and those whose annotation files or containers have changed since, which is warned about.
@@ -143,7 +167,7 @@ class FashionDataModule(Resizable):
             FileNotFoundError: shards are missing and no raw dataset was named.
         """
         absent = [name for name in self.folders() if self.shards is None or not (self.shards / name / NAME).is_file()]
-        absent += [name for name in self.folders() if name not in absent and self._outdated(name)]
+        absent += [name for name in self.folders() if name not in absent and self._is_outdated(name)]
         if not absent:
             return
         if self.root is None or self.shards is None:
@@ -155,7 +179,7 @@ class FashionDataModule(Resizable):
             if plan.folder in absent:
                 write_shards(plan, self.shards, workers=self.prepare_workers, wait=True)
 
-    def _outdated(self, folder: str) -> bool:
+    def _is_outdated(self, folder: str) -> bool:
         """Whether a source of finished shards has changed, which is said; what is not there any more is not needed."""
         assert self.shards is not None
         if self.root is None:
@@ -169,7 +193,7 @@ class FashionDataModule(Resizable):
             )
         return bool(changed)
 
-    def source(self, folder: str) -> Source:
+    def source(self, folder: str) -> SampleSource:
         """Samples of a folder of shards."""
         assert self.shards is not None
         return ShardSource(self.shards / folder)
@@ -178,32 +202,20 @@ class FashionDataModule(Resizable):
         """``{stream: batch}`` for ever; Lightning cuts it into epochs."""
         return StreamsLoader({self.stream: self.train_loader()})
 
-    def val_dataloader(self) -> list[EvalLoader[Any]]:
-        """Loaders of the validation split."""
-        return self.eval_loaders("validation")
-
-    def test_dataloader(self) -> list[EvalLoader[Any]]:
-        """Loaders of the test split, or of validation where the dataset publishes no labels for its test split."""
-        return self.eval_loaders("test")
-
-    def predict_dataloader(self) -> list[EvalLoader[Any]]:
-        """Those of the test split: what ``unifashion predict`` paints."""
-        return self.eval_loaders("test")
-
-    def training(self, source: Source, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:
+    def training(self, source: SampleSource, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:
         """A training loader with this DataModule's settings."""
         return TrainLoader(
             self._with_features(source, assembler) if self.features else source,
             assembler,
             batch_size=self.batch_size,
             seed=self.seed,
-            place=Place.here(self.trainer),
+            rank=Rank.here(self.trainer),
             workers=self.workers,
             max_bad=self.max_bad,
             exclude=exclude,
         )
 
-    def _with_features(self, source: Source, assembler: Assembler[Any]) -> FeatureSource:
+    def _with_features(self, source: SampleSource, assembler: Assembler[Any]) -> FeatureSource:
         """The vision tower's cached outputs beside the samples, compared with the tower of the model that is to be trained.
 
         Raises:
@@ -229,10 +241,10 @@ class FashionDataModule(Resizable):
         below = Path(str(self.features)) / shards.parent.name / shards.name
         return below if below.is_dir() else Path(str(self.features)) / shards.name
 
-    def evaluation(self, source: Source, assembler: Assembler[Any]) -> EvalLoader[Any]:
+    def evaluation(self, source: SampleSource, assembler: Assembler[Any]) -> EvalLoader[Any]:
         """An evaluation loader with this DataModule's settings."""
-        place = Place.here(self.trainer)
-        return EvalLoader(source, assembler, batch_size=self.eval_batch_size, place=place, workers=self.workers)
+        rank = Rank.here(self.trainer)
+        return EvalLoader(source, assembler, batch_size=self.eval_batch_size, rank=rank, workers=self.workers)
 
 
 def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:
@@ -261,7 +273,6 @@ def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:
 class JoinedDataModule(Resizable):
     """Base of DataModules that are made of others, their :attr:`members`. Set, ``batch_size`` is divided as it was when they were built."""
 
-    allow_zero_length_dataloader_with_multiple_devices = True
     _shares: dict[str, int] | None = None
 
     @property
@@ -292,15 +303,3 @@ class JoinedDataModule(Resizable):
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
         """Loaders of ``validation`` or ``test`` of all members."""
         return [loader for member in self.members for loader in member.eval_loaders(stage)]
-
-    def val_dataloader(self) -> list[EvalLoader[Any]]:
-        """All validation loaders."""
-        return self.eval_loaders("validation")
-
-    def test_dataloader(self) -> list[EvalLoader[Any]]:
-        """All test loaders."""
-        return self.eval_loaders("test")
-
-    def predict_dataloader(self) -> list[EvalLoader[Any]]:
-        """All test loaders."""
-        return self.eval_loaders("test")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,10 +140,4 @@ def _pairs(name: str, place: _Places, library: Path, val_overlap: Any, **sizes: 
 class ShortCaptionDataModule(Fashion200KDataModule):
     """Fashion200K to train on, beside datasets whose evaluation stands for all pairs."""
 
-    def folders(self) -> Sequence[str]:
-        """Training shards only."""
-        return ("pairs-train",)
-
-    def eval_loaders(self, stage: str) -> list[Any]:
-        """None."""
-        return []
+    eval_folders = ()

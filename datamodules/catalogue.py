@@ -7,7 +7,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,9 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.catalogue_rows import CatalogueRow, read_catalogue
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
-from unifashion_pl.data.reader import PlanSource, Source
-from unifashion_pl.data.recipes import FileRecipe
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, some
+from unifashion_pl.data.reader import PlanSource, SampleSource
+from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import PairText
 
@@ -26,7 +26,7 @@ LICENCE = "your own"
 PUBLISHED_SAMPLES: dict[str, int] = {}
 
 
-def with_splits(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:
+def split_rows(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:
     """Rows by split.
 
     Rows whose split the CSV does not say are divided by the hash of their product, so that views of a product stay together.
@@ -43,21 +43,6 @@ def _share(product: str) -> float:
     return int.from_bytes(hashlib.sha256(product.encode()).digest()[:8], "big") / 2**64
 
 
-@dataclass
-class CatalogueRecipe(FileRecipe):
-    """Rows -> ``image`` and ``meta.json``."""
-
-    root: Path
-
-    def inputs(self, item: Item) -> list[Input]:
-        """The image."""
-        return [Input(item.spec[0]["id"], "image", self.root / item.spec[1])]
-
-    def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        return dict(item.spec[0])
-
-
 def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, name: str = "catalogue") -> Plan:
     """Plan of some rows."""
     items = []
@@ -71,7 +56,7 @@ def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, 
             "description": row.text,
         }
         image = row.image.relative_to(root).as_posix()
-        items.append(Item(f"c{number:07d}", row.category or "all", (meta, image)))
+        items.append(Item(f"c{number:07d}", row.category or "all", ImageSpec(meta, image)))
     if split == "train":
         random.Random("catalogue").shuffle(items)
     return Plan(
@@ -79,7 +64,7 @@ def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, 
         split=split,
         kind="pairs",
         items=items,
-        recipe=CatalogueRecipe(root),
+        recipe=ImageRecipe(root),
         fields=("image", "meta"),
         root=csv.parent,
         sources=[csv],
@@ -94,7 +79,7 @@ def split_plans(
     Raises:
         MissingDataError: there are no rows for any of them.
     """
-    parts = with_splits(rows, val_fraction)
+    parts = split_rows(rows, val_fraction)
     others = {split: len(part) for split, part in parts.items() if split not in SPLITS}
     listed = some(f"{split} ({count:,} rows)" for split, count in others.items())
     if others:
@@ -133,9 +118,9 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     where: dict[str, set[str]] = {}
     for plan in made:
         for item in plan.items:
-            where.setdefault(item.spec[0]["product"], set()).add(plan.split)
+            where.setdefault(item.spec.meta["product"], set()).add(plan.split)
     both = sorted(product for product, splits in where.items() if len(splits) > 1)
-    mute = sum(not (i.spec[0]["name"] or i.spec[0]["description"]) for plan in made for i in plan.items)
+    mute = sum(not (i.spec.meta["name"] or i.spec.meta["description"]) for plan in made for i in plan.items)
     notes = [f"{len(both):,} products stand in more than one split: {some(both)}"] if both else []
     return [*notes, f"{mute:,} rows have no text"] if mute else notes
 
@@ -193,11 +178,9 @@ class CatalogueDataModule(FashionDataModule):
         self._plans: dict[str, Plan] = {}
 
     def folders(self) -> Sequence[str]:
-        """See the base class."""
         return [plan.folder for plan in self.splits().values()]
 
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return list(self.splits().values())
 
     def splits(self) -> dict[str, Plan]:
@@ -226,7 +209,7 @@ class CatalogueDataModule(FashionDataModule):
         if self.shards is not None:
             super().prepare_data()
 
-    def split_source(self, split: str) -> Source:
+    def split_source(self, split: str) -> SampleSource:
         """Samples of a split, from shards or from the folder."""
         plan = self.splits().get(split)
         if plan is None:
@@ -238,7 +221,6 @@ class CatalogueDataModule(FashionDataModule):
         return PairAssembler(self.encoder, self.pixels, self.text, self.caption, self.style, same=self.same, flip=self.flip)
 
     def train_loader(self) -> TrainLoader[Any]:
-        """See the base class."""
         return self.training(self.split_source("train"), self.assembler())
 
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:

@@ -10,19 +10,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
-from unifashion_pl.data.cloth import garment_sketch
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, compact_json, some
-from unifashion_pl.data.pose import Pose, body_part_colours, read_pose
-from unifashion_pl.data.problems import InputError
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
 from unifashion_pl.data.recipes import FileRecipe, Picture
-from unifashion_pl.data.repaint import Part, label_map, mask_from_parse
+from unifashion_pl.person.masks import Part, label_map, mask_from_parse
+from unifashion_pl.person.pose import Pose, body_part_colours, read_pose
+from unifashion_pl.person.problems import InputError
+from unifashion_pl.person.sketch import garment_sketch
 
 CATEGORIES: tuple[Part, ...] = ("dresses", "upper_body", "lower_body")
 PUBLISHED = {
@@ -41,6 +41,8 @@ FILES = {
 }
 WORN_SKETCH = {True: "im_sketch/{G}_1.png", False: "im_sketch_unpaired/{P}_0_{G}_1.png"}
 POSE = "keypoints/{P}_2.json"
+#: Roles that a copy may lack; ``garment_mask``, ``agnostic`` and ``warped_mask`` are VITON-HD's alone.
+OPTIONAL = ("densepose", "parse", "warped_sketch", "stitch", "pose")
 STITCH = "test_stitchmap/{P}_0.png"
 
 
@@ -83,6 +85,15 @@ def all_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:
     return phrases, notes
 
 
+class DressCodeSpec(NamedTuple):
+    """Numbers of a person and of a garment of a category, and whether they belong together."""
+
+    category: Part
+    person: str
+    garment: str
+    paired: bool
+
+
 @dataclass
 class DressCodeRecipe(FileRecipe):
     """Pairs -> pictures of :data:`FILES` that the copy has, the worn sketch, ``mask.png``, ``sketch.png``, ``pose.json``, ``meta.json``.
@@ -106,27 +117,24 @@ class DressCodeRecipe(FileRecipe):
 
     def place(self, item: Item, role: str) -> Path:
         """Where the picture of a role is."""
-        category, person, garment, paired = item.spec
+        spec = item.spec
         if role == "stitch":
-            return self.root / STITCH.format(P=person)
-        pattern = WORN_SKETCH[paired] if role == "warped_sketch" else FILES[role]
-        return self.root / category / pattern.format(P=person, G=garment)
+            return self.root / STITCH.format(P=spec.person)
+        pattern = WORN_SKETCH[spec.paired] if role == "warped_sketch" else FILES[role]
+        return self.root / spec.category / pattern.format(P=spec.person, G=spec.garment)
 
     def inputs(self, item: Item) -> list[Input]:
         """All pictures of a pair."""
-        _, person, garment, _ = item.spec
         roles = [role for role in (*FILES, "warped_sketch", "stitch") if role in self.roles]
-        return [Input(garment if role in ("garment", "sketch") else person, role, self.place(item, role)) for role in roles]
+        whose = {role: item.spec.garment if role in ("garment", "sketch") else item.spec.person for role in roles}
+        return [Input(name, role, self.place(item, role)) for role, name in whose.items()]
 
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        category, person, garment, paired = item.spec
-        phrases = self.phrases.get(garment, [])
-        return {"person": person, "garment": garment, "paired": paired, "category": category, "phrases": phrases}
+        return {**item.spec._asdict(), "phrases": self.phrases.get(item.spec.garment, [])}
 
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """What is made: mask, joints, colours of body parts, in-shop sketch."""
-        category, person, _, _ = item.spec
+        category, person = item.spec.category, item.spec.person
         size = pictures["person"].image.size
         made: dict[str, bytes] = {}
         pose = self._pose(item, size) if "pose" in self.roles else None
@@ -142,7 +150,7 @@ class DressCodeRecipe(FileRecipe):
         return made
 
     def _pose(self, item: Item, size: tuple[int, int]) -> Pose:
-        category, person, _, _ = item.spec
+        category, person = item.spec.category, item.spec.person
         try:
             return read_pose(self.root / category / POSE.format(P=person), (size[1], size[0]), pose_size=JOINTS_SIZE)
         except FileNotFoundError as error:
@@ -171,7 +179,7 @@ def roles_of(root: Path, items: Sequence[Item]) -> frozenset[str]:
     recipe = DressCodeRecipe(root, frozenset())
     roles = [*FILES, "warped_sketch", "stitch"]
     found = {role for role in roles if any(os.path.isfile(recipe.place(item, role)) for item in items)}
-    if any(os.path.isfile(root / item.spec[0] / POSE.format(P=item.spec[1])) for item in items):
+    if any(os.path.isfile(root / item.spec.category / POSE.format(P=item.spec.person)) for item in items):
         found.add("pose")
     if "stitch" in found and not all(os.path.isfile(recipe.place(item, "stitch")) for item in items):
         found.discard("stitch")
@@ -194,32 +202,51 @@ def split_items(root: Path, split: str, paired: bool) -> list[Item]:
         for person, garment in read_pairs(root, category, split, paired):
             worn = person if paired else garment
             key = f"{category}-{person}_0" if paired else f"{category}-{person}_0__{worn}_1"
-            items.append(Item(key, category, (category, person, worn, paired)))
+            items.append(Item(key, category, DressCodeSpec(category, person, worn, paired)))
     return items
 
 
-def notes_of(items: Sequence[Item], split: str, roles: frozenset[str], phrases: dict[str, list[str]]) -> list[str]:
+def plan_split(root: Path, split: str, paired: bool, draw: bool) -> Plan:
+    """Plan of a split of all categories that the copy has.
+
+    Args:
+        draw: draw in-shop sketches where none are delivered.
+
+    Raises:
+        MissingDataError: as :func:`split_items`; pictures without which no sample can be made are absent altogether.
+    """
+    items = split_items(root, split, paired)
+    roles = roles_of(root, items)
+    if absent := [FILES[role] for role in ("person", "garment", "parse") if role not in roles]:
+        raise MissingDataError(
+            f"{root}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of Dress Code?"
+        )
+    phrases, notes = all_phrases(root)
+    notes = [*notes, *_notes(items, split, roles, phrases)]
+    return Plan(
+        dataset="dresscode",
+        split=split,
+        kind="tryon",
+        items=items,
+        recipe=DressCodeRecipe(root, roles, phrases, draw),
+        fields=("person", "garment", "mask", "meta"),
+        root=root,
+        optional=tuple(role for role in OPTIONAL if role in roles),
+        sources=sorted([*root.glob("*_captions.json"), *root.glob(f"*/{split}_pairs*.txt")]),
+        notes=[f"Dress Code: {note}" for note in notes],
+    )
+
+
+def _notes(items: Sequence[Item], split: str, roles: frozenset[str], phrases: dict[str, list[str]]) -> list[str]:
     """Counts that differ from the published ones, garments without a text, what is made because it is absent."""
     notes = []
     for category in CATEGORIES:
         count = sum(item.group == category for item in items)
         if count != PUBLISHED[split][category]:
             notes.append(f"{category}: {count:,} pairs, published are {PUBLISHED[split][category]:,}")
-    mute = sorted({item.spec[2] for item in items if not any(p.strip() for p in phrases.get(item.spec[2], []))})
+    mute = sorted({item.spec.garment for item in items if not any(p.strip() for p in phrases.get(item.spec.garment, []))})
     if mute:
         notes.append(f"{len(mute):,} garments have no phrases: {some(mute)}")
     if "sketch" not in roles:
         notes.append("cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos")
     return notes
-
-
-def needed(root: Path, roles: frozenset[str]) -> None:
-    """Raise if pictures without which no sample can be made are absent altogether.
-
-    Raises:
-        MissingDataError: with the patterns of the files.
-    """
-    if absent := [FILES[role] for role in ("person", "garment", "parse") if role not in roles]:
-        raise MissingDataError(
-            f"{root}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of Dress Code?"
-        )

@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
-from unifashion_pl.data.recipes import FileRecipe
-from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, in_all_splits, size_notes, some, twice
+from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, text_lines
 
 CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
@@ -28,21 +27,13 @@ LICENCE = "none stated"
 PUBLISHED_SAMPLES = {"pairs-train": PUBLISHED["train"], "pairs-test": PUBLISHED["test"]}
 
 
-@dataclass
-class Fashion200KRecipe(FileRecipe):
-    """Label lines -> ``image`` and ``meta.json``."""
-
-    root: Path
+class Fashion200KRecipe(ImageRecipe):
+    """Label lines -> ``image`` and ``meta.json``; the tree may stand below ``women/`` of the root or of ``root/images``."""
 
     def inputs(self, item: Item) -> list[Input]:
-        """The image; the tree may stand below ``women/`` of the root or of ``root/images``."""
-        meta, path = item.spec
-        place = next((p for p in (self.root / path, self.root / "images" / path) if os.path.isfile(p)), self.root / path)
-        return [Input(meta["id"], "image", place)]
-
-    def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        return dict(item.spec[0])
+        (there,) = super().inputs(item)
+        below = self.folder / "images" / item.spec.path
+        return [there if os.path.isfile(there.path) or not os.path.isfile(below) else replace(there, path=below)]
 
 
 def read_labels(root: Path, split: str) -> list[tuple[dict[str, Any], str]]:
@@ -91,18 +82,14 @@ def plan_split(root: Path, split: str) -> Plan:
         MissingDataError: as :func:`read_labels`, or an image is listed twice.
     """
     rows = read_labels(root, split)
-    ids = [meta["id"] for meta, _ in rows]
-    if len(set(ids)) < len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(ids) < 50_000 else []
-        raise MissingDataError(f"{root}/labels: {len(ids) - len(set(ids))} images of {split} are listed twice: {some(twice)}")
-    items = [Item(meta["id"], meta["category"], (meta, path)) for meta, path in rows]
+    if again := twice(meta["id"] for meta, _ in rows):
+        raise MissingDataError(f"{root}/labels: {len(again)} images of {split} are listed twice: {some(again)}")
+    items = [Item(meta["id"], meta["category"], ImageSpec(meta, path)) for meta, path in rows]
     if split == "train":
         random.Random("fashion200k").shuffle(items)
     notes = [f"{len(rows):,} images, {len({meta['product'] for meta, _ in rows}):,} products"]
-    if len(rows) != PUBLISHED[split]:
-        notes.append(f"the published {split} split has {PUBLISHED[split]:,} images")
-    if mute := sum(not meta["description"] for meta, _ in rows):
-        notes.append(f"{mute:,} images have no description")
+    mute = sum(not meta["description"] for meta, _ in rows)
+    notes += size_notes(split, len(rows), PUBLISHED[split], "images", mute)
     return Plan(
         dataset="fashion200k",
         split=split,
@@ -124,8 +111,7 @@ def plans(root: Path) -> Iterable[Plan]:
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """Products that stand in both splits."""
-    products = [{item.spec[0]["product"] for item in plan.items} for plan in made]
-    both = sorted(set.intersection(*products)) if len(products) > 1 else []
+    both = in_all_splits([[item.spec.meta["product"] for item in plan.items] for plan in made])
     return [f"{len(both):,} products stand in train and test: {some(both)}"] if both else []
 
 
@@ -136,30 +122,18 @@ def variant(root: Path) -> str:
 
 
 class Fashion200KDataModule(FashionDataModule):
-    """Fashion200K for retrieval and short captions.
+    """Fashion200K for retrieval and short captions; the test split serves validation too: there is no other.
 
     Args:
         **common: see :class:`~unifashion_pl.datamodules.base.FashionDataModule`.
     """
 
     stream = "pairs"
-
-    def folders(self) -> Sequence[str]:
-        """See the base class."""
-        return ("pairs-train", "pairs-test")
+    train_folder, eval_folders = "pairs-train", ("pairs-test",)
 
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`; text and caption are the description."""
         return PairAssembler(self.encoder, self.pixels, "description", "description", style="fashion200k")
-
-    def train_loader(self) -> TrainLoader[Any]:
-        """See the base class."""
-        return self.training(self.source("pairs-train"), self.assembler())
-
-    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """The test split, which serves validation too: Fashion200K has no other."""
-        return [self.evaluation(self.source("pairs-test"), self.assembler())]

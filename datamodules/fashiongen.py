@@ -6,10 +6,9 @@ One row is one view of a product; rows of a product are consecutive. The test sp
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 from PIL import Image
@@ -19,9 +18,18 @@ from unifashion_pl.datamodules.fashiongen_h5 import IMAGES, NEEDED, PRODUCTS, TE
 
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.decode import BadInput, encode_jpeg, encode_png
-from unifashion_pl.data.plan import BadSample, Input, Item, Made, MissingDataError, Plan, compact_json
+from unifashion_pl.data.plan import (
+    BadSample,
+    Input,
+    Item,
+    Made,
+    MissingDataError,
+    Plan,
+    compact_json,
+    in_all_splits,
+    size_notes,
+)
 from unifashion_pl.data.recipes import encoder_versions, pixel_hash
-from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import PairText
 
 __all__ = ["NEEDED", "FashionGenDataModule", "FashionGenRecipe", "open_file", "plan_split", "plans", "read_rows"]
@@ -91,6 +99,12 @@ def read_rows(file: h5py.File) -> tuple[list[dict[str, Any]], int]:
     return rows, fallbacks
 
 
+class RowSpec(NamedTuple):
+    """A row: ``meta.json`` without ``id``."""
+
+    meta: dict[str, Any]
+
+
 class FashionGenRecipe:
     """Rows -> ``image.jpg`` (4:4:4) or ``image.png`` and ``meta.json``; the file is opened once per process.
 
@@ -110,12 +124,12 @@ class FashionGenRecipe:
         """Rows are read in file order, so that every chunk is unpacked once, and handed out in the items' order."""
         with open_file(self.path) as file:
             images = file[IMAGES]
-            made = {i.spec[0]["row"]: self._sample(images, i) for i in sorted(items, key=lambda item: item.spec[0]["row"])}
+            made = {i.spec.meta["row"]: self._sample(images, i) for i in sorted(items, key=lambda item: item.spec.meta["row"])}
         for item in items:
-            yield item, made[item.spec[0]["row"]]
+            yield item, made[item.spec.meta["row"]]
 
     def _sample(self, images: h5py.Dataset, item: Item) -> Made | BadSample:
-        meta = item.spec[0]
+        meta = item.spec.meta
         try:
             image = Image.fromarray(image_row(images, meta["row"]))
         except BadInput as error:
@@ -141,12 +155,10 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
     with open_file(path) as file:
         rows, fallbacks = read_rows(file)
         chunk = file[IMAGES].chunks
-    order = _mixed(len(rows), chunk[0] if chunk else 1, shard_size) if split == "train" else range(len(rows))
+    order = _shuffle(len(rows), chunk[0] if chunk else 1, shard_size) if split == "train" else range(len(rows))
     notes = [f"{len(rows):,} rows, {len({r['product'] for r in rows}):,} products"]
-    if len(rows) != PUBLISHED[split]:
-        notes.append(f"the published {split} split has {PUBLISHED[split]:,} rows")
-    if mute := sum(not row["description"].strip() for row in rows):
-        notes.append(f"{mute:,} rows have no description")
+    mute = sum(not row["description"].strip() for row in rows)
+    notes += size_notes(split, len(rows), PUBLISHED[split], "rows", mute)
     if fallbacks:
         notes.append(f"{fallbacks:,} texts are Latin-1, the others UTF-8")
     notes += fashiongen_files.sap_notes(root, split, [row["product"] for row in rows])
@@ -154,7 +166,7 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
         dataset="fashiongen",
         split=split,
         kind="pairs",
-        items=[Item(f"r{n:07d}", rows[n]["category"], ({**rows[n], "source": {"file": path.name}},)) for n in order],
+        items=[Item(f"r{n:07d}", rows[n]["category"], RowSpec({**rows[n], "source": {"file": path.name}})) for n in order],
         recipe=FashionGenRecipe(path, None if lossless else QUALITY),
         fields=("image", "meta"),
         root=root,
@@ -166,7 +178,7 @@ def plan_split(root: Path, split: str, *, lossless: bool = False, shard_size: in
     )
 
 
-def _mixed(rows: int, chunk: int, shard: int) -> list[int]:
+def _shuffle(rows: int, chunk: int, shard: int) -> list[int]:
     """A fixed permutation that opens every HDF5 chunk in one shard only: chunks permuted, then rows inside a shard's worth of chunks."""
     rng = random.Random("fashiongen")
     chunks = [list(range(start, min(start + chunk, rows))) for start in range(0, rows, chunk)]
@@ -187,9 +199,8 @@ def plans(root: Path, **options: Any) -> Iterable[Plan]:
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """What concerns both splits: products that stand in both."""
-    products = [Counter(item.spec[0]["product"] for item in plan.items) for plan in made]
-    both = set.intersection(*(set(p) for p in products)) if len(products) > 1 else set()
-    return [f"{len(both):,} products stand in train and validation, e.g. {min(both)}"] if both else []
+    both = in_all_splits([[item.spec.meta["product"] for item in plan.items] for plan in made])
+    return [f"{len(both):,} products stand in train and validation, e.g. {both[0]}"] if both else []
 
 
 def variant(root: Path) -> str:
@@ -212,6 +223,7 @@ class FashionGenDataModule(FashionDataModule):
     """
 
     stream = "pairs"
+    train_folder, eval_folders = "pairs-train", ("pairs-validation",)
 
     def __init__(
         self,
@@ -225,22 +237,9 @@ class FashionGenDataModule(FashionDataModule):
         super().__init__(root, shards, **common)
         self.text, self.caption = text, caption
 
-    def folders(self) -> Sequence[str]:
-        """See the base class."""
-        return ("pairs-train", "pairs-validation")
-
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`."""
         return PairAssembler(self.encoder, self.pixels, self.text, self.caption, style="fashiongen")
-
-    def train_loader(self) -> TrainLoader[Any]:
-        """See the base class."""
-        return self.training(self.source("pairs-train"), self.assembler())
-
-    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """See the base class."""
-        return [self.evaluation(self.source("pairs-validation"), self.assembler())]

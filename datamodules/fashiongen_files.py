@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
-from unifashion_pl.data.recipes import FileRecipe
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, size_notes, some, twice
+from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, read_json
 
 #: Split -> names of FAME-ViL's list, and of its folder of images.
@@ -18,19 +17,11 @@ FOLDERS = {"train": ("train", ""), "validation": ("val", "validation", "")}
 SHARD_SIZE = 2048
 
 
-@dataclass
-class FashionGenFilesRecipe(FileRecipe):
+class FashionGenFilesRecipe(ImageRecipe):
     """Images of products -> ``image`` (the PNG file as it is) and ``meta.json``."""
 
-    folder: Path
-
-    def inputs(self, item: Item) -> list[Input]:
-        """The image."""
-        return [Input(item.key, "image", self.folder / item.spec[1])]
-
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        return {**item.spec[0], "id": item.key}
+        return {**item.spec.meta, "id": item.key}
 
 
 def find_list(root: Path, split: str) -> Path | None:
@@ -38,7 +29,7 @@ def find_list(root: Path, split: str) -> Path | None:
     return next((root / name for name in LISTS[split] if (root / name).is_file()), None)
 
 
-class Product(TypedDict):
+class ListedProduct(TypedDict):
     """An entry of FAME-ViL's lists; what else it says is not read."""
 
     id: str | int
@@ -49,7 +40,7 @@ class Product(TypedDict):
     subcategory_id: NotRequired[str | int | None]
 
 
-def read_list(path: Path) -> list[Product]:
+def read_list(path: Path) -> list[ListedProduct]:
     """Products of a list.
 
     Raises:
@@ -57,7 +48,7 @@ def read_list(path: Path) -> list[Product]:
     """
     expected = "a list of {id, title, description, images: [files], category_id, subcategory_id}"
     try:
-        content: list[Product] = read_json(path, list[Product], expected)
+        content: list[ListedProduct] = read_json(path, list[ListedProduct], expected)
     except FormatError as error:
         raise MissingDataError(str(error)) from error
     if not content:
@@ -77,10 +68,8 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     path = find_list(root, split)
     assert path is not None
     entries = read_list(path)
-    ids = [str(entry["id"]) for entry in entries]
-    if len(set(ids)) < len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(ids) < 20_000 else []
-        raise MissingDataError(f"{path}: {len(ids) - len(set(ids)):,} ids are there twice: {some(twice)}")
+    if again := twice(str(entry["id"]) for entry in entries):
+        raise MissingDataError(f"{path}: {len(again):,} ids are there twice: {some(again)}")
     places = [root / name for name in FOLDERS[split]]
     first = next((image for entry in entries for image in entry["images"]), "")
     folder = next((place for place in places if os.path.isfile(place / first)), places[0])
@@ -88,8 +77,7 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     if split == "train":
         random.Random("fashiongen").shuffle(items)
     notes = [f"{len(items):,} images, {len(entries):,} products"]
-    if len(items) != published:
-        notes.append(f"the published {split} split has {published:,} rows")
+    notes += size_notes(split, len(items), published, "rows", 0)
     if mute := sum(not entry["description"].strip() for entry in entries):
         notes.append(f"{mute:,} products have no description")
     return Plan(
@@ -106,12 +94,12 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     )
 
 
-def _rows(entries: list[Product]) -> list[tuple[int, Product, int]]:
+def _rows(entries: list[ListedProduct]) -> list[tuple[int, ListedProduct, int]]:
     views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
     return [(number, entry, view) for number, (entry, view) in enumerate(views)]
 
 
-def _item(number: int, view: int, entry: Product, split: str) -> Item:
+def _item(number: int, view: int, entry: ListedProduct, split: str) -> Item:
     """A row; ids of the lists count from the start in each split, so that a product's name has the split in front."""
     category, subcategory = (str(entry.get(name, "")) for name in ("category_id", "subcategory_id"))
     meta = {
@@ -123,7 +111,7 @@ def _item(number: int, view: int, entry: Product, split: str) -> Item:
         "row": number,
         "view": view,
     }
-    return Item(f"r{number:07d}", category or "all", (meta, entry["images"][view]))
+    return Item(f"r{number:07d}", category or "all", ImageSpec(meta, entry["images"][view]))
 
 
 def sap_notes(root: Path, split: str, products: list[int]) -> list[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.fashioniq_raw import (
     CATEGORIES,
     PUBLISHED_ENTRIES,
     PUBLISHED_GALLERY,
-    Entry,
+    CaptionEntry,
     ImageFolder,
     RawFashionIQ,
 )
@@ -23,7 +23,6 @@ from unifashion_pl.datamodules.fashioniq_raw import (
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.plan import Input, Item, Plan
-from unifashion_pl.data.reader import planned
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
@@ -38,6 +37,24 @@ PUBLISHED_SAMPLES = {
 }
 
 
+class TripletSpec(NamedTuple):
+    """An :class:`~unifashion_pl.datamodules.fashioniq_raw.CaptionEntry` without its split."""
+
+    category: str
+    position: int
+    reference: str
+    target: str
+    captions: tuple[str, ...]
+
+
+class GallerySpec(NamedTuple):
+    """An image; ``in_union``: whether any entry of the split names it."""
+
+    id: str
+    category: str
+    in_union: bool
+
+
 @dataclass
 class TripletRecipe(FileRecipe):
     """Entries -> ``reference``, ``target`` (where the split has one) and ``meta.json``."""
@@ -46,15 +63,11 @@ class TripletRecipe(FileRecipe):
 
     def inputs(self, item: Item) -> list[Input]:
         """Reference first, then target."""
-        _, _, reference, target, _ = item.spec
-        found = [Input(reference, "reference", self.images.path(reference, item.group))]
-        return [*found, Input(target, "target", self.images.path(target, item.group))] if target else found
+        named = {"reference": item.spec.reference, "target": item.spec.target}
+        return [Input(id, role, self.images.path(id, item.group)) for role, id in named.items() if id]
 
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        category, position, reference, target, captions = item.spec
-        meta = {"category": category, "position": position, "reference": reference, "captions": list(captions)}
-        return {**meta, "target": target} if target else meta
+        return {name: value for name, value in item.spec._asdict().items() if name != "target" or value}
 
 
 @dataclass
@@ -65,17 +78,14 @@ class GalleryRecipe(FileRecipe):
 
     def inputs(self, item: Item) -> list[Input]:
         """The image."""
-        id = item.spec[0]
-        return [Input(id, "image", self.images.path(id, item.group))]
+        return [Input(item.spec.id, "image", self.images.path(item.spec.id, item.group))]
 
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        id, category, in_union = item.spec
-        return {"id": id, "category": category, "in_union": in_union}
+        return dict(item.spec._asdict())
 
 
-def _entry_item(entry: Entry) -> Item:
-    spec = (entry.category, entry.position, entry.reference, entry.target, entry.captions)
+def _entry_item(entry: CaptionEntry) -> Item:
+    spec = TripletSpec(entry.category, entry.position, entry.reference, entry.target, entry.captions)
     return Item(f"{entry.category}-{entry.split}-{entry.position:05d}", entry.category, spec)
 
 
@@ -106,7 +116,9 @@ def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
         return _plan(raw, split, "queries", [_entry_item(e) for e in entries], recipe, fields)
     held_out = {id for category in CATEGORIES for id in raw.ids(category, "val")}
     overlap = [_entry_item(e).key for e in entries if held_out & {e.reference, e.target}]
-    plan = _plan(raw, split, "triplets", raw.mixed([_entry_item(e) for e in entries]), recipe, ("reference", "target", "meta"))
+    plan = _plan(
+        raw, split, "triplets", raw.shuffle([_entry_item(e) for e in entries]), recipe, ("reference", "target", "meta")
+    )
     return replace(plan, subsets={"val_overlap": overlap})
 
 
@@ -115,7 +127,7 @@ def gallery_plan(raw: RawFashionIQ, split: str) -> Plan:
     items = []
     for category in CATEGORIES:
         union = {id for entry in raw.entries(category, split) for id in (entry.reference, entry.target)}
-        items += [Item(f"{category}-{id}", category, (id, category, id in union)) for id in raw.ids(category, split)]
+        items += [Item(f"{category}-{id}", category, GallerySpec(id, category, id in union)) for id in raw.ids(category, split)]
     return _plan(raw, split, "gallery", items, GalleryRecipe(raw.images), ("image", "meta"))
 
 
@@ -151,6 +163,7 @@ class FashionIQDataModule(FashionDataModule):
     """
 
     stream = "triplets"
+    train_folder, eval_folders = "triplets-train", ("queries-val", "gallery-val")
 
     def __init__(
         self,
@@ -170,16 +183,10 @@ class FashionIQDataModule(FashionDataModule):
         self.val_overlap, self.joiner = val_overlap, joiner
         self.captions, self.gallery_captions, self.allow_unsafe_captions = captions, gallery_captions, allow_unsafe_captions
 
-    def folders(self) -> Sequence[str]:
-        """See the base class."""
-        return ("triplets-train", "queries-val", "gallery-val")
-
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def train_loader(self) -> TrainLoader[Any]:
-        """See the base class."""
         captions = {} if self.captions is None else read_captions(self.captions, allow_unsafe=self.allow_unsafe_captions)
         source = self.source("triplets-train")
         exclude = source.subsets.get("val_overlap", []) if self.val_overlap == "exclude" else []
@@ -193,8 +200,8 @@ class FashionIQDataModule(FashionDataModule):
             ids = {key.partition("-")[2] for key in gallery.keys}
             library = read_library(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
         queries = self.source("queries-val")
-        shelves = GalleryAssembler(self.encoder, library, self.allow_unsafe_captions, planned(gallery))
+        shelves = GalleryAssembler(self.encoder, library, self.allow_unsafe_captions, gallery.planned)
         return [
             self.evaluation(gallery, shelves),
-            self.evaluation(queries, QueryAssembler(self.encoder, self.pixels, self.joiner, planned(queries))),
+            self.evaluation(queries, QueryAssembler(self.encoder, self.pixels, self.joiner, queries.planned)),
         ]

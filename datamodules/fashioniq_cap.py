@@ -6,19 +6,19 @@ The captions are not part of Fashion-IQ: they come from a caption library beside
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from unifashion_pl.datamodules.annotate import Target
 from unifashion_pl.datamodules.base import FashionDataModule
-from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, findings, variant
+from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, GallerySpec, findings, variant
 from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, RawFashionIQ
 
-from unifashion_pl.data.annotate import Target
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.captions import read_captions
 from unifashion_pl.data.plan import Item, Plan
-from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.data.stream import TrainLoader
 
 __all__ = ["LICENCE", "PUBLISHED_SAMPLES", "FashionIQCapDataModule", "findings", "plans", "variant"]
 
@@ -38,12 +38,12 @@ def plans(root: Path) -> Iterable[Plan]:
     for category in CATEGORIES:
         for id in raw.ids(category, "train"):
             category_of.setdefault(id, category)
-    items = [Item(id, category, (id, category, False)) for id, category in category_of.items()]
+    items = [Item(id, category, GallerySpec(id, category, False)) for id, category in category_of.items()]
     plan = Plan(
         dataset="fashioniq-cap",
         split="train",
         kind="pairs",
-        items=raw.mixed(items),
+        items=raw.shuffle(items),
         recipe=GalleryRecipe(raw.images),
         fields=("image", "meta"),
         root=raw.root,
@@ -82,7 +82,7 @@ def caption_targets(root: Path, split: str) -> list[Target]:
 
 
 class FashionIQCapDataModule(FashionDataModule):
-    """Image-caption pairs of Fashion-IQ's training images; there is nothing to evaluate on.
+    """Image-caption pairs of Fashion-IQ's training images; captions to evaluate on would have to be generated first.
 
     Args:
         captions: caption library (JSON Lines); images without a caption are left out, and how many is said.
@@ -92,6 +92,7 @@ class FashionIQCapDataModule(FashionDataModule):
     """
 
     stream = "pairs"
+    train_folder = "pairs-train"
 
     def __init__(
         self,
@@ -108,12 +109,7 @@ class FashionIQCapDataModule(FashionDataModule):
             raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
         self.captions, self.val_overlap, self.allow_unsafe_captions = captions, val_overlap, allow_unsafe_captions
 
-    def folders(self) -> Sequence[str]:
-        """See the base class."""
-        return ("pairs-train",)
-
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def train_loader(self) -> TrainLoader[Any]:
@@ -130,7 +126,3 @@ class FashionIQCapDataModule(FashionDataModule):
         overlap = source.subsets.get("val_overlap", []) if self.val_overlap == "exclude" else []
         assembler = PairAssembler(self.encoder, self.pixels, "description", "description", "fashioniq", captions)
         return self.training(source, assembler, [*mute, *overlap])
-
-    def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
-        """None: captions of the validation split would have to be generated first."""
-        return []

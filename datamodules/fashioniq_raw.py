@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, some
+from unifashion_pl.data.plan import Item, MissingDataError, some, twice
 from unifashion_pl.data.texts import EDGES
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -26,7 +26,7 @@ PUBLISHED_GALLERY = {"dress": 3817, "shirt": 6346, "toptee": 5373}
 
 
 @dataclass(frozen=True)
-class Entry:
+class CaptionEntry:
     """A caption file's entry: reference + two texts -> target ("" in the test split)."""
 
     category: str
@@ -99,7 +99,7 @@ class RawFashionIQ:
                     f"{root}: no folder {folder} (found: {there or 'nothing'}). Expected captions/, image_splits/ and images/ as in "
                     "github.com/XiaoxiaoGuo/fashion-iq; the images have to be collected by id"
                 )
-        self._entries: dict[tuple[str, str], list[Entry]] = {}
+        self._entries: dict[tuple[str, str], list[CaptionEntry]] = {}
         self._ids: dict[tuple[str, str], list[str]] = {}
 
     @cached_property
@@ -119,7 +119,7 @@ class RawFashionIQ:
         """All annotation files of a split."""
         return [f(c, split) for c in CATEGORIES for f in (self.caption_file, self.split_file)]
 
-    def entries(self, category: str, split: str) -> list[Entry]:
+    def entries(self, category: str, split: str) -> list[CaptionEntry]:
         """Entries in file order; padding rows (``fake_data``) are left out.
 
         Raises:
@@ -140,13 +140,12 @@ class RawFashionIQ:
         if (category, split) not in self._ids:
             path = self.split_file(category, split)
             ids = [_id(row, f"{path}: entry {n}") for n, row in enumerate(_read_list(path))]
-            if len(set(ids)) < len(ids):
-                twice = some(sorted({id for id in ids if ids.count(id) > 1}))
-                raise MissingDataError(f"{path}: {len(ids) - len(set(ids))} ids are listed twice: {twice}")
+            if again := twice(ids):
+                raise MissingDataError(f"{path}: {len(again)} ids are listed twice: {some(again)}")
             self._ids[category, split] = ids
         return self._ids[category, split]
 
-    def mixed(self, items: Sequence[Item]) -> list[Item]:
+    def shuffle(self, items: Sequence[Item]) -> list[Item]:
         """A fixed permutation."""
         out = list(items)
         random.Random("fashioniq").shuffle(out)
@@ -206,7 +205,7 @@ class RawFashionIQ:
         return notes
 
 
-class _Caption(TypedDict):
+class _CaptionRow(TypedDict):
     """An entry of a caption file; what else it says is not read."""
 
     candidate: str | int
@@ -214,7 +213,7 @@ class _Caption(TypedDict):
     target: NotRequired[str | int | None]
 
 
-class _Image(TypedDict):
+class _SplitRow(TypedDict):
     """An entry of a split file that lists objects."""
 
     image: str | int
@@ -230,7 +229,7 @@ def _read_list(path: Path) -> list[Any]:
     return content
 
 
-def _typed(row: Any, kind: Any, where: str, expected: str) -> Any:
+def _convert(row: Any, kind: Any, where: str, expected: str) -> Any:
     try:
         return converted(row, kind, where, expected)
     except FormatError as error:
@@ -238,7 +237,7 @@ def _typed(row: Any, kind: Any, where: str, expected: str) -> Any:
 
 
 def _id(row: Any, where: str) -> str:
-    found = _typed(row, _Image, where, "an id")["image"] if isinstance(row, dict) else _typed(row, str, where, "an id")
+    found = _convert(row, _SplitRow, where, "an id")["image"] if isinstance(row, dict) else _convert(row, str, where, "an id")
     return _name(str(found), where)
 
 
@@ -253,13 +252,13 @@ def _is_padding(row: Any) -> bool:
     return isinstance(row, dict) and bool(row.get("fake_data"))
 
 
-def _entry(row: Any, position: int, category: str, split: str, path: Path) -> Entry:
+def _entry(row: Any, position: int, category: str, split: str, path: Path) -> CaptionEntry:
     where = f"{path}: entry {position}"
-    found = _typed(row, _Caption, where, "{candidate: id, captions: [texts], target: id}")
+    found = _convert(row, _CaptionRow, where, "{candidate: id, captions: [texts], target: id}")
     target = str(found.get("target") or "")
     if split != "test" and not target:
         raise MissingDataError(f"{where} has no target; only the test split goes without")
     if target:
         _name(target, where)
     reference = _name(str(found["candidate"]), where)
-    return Entry(category, split, position, reference, target, tuple(found["captions"]))
+    return CaptionEntry(category, split, position, reference, target, tuple(found["captions"]))

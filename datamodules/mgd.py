@@ -8,21 +8,22 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict, cast
 
 from PIL import Image
+from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
 
-from unifashion_pl.data.assemble import Row, TryOnAssembler, has_image, image_of
-from unifashion_pl.data.cloth import garment_sketch
+from unifashion_pl.data.assemble import TryOnAssembler, optional
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
 from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
-from unifashion_pl.data.pose import draw_skeleton, read_pose
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
-from unifashion_pl.data.texts import Draw
+from unifashion_pl.person.pose import draw_skeleton, read_pose
+from unifashion_pl.person.sketch import garment_sketch
 from unifashion_pl.reading import from_json
 
 PARTS = ("vitonhd", "dresscode")
@@ -34,6 +35,7 @@ NAMES = {
 WORN_SKETCH = {True: "im_sketch/{person}.png", False: "im_sketch_unpaired/{person}_{garment}.png"}
 IN_SHOP = ("cloth_sketch/{}.png", "../cloth_sketch/{split}/{}.png")
 OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "warped_sketch", "stitch", "pose")
+SPECS: dict[str, type[tuple[Any, ...]]] = {"vitonhd": vitonhd.VitonSpec, "dresscode": dresscode.DressCodeSpec}
 SHARD_SIZE = 64
 LICENCE = "captions CC BY-NC 4.0; VITON-HD CC BY-NC 4.0; Dress Code by signed agreement, institutions only"
 PUBLISHED_SAMPLES = {
@@ -105,7 +107,7 @@ class MultimodalRecipe(vitonhd.TryOnRecipe):
 
 @dataclass
 class MGDRecipe(FileRecipe):
-    """Samples of both parts; ``spec[0]`` names the part."""
+    """Samples of both parts; a spec is the part's name before the part's own spec."""
 
     fallible: ClassVar[bool] = True
     parts: dict[str, FileRecipe]
@@ -115,7 +117,8 @@ class MGDRecipe(FileRecipe):
         return MGDRecipe({name: part.quick() for name, part in self.parts.items()})
 
     def _inner(self, item: Item) -> tuple[FileRecipe, Item]:
-        return self.parts[item.spec[0]], replace(item, spec=item.spec[1:])
+        part, *spec = item.spec
+        return self.parts[part], replace(item, spec=SPECS[part](*spec))
 
     def inputs(self, item: Item) -> list[Input]:
         """Of the part."""
@@ -125,7 +128,7 @@ class MGDRecipe(FileRecipe):
     def meta(self, item: Item) -> dict[str, Any]:
         """Of the part."""
         recipe, inner = self._inner(item)
-        return {**recipe.meta(inner), "part": item.spec[0]}
+        return {**recipe.meta(inner), "part": next(iter(item.spec))}
 
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """Of the part."""
@@ -133,22 +136,11 @@ class MGDRecipe(FileRecipe):
         return recipe.extra(inner, pictures)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One part of a split before it is planned."""
-
-    items: list[Item]
-    recipe: FileRecipe
-    optional: tuple[str, ...]
-    sources: list[Path]
-    notes: list[str]
-
-
-def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
+def _viton_plan(root: Path, split: str, paired: bool, draw: bool) -> Plan:
     plan = vitonhd.plan_split(root, split, paired)
     base = plan.recipe
     assert isinstance(base, vitonhd.TryOnRecipe)
-    garments = [item.spec[1] for item in plan.items]
+    garments = [item.spec.garment for item in plan.items]
     patterns = [p for p in IN_SHOP if any((base.folder / p.format(g, split=split)).is_file() for g in garments)]
     warped = (base.folder / WORN_SKETCH[False]).parent.is_dir()
     recipe = MultimodalRecipe(
@@ -162,22 +154,11 @@ def _viton_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
     optional = tuple(
         "warped_sketch" if role == "sketch" else role for role in plan.optional if role != "sketch" or paired or warped
     )
-    return _Part([replace(item, group="vitonhd") for item in plan.items], recipe, optional, list(plan.sources), notes)
+    items = [replace(item, group="vitonhd") for item in plan.items]
+    return replace(plan, items=items, recipe=recipe, optional=optional, notes=notes)
 
 
-def _dresscode_part(root: Path, split: str, paired: bool, draw: bool) -> _Part:
-    items = dresscode.split_items(root, split, paired)
-    roles = dresscode.roles_of(root, items)
-    dresscode.needed(root, roles)
-    phrases, notes = dresscode.all_phrases(root)
-    notes = [*notes, *dresscode.notes_of(items, split, roles, phrases)]
-    recipe = dresscode.DressCodeRecipe(root, roles, phrases, draw)
-    lists = [*root.glob("*_captions.json"), *root.glob(f"*/{split}_pairs*.txt")]
-    optional = tuple(role for role in OPTIONAL if role in roles)
-    return _Part(items, recipe, optional, sorted(lists), [f"Dress Code: {note}" for note in notes])
-
-
-def plan_split(root: Path, split: str, parts: dict[str, _Part], draw: bool) -> Plan:
+def plan_split(root: Path, split: str, parts: dict[str, Plan], draw: bool) -> Plan:
     """A split of one or both parts; training is a fixed permutation that mixes them."""
     items = [replace(item, spec=(name, *item.spec)) for name, part in parts.items() for item in part.items]
     if split == "train":
@@ -188,11 +169,11 @@ def plan_split(root: Path, split: str, parts: dict[str, _Part], draw: bool) -> P
         split=split,
         kind="tryon",
         items=items,
-        recipe=MGDRecipe({name: part.recipe for name, part in parts.items()}),
+        recipe=MGDRecipe({name: cast(FileRecipe, part.recipe) for name, part in parts.items()}),
         fields=("person", "garment", "mask", "meta", *(("sketch",) if draw else ())),
         optional=tuple(role for role in OPTIONAL if role in has),
         options={"parts": sorted(parts), "sketch": "in-shop, drawn where absent" if draw else "as delivered"},
-        encoders=encoder_versions(),
+        encoders={**encoder_versions(), **({"scikit-image": version("scikit-image")} if draw else {})},
         root=root,
         sources=[path for part in parts.values() for path in part.sources],
         shard_size=SHARD_SIZE,
@@ -207,7 +188,7 @@ def plans(root: Path, draw: bool = True) -> Iterable[Plan]:
         draw: draw in-shop sketches, which were not published, from the garments' photos.
     """
     root = Path(root)
-    makers = {"vitonhd": _viton_part, "dresscode": _dresscode_part}
+    makers = {"vitonhd": _viton_plan, "dresscode": dresscode.plan_split}
     found = places(root)
     made = [
         plan_split(root, "train", {name: makers[name](folder, "train", True, draw) for name, folder in found.items()}, draw)
@@ -249,14 +230,13 @@ class MGDAssembler(TryOnAssembler):
         super().__init__(*common, **more)
         self.worn, self.skeleton = sketch == "worn", pose == "skeleton"
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """See the base class."""
-        row = super().sample(raw, draw)
-        if self.worn:
-            row["sketch"] = self.dark(image_of(raw, "warped_sketch")) if has_image(raw, "warped_sketch") else None
-        if self.skeleton:
-            row["pose"] = self.dark(_skeleton(raw)) if "pose.json" in raw.fields else None
-        return row
+    def sketch(self, raw: RawSample) -> Tensor | None:
+        return optional(raw, "warped_sketch" if self.worn else "sketch", self.dark)
+
+    def pose(self, raw: RawSample) -> Tensor | None:
+        if not self.skeleton:
+            return super().pose(raw)
+        return self.dark(_skeleton(raw))[None] if "pose.json" in raw.fields else None
 
 
 class _StoredPose(TypedDict):
@@ -312,7 +292,6 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         return [f"-{name}" for name in self.parts()]
 
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def assembler(self, paired: bool) -> MGDAssembler:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 from PIL import Image
 from unifashion_pl.datamodules.base import FashionDataModule
@@ -19,10 +19,10 @@ from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
-from unifashion_pl.data.pose import FARTHEST
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
-from unifashion_pl.data.repaint import mask_from_agnostic
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
+from unifashion_pl.person.masks import mask_from_agnostic
+from unifashion_pl.person.pose import FARTHEST, OpenPosePerson
 from unifashion_pl.reading import FormatError, read_json
 
 SHARD_SIZE = 64
@@ -60,6 +60,14 @@ OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "sk
 POSES = ("openpose_json/{}_keypoints.json", "openpose-json/{}_keypoints.json")
 
 
+class VitonSpec(NamedTuple):
+    """Names of a person and of a garment, and whether they belong together."""
+
+    person: str
+    garment: str
+    paired: bool
+
+
 @dataclass
 class TryOnRecipe(FileRecipe):
     """Pairs -> the fields of :data:`FOLDERS` that the dataset has, ``pose.json`` and ``meta.json``.
@@ -90,10 +98,8 @@ class TryOnRecipe(FileRecipe):
         ]
 
     def meta(self, item: Item) -> dict[str, Any]:
-        """See the base class."""
-        person, garment, paired = item.spec
-        phrases = self.phrases.get(garment.split("_")[0], [])
-        return {"person": person, "garment": garment, "paired": paired, "category": "upper_body", "phrases": phrases}
+        phrases = self.phrases.get(item.spec.garment.split("_")[0], [])
+        return {**item.spec._asdict(), "category": "upper_body", "phrases": phrases}
 
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
         """``pose.json``, and ``mask.png`` where it has to be made."""
@@ -102,24 +108,18 @@ class TryOnRecipe(FileRecipe):
         for role in ("mask", "agnostic", "densepose", "parse"):
             if role in pictures and (found := pictures[role].image.size) != person.size:
                 size = person.size
-                raise BadSample(item.spec[0], role, f"is {found[0]} × {found[1]}, the person {size[0]} × {size[1]}")
+                raise BadSample(item.spec.person, role, f"is {found[0]} × {found[1]}, the person {size[0]} × {size[1]}")
         if "mask" not in pictures:
             made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
         if self.pose is not None:
-            made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec[0]), item.spec[0], person)
+            made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec.person), item.spec.person, person)
         return made
-
-
-class _Person(TypedDict):
-    """A person of an OpenPose file: x, y and confidence of its joints in one list."""
-
-    pose_keypoints_2d: list[float]
 
 
 class _OpenPose(TypedDict):
     """An OpenPose file; what else it says is not read."""
 
-    people: list[_Person]
+    people: list[OpenPosePerson]
 
 
 def read_pose(path: Path, person: str, image: Image.Image) -> bytes:
@@ -198,7 +198,7 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
             f"{folder}: neither agnostic-mask/ nor agnostic-v3.2/ is there; one of them is needed to know what is repainted"
         )
     pose = next((p for p in POSES if (folder / p).parent.is_dir()), None)
-    items = [Item(p if paired else f"{p}__{g}", split, (p, g, paired)) for p, g in pairs]
+    items = [Item(p if paired else f"{p}__{g}", split, VitonSpec(p, g, paired)) for p, g in pairs]
     if split == "train":
         random.Random("vitonhd").shuffle(items)
     optional = tuple(role for role in OPTIONAL if role in patterns)
@@ -277,11 +277,9 @@ class VitonHDDataModule(FashionDataModule):
         return ("",)
 
     def folders(self) -> Sequence[str]:
-        """See the base class."""
         return ("tryon-train", *(_test_folder(paired, end) for end in self.endings() for paired in (True, False)))
 
     def plans(self, root: Path) -> Iterable[Plan]:
-        """See the base class."""
         return plans(root)
 
     def assembler(self, paired: bool) -> TryOnAssembler:
@@ -289,7 +287,6 @@ class VitonHDDataModule(FashionDataModule):
         return TryOnAssembler(self.encoder, self.size, paired)
 
     def train_loader(self) -> TrainLoader[Any]:
-        """See the base class."""
         return self.training(self.source("tryon-train"), self.assembler(paired=True))
 
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:

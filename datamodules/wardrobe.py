@@ -52,7 +52,7 @@ class WardrobeDataModule(BenchmarkDataModule):
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
         tryon_pixel_size: None = ``pixel_size``, or 64 x 48 without one.
         val_overlap, gallery_captions: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`; a library of the caption head's
-            own captions is made by :func:`unifashion_pl.evaluation.gallery_captions.write_gallery_captions`.
+            own captions is made by :func:`unifashion_pl.datamodules.captioners.write_gallery_captions`.
         prepare_workers: processes that draw and convert.
         start_method: of worker processes; None = the platform's default.
         features: as in :class:`~unifashion_pl.datamodules.base.FashionDataModule`, True for those beside the shards.

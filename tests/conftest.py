@@ -16,6 +16,9 @@ from small import save_stable_diffusion, small_backbone
 
 from unifashion_pl.backbone import QFormerBackbone
 
+#: Files that are not looked through for doctests: several folders have one of this name.
+collect_ignore_glob = ["*/conftest.py"]
+
 
 @pytest.fixture
 def backbone() -> QFormerBackbone:

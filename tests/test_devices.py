@@ -82,7 +82,7 @@ def batch_for(model: UniFashionModule, kind: str) -> TrainBatch:
     shown, mask = images(3, h, seed=2)[..., :w], torch.zeros(3, 1, h, w, dtype=torch.bool)
     mask[..., h // 4 : h // 2, w // 4 : w // 2] = True
     return dataclasses.replace(
-        tryon_batch(3), garments=images(3, side), pixels=shown, agnostic=shown, masks=mask, pose=shown, garment_pixels=shown,
+        tryon_batch(3), garments=images(3, side), pixels=shown, masks=mask, pose=shown, garment_pixels=shown,
         sketches=shown, worn=mask, shapes=mask, texts=["red top"] * 3,
     )  # fmt: skip
 

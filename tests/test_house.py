@@ -12,8 +12,8 @@ FILES = house.sources()
 #: Rooms from the lowest to the highest; a file may import its own room and those before. Files that lie in no folder are left out here.
 ORDER = (
     "configs",
-    "wardrobe",
     "data",
+    "wardrobe",
     "person",
     "backbone",
     "generation",

@@ -21,7 +21,7 @@ from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule,
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import GalleryBatch
 from unifashion_pl.evaluation import Painter
-from unifashion_pl.prediction import CHUNK, MANIFEST, noise_seed, taken
+from unifashion_pl.prediction import CHUNK, MANIFEST, noise_seed
 from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.tasks.editing import edit_batch
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
@@ -173,7 +173,7 @@ def test_a_picture_is_that_of_try_on_with_its_noise_seed(tmp_path: Path) -> None
     again = model()
     head = again.diffusion_head
     assert head is not None
-    rows = edit_batch(taken(batch, [1]), ["tryon"])
+    rows = edit_batch(batch[1], ["tryon"])
     with torch.no_grad():
         queries = again.backbone.encode(rows).queries
     (picture,) = head.paint(queries, rows, seeds=[lines[1]["noise_seed"]], sampler="fast", steps=2)
@@ -231,12 +231,12 @@ def test_test_splits_of_pairs_and_composed_queries_are_painted(tmp_path: Path) -
 
 def test_a_part_of_a_batch_has_a_part_of_every_column() -> None:
     batch = tryon_batch(4)
-    part = taken(batch, [3, 1])
+    part = batch[[3, 1]]
     assert part.keys == ["v3", "v1"]
     assert torch.equal(part.pose, batch.pose[[3, 1]])  # type: ignore[index]
     assert torch.equal(part.masks, batch.masks[[3, 1]])
     assert (part.dataset, part.paired) == (batch.dataset, True)
-    assert taken(batch, [0, 1, 2, 3]) is batch
+    assert batch[[0, 1, 2, 3]] is batch
 
 
 def test_what_cannot_be_painted_is_said(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def write_captions(run: Path, out: Path) -> None:
     """Caption the validation gallery of a phase-2 run's DataModule with the run's own caption head."""
     from unifashion_pl import UniFashionModule
     from unifashion_pl.datamodules import WardrobeDataModule
-    from unifashion_pl.evaluation.gallery_captions import write_gallery_captions
+    from unifashion_pl.datamodules.captioners import write_gallery_captions
 
     config: _RunConfig = read_yaml(run / "config.yaml", _RunConfig, "the configuration of a run")
     data = WardrobeDataModule(**{**config["data"]["init_args"], "pairs": False, "triplets": True})

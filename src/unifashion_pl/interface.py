@@ -34,8 +34,6 @@ class FashionModel(Protocol):
 
     def state_dict(self) -> Mapping[str, Any]: ...
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any: ...
-
 
 class SavedModel(FashionModel, Protocol):
     """A model that was built from a config, so that it can be written and built again."""

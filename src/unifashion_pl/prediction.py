@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +18,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from unifashion_pl.data.decode import BadInput, decoded
+from unifashion_pl.data.decode import BadInput, decode_picture
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
@@ -140,7 +138,7 @@ class Painter:
         for start in range(0, len(todo), TOGETHER):
             own = todo[start : start + TOGETHER]
             rows = [*own, *own[:1] * (TOGETHER - len(own))]
-            made = self._painted(model, taken(batch, rows), [lines[i] for i in rows]).cpu()
+            made = self._painted(model, batch[rows], [lines[i] for i in rows]).cpu()
             for i, picture in zip(own, made):
                 kept[i] = self._write(lines[i], picture)
         lines = [{**line, "sha256": digest} for line, digest in zip(lines, kept)]
@@ -227,7 +225,7 @@ class Painter:
             if isinstance(batch, TryOnBatch):
                 editing_head(model)
                 rows = edit_batch(batch, [self.task] * len(batch))
-                queries = torch.cat([model.backbone.encode(taken(rows, [i])).queries for i in range(len(rows))])
+                queries = torch.cat([model.backbone.encode(rows[i]).queries for i in range(len(rows))])
                 made = head.paint(queries, rows, seeds=seeds, **settings, **self.edits)
                 return torch.where(batch.masks, made, batch.pixels) if self.paste_back else made
             given: Tensor | None = None
@@ -248,7 +246,7 @@ class Painter:
             return None
         data = path.read_bytes()
         try:
-            text = decoded(data).info.get(CHUNK)
+            text = decode_picture(data).info.get(CHUNK)
         except BadInput as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None
@@ -291,18 +289,3 @@ def _composed(model: FashionModel, reference: Tensor, text: str) -> Tensor:
 def noise_seed(seed: int, key: str) -> int:
     """Seed of one sample's noise, from 0 to 2^48 - 1: the same for any order, batch or subset. ``seed=`` of other methods takes it too."""
     return int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:6], "big")
-
-
-def taken(batch: Any, rows: Sequence[int]) -> Any:
-    """A batch of the samples ``rows``: columns are tensors and lists of one entry per sample, anything else is common to all."""
-    n = len(batch)
-    if list(rows) == list(range(n)):
-        return batch
-    changes: dict[str, Any] = {}
-    for name in (f.name for f in fields(batch)):
-        value = getattr(batch, name)
-        if isinstance(value, Tensor):
-            changes[name] = value[list(rows)]
-        elif isinstance(value, list) and len(value) == n:
-            changes[name] = [value[i] for i in rows]
-    return replace(batch, **changes)

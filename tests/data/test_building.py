@@ -20,9 +20,7 @@ from data.test_shards import FORK, contents, train_plan
 from unifashion_pl.datamodules import fashiongen
 
 from unifashion_pl import files
-from unifashion_pl.data.index import ShardIndex
-from unifashion_pl.data.plan import BadSample, Item, Made
-from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.plan import Item, Made
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.files import WriteError, replacing
 
@@ -185,24 +183,6 @@ def test_the_work_of_an_orphan_does_not_count(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(RuntimeError, match="the process that asked for it is gone"), replacing(tmp_path / "x") as file:
         file.write(b"late")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_samples_fail_alone(fashiongen_root: Path, tmp_path: Path) -> None:
-    """A recipe's BadSample costs its sample, never the shard."""
-    plan = train_plan(fashiongen_root)
-    recipe = plan.recipe
-
-    class Some(BadFields):
-        def make(self, items: Any) -> Any:
-            for item, made in recipe.make(items):
-                yield item, BadSample(item.key, "image", "truncated") if item.key.endswith("7") else made
-
-    object.__setattr__(plan, "recipe", Some(""))
-    index = ShardIndex.load(write_shards(plan, tmp_path, progress=False).parent)
-    assert {m["key"] for m in index.missing} == {f"r00000{n}7" for n in range(3)}
-    assert index.samples == 33
-    source = ShardSource(tmp_path / "pairs-train")
-    assert [source.read(n).key for n in range(33)] == source.keys
 
 
 @pytest.mark.slow

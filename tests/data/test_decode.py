@@ -16,7 +16,7 @@ from data.rawdata import jpeg, picture
 from PIL import Image, TiffImagePlugin, features
 
 from unifashion_pl.data import decode
-from unifashion_pl.data.decode import BadInput, decoded, open_image, own_image, passable, read_bytes, sniff, to_rgb
+from unifashion_pl.data.decode import BadInput, decode_picture, open_image, own_image, passable, read_bytes, sniff, to_rgb
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -161,7 +161,7 @@ BLOCKS = {
 def test_damaged_exif_never_costs_the_pixels(block: str) -> None:
     exif, size, said = BLOCKS[block]
     plain = encoded(picture(0, 40, 20), "JPEG")
-    found = decoded(with_app1(plain, exif))
+    found = decode_picture(with_app1(plain, exif))
     assert (found.image.size, bool(found.flaw), found.turned) == (size, said, size == (20, 40))
     upright = Image.open(BytesIO(plain)).transpose(Image.Transpose.ROTATE_270) if found.turned else Image.open(BytesIO(plain))
     assert found.image.tobytes() == upright.tobytes()
@@ -187,7 +187,7 @@ def png_chunk(name: bytes, data: bytes, *, crc: int = 0) -> bytes:
 def test_damaged_chunks_of_a_png_never_cost_the_pixels(chunk: bytes) -> None:
     plain = encoded(picture(1), "PNG")
     data = plain[:33] + chunk + plain[33:]
-    assert decoded(data).image.tobytes() == picture(1).tobytes()
+    assert decode_picture(data).image.tobytes() == picture(1).tobytes()
     assert passable(data)[:2] == ("png", data)
 
 

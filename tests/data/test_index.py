@@ -1,18 +1,25 @@
+"""x"""
+
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unifashion_pl.datamodules import fashiongen
 
-from unifashion_pl.data.index import ShardIndex
+from unifashion_pl.data.index import ShardIndex, preflight
+from unifashion_pl.data.plan import Plan
 from unifashion_pl.data.reader import DamagedSample, _fields
-from unifashion_pl.data.shards import tar_member
+from unifashion_pl.data.shards import tar_member, write_shards
 
 Content = dict[str, Any]
+
+
 SHARD = {
     "name": "d-0.tar",
     "bytes": 4096,
@@ -22,6 +29,8 @@ SHARD = {
     "crc32": [1, 2],
     "keys": ["a", "b"],
 }
+
+
 INDEX = {
     "dataset": "d", "split": "train", "kind": "pairs", "fields": ["image"], "optional": [], "options": {}, "encoders": {},
     "source": {"a.csv": {"bytes": 1, "sha256": "0"}}, "shards": [SHARD], "samples": 2, "expected": 3, "missing": [], "duplicates": [],
@@ -99,3 +108,35 @@ def test_members_that_no_shard_has_are_damage() -> None:
         _fields(plain[:512], "k", "k")
     with pytest.raises(DamagedSample, match="byte 0: no tar header"):
         _fields(bytes(1024), "k", "k")
+
+
+def train_plan(root: Path) -> Plan:
+    return next(p for p in fashiongen.plans(root, shard_size=5) if p.split == "train")
+
+
+def test_index_errors_say_what_is_there(pair_shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        ShardIndex.load(tmp_path / "no")
+    with pytest.raises(FileNotFoundError, match="pairs-train, pairs-validation have one"):
+        ShardIndex.load(pair_shards)
+    content = json.loads((pair_shards / "pairs-train" / "index.json").read_text())
+    for change, message in (
+        ({"format": 99}, "format 99"),
+        ({"hash": "0" * 64}, "was changed"),
+        ({"shards": 3}, "not a shard index"),
+    ):
+        (tmp_path / "index.json").write_text(json.dumps({**content, **change}))
+        with pytest.raises(ValueError, match=message):
+            ShardIndex.load(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match="not a shard index"):
+        ShardIndex.load(tmp_path)
+
+
+def test_preflight_names_missing_and_cut_shards(fashiongen_root: Path, tmp_path: Path) -> None:
+    folder = write_shards(train_plan(fashiongen_root), tmp_path, progress=False).parent
+    tars = sorted(folder.glob("*.tar"))
+    tars[0].unlink()
+    os.truncate(tars[1], 1024)
+    with pytest.raises(FileNotFoundError, match=r"00000\.tar is missing; .*00001\.tar has 1,024 bytes instead of"):
+        preflight(folder, ShardIndex.load(folder))

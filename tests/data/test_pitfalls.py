@@ -20,7 +20,7 @@ from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import Item, Plan
 from unifashion_pl.data.reader import DamagedSample, ShardSource
 from unifashion_pl.data.shards import tar_member
-from unifashion_pl.data.stream import EvalLoader, Place, TrainLoader, Workers, training_order
+from unifashion_pl.data.stream import EvalLoader, Rank, TrainLoader, Workers, training_order
 from unifashion_pl.data.transforms import EncoderTransform
 
 PAIRS = PairAssembler(EncoderTransform(8))
@@ -153,7 +153,7 @@ def test_uneven_shards_and_more_workers_than_shards(pair_shards: Path) -> None:
     source = ShardSource(pair_shards / "pairs-train")
     assert [shard.samples for shard in source.index.shards] == [5] * 7 + [1]
     for world in (2, 3, 4):
-        loaders = [TrainLoader(source, PAIRS, batch_size=2, place=Place(rank, world)) for rank in range(world)]
+        loaders = [TrainLoader(source, PAIRS, batch_size=2, rank=Rank(rank, world)) for rank in range(world)]
         assert {len(list(loader)) for loader in loaders} == {36 // (2 * world)}
     assert len(list(TrainLoader(source, PAIRS, batch_size=6, workers=Workers(9)))) == 6
 
@@ -177,7 +177,7 @@ def test_an_order_does_not_hang_on_the_process(pair_shards: Path) -> None:
 def test_uneven_evaluation_shards_are_read_exactly_once(pair_shards: Path, world: int, workers: int) -> None:
     """Shards of 5, 5, 5, 5, 5, 5, 5 and 1 over ranks and workers that divide neither; no padding, at most one apart."""
     source = ShardSource(pair_shards / "pairs-validation")
-    ranks = [EvalLoader(source, PAIRS, batch_size=4, place=Place(r, world), workers=Workers(workers)) for r in range(world)]
+    ranks = [EvalLoader(source, PAIRS, batch_size=4, rank=Rank(r, world), workers=Workers(workers)) for r in range(world)]
     seen = [[key for batch in loader for key in batch.keys] for loader in ranks]
     assert Counter(key for part in seen for key in part) == Counter(source.keys)
     assert max(map(len, seen)) - min(map(len, seen)) <= 1

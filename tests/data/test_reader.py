@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import Item, Made, Plan
 from unifashion_pl.data.reader import DamagedSample, ShardSource
+from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.data.shards import tar_member, write_shards
+from unifashion_pl.data.stream import TrainLoader
+from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
 
 
 class Two:
@@ -81,3 +87,42 @@ def test_anything_but_plain_files_of_the_sample_is_refused(shards: Path, member:
         source.read(0)
     assert caught.value.name.startswith("a (sample 0 of")
     assert source.read(1).fields == {"image.png": b"x" * 700, "meta.json": b"{}"}
+
+
+PAIRS = PairAssembler(EncoderTransform(16), PixelTransform((16, 12)))
+
+
+def train(folder: Path, batch_size: int = 5, **options: Any) -> TrainLoader[PairBatch]:
+    return TrainLoader(ShardSource(folder / "pairs-train"), PAIRS, batch_size=batch_size, **options)
+
+
+@pytest.fixture
+def damaged(pair_shards: Path, tmp_path: Path) -> Path:
+    """Two samples with a flipped byte."""
+    shutil.copytree(pair_shards, tmp_path / "damaged")
+    source = ShardSource(tmp_path / "damaged" / "pairs-train")
+    for number in (2, 9):
+        shard, i = divmod(number, 5)
+        with open(source.folder / source.index.shards[shard].name, "r+b") as file:
+            file.seek(source.index.shards[shard].offsets[i] + 700)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 1]))
+    return tmp_path / "damaged"
+
+
+def test_a_flipped_byte_is_named(damaged: Path) -> None:
+    source = ShardSource(damaged / "pairs-train")
+    with pytest.raises(DamagedSample, match=rf"{source.keys[2]} \(sample 2 of .*00000\.tar.*CRC-32"):
+        source.read(2)
+    source.read(3)
+
+
+def test_a_shard_cut_after_the_start_is_named(pair_shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair_shards / "pairs-train", tmp_path / "pairs-train")
+    source = ShardSource(tmp_path / "pairs-train")
+    shard = source.index.shards[0]
+    with open(source.folder / shard.name, "r+b") as file:
+        file.truncate(shard.offsets[1] + 100)
+    with pytest.raises(DamagedSample, match="the file ends after"):
+        source.read(1)

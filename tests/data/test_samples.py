@@ -1,16 +1,22 @@
-"""Batches of several datasets as one."""
+"""Columns of batches: one behind the other, chosen rows, moved; batches of several datasets as one."""
 
 from __future__ import annotations
 
-import torch
-from small import pair_batch
+from dataclasses import fields, replace
+from typing import Any
 
-from unifashion_pl.data.samples import PairBatch
+import pytest
+import torch
+from small import pair_batch, triplet_batch, tryon_batch
+from torch import Tensor
+
+from unifashion_pl.data.samples import Columns, EditBatch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
+from unifashion_pl.tasks.editing import edit_batch
 
 
 def test_every_prefix_of_a_joined_batch_holds_all_parts_in_proportion() -> None:
     one, two = pair_batch(4), pair_batch(2, dataset="other/train", keys=["x0", "x1"], captions=["c0", "c1"])
-    joined = PairBatch.joined([one, two])
+    joined = PairBatch.interleave([one, two])
     assert joined.keys == ["k0", "x0", "k1", "k2", "x1", "k3"]
     assert joined.captions[1] == "c0"
     assert torch.equal(joined.images[[0, 2, 3, 5]], one.images)
@@ -21,10 +27,86 @@ def test_every_prefix_of_a_joined_batch_holds_all_parts_in_proportion() -> None:
 
 
 def test_equal_product_numbers_of_two_datasets_are_two_products() -> None:
-    joined = PairBatch.joined([pair_batch(3), pair_batch(3, dataset="other/train")])
+    joined = PairBatch.interleave([pair_batch(3), pair_batch(3, dataset="other/train")])
     assert len(set(joined.products.tolist())) == 6
     assert (joined.products >= 0).all()
 
 
 def test_pixels_need_all_parts() -> None:
-    assert PairBatch.joined([pair_batch(2), pair_batch(2, pixels=None)]).pixels is None
+    assert PairBatch.interleave([pair_batch(2), pair_batch(2, pixels=None)]).pixels is None
+
+
+def gallery_batch() -> GalleryBatch:
+    return GalleryBatch(
+        keys=["a", "b", "c"],
+        images=pair_batch(3).images,
+        categories=["dress"] * 3,
+        captions=["", "x", ""],
+        in_union=[True, False, True],
+        dataset="x/val",
+        planned={"dress": 9},
+    )
+
+
+def equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, Tensor) else bool(a == b)
+
+
+ALL = [
+    pair_batch(),
+    triplet_batch(),
+    tryon_batch(),
+    edit_batch(tryon_batch(), ["tryon", "design", "text", "tryon"]),
+    gallery_batch(),
+]
+
+
+@pytest.mark.parametrize("batch", ALL, ids=lambda batch: type(batch).__name__)
+def test_samples_one_behind_the_other_are_the_batch(batch: Columns) -> None:
+    whole = type(batch).cat([batch[i] for i in range(len(batch))])
+    assert all(equal(getattr(whole, f.name), getattr(batch, f.name)) for f in fields(batch))
+
+
+@pytest.mark.parametrize("batch", ALL, ids=lambda batch: type(batch).__name__)
+def test_chosen_rows_are_those_of_every_column(batch: Any) -> None:
+    n = len(batch)
+    part = batch[[2, 0, 2]]
+    assert len(part) == 3
+    for f in fields(batch):
+        old, new = getattr(batch, f.name), getattr(part, f.name)
+        if isinstance(old, Tensor) or (isinstance(old, list) and len(old) == n):
+            assert all(equal(new[i], old[row]) for i, row in enumerate((2, 0, 2))), f.name
+        else:
+            assert new == old, f.name
+    assert len(batch[1:]) == n - 1
+    assert len(batch[-1:]) == 1
+    with pytest.raises(IndexError):
+        batch[n]
+
+
+def test_what_all_samples_share_is_not_a_column() -> None:
+    common = {
+        kind.__name__: sorted(f.name for f in fields(kind) if "common" in f.metadata)
+        for kind in (PairBatch, TripletBatch, GalleryBatch, QueryBatch, TryOnBatch, EditBatch)
+    }
+    assert common == {
+        "PairBatch": ["dataset"],
+        "TripletBatch": ["dataset"],
+        "GalleryBatch": ["allow_unsafe_captions", "dataset", "planned"],
+        "QueryBatch": ["dataset", "joiner", "planned"],
+        "TryOnBatch": ["dataset", "paired"],
+        "EditBatch": [],
+    }
+
+
+def test_a_column_that_one_part_lacks_all_lack() -> None:
+    assert TryOnBatch.cat([tryon_batch(1), tryon_batch(1, pose=None)]).pose is None
+    assert GalleryBatch.cat([gallery_batch()] * 2).provenance == []
+
+
+def test_a_batch_goes_to_a_device_as_a_whole() -> None:
+    batch = replace(tryon_batch(2), worn=None)
+    moved = batch.to("meta")
+    assert {value.device.type for value in moved.columns().values() if isinstance(value, Tensor)} == {"meta"}
+    assert (moved.keys, moved.worn, moved.dataset) == (batch.keys, None, batch.dataset)
+    assert batch.pixels.device.type == "cpu"

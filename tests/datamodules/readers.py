@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import lightning as L
 from data.rawdata import jpeg
 from PIL import Image
-
-from unifashion_pl.data.check import CheckReport, SplitReport, check_dataset
+from unifashion_pl.datamodules.checks import CheckReport, SplitReport, check_dataset
 
 Damage = tuple[Callable[[Path], object], str]
 Colour = tuple[int, int, int]

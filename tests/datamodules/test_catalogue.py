@@ -12,9 +12,9 @@ from data.rawdata import jpeg, write_catalogue
 from PIL import Image
 from readers import DAMAGES, check, content, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import CatalogueDataModule, catalogue
-from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, with_splits
+from unifashion_pl.datamodules.catalogue import CatalogueRow, read_catalogue, split_rows
+from unifashion_pl.datamodules.checks_text import report_text
 
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.reader import DamagedSample
@@ -121,7 +121,7 @@ def test_columns_are_recognised_by_several_names_or_named(root: Path) -> None:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_bad_image_is_reported(root: Path, tmp_path: Path, damage: str) -> None:
-    ids = {plan.split: [item.spec[0]["id"] for item in plan.items] for plan in catalogue.plans(root)}
+    ids = {plan.split: [item.spec.meta["id"] for item in plan.items] for plan in catalogue.plans(root)}
     bad = ids["val"][0]
     spoil, reason = DAMAGES[damage]
     spoil(root / f"photos/{bad}.jpg")
@@ -145,7 +145,7 @@ def test_a_bad_image_is_reported(root: Path, tmp_path: Path, damage: str) -> Non
 
 
 def test_a_broken_image_stops_training_unless_it_is_allowed(root: Path) -> None:
-    bad = next(plan.items[0].spec[0]["id"] for plan in catalogue.plans(root) if plan.split == "train")
+    bad = next(plan.items[0].spec.meta["id"] for plan in catalogue.plans(root) if plan.split == "train")
     (root / f"photos/{bad}.jpg").write_bytes(b"")
     with pytest.raises(
         RuntimeError, match=f"catalogue/train: 1 damaged samples, allowed are max_bad=0: {bad}: image: empty file"
@@ -160,7 +160,7 @@ def test_a_broken_image_stops_training_unless_it_is_allowed(root: Path) -> None:
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "PPM", "ICO", "TGA", "MPO", "damaged EXIF"])
 @pytest.mark.parametrize("through_shards", [False, True])
 def test_what_search_reads_training_and_shards_read_too(root: Path, tmp_path: Path, kind: str, through_shards: bool) -> None:
-    odd = next(plan.items[0].spec[0]["id"] for plan in catalogue.plans(root) if plan.split == "train")
+    odd = next(plan.items[0].spec.meta["id"] for plan in catalogue.plans(root) if plan.split == "train")
     path = root / f"photos/{odd}.jpg"
     data = jpeg(3, 64, 64)
     if kind != "damaged EXIF":
@@ -183,7 +183,7 @@ def test_what_search_reads_training_and_shards_read_too(root: Path, tmp_path: Pa
 def test_missing_images_are_left_out_only_when_asked_and_never_silently(
     root: Path, tmp_path: Path, through_shards: bool
 ) -> None:
-    ids = {plan.split: sorted(item.spec[0]["id"] for item in plan.items) for plan in catalogue.plans(root)}
+    ids = {plan.split: sorted(item.spec.meta["id"] for item in plan.items) for plan in catalogue.plans(root)}
     gone = [ids["train"][0], ids["val"][0]]
     for id in gone:
         (root / f"photos/{id}.jpg").unlink()
@@ -243,7 +243,7 @@ def test_images_in_every_mode_become_rgb(tmp_path: Path, through_shards: bool) -
 def test_words_for_splits(root: Path) -> None:
     words = ["train", "Training", " val ", "validation", "valid", "DEV", "test", "holdout", "holdout"]
     rewrite(root, "image,split", *(f"{i}.jpg,{word}" for i, word in enumerate(words)))
-    parts = with_splits(read_catalogue(root / "catalogue.csv", root), 0.1)
+    parts = split_rows(read_catalogue(root / "catalogue.csv", root), 0.1)
     assert {s: [r.id for r in rows] for s, rows in parts.items()} == {
         "train": ["0", "1"],
         "val": ["2", "3", "4", "5"],
@@ -272,14 +272,14 @@ def test_only_unknown_words_for_splits_are_an_error(root: Path) -> None:
 
 def test_views_of_a_product_stay_together_and_where_they_are() -> None:
     rows = [CatalogueRow(str(i), Path(f"{i}.jpg"), "", "", "", "", f"p{i // 3}", "") for i in range(900)]
-    parts = with_splits(rows, 0.2)
+    parts = split_rows(rows, 0.2)
     products = {split: {row.product for row in part} for split, part in parts.items()}
     assert not products["train"] & products["val"]
     assert Counter(row.product for part in parts.values() for row in part) == {f"p{i}": 3 for i in range(300)}
     assert 40 <= len(products["val"]) <= 80
-    fewer = with_splits(rows[::-1][:600], 0.2)
+    fewer = split_rows(rows[::-1][:600], 0.2)
     assert {row.product for row in fewer["val"]} == products["val"] & {row.product for row in rows[300:]}
-    assert {s: len(with_splits(rows, f)[s]) for s, f in (("train", 0.0), ("val", 1.0))} == {"train": 900, "val": 900}
+    assert {s: len(split_rows(rows, f)[s]) for s, f in (("train", 0.0), ("val", 1.0))} == {"train": 900, "val": 900}
 
 
 def test_a_product_in_two_splits_is_noted(root: Path) -> None:
@@ -371,7 +371,7 @@ def test_every_rank_has_samples_by_world_and_batch_many_training_batches(root: P
 
 @pytest.mark.parametrize("world", [1, 3])
 def test_evaluation_delivers_everything_exactly_once_and_validation_serves_as_test(root: Path, world: int) -> None:
-    expected = sorted(r.id for r in with_splits(read_catalogue(root / "catalogue.csv", root), 0.1)["val"])
+    expected = sorted(r.id for r in split_rows(read_catalogue(root / "catalogue.csv", root), 0.1)["val"])
     assert len(expected) == 4
     for stage in ("val_dataloader", "test_dataloader"):
         loaders = [getattr(on_rank(module(root), rank, world), stage)() for rank in range(world)]

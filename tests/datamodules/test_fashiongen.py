@@ -13,8 +13,8 @@ import torch
 from data.rawdata import picture, write_fashiongen
 from readers import check, keys, lost, on_rank, split_of
 from unifashion_pl.datamodules import FashionGenDataModule, fashiongen
+from unifashion_pl.datamodules.checks_text import report_text
 
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import PairBatch
@@ -195,9 +195,9 @@ def test_products_in_both_splits_and_other_counts_than_published_are_noted(root:
 def test_latin_1_and_utf_8_texts_come_out_right_and_are_counted(made: Path) -> None:
     index = ShardIndex.load(made / "shards/pairs-validation")
     assert "3 texts are Latin-1, the others UTF-8" in index.notes
-    descriptions = {name: c for b in module(made).val_dataloader()[0] for name, c in zip(b.product_names, b.captions)}
-    assert descriptions["Dress 1"] == "Long sleeves. Number 1. Café"
-    assert descriptions["Dress 2"] == "Long sleeves. Number 2. Café"
+    said = {t.partition(".")[0]: c for b in module(made).val_dataloader()[0] for t, c in zip(b.texts, b.captions)}
+    assert said["Dress 1"] == "Long sleeves. Number 1. Café"
+    assert said["Dress 2"] == "Long sleeves. Number 2. Café"
 
 
 @pytest.mark.parametrize("shape", [(36,), (36, 1)])
@@ -243,8 +243,8 @@ def test_training_batches(made: Path) -> None:
         assert (batch.products.shape, batch.products.dtype) == ((8,), torch.int64)
         assert batch.styles == ["fashiongen"] * 8
         assert batch.dataset == "fashiongen/train"
-        for product, name, category, sub in zip(batch.products, batch.product_names, batch.categories, batch.subcategories):
-            assert name == f"Dress {int(product)}"
+        for product, name, category, sub in zip(batch.products, batch.texts, batch.categories, batch.subcategories):
+            assert name.startswith(f"Dress {int(product)}. ")
             assert (category, sub) == (("DRESSES", "SHORT DRESSES") if product % 2 else ("TOPS", "BLOUSES"))
     assert next(iter(module(made).train_loader())).pixels is None
 

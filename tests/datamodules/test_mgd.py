@@ -13,8 +13,8 @@ from data.rawdata import picture, write_dresscode, write_vitonhd
 from PIL import Image
 from readers import DAMAGES, check, keys, lost, on_rank, split_of
 from unifashion_pl.datamodules import MGDDataModule, dresscode, mgd
+from unifashion_pl.datamodules.checks_text import report_text
 
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.decode import open_image
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import TryOnBatch
@@ -83,7 +83,7 @@ def test_batches(made: Path) -> None:
     paired, unpaired = [next(iter(loader)) for loader in data.test_dataloader()[2:]]
     for batch in (next(iter(data.train_loader())), paired, unpaired):
         assert isinstance(batch, TryOnBatch)
-        for images in (batch.pixels, batch.agnostic, batch.garment_pixels, batch.pose, batch.sketches):
+        for images in (batch.pixels, batch.garment_pixels, batch.pose, batch.sketches):
             assert images is not None
             assert (images.shape[1:], images.dtype) == ((3, 64, 48), torch.uint8)
         assert batch.masks.dtype == torch.bool
@@ -95,16 +95,6 @@ def test_batches(made: Path) -> None:
     assert unpaired.texts[0] == paired.texts[1]
     assert torch.equal(unpaired.garments[0], paired.garments[1])
     assert torch.equal(unpaired.pixels, paired.pixels)
-
-
-def test_masks_of_dress_code_cover_what_is_worn_and_spare_the_face(made: Path) -> None:
-    batch = next(iter(module(made).test_dataloader()[2]))
-    for row, (key, mask) in enumerate(zip(batch.keys, batch.masks[:, 0])):
-        category, number = key.split("-")[0], key.split("-")[1].split("_")[0]
-        parse = torch.from_numpy(np.array(Image.open(made / f"dresscode/{category}/label_maps/{number}_4.png")))
-        assert mask[parse == {"dresses": 7, "upper_body": 4, "lower_body": 5}[category]].all(), category
-        assert not mask[parse == 11].any()
-        assert set(batch.agnostic[row][mask.expand(3, -1, -1)].tolist()) == {128}
 
 
 def test_sketches_are_the_ones_asked_for(made: Path) -> None:
@@ -203,12 +193,6 @@ def test_what_is_wrong_with_the_lists_is_named(root: Path, spoil: Callable[[Path
     with pytest.raises(MissingDataError, match=message) as caught:
         module(root).prepare_data()
     assert report.problem == str(caught.value)
-
-
-def test_a_bad_file_of_joints_is_reported(root: Path) -> None:
-    (root / "dresscode/dresses/keypoints/000500_2.json").write_text('{"keypoints": [[1, 2, 3]]}')
-    found = lost(split_of(check("mgd", root), "mgd/test-paired-dresscode"))
-    assert found == {("000500", "pose", "has 1 joints", 1)}
 
 
 def test_garments_without_a_caption_are_counted_and_stay(root: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,18 @@ from data.rawdata import picture, write_vitonhd
 from PIL import Image
 from readers import DAMAGES, check, keys, lost, odd_pictures, on_rank, split_of
 from unifashion_pl.datamodules import VitonHDDataModule, vitonhd
+from unifashion_pl.datamodules.checks_text import report_text
 
-from unifashion_pl.data.check_text import report_text
+from unifashion_pl.data.assemble import image_of
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import MissingDataError
 from unifashion_pl.data.samples import TryOnBatch
 from unifashion_pl.data.shards import write_shards
+from unifashion_pl.data.transforms import PixelTransform
 
 PERSONS = [f"{i:05d}_00" for i in range(500, 504)]
+
+
 OTHERS = PERSONS[1:] + PERSONS[:1]
 
 
@@ -51,9 +54,6 @@ def losses(root: Path, out: Path) -> dict[str, list[tuple[str, str, str]]]:
         assert index.expected - index.samples == len(index.missing)
         found[plan.folder] = [(bad["id"], bad["role"], bad["reason"]) for bad in index.missing]
     return found
-
-
-# bad files
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -151,52 +151,10 @@ def test_pictures_of_another_size_than_the_person_are_reported(root: Path, tmp_p
     assert losses(root, tmp_path / "out")["tryon-test-paired"] == [bad]
 
 
-# bad lists
-
-
-def absent(path: Path) -> Callable[[Path], object]:
-    return lambda root: shutil.rmtree(root / path) if (root / path).is_dir() else (root / path).unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (shutil.rmtree, "train_pairs.txt is missing .found: the folder does not exist"),
-        (absent(Path("test_pairs.txt")), "test_pairs.txt is missing .found: captions.json, test, train, train_pairs.txt"),
-        (absent(Path("test")), "none of the listed pairs has a file image/{}.jpg or cloth/{}.jpg"),
-        (absent(Path("train/cloth")), "none of the listed pairs has a file cloth/{}.jpg"),
-        (lambda root: (root / "train_pairs.txt").write_text(""), "none of the listed pairs"),
-        (
-            lambda root: (root / "test_pairs.txt").write_text("00500_00.jpg\n"),
-            "test_pairs.txt:1: expected `person.jpg garment.jpg`",
-        ),
-        (lambda root: (root / "test_pairs.txt").write_text("a b\na b\n"), "test_pairs.txt:2: .*a.* second time"),
-        (lambda root: (root / "test_pairs.txt").write_bytes(b"\xff\xfe\x00a"), "test_pairs.txt is not UTF-8"),
-    ],
-)
-def test_what_is_wrong_with_the_lists_is_named(root: Path, spoil: Callable[[Path], object], message: str) -> None:
-    spoil(root)
-    report = check("vitonhd", root)
-    assert not report.complete
-    with pytest.raises(MissingDataError, match=message) as caught:
-        module(root).prepare_data()
-    assert report.problem == str(caught.value)
-
-
 def test_neither_masks_nor_agnostic_pictures(root: Path) -> None:
     for folder in ("agnostic-mask", "agnostic-v3.2"):
         shutil.rmtree(root / "train" / folder)
     assert "neither agnostic-mask/ nor agnostic-v3.2/ is there" in str(check("vitonhd", root).problem)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"00500": null}', '{"00500": "red top"}', '{"00500": ["red", null]}', '{"00500": [1]}']
-)
-def test_phrases_of_another_shape_are_refused(root: Path, content: str) -> None:
-    (root / "captions.json").write_text(content)
-    assert "captions.json is not garment -> list of phrases" in str(check("vitonhd", root).problem)
-    with pytest.raises(MissingDataError, match="captions.json"):
-        module(root).prepare_data()
 
 
 def test_garments_without_phrases_are_counted(root: Path) -> None:
@@ -243,9 +201,6 @@ def test_masks_in_every_mode_keep_their_polarity(root: Path) -> None:
     assert all(torch.equal(mask[0], torch.from_numpy(np.array(white) >= 128)) for mask in batch.masks)
 
 
-# what the DataModule delivers
-
-
 def test_training_batches(made: Path) -> None:
     loader = module(made).train_dataloader().iterables["tryon"]
     batches = list(loader)
@@ -254,7 +209,7 @@ def test_training_batches(made: Path) -> None:
         assert isinstance(batch, TryOnBatch)
         assert len(batch) == 2
         assert (batch.garments.shape, batch.garments.dtype) == ((2, 3, 16, 16), torch.uint8)
-        for images in (batch.pixels, batch.agnostic, batch.garment_pixels, batch.pose):
+        for images in (batch.pixels, batch.garment_pixels, batch.pose):
             assert images is not None
             assert (images.shape, images.dtype) == ((2, 3, 64, 48), torch.uint8)
         assert (batch.masks.shape, batch.masks.dtype) == ((2, 1, 64, 48), torch.bool)
@@ -268,7 +223,7 @@ def test_training_batches(made: Path) -> None:
 
 def test_pixel_size_is_height_and_width(made: Path) -> None:
     batch = next(iter(module(made, pixel_size=(32, 16)).train_loader()))
-    assert batch.pixels.shape == batch.agnostic.shape == (2, 3, 32, 16)
+    assert batch.pixels.shape == (2, 3, 32, 16)
     assert batch.masks.shape == (2, 1, 32, 16)
 
 
@@ -310,24 +265,28 @@ def test_paired_is_the_own_garment_and_unpaired_the_listed_one(made: Path) -> No
 
 
 def test_true_in_the_mask_is_what_is_repainted_and_grey_there(made: Path) -> None:
-    (batch,) = module(made, eval_batch_size=4).val_dataloader()[0]
+    data = module(made, eval_batch_size=4)
+    (batch,) = data.val_dataloader()[0]
+    source = data.source("tryon-test-paired")
+    agnostic = torch.stack([PixelTransform((64, 48))(image_of(source.read(i), "agnostic")) for i in range(4)])
     expected = torch.zeros(64, 48, dtype=torch.bool)
     expected[16:32, 12:24] = True
     assert all(torch.equal(mask[0], expected) for mask in batch.masks)
     inside = batch.masks.expand_as(batch.pixels)
-    apart = (batch.agnostic.int() - batch.pixels.int()).abs().float()
-    assert (batch.agnostic[inside].float() - 128).abs().mean() < 8
+    apart = (agnostic.int() - batch.pixels.int()).abs().float()
+    assert (agnostic[inside].float() - 128).abs().mean() < 8
     assert apart[~inside].mean() < 4 < 20 < apart[inside].mean()
 
 
-def test_without_agnostic_pictures_the_mask_is_filled_with_grey(root: Path) -> None:
+def test_agnostic_pictures_are_not_needed_beside_masks(made: Path, root: Path) -> None:
     shutil.rmtree(root / "test/agnostic-v3.2")
     data = module(root, eval_batch_size=4)
     data.prepare_data()
     (batch,) = data.val_dataloader()[0]
-    inside = batch.masks.expand_as(batch.pixels)
-    assert set(batch.agnostic[inside].tolist()) == {128}
-    assert torch.equal(batch.agnostic[~inside], batch.pixels[~inside])
+    assert "agnostic" not in data.source("tryon-test-paired").index.optional  # type: ignore[attr-defined]
+    (other,) = module(made, eval_batch_size=4).val_dataloader()[0]
+    assert torch.equal(batch.pixels, other.pixels)
+    assert torch.equal(batch.masks, other.masks)
 
 
 def test_without_masks_they_are_made_from_the_agnostic_pictures(root: Path) -> None:

@@ -52,7 +52,6 @@ def pairs(n: int = 12) -> PairBatch:
         captions=texts,
         styles=["fashiongen"] * n,
         products=torch.arange(n) // 2,
-        product_names=[""] * n,
         categories=["dress"] * n,
         subcategories=["dress"] * n,
         pixels=images(n, 16, 1),

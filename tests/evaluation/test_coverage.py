@@ -59,7 +59,6 @@ def seen(n: int) -> Any:
         captions=names,
         styles=["fashiongen"] * n,
         products=torch.tensor([number_of(f"p{i // VIEWS}") for i in range(n)]),
-        product_names=names,
         categories=["dress"] * n,
         subcategories=["long"] * n,
         dataset="shop/val",

@@ -172,7 +172,6 @@ def test_try_on_batches_are_passed_over() -> None:
         keys=["a"],
         garments=x,
         pixels=x,
-        agnostic=x,
         masks=x[:, :1] > 0,
         pose=None,
         garment_pixels=x,

@@ -22,7 +22,7 @@ from unifashion_pl.evaluation.persons import SCORES, VARIANTS, rows_of, scores, 
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.lines import PersonLine
 from unifashion_pl.metrics.tables import Team
-from unifashion_pl.prediction import noise_seed, taken
+from unifashion_pl.prediction import noise_seed
 from unifashion_pl.report.build import build_report
 
 NAMES = [variant.name for variant in VARIANTS]
@@ -53,7 +53,7 @@ def picture(outcome: Outcome, file: str) -> torch.Tensor:
 
 
 def test_a_variant_lacks_what_is_withheld_and_nothing_else() -> None:
-    sample = taken(tryon_batch(), [2])
+    sample = tryon_batch()[2]
     rows = rows_of(sample, variants_of(sample))
     assert [v.name for v in variants_of(sample)] == NAMES
     assert rows.has_image.tolist() == rows.has_garment.tolist() == [True, False, True, True, False]
@@ -87,10 +87,10 @@ def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModu
     line = next(line for line in lines_of(outcome) if line.id == "v1")
     head = painter.diffusion_head
     assert head is not None
-    sample = taken(batch, [1])
+    sample = batch[1]
     rows = rows_of(sample, list(VARIANTS))
     for i, variant in enumerate(VARIANTS):
-        row = taken(rows, [i])
+        row = rows[i]
         queries = painter.backbone.encode(row).queries
         guidance = 1.0 if variant.kind == "tryon" else 5.0
         made = head.paint(
@@ -125,7 +125,7 @@ def test_scores_are_torchmetrics_and_numpys() -> None:
 def test_records_are_means_over_persons_whatever_the_batches(painter: UniFashionModule) -> None:
     whole = tryon_batch()
     one = evaluated(painter, [whole])
-    split = evaluated(painter, [taken(whole, [3, 1]), taken(whole, [0]), taken(whole, [2])])
+    split = evaluated(painter, [whole[[3, 1]], whole[0], whole[2]])
     assert [r.metric for r in one.records] == list(SCORES) * len(NAMES)
     for a, b in zip(one.records, split.records):
         assert (a.metric, a.protocol, a.n, a.data_hash) == (b.metric, b.protocol, 4, b.data_hash)

@@ -145,7 +145,6 @@ def views(n: int = 12) -> PairBatch:
         captions=[""] * n,
         styles=["fashiongen"] * n,
         products=torch.arange(n) // 3,
-        product_names=[""] * n,
         categories=["dress"] * n,
         subcategories=["dress"] * n,
         pixels=None,

@@ -15,7 +15,7 @@ from unifashion_pl.datamodules import catalogue, fashion200k, fashiongen, fashio
 
 from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.plan import BadSample, MissingDataError, Plan
-from unifashion_pl.data.pose import draw_skeleton, read_pose
+from unifashion_pl.person.pose import draw_skeleton, read_pose
 
 SPECIALS = {
     "csv": (
@@ -121,7 +121,20 @@ def make_fashion200k(folder: Path) -> None:
     from unifashion_pl.wardrobe.catalogue import WardrobeSpec
     from unifashion_pl.wardrobe.layouts import write_fashion200k
 
-    spec = WardrobeSpec(2, 2, 1, 32, 1, 1, 2, 1, 1, (24, 32), 6, 4)
+    spec = WardrobeSpec(
+        products_train=2,
+        products_val=2,
+        views=1,
+        image_size=32,
+        fiq_train=1,
+        fiq_val=1,
+        fiq_gallery=2,
+        tryon_train=1,
+        tryon_test=1,
+        tryon_size=(24, 32),
+        short_train=6,
+        short_test=4,
+    )
     folder.rmdir()
     write_fashion200k(folder, spec, 0, lambda function, jobs: (function(*job) for job in jobs))
 

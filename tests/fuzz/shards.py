@@ -28,6 +28,7 @@ from unifashion_pl.data.features import FeatureSource
 from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.plan import Made
 from unifashion_pl.data.reader import DamagedSample, ShardSource
+from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.data.shards import tar_member, write_shards
 from unifashion_pl.data.texts import EVALUATION
 from unifashion_pl.data.transforms import EncoderTransform
@@ -95,11 +96,11 @@ def read_shards(folder: Path) -> object:
     rows = []
     for number in range(min(len(source.keys), 20)):
         try:
-            rows.append(assembler.sample(source.read(number), EVALUATION))
+            rows.append(assembler.sample(source.read(number), EVALUATION, source.dataset))
         except DamagedSample as error:
             if source.keys[number] not in str(error):
                 raise KeyError(f"{source.keys[number]} is not named: {error}") from error
-    return None if not rows else assembler.batch(rows, source.dataset)
+    return None if not rows else PairBatch.cat(rows)
 
 
 def feature_changes(folder: Path) -> st.SearchStrategy[Change]:

@@ -231,7 +231,7 @@ def test_painting_does_not_depend_on_the_batch() -> None:
 def third_alone() -> dict[str, object]:
     """Fields of a batch of one: the third row of :func:`tryon_batch`."""
     full = tryon_batch()
-    names = ("garments", "pixels", "agnostic", "masks", "pose", "garment_pixels", "sketches", "worn")
+    names = ("garments", "pixels", "masks", "pose", "garment_pixels", "sketches", "worn")
     return {name: getattr(full, name)[2:3] for name in names} | {"keys": ["v2"], "texts": [""]}
 
 

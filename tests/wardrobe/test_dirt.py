@@ -11,16 +11,42 @@ from typing import Any
 import pytest
 from PIL import Image
 from unifashion_pl.datamodules import fashion200k, fashiongen, fashioniq, vitonhd
+from unifashion_pl.datamodules.checks import CheckReport, check_dataset
+from unifashion_pl.datamodules.checks_text import report_text
 
 from unifashion_pl.commands import run
-from unifashion_pl.data.check import CheckReport, check_dataset
-from unifashion_pl.data.check_text import report_text
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.wardrobe import WardrobeSpec, write_wardrobe
 from unifashion_pl.wardrobe.dirt import DAMAGES, KINDS, MODES, UNICODE, soil
 
-SPEC = WardrobeSpec(4, 3, 2, 32, 16, 10, 20, 24, 24, (48, 64), 14, 14)
-SMALL = WardrobeSpec(2, 2, 1, 32, 4, 4, 8, 2, 2, (48, 64), 6, 6)
+SPEC = WardrobeSpec(
+    products_train=4,
+    products_val=3,
+    views=2,
+    image_size=32,
+    fiq_train=16,
+    fiq_val=10,
+    fiq_gallery=20,
+    tryon_train=24,
+    tryon_test=24,
+    tryon_size=(48, 64),
+    short_train=14,
+    short_test=14,
+)
+SMALL = WardrobeSpec(
+    products_train=2,
+    products_val=2,
+    views=1,
+    image_size=32,
+    fiq_train=4,
+    fiq_val=4,
+    fiq_gallery=8,
+    tryon_train=2,
+    tryon_test=2,
+    tryon_size=(48, 64),
+    short_train=6,
+    short_test=6,
+)
 #: Dataset of the check -> folder of the wardrobe.
 FOLDERS = {"fashion200k": "fashion200k", "fashioniq": "fashion-iq", "vitonhd": "viton-hd", "mgd": "mgd/dresscode"}
 ODDITIES = {"grey": "grey", "cmyk": "CMYK", "palette": "palette", "exif": "turned by EXIF"}
@@ -136,7 +162,7 @@ def test_texts_are_read_as_they_stand(dirty: Path, stains: Stains) -> None:
         train = [plan for plan in made if plan.split == "train"]
         found = {item.key: str(item.spec) for plan in train for item in plan.items}
         if dataset == "fashion200k":
-            found = {item.spec[0]["id"]: str(item.spec) for plan in train for item in plan.items}
+            found = {item.spec.meta["id"]: str(item.spec) for plan in train for item in plan.items}
         if dataset == "viton-hd":
             found = {f"{garment}_00": str(phrases) for garment, phrases in train[0].recipe.phrases.items()}
             assert found[texts["empty-text"]] == "[]"

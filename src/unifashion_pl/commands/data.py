@@ -27,7 +27,7 @@ def _dirt() -> dict[str, Any]:
 
 
 def _datasets() -> dict[str, Any]:
-    from unifashion_pl.data.check import DATASETS
+    from unifashion_pl.data.plan import DATASETS
 
     return {"choices": DATASETS}
 
@@ -58,8 +58,8 @@ def check(
     json: Annotated[Path | None, FILE, "also write the findings here"] = None,
 ) -> int:
     """What of a dataset is there, missing or broken."""
-    from unifashion_pl.data.check import check_dataset
-    from unifashion_pl.data.check_text import report_text
+    from unifashion_pl.datamodules.checks import check_dataset
+    from unifashion_pl.datamodules.checks_text import report_text
     from unifashion_pl.files import write_text
 
     report = check_dataset(dataset, root)
@@ -78,9 +78,9 @@ def shards(
     allow_missing: Annotated[bool, "build evaluation splits although samples are lost"] = False,
 ) -> None:
     """Raw layout -> WebDataset shards + index.json."""
-    from unifashion_pl.data.check import build_shards
     from unifashion_pl.data.index import ShardIndex
     from unifashion_pl.data.plan import some
+    from unifashion_pl.datamodules.checks import build_shards
 
     for index in build_shards(dataset, root, out, workers=workers, allow_missing=allow_missing):
         print(index)
@@ -103,9 +103,9 @@ def annotate(
     allow_missing: Annotated[bool, "leave images out that cannot be read"] = False,
 ) -> None:
     """Caption Fashion-IQ's images, query-blind and with provenance; resumable."""
-    from unifashion_pl.data.annotate import annotate, keywords_of
+    from unifashion_pl.datamodules.annotate import annotate, keywords_of
+    from unifashion_pl.datamodules.captioners import HeadCaptioner, TransformersCaptioner
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
-    from unifashion_pl.evaluation.captioners import HeadCaptioner, TransformersCaptioner
     from unifashion_pl.files import write_text
 
     if model.model is not None and vlm is not None:

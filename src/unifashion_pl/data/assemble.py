@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -18,8 +18,6 @@ from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, num
 from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform, to_tensor
 
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
-Row = dict[str, Any]
-GREY = 128
 
 
 class Assembler(Protocol[B_co]):
@@ -32,17 +30,25 @@ class Assembler(Protocol[B_co]):
     @property
     def needs(self) -> frozenset[str]: ...
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """Decode one sample into a row of its batch.
+    def sample(self, raw: RawSample, draw: Draw, dataset: str) -> B_co:
+        """Decode one sample into a batch of one.
 
         Raises:
             DamagedSample: a field is absent or broken.
         """
         ...
 
-    def batch(self, rows: Sequence[Row], dataset: str) -> B_co:
-        """Rows (at least one) -> batch."""
-        ...
+
+def image_bytes(raw: RawSample, name: str) -> bytes:
+    """The image field ``name.jpg`` or ``name.png`` as it is stored.
+
+    Raises:
+        DamagedSample: absent.
+    """
+    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
+    if data is None:
+        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png, only {', '.join(sorted(raw.fields))}")
+    return data
 
 
 def image_of(raw: RawSample, name: str) -> Image.Image:
@@ -51,16 +57,13 @@ def image_of(raw: RawSample, name: str) -> Image.Image:
     Raises:
         DamagedSample: absent or broken.
     """
-    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
-    if data is None:
-        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png, only {', '.join(sorted(raw.fields))}")
     try:
-        return open_image(data, f"{raw.key}: {name}")
+        return open_image(image_bytes(raw, name), f"{raw.key}: {name}")
     except BadInput as error:
         raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
 
 
-def seen(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | None = None) -> Tensor:
+def tower_input(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | None = None) -> Tensor:
     """What the model gets of an image field for its vision tower: pixels (3, S, S) uint8, or the tower's cached output (P, W).
 
     Args:
@@ -74,7 +77,7 @@ def seen(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | N
     return encoder(to_tensor(image_of(raw, name)) if image is None else image)
 
 
-def painted(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tensor | None:
+def pixels_of(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tensor | None:
     """The decoded image field (3, h, w), None where nobody looks at its pixels, because its features are cached.
 
     Raises:
@@ -87,16 +90,25 @@ def has_image(raw: RawSample, name: str) -> bool:
     return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
 
 
-def _column(rows: Sequence[Row], name: str) -> list[Any]:
-    return [row[name] for row in rows]
+def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | None:
+    """An image field (1, C, H, W), None where the sample has none.
+
+    Raises:
+        DamagedSample: broken.
+    """
+    return transform(image_of(raw, name))[None] if has_image(raw, name) else None
 
 
-def _stack(rows: Sequence[Row], name: str) -> Tensor:
-    return torch.stack(_column(rows, name))
+@dataclass(frozen=True)
+class PairDescription:
+    """What a sample of pairs says beside its picture: a row of :class:`PairBatch`."""
 
-
-def _stack_optional(rows: Sequence[Row], name: str) -> Tensor | None:
-    return None if any(row[name] is None for row in rows) else _stack(rows, name)
+    key: str
+    text: str
+    caption: str
+    product: int
+    category: str
+    subcategory: str
 
 
 @dataclass
@@ -122,23 +134,27 @@ class PairAssembler:
     same: Literal["product", "text"] = "product"
     flip: float = 0.0
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"image", "meta"})
+    needs: ClassVar = frozenset({"image", "meta"})
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """See :class:`Assembler`."""
-        row, image = self.described(raw, draw), painted(raw, "image", self.pixels)
-        if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{row['key']}").random() < self.flip:
+    def sample(self, raw: RawSample, draw: Draw, dataset: str) -> PairBatch:
+        said, image = self.describe(raw, draw), pixels_of(raw, "image", self.pixels)
+        if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{said.key}").random() < self.flip:
             image = image.flip(-1)
-        return {
-            **row,
-            "image": seen(raw, "image", self.encoder, image),
-            "pixels": self.pixels(image) if self.pixels and image is not None else None,
-        }
+        return PairBatch(
+            keys=[said.key],
+            images=tower_input(raw, "image", self.encoder, image)[None],
+            texts=[said.text],
+            captions=[said.caption],
+            styles=[self.style],
+            products=torch.tensor([said.product]),
+            pixels=self.pixels(image)[None] if self.pixels and image is not None else None,
+            categories=[said.category],
+            subcategories=[said.subcategory],
+            dataset=dataset,
+        )
 
-    def described(self, raw: RawSample, draw: Draw) -> Row:
-        """The row without its picture.
+    def describe(self, raw: RawSample, draw: Draw) -> PairDescription:
+        """All of a sample but its picture, which is not decoded.
 
         Raises:
             DamagedSample: the description is absent or broken.
@@ -147,30 +163,13 @@ class PairAssembler:
         key, name = meta.get("id", raw.key), meta.get("name", "")
         description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
         text = product_text(name, description, self.text, draw)
-        return {
-            "key": key,
-            "text": text,
-            "caption": product_text(name, description, self.caption, draw),
-            "product": number_of(text if self.same == "text" else str(meta.get("product", raw.key))),
-            "name": name,
-            "category": meta.get("category", ""),
-            "subcategory": meta.get("subcategory", ""),
-        }
-
-    def batch(self, rows: Sequence[Row], dataset: str) -> PairBatch:
-        """See :class:`Assembler`."""
-        return PairBatch(
-            keys=_column(rows, "key"),
-            images=_stack(rows, "image"),
-            texts=_column(rows, "text"),
-            captions=_column(rows, "caption"),
-            styles=[self.style] * len(rows),
-            products=torch.tensor(_column(rows, "product"), dtype=torch.int64),
-            pixels=_stack_optional(rows, "pixels"),
-            product_names=_column(rows, "name"),
-            categories=_column(rows, "category"),
-            subcategories=_column(rows, "subcategory"),
-            dataset=dataset,
+        return PairDescription(
+            key=key,
+            text=text,
+            caption=product_text(name, description, self.caption, draw),
+            product=number_of(text if self.same == "text" else str(meta.get("product", raw.key))),
+            category=meta.get("category", ""),
+            subcategory=meta.get("subcategory", ""),
         )
 
 
@@ -190,36 +189,20 @@ class TripletAssembler:
     joiner: Joiner = "and"
     style: str = "fashioniq"
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reference", "target", "meta"})
+    needs: ClassVar = frozenset({"reference", "target", "meta"})
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """See :class:`Assembler`."""
-        meta, target = meta_of(raw, TripletMeta), painted(raw, "target", self.pixels)
-        return {
-            "key": raw.key,
-            "reference": seen(raw, "reference", self.encoder),
-            "target": seen(raw, "target", self.encoder, target),
-            "pixels": self.pixels(target) if self.pixels and target is not None else None,
-            "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
-            "caption": self.captions.get(meta["target"], ""),
-            "target_id": number_of(meta["target"]),
-            "category": meta["category"],
-        }
-
-    def batch(self, rows: Sequence[Row], dataset: str) -> TripletBatch:
-        """See :class:`Assembler`."""
+    def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TripletBatch:
+        meta, target = meta_of(raw, TripletMeta), pixels_of(raw, "target", self.pixels)
         return TripletBatch(
-            keys=_column(rows, "key"),
-            references=_stack(rows, "reference"),
-            targets=_stack(rows, "target"),
-            texts=_column(rows, "text"),
-            captions=_column(rows, "caption"),
-            styles=[self.style] * len(rows),
-            target_ids=torch.tensor(_column(rows, "target_id"), dtype=torch.int64),
-            pixels=_stack_optional(rows, "pixels"),
-            categories=_column(rows, "category"),
+            keys=[raw.key],
+            references=tower_input(raw, "reference", self.encoder)[None],
+            targets=tower_input(raw, "target", self.encoder, target)[None],
+            texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],
+            captions=[self.captions.get(meta["target"], "")],
+            styles=[self.style],
+            target_ids=torch.tensor([number_of(meta["target"])]),
+            pixels=self.pixels(target)[None] if self.pixels and target is not None else None,
+            categories=[meta["category"]],
             dataset=dataset,
         )
 
@@ -238,33 +221,19 @@ class GalleryAssembler:
     allow_unsafe_captions: bool = False
     planned: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"image", "meta"})
+    needs: ClassVar = frozenset({"image", "meta"})
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """See :class:`Assembler`."""
+    def sample(self, raw: RawSample, draw: Draw, dataset: str) -> GalleryBatch:
         meta = meta_of(raw, GalleryMeta)
         line = dict(self.library.get(meta["id"], {}))
-        return {
-            "key": meta["id"],
-            "image": self.encoder(image_of(raw, "image")),
-            "category": meta["category"],
-            "caption": line.pop("caption", ""),
-            "provenance": line,
-            "in_union": bool(meta["in_union"]),
-        }
-
-    def batch(self, rows: Sequence[Row], dataset: str) -> GalleryBatch:
-        """See :class:`Assembler`."""
         return GalleryBatch(
-            keys=_column(rows, "key"),
-            images=_stack(rows, "image"),
-            categories=_column(rows, "category"),
-            captions=_column(rows, "caption"),
-            in_union=_column(rows, "in_union"),
+            keys=[meta["id"]],
+            images=self.encoder(image_of(raw, "image"))[None],
+            categories=[meta["category"]],
+            captions=[line.pop("caption", "")],
+            in_union=[meta["in_union"]],
             dataset=dataset,
-            provenance=_column(rows, "provenance"),
+            provenance=[line],
             allow_unsafe_captions=self.allow_unsafe_captions,
             planned=dict(self.planned),
         )
@@ -279,33 +248,18 @@ class QueryAssembler:
     joiner: Joiner = "and"
     planned: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"reference", "meta"})
+    needs: ClassVar = frozenset({"reference", "meta"})
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """See :class:`Assembler`."""
+    def sample(self, raw: RawSample, draw: Draw, dataset: str) -> QueryBatch:
         meta = meta_of(raw, QueryMeta)
-        return {
-            "key": raw.key,
-            "reference": self.encoder(image_of(raw, "reference")),
-            "reference_id": meta["reference"],
-            "target_id": meta.get("target", ""),
-            "text": modifying_text(meta["captions"], draw, raw.key, self.joiner),
-            "category": meta["category"],
-            "pixels": self.pixels(image_of(raw, "target")) if self.pixels and has_image(raw, "target") else None,
-        }
-
-    def batch(self, rows: Sequence[Row], dataset: str) -> QueryBatch:
-        """See :class:`Assembler`."""
         return QueryBatch(
-            keys=_column(rows, "key"),
-            references=_stack(rows, "reference"),
-            reference_ids=_column(rows, "reference_id"),
-            target_ids=_column(rows, "target_id"),
-            texts=_column(rows, "text"),
-            categories=_column(rows, "category"),
-            pixels=_stack_optional(rows, "pixels"),
+            keys=[raw.key],
+            references=self.encoder(image_of(raw, "reference"))[None],
+            reference_ids=[meta["reference"]],
+            target_ids=[meta.get("target", "")],
+            texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],
+            categories=[meta["category"]],
+            pixels=self.pixels(image_of(raw, "target"))[None] if self.pixels and has_image(raw, "target") else None,
             dataset=dataset,
             planned=dict(self.planned),
             joiner=self.joiner,
@@ -328,45 +282,30 @@ class TryOnAssembler:
         self.mask = MaskTransform(size)
         self.paired = paired
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"person", "garment", "mask", "meta"})
+    needs: ClassVar = frozenset({"person", "garment", "mask", "meta"})
 
-    def sample(self, raw: RawSample, draw: Draw) -> Row:
-        """See :class:`Assembler`."""
+    def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TryOnBatch:
         meta, garment = meta_of(raw, TryOnMeta), to_tensor(image_of(raw, "garment"))
-        person, mask = self.picture(image_of(raw, "person")), self.mask(image_of(raw, "mask"))
-        agnostic = self.picture(image_of(raw, "agnostic")) if has_image(raw, "agnostic") else person.masked_fill(mask, GREY)
-        return {
-            "key": raw.key,
-            "garment": seen(raw, "garment", self.encoder, garment),
-            "garment_pixels": self.picture(garment),
-            "pixels": person,
-            "agnostic": agnostic,
-            "mask": mask,
-            "pose": self.dark(image_of(raw, "densepose")) if has_image(raw, "densepose") else None,
-            "sketch": self.dark(image_of(raw, "sketch")) if has_image(raw, "sketch") else None,
-            "shape": self.mask(image_of(raw, "garment_mask"))
-            if has_image(raw, "warped_mask") and has_image(raw, "garment_mask")
-            else None,
-            "worn": self.mask(image_of(raw, "warped_mask")) if has_image(raw, "warped_mask") else None,
-            "text": phrases_text(meta.get("phrases", []), draw, raw.key),
-        }
-
-    def batch(self, rows: Sequence[Row], dataset: str) -> TryOnBatch:
-        """See :class:`Assembler`."""
+        worn = optional(raw, "warped_mask", self.mask)
         return TryOnBatch(
-            keys=_column(rows, "key"),
-            garments=_stack(rows, "garment"),
-            pixels=_stack(rows, "pixels"),
-            agnostic=_stack(rows, "agnostic"),
-            masks=_stack(rows, "mask"),
-            pose=_stack_optional(rows, "pose"),
-            garment_pixels=_stack(rows, "garment_pixels"),
-            sketches=_stack_optional(rows, "sketch"),
-            texts=_column(rows, "text"),
+            keys=[raw.key],
+            garments=tower_input(raw, "garment", self.encoder, garment)[None],
+            pixels=self.picture(image_of(raw, "person"))[None],
+            masks=self.mask(image_of(raw, "mask"))[None],
+            pose=self.pose(raw),
+            garment_pixels=self.picture(garment)[None],
+            sketches=self.sketch(raw),
+            texts=[phrases_text(meta.get("phrases", []), draw, raw.key)],
             paired=self.paired,
             dataset=dataset,
-            worn=_stack_optional(rows, "worn"),
-            shapes=_stack_optional(rows, "shape"),
+            worn=worn,
+            shapes=None if worn is None else optional(raw, "garment_mask", self.mask),
         )
+
+    def pose(self, raw: RawSample) -> Tensor | None:
+        """The picture of the body, (1, 3, H, W)."""
+        return optional(raw, "densepose", self.dark)
+
+    def sketch(self, raw: RawSample) -> Tensor | None:
+        """The sketch, (1, 3, H, W)."""
+        return optional(raw, "sketch", self.dark)

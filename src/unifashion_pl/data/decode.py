@@ -1,6 +1,6 @@
 """Image bytes -> PIL, with one stated rule for every mode and one named reason for every failure.
 
-The one opener of pictures: training, shards, checks, search, captions, try-on and annotation all come through :func:`decoded`, so that a
+The one opener of pictures: training, shards, checks, search, captions, try-on and annotation all come through :func:`decode_picture`, so that a
 file is good or bad everywhere alike. Decoders are other people's and may raise anything; what leaves here is :class:`BadInput`. Damaged
 metadata never costs the pixels.
 """
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 from unifashion_pl.data import formats
-from unifashion_pl.data.formats import BadInput, sniff
-
-__all__ = ["BadInput", "Decoded", "decoded", "open_image", "passable", "read_bytes", "sniff", "to_rgb", "upright"]
+from unifashion_pl.data.formats import BadInput as BadInput
+from unifashion_pl.data.formats import sniff as sniff
 
 MAX_PIXELS = 80_000_000
 #: Transforms pad long pictures to nearly square ones, so that a side costs by its square.
@@ -72,7 +73,7 @@ class Decoded:
     info: Mapping[str, Any]
 
 
-def decoded(data: bytes) -> Decoded:
+def decode_picture(data: bytes) -> Decoded:
     """Decode completely, turn upright, and make sure that the pixels can become RGB.
 
     Raises:
@@ -80,29 +81,38 @@ def decoded(data: bytes) -> Decoded:
     """
     kind = sniff(data)
     try:
-        return _opened(data, kind)
+        return _open(data, kind)
     except BadInput:
         raise
     except Exception as error:  # decoders are foreign: TypeError, struct.error, RuntimeError, MemoryError … were all seen
         bare = formats.without_metadata(data, kind)
         if bare is not None and bare != data:
             with suppress(Exception):
-                return replace(_opened(bare, kind), flaw=f"its metadata cannot be read ({_short(error)})")
+                return replace(_open(bare, kind), flaw=f"its metadata cannot be read ({_short(error)})")
         raise BadInput(_reason(kind, error)) from error
 
 
 def open_image(data: bytes, name: str = "") -> Image.Image:
-    """The image of :func:`decoded`: upright, in its own mode.
+    """The image of :func:`decode_picture`: upright, in its own mode.
 
     Args:
         name: of the file; damaged metadata are mentioned with it, once.
 
     Raises:
-        BadInput: as :func:`decoded`.
+        BadInput: as :func:`decode_picture`.
     """
-    picture = decoded(data)
+    picture = decode_picture(data)
     mention(picture.flaw, name, data)
     return picture.image
+
+
+def open_file(path: Path) -> Image.Image:
+    """:func:`open_image` of a file.
+
+    Raises:
+        BadInput: as :func:`read_bytes` and :func:`decode_picture`.
+    """
+    return open_image(read_bytes(path), str(path))
 
 
 def mention(flaw: str, name: str, data: object) -> None:
@@ -127,16 +137,16 @@ def own_image(image: Image.Image) -> Image.Image:
     """
     if image.format is not None and image.format not in formats.PILLOW_FORMATS:
         raise BadInput(f"{image.format}, which is not opened here: make pixels of it first, by image.convert('RGB')")
-    with _guarded(image.format or "image"):
+    with _guard(image.format or "image"):
         check_size(*image.size)
         image.load()
         exif = image.info.get("exif", b"")
-        own, _, flaw = _finished(image, exif)
+        own, _, flaw = _without_metadata(image, exif)
     mention(flaw, str(getattr(image, "filename", "") or "an image"), exif)
     return own
 
 
-def _opened(data: bytes, kind: str) -> Decoded:
+def _open(data: bytes, kind: str) -> Decoded:
     for inside in formats.inside_icon(data) if kind == "ico" else ():  # Pillow decodes icons on opening
         check_size(*inside)
     image = Image.open(BytesIO(data), formats=[formats.FORMATS[kind]])
@@ -150,7 +160,7 @@ def _opened(data: bytes, kind: str) -> Decoded:
     image.load()
     check_size(*image.size)
     info = {str(name): value for name, value in image.info.items()}
-    pixels, turned, flaw = _finished(image, exif if kind == "tiff" else info.get("exif", b""))
+    pixels, turned, flaw = _without_metadata(image, exif if kind == "tiff" else info.get("exif", b""))
     return Decoded(pixels, kind, turned, flaw, info)
 
 
@@ -168,7 +178,7 @@ def check_size(width: int, height: int) -> None:
         raise BadInput(f"{width} × {height} px, allowed are {MAX_SIDE:,} pixels a side")
 
 
-def _finished(image: Image.Image, exif: Any) -> tuple[Image.Image, bool, str]:
+def _without_metadata(image: Image.Image, exif: Any) -> tuple[Image.Image, bool, str]:
     """A loaded image as an upright copy without metadata, whether it was turned, and what is wrong with its EXIF."""
     turn, flaw = _turn(exif)
     image = image.copy() if turn is None else image.transpose(turn)  # either leaves EXIF that Pillow has parsed behind
@@ -180,14 +190,14 @@ def _finished(image: Image.Image, exif: Any) -> tuple[Image.Image, bool, str]:
 
 def _turn(exif: Any) -> tuple[Image.Transpose | None, str]:
     try:
-        read = formats.checked_orientation(exif[ORIENTATION]) if isinstance(exif, dict) else formats.orientation(bytes(exif))
+        read = formats.check_orientation(exif[ORIENTATION]) if isinstance(exif, dict) else formats.orientation(bytes(exif))
     except (ValueError, TypeError) as error:
         return None, f"its EXIF is damaged ({error}), so that its orientation is unknown"
     return TURNS.get(read), ""
 
 
 @contextmanager
-def _guarded(what: str) -> Iterator[None]:
+def _guard(what: str) -> Iterator[None]:
     try:
         yield
     except BadInput:
@@ -265,6 +275,25 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+def channels_last(pixels: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """Pixels as an array (H, W) or (H, W, C), on the CPU; tensors have their channels first."""
+    if not isinstance(pixels, Tensor):
+        return pixels
+    array: NDArray[Any] = pixels.detach().cpu().numpy()
+    return np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+
+
+def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8] | None:
+    """uint8 pixels as they are, bool as 0 and 255, floats of 0..1 as 0..255; None of any others."""
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if np.issubdtype(array.dtype, np.floating) and array.min(initial=0) >= 0 and array.max(initial=0) <= 1:
+        return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
+    return None
+
+
 def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
     """JPEG without chroma subsampling; ``quality`` as Pillow counts it."""
     buffer = BytesIO()
@@ -285,15 +314,15 @@ def passable(data: bytes) -> tuple[str, bytes, Image.Image]:
     JPEG and PNG pass byte for byte, whatever the file is called; other formats become PNG.
 
     Raises:
-        BadInput: as :func:`decoded`.
+        BadInput: as :func:`decode_picture`.
     """
-    return stored(data, decoded(data))
+    return to_store(data, decode_picture(data))
 
 
-def stored(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:
+def to_store(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:
     """:func:`passable` of a picture that is decoded already."""
     if picture.kind in PASSED_THROUGH:
         return picture.kind, data, picture.image
-    with _guarded(picture.kind):
+    with _guard(picture.kind):
         rgb = to_rgb(picture.image)
         return "png", encode_png(rgb), rgb

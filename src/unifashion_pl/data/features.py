@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from unifashion_pl.data.assemble import image_of
-from unifashion_pl.data.index import NAME
+from unifashion_pl.data.index import NAME, size_fault
 from unifashion_pl.data.plan import compact_json
-from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
+from unifashion_pl.data.reader import DamagedSample, RawSample, SampleSource, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.provenance import tensor_bytes, weights_hash
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
@@ -161,7 +161,7 @@ class FeatureIndex:
         return cast(FeatureIndex, index)
 
 
-class FeatureSource:
+class FeatureSource(SampleSource):
     """Shards whose samples carry the outputs of a vision tower beside their fields; picklable.
 
     Args:
@@ -201,11 +201,6 @@ class FeatureSource:
         return {**self.__dict__, "_open": {}}
 
     def read(self, number: int) -> RawSample:
-        """See :meth:`unifashion_pl.data.reader.Source.read`.
-
-        Raises:
-            DamagedSample: the sample or its features cannot be read.
-        """
         raw = self.source.read(number)
         found = {name: self._feature(int(image), raw.key) for name, image in zip(self.found.fields, self._numbers[number])}
         return replace(raw, features=found)
@@ -291,10 +286,8 @@ class FeatureSource:
     def _check_files(self) -> None:
         for file in self.found.files:
             path = self.folder / file.name
-            size = path.stat().st_size if path.is_file() else None
-            if size != file.bytes:
-                found = "is missing" if size is None else f"has {size:,} bytes instead of {file.bytes:,}"
-                raise FileNotFoundError(f"{path} {found}: run the same {MAKE} again, it makes only what is not there")
+            if fault := size_fault(path, file.bytes):
+                raise FileNotFoundError(f"{path} {fault}: run the same {MAKE} again, it makes only what is not there")
 
 
 def _short(value: object) -> str:

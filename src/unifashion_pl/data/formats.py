@@ -97,12 +97,12 @@ def sniff(data: bytes) -> str:
         kind = "tga"
     if kind == "heic" and "HEIF" not in Image.OPEN:
         raise BadInput(HEIC)
-    if kind in NEEDS and not _supported(kind):
+    if kind in NEEDS and not _is_supported(kind):
         raise BadInput(OLD_PILLOW.format(FORMATS[kind], pillow))
     return kind
 
 
-def _supported(kind: str) -> bool:
+def _is_supported(kind: str) -> bool:
     if NEEDS[kind] in features.get_supported():
         return True
     # plugins of others for a Pillow that does not know the format yet
@@ -233,11 +233,11 @@ def orientation(exif: bytes) -> int:
     for entry in range(number(start, 2)):
         place = start + 2 + 12 * entry
         if number(place, 2) == 0x0112:
-            return checked_orientation(number(place + 8, 4 if number(place + 2, 2) == 4 else 2))
+            return check_orientation(number(place + 8, 4 if number(place + 2, 2) == 4 else 2))
     return 1
 
 
-def checked_orientation(value: object) -> int:
+def check_orientation(value: object) -> int:
     """1…8; 0, which some cameras write, is 1.
 
     Raises:

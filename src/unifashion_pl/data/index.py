@@ -164,19 +164,20 @@ def preflight(folder: Path, index: ShardIndex) -> None:
     Raises:
         FileNotFoundError: shards that are absent or of another size, by name.
     """
-    wrong = []
-    for shard in index.shards:
-        path = folder / shard.name
-        if not path.is_file():
-            wrong.append(f"{shard.name} is missing")
-        elif (size := path.stat().st_size) != shard.bytes:
-            wrong.append(f"{shard.name} has {size:,} bytes instead of {shard.bytes:,}")
+    faults = {shard.name: size_fault(folder / shard.name, shard.bytes) for shard in index.shards}
+    wrong = [f"{name} {fault}" for name, fault in faults.items() if fault]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FileNotFoundError(
             f"{folder}: {'; '.join(wrong[:5])}{more}. "
             "Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
         )
+
+
+def size_fault(path: Path, expected: int) -> str:
+    """What is wrong with a file that has to have so many bytes, "" if nothing is."""
+    size = path.stat().st_size if path.is_file() else None
+    return "" if size == expected else "is missing" if size is None else f"has {size:,} bytes instead of {expected:,}"
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unifashion_pl.data.assemble import image_of
+from unifashion_pl.data.assemble import image_bytes, image_of
 from unifashion_pl.data.features import FOLDER, NONE, FeatureFile, FeatureIndex, Identity, run_tower
 from unifashion_pl.data.index import NAME, Shard
 from unifashion_pl.data.plan import TRAIN, compact_json
@@ -136,7 +136,7 @@ class _Maker:
             raw = self._good(self.starts[number] + i)
             for column, name in enumerate(self.fields if raw is not None else ()):
                 assert raw is not None
-                digest = hashlib.sha256(_content(raw, name)).digest()
+                digest = hashlib.sha256(image_bytes(raw, name)).digest()
                 if digest not in self.numbers and digest not in numbers:
                     numbers[digest], new[digest] = len(self.numbers) + len(new), (raw, name)
                 rows[i, column] = self.numbers[digest] if digest in self.numbers else numbers[digest]
@@ -193,13 +193,6 @@ def _ahead(pool: Executor, work: Callable[[Any], Tensor], items: Sequence[Any], 
         if len(waiting) > 1:
             yield list(waiting.pop(0))
     yield from (list(batch) for batch in waiting)
-
-
-def _content(raw: RawSample, name: str) -> bytes:
-    data = raw.fields.get(f"{name}.jpg") or raw.fields.get(f"{name}.png")
-    if data is None:
-        raise DamagedSample(raw.key, f"has no {name}.jpg or {name}.png")
-    return data
 
 
 def _digests(path: Path, metadata: dict[str, str]) -> list[bytes] | None:

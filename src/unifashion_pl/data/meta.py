@@ -35,13 +35,13 @@ class GalleryMeta(TypedDict):
     in_union: bool
 
 
-class _Query(TypedDict):
+class _QueryMeta(TypedDict):
     reference: str
     captions: list[str]
     category: str
 
 
-class QueryMeta(_Query, total=False):
+class QueryMeta(_QueryMeta, total=False):
     """Of a query; the target is unknown in test splits without answers."""
 
     target: str

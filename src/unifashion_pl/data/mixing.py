@@ -61,7 +61,7 @@ class MixedPairLoader:
 
     def peek(self, most: int = 2) -> PairBatch:
         """As :meth:`TrainLoader.peek`, ``most`` samples of every part."""
-        return PairBatch.joined([loader.peek(most) for loader in self.loaders])
+        return PairBatch.interleave([loader.peek(most) for loader in self.loaders])
 
     def idle_workers(self) -> str:
         """As :meth:`TrainLoader.idle_workers`."""
@@ -70,7 +70,7 @@ class MixedPairLoader:
     def __iter__(self) -> Iterator[PairBatch]:
         others = {id(loader): _endless(loader) for loader in self.loaders if loader is not self._longest}
         for batch in self._longest:
-            yield PairBatch.joined([batch if x is self._longest else next(others[id(x)]) for x in self.loaders])
+            yield PairBatch.interleave([batch if x is self._longest else next(others[id(x)]) for x in self.loaders])
 
     def state_dict(self) -> dict[str, Any]:
         """States of the parts."""

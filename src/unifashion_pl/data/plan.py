@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from unifashion_pl.data.decode import BadInput
 
 Kind = Literal["pairs", "triplets", "gallery", "queries", "tryon"]
 TRAIN = "train"
+#: Datasets that there are plans of: modules of :mod:`unifashion_pl.datamodules`.
+DATASETS = ("fashiongen", "fashion200k", "fashioniq", "fashioniq_cap", "vitonhd", "mgd", "catalogue")
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,12 @@ class Item:
     Attributes:
         key: tar key, ``[A-Za-z0-9_-]+``, unique in the plan.
         group: what losses are counted by, e.g. the category.
-        spec: what the recipe needs to make it: names and texts, plain JSON values.
+        spec: what the recipe needs to make it: a named tuple of names and texts, plain JSON values.
     """
 
     key: str
     group: str
-    spec: tuple[Any, ...]
+    spec: Any
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,22 @@ class MissingDataError(RuntimeError):
 def compact_json(value: Any) -> bytes:
     """UTF-8, sorted keys, no blanks: equal values have equal bytes."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str).encode()
+
+
+def twice(names: Iterable[str]) -> list[str]:
+    """Names that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def in_all_splits(products: Sequence[Iterable[Any]]) -> list[Any]:
+    """Products that stand in every one of several splits, sorted."""
+    return sorted(set.intersection(*map(set, products))) if len(products) > 1 else []
+
+
+def size_notes(split: str, found: int, published: int, unit: str, mute: int) -> list[str]:
+    """A split of another size than the published one, and samples (``unit``) without a description."""
+    notes = [f"the published {split} split has {published:,} {unit}"] if found != published else []
+    return notes + ([f"{mute:,} {unit} have no description"] if mute else [])
 
 
 def some(names: Iterable[str], most: int = 5) -> str:

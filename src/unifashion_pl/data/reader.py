@@ -6,12 +6,14 @@ import hashlib
 import os
 import tarfile
 import zlib
+from abc import abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from types import MappingProxyType
+from typing import BinaryIO
 
 from torch import Tensor
 
@@ -49,7 +51,7 @@ class DamagedSample(RuntimeError):
         return type(self), (self.name, self.reason)
 
 
-class Source(Protocol):
+class SampleSource:
     """Samples of a split by number; picklable, and usable in several processes at once.
 
     Attributes:
@@ -60,46 +62,31 @@ class Source(Protocol):
         blocks: how many samples lie together (per shard), for an order that reads neighbouring files.
         hash: equal iff the data is.
         subsets: named lists of keys.
+        planned: group -> samples of the whole split, as its shards were planned; {} where nothing says it.
         features: hash of the vision features that samples carry instead of pixels for the tower, "" = none.
     """
 
-    @property
-    def dataset(self) -> str: ...
+    dataset: str
+    split: str
+    kind: str
+    fields: Sequence[str]
+    keys: Sequence[str]
+    blocks: Sequence[int]
+    hash: str
+    subsets: Mapping[str, Sequence[str]]
+    planned: Mapping[str, int] = MappingProxyType({})
+    features: str = ""
 
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def fields(self) -> Sequence[str]: ...
-
-    @property
-    def keys(self) -> Sequence[str]: ...
-
-    @property
-    def blocks(self) -> Sequence[int]: ...
-
-    @property
-    def hash(self) -> str: ...
-
-    @property
-    def subsets(self) -> dict[str, list[str]]: ...
-
-    @property
-    def features(self) -> str: ...
-
+    @abstractmethod
     def read(self, number: int) -> RawSample:
         """One sample.
 
         Raises:
             DamagedSample: it cannot be read.
         """
-        ...
 
 
-class ShardSource:
+class ShardSource(SampleSource):
     """Samples of a folder of shards, read by seeking.
 
     The byte range of a sample is compared with the index by its CRC-32 first, because a tar reader takes flipped bytes for content and
@@ -113,8 +100,6 @@ class ShardSource:
         FileNotFoundError, ValueError: as :meth:`ShardIndex.load` and :func:`preflight`.
     """
 
-    features = ""
-
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         index = ShardIndex.load(self.folder)
@@ -122,6 +107,7 @@ class ShardSource:
         self.index = index
         self.dataset, self.split, self.kind, self.hash = index.name, index.split, index.kind, index.hash
         self.fields, self.subsets = index.fields, index.subsets
+        self.planned = {group: counts["expected"] for group, counts in index.metrics.items()}
         self.keys = [key for shard in index.shards for key in shard.keys]
         self.blocks = [shard.samples for shard in index.shards]
         self._starts = index.starts()
@@ -132,7 +118,6 @@ class ShardSource:
         return {**self.__dict__, "_files": OrderedDict(), "_pid": -1}
 
     def read(self, number: int) -> RawSample:
-        """See :meth:`Source.read`."""
         place = bisect_right(self._starts, number) - 1
         shard, i = self.index.shards[place], number - self._starts[place]
         start, end = shard.offsets[i], shard.offsets[i + 1]
@@ -190,20 +175,12 @@ def _fields(data: bytes, key: str, name: str) -> dict[str, bytes]:
     return fields
 
 
-def planned(source: Source) -> dict[str, int]:
-    """Group -> samples of the whole split, as its shards were planned; {} where nothing says it."""
-    index: ShardIndex | None = getattr(source, "index", None)
-    return {} if index is None else {group: counts["expected"] for group, counts in index.metrics.items()}
-
-
-class PlanSource:
+class PlanSource(SampleSource):
     """Samples straight from the raw files, for catalogues too small to be worth shards.
 
     Args:
         plan: its recipe is run for every sample that is read.
     """
-
-    features = ""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -215,7 +192,6 @@ class PlanSource:
         self.subsets = {name: list(keys) for name, keys in plan.subsets.items()}
 
     def read(self, number: int) -> RawSample:
-        """See :meth:`Source.read`."""
         item, made = next(self.plan.recipe.make([self.plan.items[number]]))
         if isinstance(made, BadSample):
             raise DamagedSample(made.id, f"{made.role}: {made.reason}")

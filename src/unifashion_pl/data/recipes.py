@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import PIL
 from PIL import Image
 
-from unifashion_pl.data.decode import BadInput, decoded, mention, read_bytes, stored, to_rgb
+from unifashion_pl.data.decode import BadInput, decode_picture, mention, read_bytes, to_rgb, to_store
 from unifashion_pl.data.plan import BadSample, Input, Item, Made, compact_json
 
 
@@ -44,7 +45,7 @@ class Picture:
         return {"bytes": len(self.data), "sha256": hashlib.sha256(self.data).hexdigest()}
 
 
-def read_picture(needed: Input) -> Picture:
+def read_input(needed: Input) -> Picture:
     """Read and fully decode an input.
 
     Raises:
@@ -52,44 +53,11 @@ def read_picture(needed: Input) -> Picture:
     """
     try:
         raw = read_bytes(needed.path)
-        found = decoded(raw)
-        kind, data, image = stored(raw, found)
+        found = decode_picture(raw)
+        kind, data, image = to_store(raw, found)
     except BadInput as error:
         raise BadSample(needed.id, needed.role, error.reason) from error
     return Picture(f"{needed.role}.{kind}", data, image, found.turned, found.flaw)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is to be said of an image file.
-
-    Attributes:
-        reason: why it is unusable, or None.
-        pixels: hash of the upright RGB pixels of a usable photo, None of label maps and the like.
-        oddity: in what a usable photo differs from plain upright RGB, e.g. ``CMYK``; "" if it does not.
-    """
-
-    reason: str | None = None
-    pixels: str | None = None
-    oddity: str = ""
-
-
-#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
-PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
-ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
-
-
-def look(needed: Input) -> Finding:
-    """Read and fully decode an input."""
-    try:
-        picture = read_picture(needed)
-    except BadSample as error:
-        return Finding(error.reason)
-    if needed.role not in PHOTOS:
-        return Finding()
-    mode = "" if picture.image.mode == "RGB" else ODDITIES.get(picture.image.mode, picture.image.mode)
-    turned = "turned by EXIF" if picture.turned else "damaged metadata, orientation unknown" if picture.flaw else ""
-    return Finding(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
 
 
 class FileRecipe:
@@ -127,7 +95,7 @@ class FileRecipe:
 
     def _sample(self, item: Item) -> Made:
         needed = self.inputs(item)
-        pictures = {n.role: read_picture(n) for n in needed}
+        pictures = {n.role: read_input(n) for n in needed}
         for one in needed:
             mention(pictures[one.role].flaw, str(one.path), pictures[one.role].data)
         meta = {**self.meta(item), "source": {n.role: pictures[n.role].source for n in needed}}
@@ -144,3 +112,23 @@ class FileRecipe:
         fields = {p.field: p.data for p in pictures.values()} | extra
         hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None
         return Made({**fields, "meta.json": compact_json(meta)}, needed[0].id, hashed)
+
+
+class ImageSpec(NamedTuple):
+    """An image file with what is said of it: ``meta.json`` without ``source``, and the path below the recipe's folder."""
+
+    meta: dict[str, Any]
+    path: str
+
+
+@dataclass
+class ImageRecipe(FileRecipe):
+    """:class:`ImageSpec` -> ``image`` and ``meta.json``."""
+
+    folder: Path
+
+    def inputs(self, item: Item) -> list[Input]:
+        return [Input(self.meta(item)["id"], "image", self.folder / item.spec.path)]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        return dict(item.spec.meta)

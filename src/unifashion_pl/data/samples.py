@@ -10,17 +10,74 @@ outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from unifashion_pl.data.texts import number_of
 
+#: Devices that copies are waited for.
+WAITED_FOR = ("cpu", "mps")
+#: Marks a field that says something of the whole batch; all others are columns.
+COMMON = {"common": True}
+
 
 @dataclass(kw_only=True)
-class PairBatch:
+class Columns:
+    """Samples, B of them; one sample is a batch of one.
+
+    A column is a tensor or list of one entry per sample, None or [] where the samples have no such thing. Fields marked
+    :data:`COMMON` hold for all samples.
+    """
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that there are, by name."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self) if "common" not in f.metadata)
+        return {name: value for name, value in named if isinstance(value, Tensor) or value}
+
+    def __getitem__(self, rows: int | slice | Sequence[int]) -> Self:
+        """The samples ``rows``, in that order; a sample may come more than once."""
+        places = range(len(self))
+        if isinstance(rows, int):
+            chosen = [places[rows]]
+        else:
+            chosen = list(places[rows]) if isinstance(rows, slice) else list(rows)
+        if chosen == list(places):
+            return self
+        columns = self.columns().items()
+        return replace(self, **{n: v[chosen] if isinstance(v, Tensor) else [v[i] for i in chosen] for n, v in columns})
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same samples with their tensors on a device."""
+        device = torch.device(device)
+        tensors = {name: value for name, value in self.columns().items() if isinstance(value, Tensor)}
+        at_once = device.type not in WAITED_FOR
+        return replace(self, **{name: value.to(device, non_blocking=at_once) for name, value in tensors.items()})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Batches of one kind, one behind the other; a column that one of them lacks, all lack. What is common is the first's."""
+        made: dict[str, Any] = {}
+        for column in fields(cls):
+            values = [getattr(part, column.name) for part in parts]
+            if "common" in column.metadata:
+                made[column.name] = values[0]
+            elif any(value is None for value in values):
+                made[column.name] = None
+            elif isinstance(values[0], Tensor):
+                made[column.name] = torch.cat(values)
+            else:
+                made[column.name] = [entry for value in values for entry in value]
+        return cls(**made)
+
+
+@dataclass(kw_only=True)
+class PairBatch(Columns):
     """Image–text pairs (phase 1; FashionGen, Fashion200K, Fashion-IQ-Cap, a user's catalogue).
 
     Attributes:
@@ -31,7 +88,7 @@ class PairBatch:
         styles: instruction style of each caption: ``fashion200k``, ``fashiongen`` or ``fashioniq``.
         products: (B,) int64, equal for views of one product; equal ids are never negatives of each other.
         pixels: (B, 3, H, W) uint8 target of the diffusion head, or None when it is not asked for.
-        product_names, categories, subcategories: what evaluation protocols group by.
+        categories, subcategories: what evaluation protocols group by.
         dataset: e.g. ``fashiongen/validation``; evaluation keeps datasets apart by it.
     """
 
@@ -42,46 +99,29 @@ class PairBatch:
     styles: list[str]
     products: Tensor
     pixels: Tensor | None
-    product_names: list[str]
     categories: list[str]
     subcategories: list[str]
-    dataset: str
+    dataset: str = field(metadata=COMMON)
 
     @property
     def prompts(self) -> list[str]:
         """What the diffusion head's text encoder reads: the caption (Eq. 7)."""
         return self.captions
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     @classmethod
-    def joined(cls, parts: Sequence[PairBatch]) -> PairBatch:
+    def interleave(cls, parts: Sequence[PairBatch]) -> PairBatch:
         """Batches of several datasets as one, evenly interleaved: heads that learn from the first n samples get all of them.
 
         Pixels only if all parts have them; product numbers are kept apart from each other.
         """
         places = [((i + 0.5) / len(part), number) for number, part in enumerate(parts) for i in range(len(part))]
         order = sorted(range(len(places)), key=lambda row: places[row])
-        columns: dict[str, Any] = {}
-        for name in (f.name for f in fields(cls)):
-            values = [getattr(part, name) for part in parts]
-            if name == "dataset":
-                columns[name] = "+".join(values)
-            elif any(value is None for value in values):
-                columns[name] = None
-            elif name == "products":
-                columns[name] = torch.cat([part.products ^ number_of(part.dataset) for part in parts])[order]
-            elif isinstance(values[0], Tensor):
-                columns[name] = torch.cat(values)[order]
-            else:
-                rows = [x for value in values for x in value]
-                columns[name] = [rows[i] for i in order]
-        return cls(**columns)
+        apart = [replace(part, products=part.products ^ number_of(part.dataset)) for part in parts]
+        return replace(cls.cat(apart)[order], dataset="+".join(part.dataset for part in parts))
 
 
 @dataclass(kw_only=True)
-class TripletBatch:
+class TripletBatch(Columns):
     """Composed training samples (phase 2; Fashion-IQ): reference image + modifying text -> target image.
 
     Attributes:
@@ -104,19 +144,16 @@ class TripletBatch:
     target_ids: Tensor
     pixels: Tensor | None
     categories: list[str]
-    dataset: str
+    dataset: str = field(metadata=COMMON)
 
     @property
     def prompts(self) -> list[str]:
         """What the diffusion head's text encoder reads: the modifying text (Eq. 12)."""
         return self.texts
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
 
 @dataclass(kw_only=True)
-class GalleryBatch:
+class GalleryBatch(Columns):
     """Images to be searched (one per id of a split).
 
     ``captions`` are query-blind generated captions, "" = none, and ``provenance`` says of each how it was made: a line of its
@@ -129,17 +166,14 @@ class GalleryBatch:
     categories: list[str]
     captions: list[str]
     in_union: list[bool]
-    dataset: str
+    dataset: str = field(metadata=COMMON)
     provenance: list[dict[str, Any]] = field(default_factory=list)
-    allow_unsafe_captions: bool = False
-    planned: dict[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.keys)
+    allow_unsafe_captions: bool = field(default=False, metadata=COMMON)
+    planned: dict[str, int] = field(default_factory=dict, metadata=COMMON)
 
 
 @dataclass(kw_only=True)
-class QueryBatch:
+class QueryBatch(Columns):
     """Composed queries of an evaluation split: reference image + modifying text, the target known by its id only.
 
     ``pixels`` is (B, 3, H, W) uint8 of the *target*, only to be shown beside a generated image, or None. ``planned``: queries per
@@ -153,23 +187,19 @@ class QueryBatch:
     texts: list[str]
     categories: list[str]
     pixels: Tensor | None
-    dataset: str
-    planned: dict[str, int] = field(default_factory=dict)
-    joiner: str = "and"
-
-    def __len__(self) -> int:
-        return len(self.keys)
+    dataset: str = field(metadata=COMMON)
+    planned: dict[str, int] = field(default_factory=dict, metadata=COMMON)
+    joiner: str = field(default="and", metadata=COMMON)
 
 
 @dataclass(kw_only=True)
-class TryOnBatch:
+class TryOnBatch(Columns):
     """Try-on and design samples (VITON-HD, MGD).
 
     Attributes:
         keys: person id, or ``person__garment`` when unpaired.
         garments: (B, 3, S, S) uint8, the in-shop photo for the vision tower.
         pixels: (B, 3, H, W) uint8, the person wearing the garment: the target in training, the truth in paired evaluation.
-        agnostic: (B, 3, H, W) uint8, the person with the repaint region filled with grey 128.
         masks: (B, 1, H, W) bool, **True = repaint** (files and users: white = repaint).
         pose: (B, 3, H, W) uint8, DensePose image or RGB skeleton, or None.
         garment_pixels: (B, 3, H, W) uint8, the in-shop photo at generation size.
@@ -183,23 +213,19 @@ class TryOnBatch:
     keys: list[str]
     garments: Tensor
     pixels: Tensor
-    agnostic: Tensor
     masks: Tensor
     pose: Tensor | None
     garment_pixels: Tensor
     sketches: Tensor | None
     texts: list[str]
-    paired: bool
-    dataset: str
+    paired: bool = field(metadata=COMMON)
+    dataset: str = field(metadata=COMMON)
     worn: Tensor | None = None
     shapes: Tensor | None = None
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
 
 @dataclass(kw_only=True)
-class EditBatch:
+class EditBatch(Columns):
     """What is to be painted on persons: rows of try-on and of design, made from a :class:`TryOnBatch` or from a user's inputs.
 
     A row that lacks something has False in the matching ``has_…``, and what stands in its place is not looked at.
@@ -228,9 +254,6 @@ class EditBatch:
     has_photo: Tensor
     worn: Tensor | None = None
     shapes: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
 
 
 TrainBatch = PairBatch | TripletBatch | TryOnBatch | EditBatch

@@ -53,7 +53,7 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Result:
+class _ShardResult:
     """Side file of a shard: what the index needs to know about it."""
 
     plan_hash: str
@@ -89,7 +89,7 @@ def write_shards(
     folder = Path(out) / plan.folder
     with exclusive(folder, wait=-1 if wait else 0):
         jobs = [_Job(folder / name, items, plan.recipe, _plan_hash(plan, items)) for name, items in plan.shards()]
-        if finished := _finished(folder, jobs, plan):
+        if finished := _finished_index(folder, jobs, plan):
             return finished
         (folder / NAME).unlink(missing_ok=True)
         results = _write_all(plan, jobs, workers, progress)
@@ -113,7 +113,7 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _finished(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
+def _finished_index(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
     """The index, if it is there and describes exactly these jobs and sources without losses."""
     if not (folder / NAME).is_file():
         return None
@@ -126,10 +126,10 @@ def _finished(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
     return folder / NAME if kept and index.source == _sources(plan) else None
 
 
-def _kept(job: _Job) -> _Result | None:
+def _kept(job: _Job) -> _ShardResult | None:
     """A finished shard's side file, if plan and content still agree with it and nothing was lost in it."""
     try:
-        result: _Result = read_json(_side(job.path), _Result)
+        result: _ShardResult = read_json(_side(job.path), _ShardResult)
         data = job.path.read_bytes()
     except (OSError, FormatError):
         return None
@@ -142,11 +142,11 @@ def _side(path: Path) -> Path:
     return path.with_suffix(".tar.json")
 
 
-def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -> list[_Result]:
-    results: dict[int, _Result] = {}
+def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -> list[_ShardResult]:
+    results: dict[int, _ShardResult] = {}
     with tqdm(total=len(plan.items), desc=plan.name, unit="sample", disable=not progress) as bar:
 
-        def done(number: int, result: _Result) -> None:
+        def done(number: int, result: _ShardResult) -> None:
             results[number] = result
             bar.update(len(jobs[number].items))
 
@@ -164,7 +164,7 @@ def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -
     return [results[number] for number in range(len(jobs))]
 
 
-def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _Result], None]) -> None:
+def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _ShardResult], None]) -> None:
     with worker_pool(min(workers, len(todo)), type(jobs[0].recipe).__module__) as pool:
         futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
         try:
@@ -177,7 +177,7 @@ def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done:
             ) from error
 
 
-def _write_shard(job: _Job) -> _Result:
+def _write_shard(job: _Job) -> _ShardResult:
     digest = hashlib.sha256()
     offsets, crcs, keys = [0], [], []
     missing: list[dict[str, str]] = []
@@ -192,7 +192,7 @@ def _write_shard(job: _Job) -> _Result:
             if isinstance(made, BadSample):
                 missing.append({"id": made.id, "role": made.role, "reason": made.reason, "key": item.key, "group": item.group})
                 continue
-            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in _checked(made.fields))
+            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in _field_names(made.fields))
             write(data)
             offsets.append(offsets[-1] + len(data))
             crcs.append(zlib.crc32(data))
@@ -201,7 +201,7 @@ def _write_shard(job: _Job) -> _Result:
                 pixels.append((made.id, made.pixels))
         write(bytes(2 * BLOCK))
     size = offsets[-1] + 2 * BLOCK
-    result = _Result(
+    result = _ShardResult(
         job.plan_hash, Shard(job.path.name, size, digest.hexdigest(), len(keys), offsets, crcs, keys), missing, pixels
     )
     with replacing(_side(job.path)) as file:
@@ -209,7 +209,7 @@ def _write_shard(job: _Job) -> _Result:
     return result
 
 
-def _checked(names: Iterable[str]) -> list[str]:
+def _field_names(names: Iterable[str]) -> list[str]:
     """Field names in their order in the shard.
 
     Raises:
@@ -221,7 +221,7 @@ def _checked(names: Iterable[str]) -> list[str]:
     return sorted(names)
 
 
-def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:
+def _index(plan: Plan, results: Sequence[_ShardResult]) -> ShardIndex:
     missing = [entry for result in results for entry in result.missing]
     lost = Counter(entry["group"] for entry in missing)
     groups = Counter(item.group for item in plan.items)
@@ -246,7 +246,7 @@ def _index(plan: Plan, results: Sequence[_Result]) -> ShardIndex:
     )
 
 
-def _duplicates(results: Sequence[_Result]) -> list[list[str]]:
+def _duplicates(results: Sequence[_ShardResult]) -> list[list[str]]:
     """Groups of different ids with equal pixels."""
     groups: dict[str, set[str]] = {}
     for result in results:

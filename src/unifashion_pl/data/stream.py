@@ -19,8 +19,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from unifashion_pl.data.assemble import Assembler, Row
-from unifashion_pl.data.reader import DamagedSample, Source
+from unifashion_pl.data.assemble import Assembler
+from unifashion_pl.data.reader import DamagedSample, SampleSource
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.data.texts import EVALUATION, Draw
 
@@ -50,14 +50,14 @@ def training_order(blocks: Sequence[int], seed: int, epoch: int, window: int = W
 
 
 @dataclass(frozen=True)
-class Place:
-    """This process among all that train together: ``rank`` of ``world``."""
+class Rank:
+    """This process among all that train together: ``index`` of ``world``."""
 
-    rank: int = 0
+    index: int = 0
     world: int = 1
 
     @classmethod
-    def here(cls, trainer: Any = None) -> Place:
+    def here(cls, trainer: Any = None) -> Rank:
         """From the trainer if there is one, else from torch.distributed if it runs, else 0 of 1."""
         if trainer is not None:
             return cls(trainer.global_rank, trainer.world_size)
@@ -117,7 +117,7 @@ class _Request:
 class _Batches(Dataset[Any]):
     """Requests -> (batch, damaged samples as (key, what is wrong)); lives in the workers."""
 
-    def __init__(self, source: Source, assembler: Assembler[Any], strict: bool) -> None:
+    def __init__(self, source: SampleSource, assembler: Assembler[Any], strict: bool) -> None:
         self.source, self.assembler, self.strict = source, assembler, strict
 
     def __getitem__(self, request: _Request) -> tuple[Batch, list[tuple[str, str]]]:
@@ -132,15 +132,16 @@ class _Batches(Dataset[Any]):
             first, message = next(iter(bad.items()))
             raise DamagedSample(first, f"{message}; so are all other samples of its batch and {len(request.spare)} more")
         copies = cycle(good)
-        return self.assembler.batch([row or next(copies) for row in rows], self.source.dataset), list(bad.items())
+        whole = type(good[0]).cat([next(copies) if row is None else row for row in rows])
+        return whole, list(bad.items())
 
-    def _row(self, number: int, draw: Draw, bad: dict[str, str]) -> Row | None:
+    def _row(self, number: int, draw: Draw, bad: dict[str, str]) -> Any:
         """A sample, or None if it is damaged and may be replaced by a copy of another, so that every rank keeps its batch size.
 
         A copy has the id of its original, and equal ids are never negatives of each other.
         """
         try:
-            return self.assembler.sample(self.source.read(number), draw)
+            return self.assembler.sample(self.source.read(number), draw, self.source.dataset)
         except DamagedSample as error:
             if self.strict:
                 raise
@@ -159,7 +160,7 @@ class TrainLoader(Generic[B]):
         assembler: makes the batches.
         batch_size: per rank.
         seed: of order and texts.
-        place: this rank.
+        rank: this one.
         workers: reading processes.
         max_bad: different damaged samples that this rank replaces and reports before training stops, over all workers, epochs and
             resumed runs.
@@ -175,12 +176,12 @@ class TrainLoader(Generic[B]):
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         assembler: Assembler[B],
         *,
         batch_size: int,
         seed: int = 0,
-        place: Place = Place(),
+        rank: Rank = Rank(),
         workers: Workers = Workers(),
         max_bad: int = 0,
         exclude: Sequence[str] = (),
@@ -191,20 +192,14 @@ class TrainLoader(Generic[B]):
             raise ValueError(
                 f"{source.dataset} ({source.kind}) is an evaluation split: training on it is refused. Name the folder of the split `train`"
             )
-        self.source, self.batch_size, self.seed, self.place, self.max_bad, self.window = (
-            source,
-            batch_size,
-            seed,
-            place,
-            max_bad,
-            window,
-        )
+        self.source, self.batch_size, self.seed, self.rank = source, batch_size, seed, rank
+        self.max_bad, self.window = max_bad, window
         excluded = set(exclude)
         self._allowed = np.array([key not in excluded for key in source.keys], bool)
         self.samples = int(self._allowed.sum())
-        if self.samples < place.world * batch_size:
+        if self.samples < rank.world * batch_size:
             raise ValueError(
-                f"{source.dataset} has {self.samples} samples for training, but one batch takes {place.world} × {batch_size} "
+                f"{source.dataset} has {self.samples} samples for training, but one batch takes {rank.world} × {batch_size} "
                 "(ranks × batch_size): lower batch_size or the number of devices"
             )
         self.position = 0
@@ -214,12 +209,12 @@ class TrainLoader(Generic[B]):
         self._loader = workers.loader(self._batches, _Requests(self), persistent=True)
 
     def __len__(self) -> int:
-        return self.samples // (self.place.world * self.batch_size)
+        return self.samples // (self.rank.world * self.batch_size)
 
     @property
     def may_double(self) -> bool:
         """Whether there are samples for batches twice as large."""
-        return 2 * self.place.world * self.batch_size <= self.samples
+        return 2 * self.rank.world * self.batch_size <= self.samples
 
     @property
     def epoch(self) -> int:
@@ -234,7 +229,7 @@ class TrainLoader(Generic[B]):
         """Sample numbers of this rank's batches in an epoch."""
         order = training_order(self.source.blocks, self.seed, epoch, self.window)
         order = order[self._allowed[order]]
-        own = order[self.place.rank :: self.place.world]
+        own = order[self.rank.index :: self.rank.world]
         for batch in range(len(self)):
             yield own[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
 
@@ -265,7 +260,7 @@ class TrainLoader(Generic[B]):
         if self.workers.num <= len(self):
             return ""
         return (
-            f"{self.source.dataset}: an epoch has {len(self)} batches on each rank ({self.samples} samples, {self.place.world} × "
+            f"{self.source.dataset}: an epoch has {len(self)} batches on each rank ({self.samples} samples, {self.rank.world} × "
             f"{self.batch_size} a step), so {self.workers.num - len(self)} of {self.workers.num} workers have nothing to do: "
             f"num_workers={len(self)} is enough"
         )
@@ -289,7 +284,7 @@ class TrainLoader(Generic[B]):
             "samples": self.samples,
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "world": self.place.world,
+            "world": self.rank.world,
             "window": self.window,
         }
 
@@ -345,21 +340,21 @@ class EvalLoader(Generic[B]):
     Ranks get numbers of samples that differ by at most one, possibly none: no padding, so gather results by id.
 
     Args:
-        source, assembler, batch_size, place, workers: as for :class:`TrainLoader`.
+        source, assembler, batch_size, rank, workers: as for :class:`TrainLoader`.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: SampleSource,
         assembler: Assembler[B],
         *,
         batch_size: int,
-        place: Place = Place(),
+        rank: Rank = Rank(),
         workers: Workers = Workers(),
     ) -> None:
         _check_source(source, assembler)
         self.source, self.assembler, self.batch_size = source, assembler, batch_size
-        own = range(place.rank, len(source.keys), place.world)
+        own = range(rank.index, len(source.keys), rank.world)
         self.requests = [_Request(list(own[i : i + batch_size]), EVALUATION) for i in range(0, len(own), batch_size)]
         self._loader = workers.loader(_Batches(source, assembler, strict=True), self.requests, persistent=False)
         self._iterator: Any = None
@@ -378,7 +373,7 @@ class EvalLoader(Generic[B]):
         self._iterator = None
 
 
-def _check_source(source: Source, assembler: Assembler[Any]) -> None:
+def _check_source(source: SampleSource, assembler: Assembler[Any]) -> None:
     if absent := assembler.needs - set(source.fields):
         raise ValueError(
             f"{source.dataset} ({source.kind}) has the fields {', '.join(source.fields)}, but {type(assembler).__name__} needs "

@@ -101,11 +101,11 @@ class Coverage:
         captioned: set[str] = set()
         for number in range(len(loader.source.keys)):
             with suppress(DamagedSample):  # nobody asked for it: a shortened run is not the place to complain
-                row = assembler.described(loader.source.read(number), EVALUATION)
-                product = str(row["product"])
-                products[row["key"]] = product
-                kinds.setdefault(product, (row["category"], row["subcategory"]))
-                captioned |= {product} if row["caption"] else set()
+                row = assembler.describe(loader.source.read(number), EVALUATION)
+                product = str(row.product)
+                products[row.key] = product
+                kinds.setdefault(product, (row.category, row.subcategory))
+                captioned |= {product} if row.caption else set()
         return Whole(Catalogue(products, kinds), len(captioned))
 
     def labelled(self, record: ResultRecord, key: Key) -> ResultRecord:

@@ -25,7 +25,7 @@ from unifashion_pl.metrics.lines import PersonLine, Repainted, image_name
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import merged
-from unifashion_pl.prediction import noise_seed, taken
+from unifashion_pl.prediction import noise_seed
 from unifashion_pl.tasks.editing import GREY, Task, edit_batch
 
 SAMPLER = "fast"
@@ -76,7 +76,7 @@ def variants_of(batch: TryOnBatch) -> list[Variant]:
 
 def rows_of(sample: TryOnBatch, variants: list[Variant]) -> EditBatch:
     """One sample as a row per variant."""
-    rows = edit_batch(taken(sample, [0] * len(variants)), [variant.task for variant in variants])
+    rows = edit_batch(sample[[0] * len(variants)], [variant.task for variant in variants])
     nothing = torch.tensor([variant.withheld == "garment" for variant in variants], device=rows.has_image.device)
     texts = ["" if variant.withheld == "text" else text for variant, text in zip(variants, rows.texts)]
     shown = {name: getattr(rows, name) & ~nothing for name in ("has_image", "has_garment", "has_photo")}
@@ -137,7 +137,7 @@ class PersonPart(Part):
         assert isinstance(batch, TryOnBatch)
         for i, key in enumerate(batch.keys):
             if self.drawing.wants(key, key):
-                self.drawing.add(key, key, on_cpu(taken(batch, [i])))
+                self.drawing.add(key, key, batch[i].to("cpu"))
 
     def finish(self, context: Context) -> Outcome:
         """Paint on the rank that holds the sample; a collective."""
@@ -160,7 +160,7 @@ class PersonPart(Part):
     def _painted(self, model: FashionModel, key: str, sample: TryOnBatch) -> tuple[PersonLine, dict[str, bytes]]:
         head = model.diffusion_head
         assert head is not None
-        sample = model.transfer_batch_to_device(sample, model.device, 0)
+        sample = sample.to(model.device)
         variants = variants_of(sample)
         rows = rows_of(sample, variants)
         stem = image_name(self.dataset, key).removesuffix(".jpg")
@@ -185,7 +185,7 @@ class PersonPart(Part):
         for kind in dict.fromkeys(variant.kind for variant in variants):
             chosen = [i for i, variant in enumerate(variants) if variant.kind == kind]
             guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
-            part = taken(rows, chosen)
+            part = rows[chosen]
             seeds = [noise_seed(self.setting.seed, key)] * len(chosen)
             made = head.paint(model.backbone.encode(part).queries, part, seeds=seeds, guidance=guidance, **settings)
             for i, picture in zip(chosen, made):
@@ -241,9 +241,3 @@ def given(sample: TryOnBatch) -> dict[str, Tensor]:
         pictures["sketch"] = sample.sketches[0]
     pictures["truth" if sample.paired else "worn before"] = sample.pixels[0]
     return pictures
-
-
-def on_cpu(batch: TryOnBatch) -> TryOnBatch:
-    """The batch with its tensors on the host."""
-    moved: dict[str, Any] = {name: value.cpu() for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return replace(batch, **moved)

@@ -62,27 +62,19 @@ def open_image(item: OneImage) -> Image.Image:
         if not path.exists() or path.is_dir():
             raise FileNotFoundError(f"image {str(path)!r} not found" + (" (it is a folder)" if path.is_dir() else ""))
         try:
-            return decode.to_rgb(decode.open_image(decode.read_bytes(path), str(path)))
+            return decode.to_rgb(decode.open_file(path))
         except decode.BadInput as error:
             raise ValueError(f"{str(path)!r} is no readable image: {error.reason}") from error
-    if isinstance(item, Tensor):
-        item = item.detach().cpu().movedim(0, -1).numpy() if item.ndim == 3 else item.detach().cpu().numpy()
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(_pixels(item), "RGB")
-    raise TypeError(f"expected an image or a path, got {type(item).__name__}")
-
-
-def _pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """(H, W, 3) uint8 from uint8 or floats in 0..1."""
+    if not isinstance(item, Tensor | np.ndarray):
+        raise TypeError(f"expected an image or a path, got {type(item).__name__}")
+    array = decode.channels_last(item)
     if array.ndim != 3 or array.shape[-1] != 3:
         raise ValueError(f"pixels have shape {array.shape}: expected (H, W, 3) in arrays, (3, H, W) in tensors")
-    if array.dtype == np.uint8:
-        return np.ascontiguousarray(array)
-    if not np.issubdtype(array.dtype, np.floating) or array.min() < 0 or array.max() > 1:
+    if (pixels := decode.as_bytes(array)) is None:
         raise ValueError(
             f"pixels are {array.dtype} in {array.min():.3g}..{array.max():.3g}: expected uint8, or floats in 0..1 (not normalised)"
         )
-    return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
+    return Image.fromarray(pixels, "RGB")
 
 
 class UnreadableImages(ValueError):

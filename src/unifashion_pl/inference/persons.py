@@ -14,7 +14,6 @@ from torch import Tensor
 from unifashion_pl import toy
 from unifashion_pl.arguments import Seeds, seeds
 from unifashion_pl.data.transforms import resize
-from unifashion_pl.data.tryon_inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
 from unifashion_pl.inference.images import Images, image_list
 from unifashion_pl.inference.requests import (
     check_scales,
@@ -26,9 +25,10 @@ from unifashion_pl.inference.requests import (
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
+from unifashion_pl.person.inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
 from unifashion_pl.tasks.editing import Task, edit_batch
 
-#: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.data.tryon_inputs`).
+#: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.person.inputs`).
 PAINTING = ("sampler", "steps", "guidance", "garment_guidance", "garment_until", "start", "progress")
 #: Further inputs that belong to a person.
 OF_PERSON = ("densepose", "parse", "agnostic", "box", "pose_size")
@@ -52,7 +52,7 @@ def try_on(
 
     Args:
         person, garment: photos; one of either goes with all of the other.
-        mask, pose: of the person, see :func:`~unifashion_pl.data.tryon_inputs.prepare_tryon`; a list is one each, anything else is for all.
+        mask, pose: of the person, see :func:`~unifashion_pl.person.inputs.prepare_tryon`; a list is one each, anything else is for all.
         seed: one for all pictures, or one each. A single pair with several seeds gives variations.
         batch_size: without effect on the pictures, which are painted in pairs.
         paste_back: keep the person's own pixels outside of the mask; else the whole picture is as painted.
@@ -187,13 +187,10 @@ def _paint(
 
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
         items = [item for item, _ in part]
-        batch = edit_batch(batch_of(items), [task_of(item) for item in items])
-        moved = model.transfer_batch_to_device(batch, model.device, 0)
-        each = (
-            model.transfer_batch_to_device(edit_batch(batch_of([item]), [task_of(item)]), model.device, 0) for item in items
-        )
-        queries = torch.cat([model.backbone.encode(one).queries for one in each])  # alone: texts are padded to the longest
-        made: Tensor = head.paint(queries, moved, seeds=[own for _, own in part], **painting).cpu()
+        batch = edit_batch(batch_of(items), [task_of(item) for item in items]).to(model.device)
+        # each alone: texts are padded to the longest
+        queries = torch.cat([model.backbone.encode(batch[i]).queries for i in range(len(batch))])
+        made: Tensor = head.paint(queries, batch, seeds=[own for _, own in part], **painting).cpu()
         return [paste(x, item.person, item.mask if paste_back else None) for x, item in zip(made, items)]
 
     def task_of(item: TryOnInputs) -> Task:

@@ -40,10 +40,16 @@ class WardrobeSpec:
 
 
 SIZES = {
-    "tiny": WardrobeSpec(24, 24, 3, 64, 8, 6, 12, 4, 3, (96, 128), 12, 6),
-    "tryon": WardrobeSpec(300, 24, 3, 128, 80, 6, 12, 1600, 64, (96, 128), 120, 6),
+    "tiny": WardrobeSpec(
+        products_train=24, products_val=24, image_size=64, fiq_train=8, fiq_val=6, fiq_gallery=12,
+        tryon_train=4, tryon_test=3, tryon_size=(96, 128), short_train=12, short_test=6,
+    ),
+    "tryon": WardrobeSpec(
+        products_train=300, products_val=24, fiq_train=80, fiq_val=6, fiq_gallery=12,
+        tryon_train=1600, tryon_test=64, tryon_size=(96, 128), short_train=120, short_test=6,
+    ),
     "demo": WardrobeSpec(),
-}
+}  # fmt: skip
 
 
 def spec_of(spec: WardrobeSpec | str) -> WardrobeSpec:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
-from unifashion_pl.wardrobe.layouts import Map
+from unifashion_pl.wardrobe.layouts import Map, write_files
 from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_figure, draw_skeleton, render_worn
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
@@ -24,19 +24,8 @@ from unifashion_pl.wardrobe.tryon import fabric_of, person_of, product_of, write
 CATEGORIES = {"dresses": ("dress",), "upper_body": UPPER, "lower_body": ("skirt", "trousers")}
 FIRST = {"dresses": 5_000_000, "upper_body": 5_100_000, "lower_body": 5_200_000}
 #: LIP labels of the drawn persons -> ATR's, as Dress Code has them (the neck is skin like the face).
-ATR = {
-    "hair": 2,
-    "upper": 4,
-    "coat": 4,
-    "dress": 7,
-    "skirt": 5,
-    "trousers": 6,
-    "face": 11,
-    "neck": 11,
-    "left_leg": 12,
-    "right_leg": 13,
-}
-ATR |= {"left_arm": 14, "right_arm": 15, "left_shoe": 9, "right_shoe": 10}
+ATR = {"hair": 2, "upper": 4, "coat": 4, "dress": 7, "skirt": 5, "trousers": 6, "face": 11, "neck": 11, "left_leg": 12}
+ATR |= {"right_leg": 13, "left_arm": 14, "right_arm": 15, "left_shoe": 9, "right_shoe": 10}
 #: Frame (w, h) of the joints' coordinates, whatever the pictures' size.
 JOINTS = (384, 512)
 #: Share of the height that is cut off above, where the head is.
@@ -61,9 +50,7 @@ def _write_warped(root: Path, person: str, garment: str, size: tuple[int, int], 
     rng = person_of(seed, int(person.split("_")[0]))
     number = int(garment.split("_")[0])
     worn = render_worn(product_of(seed, number), *size, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
-    path = root / f"im_sketch_unpaired/{person}_{garment}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_png(_strokes(worn.sketch)))
+    write_files(root, {f"im_sketch_unpaired/{person}_{garment}.png": encode_png(_strokes(worn.sketch))})
 
 
 def _strokes(sketch: NDArray[np.floating[Any]]) -> Image.Image:
@@ -138,9 +125,7 @@ def _write_warped_dresscode(
 ) -> None:
     product = _product(seed, category, kinds[numbers.index(garment) % len(kinds)], garment)
     worn = _worn(seed, category, product, person, garment, size)
-    path = root / category / f"im_sketch_unpaired/{person}_0_{garment}_1.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_png(_strokes(worn.sketch)))
+    write_files(root / category, {f"im_sketch_unpaired/{person}_0_{garment}_1.png": encode_png(_strokes(worn.sketch))})
 
 
 def _write_sample(
@@ -162,9 +147,7 @@ def _write_sample(
     if split == "test":
         stitch = Image.fromarray((np.isin(worn.parse, [LIP["face"], LIP["hair"]]) * 13).astype(np.uint8))
         files[f"test_stitchmap/{number}_0.png"] = encode_png(stitch.resize(JOINTS, Image.Resampling.NEAREST))
-    for path, content in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(content)
+    write_files(root, files)
     phrases = [colour_phrase(product), f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}", product.category]
     return {**product.attributes(), "phrases": phrases}
 

@@ -17,14 +17,8 @@ from unifashion_pl.wardrobe.products import COLOURS, Product
 Array = NDArray[np.floating[Any]]
 OVERSAMPLE = 3
 BACKDROPS = (
-    (233, 228, 220),
-    (221, 227, 232),
-    (236, 231, 226),
-    (226, 232, 224),
-    (238, 229, 229),
-    (229, 229, 236),
-    (240, 236, 226),
-)
+    (233, 228, 220), (221, 227, 232), (236, 231, 226), (226, 232, 224), (238, 229, 229), (229, 229, 236), (240, 236, 226),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -94,11 +94,11 @@ def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> No
             number = 10_000_000 + i + (0 if split == "train" else 1_000_000)
             for view in VIEWS[:2]:
                 path = f"women/{folder}/{product.category}s/{number}/{number}_{VIEWS.index(view)}.jpeg"
-                files.append(root / path)
+                files.append(path)
                 jobs.append((product, view, spec.image_size, f"{seed}/fashion200k/{split}/{i}"))
                 text = describe(product, "fashion200k", random.Random(f"{seed}/200k/{i}"))
                 lines[category].append(f"{path}\t{-0.1 * (i % 9) - 0.2:.6f}\t{text}")
-        _write_files(files, run(_jpeg, jobs))
+        write_files(root, dict(zip(files, run(_jpeg, jobs))))
         (root / "labels").mkdir(exist_ok=True)
         for category, content in lines.items():
             (root / "labels" / f"{category}_{split}_detect_all.txt").write_text("".join(f"{x}\n" for x in content), "utf-8")
@@ -107,10 +107,11 @@ def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> No
             (root / "test_queries.txt").write_text("".join(f"{a}\t{b}\n" for a, b in itertools.pairwise(names)), "utf-8")
 
 
-def _write_files(paths: list[Path], contents: Iterable[bytes]) -> None:
-    for path, content in zip(paths, contents):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+def write_files(root: Path, files: Mapping[str, bytes]) -> None:
+    """Path below ``root`` -> content."""
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
 
 
 def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict
             library += [_library_line(i, p, seed) for i, p in named]
     for split, distractors in shared.items():
         jobs = [(p, "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k, p in enumerate(distractors.values())]
-        _write_files([root / "images" / f"{name}.jpg" for name in distractors], run(_jpeg, jobs))
+        write_files(root, dict(zip([f"images/{name}.jpg" for name in distractors], run(_jpeg, jobs))))
     lines = "".join(
         json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in sorted(library, key=lambda x: str(x["image"]))
     )
@@ -147,7 +148,7 @@ def _library_line(image: str, product: Product, seed: int) -> dict[str, Any]:
 def _write_fiq_images(root: Path, part: FiqSplit, ids: tuple[str, ...], spec: WardrobeSpec, seed: int, run: Map) -> None:
     views = [random.Random(f"{seed}/fiq-view/{i}").choice(VIEWS[:3]) for i in ids]
     jobs = [(p, view, spec.image_size, f"{seed}/fiq/{i}") for p, view, i in zip(part.products, views, ids)]
-    _write_files([root / "images" / f"{i}.jpg" for i in ids], run(_jpeg, jobs))
+    write_files(root, dict(zip([f"images/{i}.jpg" for i in ids], run(_jpeg, jobs))))
 
 
 def _write_fiq_json(root: Path, category: str, split: str, part: FiqSplit, gallery: list[str]) -> None:

@@ -21,13 +21,8 @@ LIP |= {"right_arm": 15, "left_leg": 16, "right_leg": 17, "left_shoe": 18, "righ
 GARMENT_LABEL = {"shirt": "upper", "top": "upper", "jacket": "coat", "dress": "dress", "skirt": "skirt", "trousers": "trousers"}
 #: One colour per body part on black, in the manner of a rendered DensePose.
 PART_COLOURS = {"face": (56, 120, 230), "neck": (64, 170, 240), "torso": (20, 80, 200), "left_arm": (60, 200, 130)}
-PART_COLOURS |= {
-    "right_arm": (160, 220, 60),
-    "left_leg": (240, 200, 40),
-    "right_leg": (250, 140, 30),
-    "left_shoe": (230, 60, 40),
-}
-PART_COLOURS |= {"right_shoe": (180, 30, 60)}
+PART_COLOURS |= {"right_arm": (160, 220, 60), "left_leg": (240, 200, 40), "right_leg": (250, 140, 30)}
+PART_COLOURS |= {"left_shoe": (230, 60, 40), "right_shoe": (180, 30, 60)}
 LEFT_RIGHT = (("left", -1.0), ("right", 1.0))
 
 #: Categories of which people try things on.
@@ -69,36 +64,20 @@ def _parts(figure: Figure) -> dict[str, list[shapes.Points]]:
     """Body parts from back to front."""
     spread = 0.06 + 0.10 * figure.raised
     parts: dict[str, list[shapes.Points]] = {}
-    back = [
-        (0.10, -0.34),
-        (0.125, -0.2),
-        (0.13, 0.04 if figure.long_hair else -0.16),
-        (0.0, 0.06 if figure.long_hair else -0.15),
-    ]
+    ends = [(0.13, 0.04), (0.0, 0.06)] if figure.long_hair else [(0.13, -0.16), (0.0, -0.15)]
+    back = [(0.10, -0.34), (0.125, -0.2), *ends]
     parts["hair_back"] = [np.concatenate([np.array(back), np.array(back)[::-1] * (-1, 1)])]
     trunk = [(0.06, -0.02), (0.225, 0.03), (0.23, 0.20), (0.175, 0.42), (0.215, 0.56), (0.02, 0.62)]
     parts["torso"] = [np.concatenate([np.array(trunk), np.array(trunk)[::-1] * (-1, 1)])]
     for side, sign in LEFT_RIGHT:
         flip = (-sign, 1.0)
         leg = [
-            (-0.01, 0.44),
-            (0.178, 0.44),
-            (0.228, 0.58),
-            (0.205, 1.02),
-            (0.175, 1.46),
-            (0.095, 1.46),
-            (0.075, 1.02),
-            (0.01, 0.66),
-        ]
+            (-0.01, 0.44), (0.178, 0.44), (0.228, 0.58), (0.205, 1.02), (0.175, 1.46), (0.095, 1.46), (0.075, 1.02), (0.01, 0.66),
+        ]  # fmt: skip
         arm = [
-            (0.205, 0.03),
-            (0.265, 0.06),
-            (0.345 + spread, 0.32),
-            (0.41 + spread, 0.60),
-            (0.36 + spread, 0.615),
-            (0.285 + spread, 0.36),
-            (0.22, 0.20),
-        ]
+            (0.205, 0.03), (0.265, 0.06), (0.345 + spread, 0.32), (0.41 + spread, 0.60), (0.36 + spread, 0.615),
+            (0.285 + spread, 0.36), (0.22, 0.20),
+        ]  # fmt: skip
         shoe = [(0.085, 1.45), (0.185, 1.45), (0.225, 1.515), (0.08, 1.52)]
         parts[f"{side}_leg"] = [np.array(leg) * flip]
         parts[f"{side}_arm"] = [np.array(arm) * flip, _ellipse(0.395 + spread, 0.635, 0.032, 0.045) * flip]
@@ -106,15 +85,8 @@ def _parts(figure: Figure) -> dict[str, list[shapes.Points]]:
     parts["neck"] = [np.array([(-0.055, -0.13), (0.055, -0.13), (0.075, 0.02), (0.0, 0.06), (-0.075, 0.02)])]
     parts["face"] = [_ellipse(0.0, -0.24, 0.088, 0.115)]
     fringe = [
-        (0.0, -0.375),
-        (0.085, -0.345),
-        (0.105, -0.25),
-        (0.075, -0.29),
-        (0.0, -0.315),
-        (-0.075, -0.29),
-        (-0.105, -0.25),
-        (-0.085, -0.345),
-    ]
+        (0.0, -0.375), (0.085, -0.345), (0.105, -0.25), (0.075, -0.29), (0.0, -0.315), (-0.075, -0.29), (-0.105, -0.25), (-0.085, -0.345),
+    ]  # fmt: skip
     parts["hair"] = [np.array(fringe)]
     return parts
 
@@ -216,9 +188,8 @@ def _label(parse: NDArray[np.uint8], dense: NDArray[np.uint8], name: str, where:
 
 
 def _face(frame: Frame, rgb: Array) -> Array:
-    eyes = fill(frame, [_ellipse(-0.034, -0.235, 0.0085, 0.010), _ellipse(0.034, -0.235, 0.0085, 0.010)], rounded=False)[
-        ..., None
-    ]
+    pair = [_ellipse(x, -0.235, 0.0085, 0.010) for x in (-0.034, 0.034)]
+    eyes = fill(frame, pair, rounded=False)[..., None]
     mouth = fill(frame, [_ellipse(0.0, -0.172, 0.021, 0.007)], rounded=False)[..., None]
     rgb = rgb * (1 - eyes) + np.array((42, 34, 34), np.float32) * eyes
     return rgb * (1 - 0.8 * mouth) + np.array((176, 84, 84), np.float32) * 0.8 * mouth
@@ -235,21 +206,8 @@ def _joints(frame: Frame) -> list[tuple[float, float, float]]:
 
 
 _LIMBS = (
-    (0, 1),
-    (1, 2),
-    (2, 3),
-    (3, 4),
-    (1, 5),
-    (5, 6),
-    (6, 7),
-    (1, 8),
-    (8, 9),
-    (9, 10),
-    (10, 11),
-    (8, 12),
-    (12, 13),
-    (13, 14),
-)
+    (0, 1), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (10, 11), (8, 12), (12, 13), (13, 14),
+)  # fmt: skip
 
 
 def draw_skeleton(joints: list[tuple[float, float, float]], width: int, height: int) -> Image.Image:

@@ -30,7 +30,6 @@ SECONDS = ("black", "white", "red", "yellow")
 PLAIN, PLAIN_WORN = 0.65, 0.35
 SLEEVES = ("none", "short", "long")
 LENGTHS = ("short", "knee", "long")
-NECKLINES = ("round", "v", "collar", "strapless")
 BUTTONS = (0, 3, 5)
 ATTRIBUTES = ("colour", "pattern", "second", "sleeve", "length", "neckline", "buttons")
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
-from unifashion_pl.wardrobe.layouts import Map
+from unifashion_pl.wardrobe.layouts import Map, write_files
 from unifashion_pl.wardrobe.person import LIP, UPPER, Worn, draw_figure, draw_skeleton, render_worn
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
@@ -68,9 +68,7 @@ def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed
     }
     if split == "train":
         files[f"gt_cloth_warped_mask/{name}.jpg"] = encode_jpeg(Image.fromarray(((worn.garment > 0.5) * 255).astype(np.uint8)))
-    for path, content in files.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(content)
+    write_files(root, files)
     phrases = [
         colour_phrase(product),
         f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}",

@@ -74,7 +74,7 @@ def write_wardrobe(
     """
     spec = spec_of(spec)
     out = Path(out)
-    layouts, dirt = chosen(layouts, LAYOUTS, "layouts"), chosen(dirt, KINDS, "dirt")
+    layouts, dirt = choose(layouts, LAYOUTS, "layouts"), choose(dirt, KINDS, "dirt")
     identity: dict[str, Any] = {"format": FORMAT, "seed": seed, "spec": json.loads(json.dumps(asdict(spec)))}
     identity |= {name: list(value) for name, value in (("layouts", layouts), ("dirt", dirt)) if value}
     if (out / "wardrobe.json").is_file():
@@ -114,7 +114,7 @@ def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bo
     (part / "wardrobe.json").write_text(content + "\n", "utf-8")
 
 
-def chosen(names: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+def choose(names: Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
     """Of the known names those that are wanted, in their own order; ``all`` stands for all.
 
     Raises:

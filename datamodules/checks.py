@@ -1,0 +1,347 @@
+"""What of a dataset is there, missing or broken, and what that does to each metric; and the way from raw data to shards."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, MissingDataError, Plan
+from unifashion_pl.data.recipes import FileRecipe, pixel_hash, read_input
+from unifashion_pl.data.shards import write_shards
+
+T = TypeVar("T")
+R = TypeVar("R")
+#: Share of the published samples from which on a folder is taken for the full dataset.
+LIKE_FULL = 0.5
+#: Kind of an evaluation split -> what is measured on it.
+METRICS = {
+    "queries": "composed retrieval: queries",
+    "gallery": "composed retrieval: gallery images",
+    "pairs": "retrieval and captions: images",
+    "tryon": "FID, KID, SSIM, LPIPS: pairs",
+}
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """A file that is absent or broken: id, role, reason and how many samples it takes along."""
+
+    id: str
+    role: str
+    reason: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Different ids whose photos have equal pixels, and the splits they stand in."""
+
+    ids: list[str]
+    splits: list[str]
+
+    @property
+    def across(self) -> bool:
+        """Whether a training picture is also one to evaluate on."""
+        trained = [split for split in self.splits if split.endswith("/train")]
+        return 0 < len(trained) < len(self.splits)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """A split: ``groups`` is group -> ``{expected, usable}``; ``published`` samples of the full dataset, None if nobody says.
+
+    ``oddities`` are usable photos that are not plain RGB: in what they differ -> ids.
+    """
+
+    name: str
+    kind: str
+    expected: int
+    usable: int
+    groups: dict[str, dict[str, int]]
+    unusable: list[Unusable]
+    notes: list[str] = field(default_factory=list)
+    published: int | None = None
+    oddities: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> str:
+        """How the number of samples relates to the published one, in words; "" if nothing is published."""
+        if self.published is None:
+            return ""
+        if self.expected == self.published:
+            return "as many as published"
+        if self.expected < LIKE_FULL * self.published:
+            return f"a part: {self.expected:,} of {self.published:,} published ({100 * self.expected / self.published:.2g} %)"
+        return f"published are {self.published:,}"
+
+    @property
+    def effects(self) -> list[str]:
+        """What losses do to the n of metrics, by group; empty in training and without losses."""
+        if self.name.endswith("/train") or self.usable == self.expected:
+            return []
+        what = METRICS.get(self.kind, self.kind)
+        lost = {group: c for group, c in self.groups.items() if c["usable"] < c["expected"]}
+        return [f"{what} of {group}: n {c['usable']:,} of {c['expected']:,}" for group, c in lost.items()]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Result of :func:`check_dataset`.
+
+    Attributes:
+        dataset, root: what was looked at.
+        splits: one report per split.
+        notes: findings about the whole.
+        problem: why nothing could be planned, or None.
+        variant: which of the copies in circulation this is.
+        licence: of the dataset, as its authors state it.
+        duplicates: different ids with equal pixels.
+    """
+
+    dataset: str
+    root: str
+    splits: list[SplitReport]
+    notes: list[str]
+    problem: str | None = None
+    variant: str = ""
+    licence: str = ""
+    duplicates: list[Duplicates] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are samples in every split and all of them can be built."""
+        return self.problem is None and bool(self.splits) and all(0 < s.usable == s.expected for s in self.splits)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready content."""
+        splits = [{**asdict(split), "size": split.size, "effects": split.effects} for split in self.splits]
+        duplicates = [{**asdict(group), "across": group.across} for group in self.duplicates]
+        return {**asdict(self), "splits": splits, "duplicates": duplicates, "complete": self.complete}
+
+
+def check_dataset(dataset: str, root: str | Path, *, progress: bool = True, **options: Any) -> CheckReport:
+    """Look at every file that the dataset's samples need, once, by decoding it fully.
+
+    Args:
+        dataset: one of :data:`DATASETS`.
+        root: the raw dataset.
+        options: of the dataset's ``plans``.
+
+    Raises:
+        ValueError: unknown dataset.
+    """
+    module, root = _module(dataset), Path(root)
+    try:
+        plans = list(module.plans(root, **options))
+        notes = module.findings(root, plans)
+        variant = module.variant(root)
+    except MissingDataError as error:
+        return CheckReport(dataset, str(root), [], [], str(error), licence=module.LICENCE)
+    found = inspect_files(plans, progress)
+    splits: list[SplitReport] = []
+    seen: list[Photo] = []
+    for plan in plans:
+        report, inside = _split_report(plan, found, module.PUBLISHED_SAMPLES.get(plan.folder), progress)
+        splits.append(report)
+        seen += [*photos(plan, found), *inside]
+    return CheckReport(dataset, str(root), splits, notes, None, variant, module.LICENCE, _duplicates(seen))
+
+
+def build_shards(
+    dataset: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    workers: int = 1,
+    allow_missing: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Iterator[Path]:
+    """Raw dataset -> shards of all its splits; yields every finished index. Resumable, the same bytes for any number of workers.
+
+    Args:
+        dataset, root, options: as for :func:`check_dataset`.
+        out: a folder per split comes into it.
+        workers: processes.
+        allow_missing: build evaluation splits although samples are lost.
+
+    Raises:
+        MissingDataError, RuntimeError: as :func:`unifashion_pl.data.shards.write_shards`.
+        ValueError: unknown dataset.
+    """
+    for plan in _module(dataset).plans(Path(root), **options):
+        yield write_shards(plan, out, workers=workers, allow_missing=allow_missing, progress=progress)
+
+
+def _module(dataset: str) -> Any:
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown dataset {dataset!r}; known are {', '.join(DATASETS)}")
+    return importlib.import_module(f"unifashion_pl.datamodules.{dataset}")
+
+
+def _duplicates(seen: Sequence[Photo]) -> list[Duplicates]:
+    """Groups of different ids with equal pixels, the splits they stand in beside them."""
+    groups: dict[str, dict[str, set[str]]] = {}
+    for photo in seen:
+        groups.setdefault(photo.pixels, {}).setdefault(photo.id, set()).add(photo.split)
+    found = [Duplicates(sorted(ids), sorted(set().union(*ids.values()))) for ids in groups.values() if len(ids) > 1]
+    return sorted(found, key=lambda group: group.ids)
+
+
+def _split_report(
+    plan: Plan, found: Mapping[Path, FileState], published: int | None, progress: bool
+) -> tuple[SplitReport, list[Photo]]:
+    """The report, and photos that lie inside one big file."""
+    groups = Counter(item.group for item in plan.items)
+    lost: Counter[str] = Counter()
+    hits: Counter[tuple[str, str, str]] = Counter()
+    whole: list[Item] = []
+    inside: list[Photo] = []
+    for item in plan.items:
+        bad = [(n.id, n.role, r) for n in plan.recipe.inputs(item) if (r := found[n.path].reason) is not None]
+        lost[item.group] += bool(bad)
+        hits.update(bad)
+        if not bad:
+            whole.append(item)
+    for item, result in flaws(plan, whole, progress):
+        if isinstance(result, BadSample):
+            lost[item.group] += 1
+            hits[result.id, result.role, result.reason] += 1
+        else:
+            inside.append(result)
+    report = SplitReport(
+        name=f"{plan.dataset}/{plan.split}",
+        kind=plan.kind,
+        expected=len(plan.items),
+        usable=len(plan.items) - lost.total(),
+        groups={group: {"expected": n, "usable": n - lost[group]} for group, n in sorted(groups.items())},
+        unusable=[Unusable(id, role, reason, n) for (id, role, reason), n in sorted(hits.items())],
+        notes=list(plan.notes),
+        published=published,
+        oddities=_oddities(plan, found),
+    )
+    return report, inside
+
+
+def _oddities(plan: Plan, found: Mapping[Path, FileState]) -> dict[str, list[str]]:
+    odd: dict[str, set[str]] = {}
+    for photo in photos(plan, found):
+        if photo.oddity:
+            odd.setdefault(photo.oddity, set()).add(photo.id)
+    return {oddity: sorted(ids) for oddity, ids in sorted(odd.items())}
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What is to be said of an image file.
+
+    Attributes:
+        reason: why it is unusable, or None.
+        pixels: hash of the upright RGB pixels of a usable photo, None of label maps and the like.
+        oddity: in what a usable photo differs from plain upright RGB, e.g. ``CMYK``; "" if it does not.
+    """
+
+    reason: str | None = None
+    pixels: str | None = None
+    oddity: str = ""
+
+
+#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
+PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
+ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
+
+
+def look(needed: Input) -> FileState:
+    """Read and fully decode an input."""
+    try:
+        picture = read_input(needed)
+    except BadSample as error:
+        return FileState(error.reason)
+    if needed.role not in PHOTOS:
+        return FileState()
+    mode = "" if picture.image.mode == "RGB" else ODDITIES.get(picture.image.mode, picture.image.mode)
+    turned = "turned by EXIF" if picture.turned else "damaged metadata, orientation unknown" if picture.flaw else ""
+    return FileState(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A usable photo of a plan: its id (with the role, where an id has several photos), pixels' hash, oddity and the plan's name."""
+
+    id: str
+    pixels: str
+    oddity: str
+    split: str
+
+
+def inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, FileState]:
+    """What is found in every file; each once, whatever the number of samples that need it. Threads: decoding frees Python's lock."""
+    files: dict[Path, Input] = {}
+    for plan in plans:
+        for item in plan.items:
+            for needed in plan.recipe.inputs(item):
+                # a photo may also be needed in another role: looked at as a photo
+                if needed.path not in files or needed.role in PHOTOS:
+                    files[needed.path] = needed
+    return dict(zip(files, _parallel(look, list(files.values()), "checking", "file", progress)))
+
+
+def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[Item, BadSample | Photo]]:
+    """Samples that cannot be made although their files are good, and photos that lie inside one big file.
+
+    The image may be damaged inside an HDF5 file, or the files of a sample disagree.
+
+    Args:
+        whole: items whose files are good.
+    """
+    recipe: Any = plan.recipe
+
+    def made(items: Sequence[Item]) -> list[tuple[Item, BadSample | Photo | None]]:
+        return [(item, _judge(result, plan)) for item, result in recipe.make(items)]
+
+    if not isinstance(recipe, FileRecipe):
+        parts: list[Sequence[Item]] = [items for _, items in plan.shards()]
+    elif recipe.fallible:
+        recipe = recipe.quick()
+        parts = [[item] for item in whole]
+    else:
+        return
+    for results in _parallel(made, parts, f"trying {plan.name}", "part", progress):
+        yield from ((item, result) for item, result in results if result is not None)
+
+
+def _judge(result: Any, plan: Plan) -> BadSample | Photo | None:
+    if isinstance(result, BadSample):
+        return result
+    # ids are row numbers, which count from the start in every file
+    return (
+        Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
+        if result.pixels is not None
+        else None
+    )
+
+
+def photos(plan: Plan, found: Mapping[Path, FileState]) -> Iterator[Photo]:
+    """All usable photos that a plan's samples need."""
+    several = len({n.role for item in plan.items[:1] for n in plan.recipe.inputs(item) if n.role in PHOTOS}) > 1
+    for item in plan.items:
+        for needed in plan.recipe.inputs(item):
+            finding = found[needed.path]
+            if finding.pixels is not None:
+                named = several and needed.role in ("person", "garment")
+                id = f"{needed.role} {needed.id}" if named else needed.id
+                yield Photo(id, finding.pixels, finding.oddity, f"{plan.dataset}/{plan.split}")
+
+
+def _parallel(function: Callable[[T], R], work: Sequence[T], title: str, unit: str, progress: bool) -> Iterable[R]:
+    with ThreadPoolExecutor() as pool, tqdm(total=len(work), desc=title, unit=unit, disable=not (progress and work)) as bar:
+        for result in pool.map(function, work):
+            bar.update()
+            yield result
