@@ -177,34 +177,6 @@ def compare_paired(
     return Comparison(float(np.mean(means)), interval, only_a, only_b, exact_mcnemar(only_a, only_b))
 
 
-def student_cdf(t: float, df: int) -> float:
-    """Cumulative Student distribution for integer degrees of freedom (finite series, Abramowitz and Stegun 26.7.3-4)."""
-    angle = math.atan2(t, math.sqrt(df))
-    sine, square = math.sin(angle), math.cos(angle) ** 2
-    if df % 2 == 0:
-        term, total = 1.0, 1.0
-        for k in range(1, df // 2):
-            term *= square * (2 * k - 1) / (2 * k)
-            total += term
-        return 0.5 + sine * total / 2
-    term = total = math.cos(angle) if df > 1 else 0.0
-    for k in range(1, (df - 1) // 2):
-        term *= square * 2 * k / (2 * k + 1)
-        total += term
-    return 0.5 + (angle + sine * total) / math.pi
-
-
-def student_quantile(p: float, df: int) -> float:
-    """Inverse of :func:`student_cdf` for p >= 0.5, by bisection to full precision."""
-    low, high = 0.0, 1.0
-    while student_cdf(high, df) < p:
-        low, high = high, high * 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, df) < p else (low, middle)
-    return (low + high) / 2
-
-
 @dataclass(frozen=True)
 class SeedSummary:
     """Training runs with different seeds: mean, standard deviation and half-widths of both intervals."""
@@ -223,10 +195,12 @@ def seed_summary(values: Sequence[float], level: float = 0.95) -> SeedSummary:
     Raises:
         ValueError: fewer than two runs.
     """
+    from scipy.special import stdtrit  # a second of import, for what only several runs need
+
     runs = len(values)
     if runs < 2:
         raise ValueError(f"an interval over training seeds needs at least 2 runs, got {runs}")
     mean = math.fsum(values) / runs
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (runs - 1))
-    t = student_quantile(0.5 + level / 2, runs - 1)
+    t = float(stdtrit(runs - 1, 0.5 + level / 2))
     return SeedSummary(mean, sd, runs, t * sd / math.sqrt(runs), t * sd * math.sqrt(1 + 1 / runs), level)
