@@ -20,7 +20,7 @@ from unifashion_pl.data.reader import SampleSource, ShardSource
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import EvalLoader, Rank, TrainLoader, Workers
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
-from unifashion_pl.weights.trust import LibraryOnly
+from unifashion_pl.parts.trust import LibraryOnly
 
 
 class StreamsLoader(CombinedLoader):

@@ -68,7 +68,7 @@ def _device() -> list[str]:
 
 def _models() -> list[str]:
     from unifashion_pl import learned
-    from unifashion_pl.weights.files import CONFIG
+    from unifashion_pl.parts.tensors import CONFIG
     from unifashion_pl.weights.loading import tiny_folder
 
     try:

@@ -35,11 +35,11 @@ from unifashion_pl.inference.pictures import generate
 from unifashion_pl.memory import check_memory
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
+from unifashion_pl.parts.rebuild import PARTS, blueprints
 from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import reshard, shard, shards_of, unshard
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
 from unifashion_pl.weights.checkpoint import PretrainedMethods, load_weights
-from unifashion_pl.weights.rebuild import PARTS, blueprints
 
 
 class UniFashionModule(PretrainedMethods):

@@ -22,7 +22,7 @@ from unifashion_pl.evaluation import (
 )
 from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import read_records
-from unifashion_pl.weights.trust import UntrustedCode, library_only
+from unifashion_pl.parts.trust import UntrustedCode, library_only
 
 NAMED = "evaluation.brightness.Brightness"
 

@@ -34,9 +34,9 @@ from small import images, small_backbone
 from unifashion_pl import UniFashionModule
 from unifashion_pl.files import write_tensors
 from unifashion_pl.gallery import Gallery
+from unifashion_pl.parts.tensors import load_tensors
 from unifashion_pl.weights.checkpoint import load_weights, read_state
 from unifashion_pl.weights.download import open_download
-from unifashion_pl.weights.files import load_tensors
 from unifashion_pl.weights.importing import import_weights
 from unifashion_pl.weights.ledger import Report
 from unifashion_pl.weights.loading import load_imported

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from unifashion_pl.cli import main
-from unifashion_pl.weights.files import read_content
+from unifashion_pl.parts.tensors import read_content
 from unifashion_pl.weights.importing import import_weights
 from unifashion_pl.weights.ledger import Report, is_imported
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import save_file
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.weights.files import load_tensors
+from unifashion_pl.parts.tensors import load_tensors
 
 VISION = "model.backbone.init_args.vision.init_args"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unifashion_pl.weights.files import load_tensors
-from unifashion_pl.weights.fit import require_fit
+from unifashion_pl.parts.fit import require_fit
+from unifashion_pl.parts.tensors import load_tensors
 
 #: Where our own format keeps the timm model.
 TOWER = "backbone.vision.model."

@@ -19,7 +19,7 @@ from unifashion_pl.backbone.pretrained import load_bert
 from unifashion_pl.backbone.tokenizer import MAX_WORDS, Reading, clean_text, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
-from unifashion_pl.weights import rebuild
+from unifashion_pl.parts import rebuild
 
 QuerySet = Literal["reference", "target"]
 

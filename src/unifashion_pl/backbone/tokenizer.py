@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
-from unifashion_pl.weights import rebuild
+from unifashion_pl.parts import rebuild
 
 #: Words of a text that LAVIS reads.
 MAX_WORDS = 50
@@ -25,7 +25,7 @@ def load_tokenizer(source: str, part: str = "qformer") -> BertTokenizerFast:
     Args:
         source: ``tiny`` (the shipped vocabulary), a folder or ``vocab.txt`` of a BERT tokenizer, or a hub id such as
             ``bert-base-uncased``.
-        part: whose tokenizer it is, among a saved model's blueprints (:mod:`unifashion_pl.weights.rebuild`).
+        part: whose tokenizer it is, among a saved model's blueprints (:mod:`unifashion_pl.parts.rebuild`).
 
     Returns:
         A tokenizer with ``[DEC]`` appended as last id (30522 for bert-base-uncased).

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from unifashion_pl.backbone.pretrained import load_vision_weights
 from unifashion_pl.names import unknown
-from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import floating
-from unifashion_pl.weights.trust import Fields
+from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.tensors import floating
+from unifashion_pl.parts.trust import Fields
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -18,10 +18,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from unifashion_pl.configs import merged, resolve_config
 from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
+from unifashion_pl.parts.rebuild import rebuilding
+from unifashion_pl.parts.trust import SWITCH, local
 from unifashion_pl.weights.building import Saved, buildable
 from unifashion_pl.weights.checkpoint import read_checkpoint
-from unifashion_pl.weights.rebuild import rebuilding
-from unifashion_pl.weights.trust import SWITCH, local
 
 #: Parts of ``model`` that are no part of what was trained.
 OF_THE_COMMAND = ("evaluator", "painter")

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from unifashion_pl import files
+from unifashion_pl.parts.tensors import load_tensors
 from unifashion_pl.provenance import tensor_bytes
 from unifashion_pl.reading import FormatError, from_json, read_text
-from unifashion_pl.weights.files import load_tensors
 
 #: Format 1 had one name for all files of tensors.
 FORMAT, FORMATS = 2, (1, 2)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
 from unifashion_pl.generation.samplers import PROCESS, alphas_cumprod, signal_of
-from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import floating
-from unifashion_pl.weights.rebuild import config_folder, load_part
-from unifashion_pl.weights.trust import Fields
+from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.rebuild import config_folder, load_part
+from unifashion_pl.parts.tensors import floating
+from unifashion_pl.parts.trust import Fields
 
 #: Fields in which Stable Diffusion 1.x's U-Net differs from the defaults of diffusers: 859,520,964 parameters with 4 channels.
 SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
 from unifashion_pl.backbone.tokenizer import Reading, load_tokenizer, reading_of, warn_of_cut
-from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import floating
-from unifashion_pl.weights.rebuild import config_folder, load_part
-from unifashion_pl.weights.trust import Fields
+from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.rebuild import config_folder, load_part
+from unifashion_pl.parts.tensors import floating
+from unifashion_pl.parts.trust import Fields
 
 
 class PromptEncoder(nn.Module):

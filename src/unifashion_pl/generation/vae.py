@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.arguments import ArgumentError
-from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import floating
-from unifashion_pl.weights.rebuild import config_folder, load_part
-from unifashion_pl.weights.trust import Fields
+from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.rebuild import config_folder, load_part
+from unifashion_pl.parts.tensors import floating
+from unifashion_pl.parts.trust import Fields
 
 #: Classes of diffusers that a source may name.
 KINDS = ("AutoencoderKL", "AutoencoderTiny")

@@ -13,8 +13,8 @@ from unifashion_pl.backbone import Encoding, QFormerBackbone
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
 from unifashion_pl.freezing import set_frozen_to_eval
 from unifashion_pl.names import keep_names_plain
+from unifashion_pl.parts.trust import LibraryOnly
 from unifashion_pl.resume import run_callbacks
-from unifashion_pl.weights.trust import LibraryOnly
 
 
 class TaskModule(LibraryOnly, L.LightningModule):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation import PromptEncoder
-from unifashion_pl.weights import rebuild
+from unifashion_pl.parts import rebuild
 
 
 class ResidualMLP(nn.Module):

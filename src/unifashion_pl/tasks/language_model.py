@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.tensors import floating
+from unifashion_pl.parts.trust import Fields
 from unifashion_pl.reading import read_json
-from unifashion_pl.weights import rebuild
-from unifashion_pl.weights.files import floating
-from unifashion_pl.weights.trust import Fields
 
 #: Fields of a config, or of a config in it, by which transformers fetches code to run, or reads more than the config.
 REFUSED = (

@@ -20,9 +20,9 @@ from unifashion_pl import learned
 from unifashion_pl.configs import read_config
 from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.freezing import left_out
-from unifashion_pl.weights.fit import check_fit, load_exactly
-from unifashion_pl.weights.rebuild import Blueprints, SourceMissing, rebuilding
-from unifashion_pl.weights.trust import UntrustedCode, library_only
+from unifashion_pl.parts.fit import check_fit, load_exactly
+from unifashion_pl.parts.rebuild import Blueprints, SourceMissing, rebuilding
+from unifashion_pl.parts.trust import UntrustedCode, library_only
 
 M = TypeVar("M", bound=nn.Module)
 #: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
@@ -38,7 +38,7 @@ class Saved:
     Attributes:
         where: its file or folder, for messages.
         section: how it is built, the plain config of a UniFashionModule.
-        parts: blueprints, see :mod:`unifashion_pl.weights.rebuild`; None = saved by an older version.
+        parts: blueprints, see :mod:`unifashion_pl.parts.rebuild`; None = saved by an older version.
         state: its tensors.
         learned: what they have learned, see :mod:`unifashion_pl.learned`.
     """

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unifashion_pl.parts.fit import differences
 from unifashion_pl.weights import blip2, ldm
 from unifashion_pl.weights.download import Download, open_download, recognise
-from unifashion_pl.weights.fit import differences
 from unifashion_pl.weights.importing import convert, reading_as
 from unifashion_pl.weights.ledger import Ledger, Report
 from unifashion_pl.weights.manifest import KINDS, QFORMER_KINDS, PublishedPart, digest, find, load_manifest

@@ -25,13 +25,13 @@ from unifashion_pl.files import replacing_folder, write_tensors
 from unifashion_pl.freezing import left_out
 from unifashion_pl.interface import SavedModel
 from unifashion_pl.metrics.records import write_records
+from unifashion_pl.parts.rebuild import PARTS, blueprints, check_blueprints, rebuilding, write_blueprints
+from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, state_of
+from unifashion_pl.parts.trust import local
 from unifashion_pl.reading import FormatError, read_json
 from unifashion_pl.weights.building import M, Saved, build_saved, buildable, from_config
 from unifashion_pl.weights.card import MARK, model_card, read_results
-from unifashion_pl.weights.files import CONFIG, TENSORS, load_tensors, read_content, state_of
 from unifashion_pl.weights.loading import find_weights, learned_of, load_weights, read_state, tiny_folder
-from unifashion_pl.weights.rebuild import PARTS, blueprints, check_blueprints, rebuilding, write_blueprints
-from unifashion_pl.weights.trust import local
 
 __all__ = [
     "PretrainedMethods", "find_weights", "from_pretrained", "learned_of", "load_weights", "loading", "read_checkpoint", "read_state",

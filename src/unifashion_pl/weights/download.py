@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+from unifashion_pl.parts.tensors import check_state, read_content
 from unifashion_pl.reading import read_json
-from unifashion_pl.weights.files import check_state, read_content
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Names that Hugging Face libraries give to weights; the first that exists is read.

@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from unifashion_pl.files import follow_umask, replacing_folder, write_tensors
+from unifashion_pl.parts.tensors import TENSORS
 from unifashion_pl.weights import blip2, ldm, llm, lora, released
 from unifashion_pl.weights.download import Download, open_download, recognise
-from unifashion_pl.weights.files import TENSORS
 from unifashion_pl.weights.ledger import Ledger, Report, compare
 from unifashion_pl.weights.manifest import KINDS, QFORMER_KINDS, digest, licence_of, refuse_non_commercial
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from unifashion_pl.files import write_text
+from unifashion_pl.parts.fit import require_fit
 from unifashion_pl.reading import converted, read_json
-from unifashion_pl.weights.fit import require_fit
 
 Action = Literal["taken", "renamed", "split", "merged", "dropped"]
 #: Regular expressions of whole names, and what replaces them; the first that matches counts.

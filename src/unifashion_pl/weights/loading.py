@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from unifashion_pl import learned
 from unifashion_pl.freezing import POLICIES, left_out, part_of
+from unifashion_pl.parts.fit import load_exactly, require_fit
+from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, state_of
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.blip2 import part_name
-from unifashion_pl.weights.files import CONFIG, TENSORS, load_tensors, read_content, state_of
-from unifashion_pl.weights.fit import load_exactly, require_fit
 from unifashion_pl.weights.ledger import Report, is_imported
 from unifashion_pl.weights.manifest import shipped_file
 

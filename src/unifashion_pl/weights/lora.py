@@ -13,8 +13,8 @@ import msgspec
 import torch
 from torch import Tensor
 
+from unifashion_pl.parts.fit import Differences
 from unifashion_pl.weights.download import Download
-from unifashion_pl.weights.fit import Differences
 from unifashion_pl.weights.ledger import Ledger, LedgerEntry, Report
 from unifashion_pl.weights.llm import LLM, SHARD_SIZE, copy_tokenizer
 

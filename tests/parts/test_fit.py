@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unifashion_pl.weights.fit import differences, load_exactly, require_fit
+from unifashion_pl.parts.fit import differences, load_exactly, require_fit
 
 
 def like(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

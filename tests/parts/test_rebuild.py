@@ -14,7 +14,7 @@ from sourced import sourced_model, write_ckpt
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
 from unifashion_pl.cli.training import UniFashionCLI
-from unifashion_pl.weights.rebuild import blueprints, check_blueprints, load_part
+from unifashion_pl.parts.rebuild import blueprints, check_blueprints, load_part
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import VisionTower
 from unifashion_pl.cli import main
 from unifashion_pl.cli.training import UniFashionCLI
+from unifashion_pl.parts.trust import UntrustedCode, library_only, local
 from unifashion_pl.tasks import RetrievalModule
 from unifashion_pl.weights.checkpoint import tiny_folder
-from unifashion_pl.weights.trust import UntrustedCode, library_only, local
 
 #: A user's own part in the current folder.
 OWN = """

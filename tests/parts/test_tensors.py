@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.parts.tensors import load_tensors
 from unifashion_pl.weights.checkpoint import read_checkpoint, read_state
-from unifashion_pl.weights.files import load_tensors
 
 STATE = {"layer.weight": torch.arange(600.0).view(20, 30), "steps": torch.tensor(3), "half": torch.ones(4).half()}
 
