@@ -23,7 +23,7 @@ ORDER = (
     "inference",
     "gallery",
 )
-ORDER = (*ORDER, "evaluation", "datamodules", "report", "cli", "commands")
+ORDER = (*ORDER, "evaluation", "datamodules", "report", "commands", "cli")
 
 
 def test_no_circle_of_imports() -> None:
