@@ -19,10 +19,10 @@ from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import TryOnBatch
 from unifashion_pl.evaluation import Context, Evaluator, Outcome, PersonPart, Setting
 from unifashion_pl.evaluation.persons import SCORES, VARIANTS, rows_of, scores, variants_of
+from unifashion_pl.inference.prediction import noise_seed
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.lines import PersonLine
 from unifashion_pl.metrics.tables import Team
-from unifashion_pl.prediction import noise_seed
 from unifashion_pl.report.build import build_report
 
 NAMES = [variant.name for variant in VARIANTS]

@@ -7,7 +7,7 @@ from unifashion_pl.evaluation.part import Context, Outcome, Part, Setting, Stage
 from unifashion_pl.evaluation.persons import PersonPart
 from unifashion_pl.evaluation.pictures import ImagePart
 from unifashion_pl.evaluation.retrieval import RetrievalPart
-from unifashion_pl.prediction import Painter
+from unifashion_pl.inference.prediction import Painter
 
 __all__ = [
     "CaptionPart",

@@ -16,6 +16,7 @@ from unifashion_pl.data.samples import Batch, EditBatch, TryOnBatch
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.sampling import Drawing, fingerprint, png
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
+from unifashion_pl.inference.prediction import noise_seed
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.metrics.image_scores import ImageScores
@@ -25,7 +26,6 @@ from unifashion_pl.metrics.lines import PersonLine, Repainted, image_name
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import merged
-from unifashion_pl.prediction import noise_seed
 from unifashion_pl.tasks.editing import GREY, Task, edit_batch
 
 SAMPLER = "fast"

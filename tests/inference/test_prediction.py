@@ -21,7 +21,7 @@ from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule,
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import GalleryBatch
 from unifashion_pl.evaluation import Painter
-from unifashion_pl.prediction import CHUNK, MANIFEST, noise_seed
+from unifashion_pl.inference.prediction import CHUNK, MANIFEST, noise_seed
 from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.tasks.editing import edit_batch
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
