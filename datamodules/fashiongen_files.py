@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
+
+from typing_extensions import NotRequired, TypedDict
 
 from unifashion_pl.data.plan import Item, MissingDataError, Plan, size_notes, some, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec

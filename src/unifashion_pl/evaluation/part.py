@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
+
+from typing_extensions import Self
 
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.evaluation.coverage import Coverage, Whole
