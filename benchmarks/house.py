@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import io
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = {"src/unifashion_pl/": "unifashion_pl.", "datamodules/": "unifashion_pl.datamodules."}
 JUDGING = ("evaluation", "metrics", "report", "ablations")
 MODEL = ("backbone", "losses", "tasks", "generation")
+
+#: Concept -> what its places look like.
+CONCEPTS = {
+    "protocols cut or changed as text": r"[Pp]rotocol\)?\.(partition|replace|split|startswith|endswith|removeprefix|removesuffix)\(|(CIR|UNSAFE|SHORTENED)\.",
+    "openings of pictures": r"\bImage\.open\(",
+    "comparisons of tensors' shapes with a file's": r"\.shape != \w+(\[|\.shape)",
+    "texts and bytes written to a path": r"\.write_(text|bytes)\(",
+    "batches cut by hand": r"\btaken\(|\bon_cpu\(",
+    "imports inside functions": r"(?m)^ {4,}(from unifashion_pl\S* import|import unifashion_pl)",
+    "blocks of TYPE_CHECKING": r"(?m)^if TYPE_CHECKING",
+    "HTML in Python": r"f?[\"']<(p|b|td|tr|th|table|span|div|figure|h\d|small|details)\b",
+}
 
 Graph = dict[str, set[str]]
 
@@ -118,6 +131,15 @@ def constructor(files: Mapping[str, str], cls: str) -> int | None:
     return None
 
 
+def places(files: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Concept -> how often it stands in the code, and in how many files."""
+    found = {}
+    for concept, pattern in CONCEPTS.items():
+        counts = [len(re.findall(pattern, text)) for text in files.values()]
+        found[concept] = (sum(counts), sum(count > 0 for count in counts))
+    return found
+
+
 def summary(files: Mapping[str, str]) -> str:
     """Everything that is counted, one fact a line."""
     lines = lines_of(files)
@@ -137,12 +159,15 @@ def summary(files: Mapping[str, str]) -> str:
         "longest file": f"{files[longest].count(chr(10))} {longest}",
         "longest function": f"{length} {place}",
         "class names that two files have": sum(public.count(name) > 1 for name in set(public)),
+        "signatures of an evaluation's finish": len(set(re.findall(r"def finish\(self, [^)]*\)", "".join(files.values())))),
         "arguments of UniFashionModule, Evaluator": ", ".join(
             str(constructor(files, c)) for c in ("UniFashionModule", "Evaluator")
         ),
     }
     rooms = [f"  {count:6,} {name}" for name, count in lines.items()]
-    return "\n".join([*(f"{name:<42}{value}" for name, value in facts.items()), "lines by room", *rooms])
+    concepts = [f"  {name:<46}{count} in {number} files" for name, (count, number) in places(files).items()]
+    head = [f"{name:<42}{value}" for name, value in facts.items()]
+    return "\n".join([*head, "places of a concept", *concepts, "lines by room", *rooms])
 
 
 if __name__ == "__main__":
