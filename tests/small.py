@@ -11,8 +11,8 @@ import torch
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.samples import PairBatch, TripletBatch, TryOnBatch
-from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.tasks import DiffusionModule
+from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder, UNetLora
+from unifashion_pl.tasks import DiffusionModule, EditSettings
 
 TEXTS = ["a long red dress", "a blue shirt with buttons", "plain black skirt", "green top with stripes"]
 
@@ -166,3 +166,40 @@ def painter(channels: int = 13, **parts: Any) -> UniFashionModule:
         denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24)
     )
     return UniFashionModule(small_backbone(), diffusion=head, policy="editing_control", **parts).eval()
+
+
+def editor(policy: str = "editing_control", garment: Any = "branch", **changes: Any) -> UniFashionModule:
+    """To be trained on persons 32 × 24; the garment branch changes nothing yet."""
+    torch.manual_seed(0)
+    lora = UNetLora(rank=2, alpha=2) if policy == "lora" else None
+    denoiser = Denoiser(config=UNET, in_channels=13, garment=garment, lora=lora)
+    settings = EditSettings(tasks={"tryon": 1, "design": 1, "text": 1})
+    head = DiffusionModule(
+        denoiser=denoiser, vae=ImageVAE("tiny"), text_encoder=PromptEncoder(config=CLIP_TEXT), query_width=32, size=(32, 24),
+        editing=settings,
+    )  # fmt: skip
+    return UniFashionModule(small_backbone(), diffusion=head, policy=policy, **changes)
+
+
+def opened(model: UniFashionModule) -> UniFashionModule:
+    """With a garment branch that changes something, as after training."""
+    garment = model.diffusion_head.denoiser.garment  # type: ignore[union-attr]
+    if garment is not None:
+        with torch.no_grad():
+            for conv in (garment.hint, *garment.zero_convs):
+                conv.weight.normal_(std=0.3)  # type: ignore[union-attr, operator]
+    return model
+
+
+def tiny(**overrides: object) -> UniFashionModule:
+    """The shipped config of phase 1, with overrides."""
+    torch.manual_seed(0)
+    return UniFashionModule.from_config("phase1.yaml", {"policy": "phase1_joint", **overrides})
+
+
+def streams() -> dict[str, Any]:
+    """A batch of pairs and one of triplets in the sizes of :func:`tiny`."""
+    return {
+        "pairs": pair_batch(images=images(4, 64)),
+        "triplets": triplet_batch(references=images(4, 64), targets=images(4, 64, 3)),
+    }

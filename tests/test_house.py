@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import house
@@ -57,3 +58,9 @@ def mirrored(path: str) -> list[Path]:
 @pytest.mark.parametrize("path", [path for path in FILES if not path.endswith(("__init__.py", "__main__.py", "version.py"))])
 def test_every_source_has_tests_of_its_name(path: str) -> None:
     assert any(place.is_file() for place in mirrored(path)), mirrored(path)[0]
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Folders of tests are no packages, so that the second of a name could not be imported."""
+    found = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name not in ("conftest.py", "__init__.py"))
+    assert [name for name, number in found.items() if number > 1] == []

@@ -1,4 +1,4 @@
-"""The orchestra: policies, one step over several streams, building and reloading without a YAML."""
+"""The orchestra: one step over several streams, building and reloading without a YAML."""
 
 from __future__ import annotations
 
@@ -8,101 +8,17 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from small import images, pair_batch, triplet_batch
+from small import editor, opened, pair_batch, streams, tiny, triplet_batch, tryon_batch
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.freezing import PARTS, POLICIES, apply_policy, part_of
+from unifashion_pl.callbacks import LearntAverage
+from unifashion_pl.freezing import apply_policy, part_of
 from unifashion_pl.weights.checkpoint import load_weights
-
-
-def tiny(**overrides: object) -> UniFashionModule:
-    torch.manual_seed(0)
-    return UniFashionModule.from_config("phase1.yaml", {"policy": "phase1_joint", **overrides})
 
 
 @pytest.fixture(scope="module")
 def model() -> UniFashionModule:
     return tiny()
-
-
-def batches() -> dict[str, object]:
-    return {
-        "pairs": pair_batch(images=images(4, 64)),
-        "triplets": triplet_batch(references=images(4, 64), targets=images(4, 64, 3)),
-    }
-
-
-def trainable_parts(model: UniFashionModule) -> set[str]:
-    return {part_of(n) or "?" for n, p in model.named_parameters() if p.requires_grad}
-
-
-EXPECTED = {
-    "phase1_retrieval": {"encoder", "projections"},
-    "phase1_generative": {"tsa_llm", "lora", "tsa_diffusion", "unet"},
-    "phase1_llm": {"tsa_llm", "lora"},
-    "phase1_diffusion": {"tsa_diffusion", "unet"},
-    "phase1_adapters": {"tsa_llm", "tsa_diffusion"},
-    "phase1_joint": {"encoder", "projections", "tsa_llm", "lora", "tsa_diffusion", "unet"},
-    "phase2_composed": {"encoder", "target_queries", "projections"},
-    "phase2_adapters_diffusion": {"encoder", "target_queries", "projections", "tsa_llm", "tsa_diffusion", "unet"},
-    # The model here has neither garment branch nor LoRA on its U-Net; tests/test_editing_policies.py has them.
-    "editing_control": {"tsa_diffusion", "unet"},
-    "editing_decoder": {"tsa_diffusion", "unet"},
-    "editing_all": {"tsa_diffusion", "unet"},
-    "adapters": {"tsa_diffusion"},
-    "tryon_qformer": {"encoder"},
-    "released_vton": {"tsa_diffusion"},
-    "lora": {"tsa_diffusion"},
-    "panels": {"unet"},
-    "released_cls": {"encoder", "projections"},
-    "released_rerank": {"encoder", "target_queries", "projections"},
-}
-
-
-def test_every_parameter_belongs_to_a_part(model: UniFashionModule) -> None:
-    parts = {part_of(name) for name, _ in model.named_parameters()}
-    assert None not in parts
-    assert parts <= set(PARTS)
-    assert set(EXPECTED) == set(POLICIES)
-
-
-@pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_policy_trains_what_it_names_and_every_trainable_parameter_gets_a_gradient(
-    model: UniFashionModule, policy: str
-) -> None:
-    apply_policy(model, policy)
-    model.policy = policy
-    assert trainable_parts(model) == EXPECTED[policy]
-    model.train()
-    model.zero_grad()
-    stream = "pairs" if policy.startswith(("phase1", "released_cls")) else "triplets"
-    losses = model.compute_losses(batches()[stream])  # type: ignore[arg-type]
-    torch.stack(list(losses.values())).sum().backward()
-    silent = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert silent == []
-    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
-
-
-@pytest.mark.parametrize(
-    ("policy", "without", "weights"),
-    [
-        ("phase1_joint", (), {"itg": 0.0}), ("phase1_joint", (), {"itg": 0.0, "q2i": 0.0}), ("phase1_joint", ("retrieval",), {}),
-        ("phase1_joint", (), {"cross": 0.0, "q2i": 0.0}), ("phase2_composed", ("retrieval",), {}), ("phase2_composed", (), {"cross": 0.0}),
-    ],
-)  # fmt: skip
-def test_what_no_loss_reaches_does_not_train(policy: str, without: tuple[str, ...], weights: dict[str, float]) -> None:
-    """Plain DDP waits in vain for a gradient that never comes; captions may be absent from a rank's whole batch."""
-    model = tiny(policy=policy, loss_weights=weights, **dict.fromkeys(without)).train()
-    batch = batches()["pairs" if policy == "phase1_joint" else "triplets"]
-    for captions in (batch.captions, [""] * len(batch.captions)):  # type: ignore[attr-defined]
-        model.zero_grad()
-        batch.captions = captions  # type: ignore[attr-defined]
-        losses = model.compute_losses(batch)  # type: ignore[arg-type]
-        torch.stack(list(losses.values())).sum().backward()
-        assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert "encoder" in {part_of(name) for name in model.trainable_names}
-    if "itg" in losses:
-        assert float(losses["itg"]) == 0.0
 
 
 def trained(model: UniFashionModule, stream: str, folder: Path) -> UniFashionModule:
@@ -111,7 +27,7 @@ def trained(model: UniFashionModule, stream: str, folder: Path) -> UniFashionMod
         max_steps=2, logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=folder,
         callbacks=[ModelCheckpoint(folder, filename="{step}", every_n_train_steps=1, save_top_k=-1)],
     )  # fmt: skip
-    trainer.fit(model, torch.utils.data.DataLoader([{stream: batches()[stream]}] * 2, batch_size=None))  # type: ignore[arg-type]
+    trainer.fit(model, torch.utils.data.DataLoader([{stream: streams()[stream]}] * 2, batch_size=None))  # type: ignore[arg-type]
     return model
 
 
@@ -147,20 +63,11 @@ def test_frozen_parts_stay_in_eval_mode(model: UniFashionModule) -> None:
 def test_generative_losses_reach_the_qformer_through_frozen_generators(model: UniFashionModule) -> None:
     apply_policy(model, "phase2_composed")
     model.policy = "phase2_composed"
-    losses = model.compute_losses(batches()["triplets"])  # type: ignore[arg-type]
+    losses = model.compute_losses(streams()["triplets"])  # type: ignore[arg-type]
     assert {"cir_itc", "cir_caption", "cir_itm", "itg", "q2i"} == set(losses)
     for name in ("itg", "q2i"):
         grad = torch.autograd.grad(losses[name], model.backbone.query_tokens, retain_graph=True)[0]
         assert grad.abs().max() > 0, name
-
-
-def test_unknown_names_are_errors_that_list_the_known_ones(model: UniFashionModule) -> None:
-    with pytest.raises(ValueError, match="known are phase1_retrieval"):
-        apply_policy(model, "phase3")
-    with pytest.raises(ValueError, match="also_train: unknown part 'tower'"):
-        apply_policy(model, "phase1_joint", also_train=["tower"])
-    with pytest.raises(ValueError, match="freezes everything that could learn"):
-        apply_policy(model, "phase1_adapters", active=["cross"])
 
 
 def test_loss_weights_scale_and_switch_off() -> None:
@@ -174,7 +81,7 @@ def test_heads_can_be_left_out_and_streams_summed() -> None:
     model = tiny(caption=None, diffusion=None)
     assert model.caption_head is None
     trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
-    loader = torch.utils.data.DataLoader([batches()], batch_size=None)  # type: ignore[arg-type,list-item]
+    loader = torch.utils.data.DataLoader([streams()], batch_size=None)  # type: ignore[arg-type,list-item]
     before = model.backbone.query_tokens.detach().clone()
     trainer.fit(model, loader)
     assert not torch.equal(before, model.backbone.query_tokens)
@@ -254,15 +161,6 @@ def test_a_checkpoint_that_lacks_more_than_the_left_out_parts_is_refused(tmp_pat
         model.load_state_dict(checkpoint["state_dict"])
 
 
-def test_what_may_be_left_out() -> None:
-    with pytest.raises(ValueError, match="random weights that nothing but a checkpoint"):
-        leaving_out(leave_out=["vision"], also_train=[])
-    with pytest.raises(ValueError, match="which trains"):
-        leaving_out(also_train=["clip_text"])
-    with pytest.raises(ValueError, match="leave_out: unknown part with published weights 'encoder'"):
-        leaving_out(leave_out=["encoder"])
-
-
 def test_a_source_that_trained_a_left_out_part_is_refused(tmp_path: Path) -> None:
     source = tiny(caption=None)
     with torch.no_grad():
@@ -328,7 +226,54 @@ def test_a_frozen_tower_keeps_its_batch_statistics_in_training(start: bool, tmp_
         accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
-    trainer.fit(module, torch.utils.data.DataLoader([batches(), batches()], batch_size=None))
+    trainer.fit(module, torch.utils.data.DataLoader([streams(), streams()], batch_size=None))
     after = module.backbone.vision.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert module.backbone.qformer.training
+
+
+def test_pairs_triplets_and_try_on_train_together(tmp_path: Path) -> None:
+    pixels = tryon_batch().pixels
+    batch = {"pairs": pair_batch(pixels=pixels), "triplets": triplet_batch(pixels=pixels), "tryon": tryon_batch()}
+    model = opened(editor())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer = L.Trainer(
+        max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", default_root_dir=tmp_path, callbacks=[LearntAverage(decay=0.5)],
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader([batch, batch], batch_size=None))  # type: ignore[arg-type]
+    assert {f"train/{stream}/q2i" for stream in batch} <= set(trainer.callback_metrics)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert moved <= model.trainable_names
+    assert any(name.startswith("diffusion_head.denoiser.garment.encoder.") for name in moved)
+
+
+def test_training_starts_from_a_model_without_a_branch(tmp_path: Path) -> None:
+    def built(denoiser: dict[str, object]) -> UniFashionModule:
+        overrides = {f"diffusion.init_args.denoiser.init_args.{name}": value for name, value in denoiser.items()}
+        return UniFashionModule.from_config(
+            "tiny.yaml", {"policy": "editing_control", "retrieval": None, "caption": None, **overrides}
+        )
+
+    folder = built({}).save_pretrained(tmp_path / "plain")
+    model = built({"in_channels": 13, "garment": "branch"})
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1.0)
+    load_weights(model, str(folder))
+    state, plain = model.state_dict(), UniFashionModule.from_pretrained(folder).state_dict()
+    prefix = "diffusion_head.denoiser."
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items() if name != f"{prefix}unet.conv_in.weight")
+    for name in ("time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight"):
+        assert torch.equal(state[f"{prefix}garment.encoder.{name}"], plain[f"{prefix}unet.{name}"])
+    assert not state[f"{prefix}unet.conv_in.weight"][:, 4:].any()
+    again = UniFashionModule.from_pretrained(model.save_pretrained(tmp_path / "garment"))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_try_on_without_a_diffusion_head_is_refused() -> None:
+    model = editor()
+    model.diffusion_head = None
+    with pytest.raises(TypeError, match="cannot train on a TryOnBatch: try-on needs a diffusion head"):
+        model.compute_losses(tryon_batch())

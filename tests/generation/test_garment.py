@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from unifashion_pl.generation import SD1_UNET, Denoiser, GarmentBranch, UNetLora
 from unifashion_pl.generation.attention_losses import grid_of, probabilities, recorded
 from unifashion_pl.generation.garment import denoise, places
-from unifashion_pl.generation.placed_attention import PlacedLinear, centres
 
 #: Three levels, two layers each, attention everywhere but at the lowest: Stable Diffusion's form.
 DEEP: dict[str, object] = {
@@ -126,31 +124,6 @@ def test_a_closed_gate_is_the_plain_unet_and_a_zero_hint_is_not(garment: str) ->
     torch.testing.assert_close(first[0], both[0], atol=0 if garment == "branch" else 1e-5, rtol=0)
     assert (both - plain).abs().amax((1, 2, 3)).min() > 1e-3
     assert (zero_hint - plain).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("logit", PlacedLinear.LOGITS)
-@pytest.mark.parametrize("heads", [1, 2])
-def test_with_positions_a_cell_first_looks_where_its_coordinates_say(heads: int, logit: float) -> None:
-    """Against the closed form: the match of two cells is the logit times the mean cosine of their distances in half waves."""
-    plain, placed = nn.Linear(12, 64), nn.Linear(7, 64)
-    asks, answers = PlacedLinear(plain, 64 // heads, logit), PlacedLinear(placed, 64 // heads, logit)
-    cells, garment = random(2, 24, 12, seed=1), random(2, 24, 7, seed=2)
-    waves = np.pi * np.array(PlacedLinear.WAVES)
-    y, x = np.divmod(np.arange(24), 4)
-    keys = np.stack([(x + 0.5) / 4, (y + 0.5) / 6], -1)
-    own = centres((6, 4))[None]
-    np.testing.assert_allclose(own[0].numpy(), keys, atol=1e-6)
-    moved = torch.rand(2, 24, 2, generator=torch.Generator().manual_seed(3))
-    for at in (own, moved):
-        q, k = asks(cells, at) - plain(cells), answers(garment, own) - placed(garment)
-        q, k = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k))
-        logits = (q @ k.transpose(-1, -2) / (64 / heads) ** 0.5).detach().numpy()
-        distances = at.expand(2, -1, -1).numpy()[:, :, None] - keys
-        expected = np.cos(distances[..., None] * waves).mean((-2, -1)) * logit
-        for head in range(heads):
-            np.testing.assert_allclose(logits[:, head], expected, atol=1e-4)
-        if at is own:
-            assert (expected.argmax(-1) == np.arange(24)).all()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from small import images, small_backbone
 
-from unifashion_pl.inference.images import UnreadableImages, unreadable
+from unifashion_pl.inference.images import UnreadableImages, image_list, open_image, unreadable
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
 
@@ -59,3 +59,18 @@ def test_a_gallery_leaves_them_out_by_name_and_is_that_of_the_others(files: list
     assert all(torch.equal(tokens, expected.tokens[name]) for name, tokens in gallery.tokens.items())
     with pytest.warns(UserWarning, match="left out"):
         assert model.gallery(files, ids=list("abcdef"), max_bad=3).ids == ["a", "c", "f"]
+
+
+def test_pictures_are_turned_upright_and_laid_over_white(tmp_path: Path) -> None:
+    tall = Image.new("RGB", (10, 20), (200, 0, 0))
+    exif = tall.getexif()
+    exif[0x0112] = 6
+    tall.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_image(tmp_path / "turned.jpg").size == (20, 10)
+    assert open_image(Image.new("RGBA", (2, 2), (9, 9, 9, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_image_lists() -> None:
+    assert len(image_list(images(3))) == 3
+    assert len(image_list(images(1)[0])) == 1
+    assert image_list("a.jpg") == ["a.jpg"]

@@ -10,8 +10,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from small import tryon_batch
-from test_editing_policies import small
+from small import editor, tryon_batch
 from torch import Tensor
 
 from unifashion_pl import UniFashionModule
@@ -25,7 +24,7 @@ DECAY = 0.7
 
 
 def model() -> UniFashionModule:
-    built = small("editing_control")
+    built = editor("editing_control")
     built.optim = OptimSettings(diffusion_lr=1e-2)
     return built
 

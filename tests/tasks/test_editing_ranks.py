@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from ranks import Entry, trained
-from small import tryon_batch
-from test_editing_policies import opened, small
+from small import editor, opened, tryon_batch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -24,7 +23,7 @@ from unifashion_pl.tasks import EditSettings
 
 def built(rank: int) -> UniFashionModule:
     """Rank 1 never sees a garment."""
-    model = opened(small("editing_all")).train()
+    model = opened(editor("editing_all")).train()
     assert model.diffusion_head is not None
     model.diffusion_head.editing = EditSettings(drop_pose=0.5, drop_garment=float(rank))
     return model

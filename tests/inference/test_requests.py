@@ -1,0 +1,146 @@
+"""What all requests share: texts that can be read, modes, batches, heads, pictures as the tower wants them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import images, painter
+
+from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.inference.requests import (
+    check_scales,
+    evaluating,
+    head_of,
+    in_batches,
+    painted_in_batches,
+    paired,
+    pixels_for,
+    readable,
+    readers_of,
+)
+from unifashion_pl.module import UniFashionModule
+
+
+def test_texts_that_cannot_be_read(model: UniFashionModule, files: list[Path]) -> None:
+    """Vectors of many texts: named; a request: refused."""
+    texts = ["красное платье", "red dress", "", "???"]
+    with pytest.warns(
+        UserWarning, match="nothing of 'красное платье', '', '[?]{3}' can be read.*; 3 of 4 texts get the vector of an"
+    ):
+        vectors = model.encode_text(texts)
+    assert torch.isfinite(vectors).all()
+    for text in ("", "  ", "!!!", "赤い"):
+        for ask in (
+            lambda: model.compose(files[0], text),  # noqa: B023
+            lambda: model.compose(files[0], ["red", text]),  # noqa: B023
+            lambda: model.generate(text, image=files[0]),  # noqa: B023
+        ):
+            with warnings.catch_warnings(), pytest.raises(ValueError, match=f"nothing of {re.escape(repr(text))} can be read"):
+                warnings.simplefilter("ignore")
+                ask()
+    for wrong in (None, 3, b"red", [b"red"], [None], [["red"]], np.array([1, 2])):
+        with pytest.raises(TypeError, match="expected (a text or a list of )?texts"):
+            model.encode_text(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="holds half a character"):
+        model.encode_text("red \udcff")
+    assert torch.equal(model.encode_text(np.array(["red", "blue"])), model.encode_text(["red", "blue"]))  # type: ignore[arg-type]
+
+
+def test_modes_come_back(model: UniFashionModule, files: list[Path]) -> None:
+    model.train()
+    model.backbone.ln_vision.eval()
+    before = [m.training for m in model.modules()]
+    model.encode_image(files[0])
+    with pytest.raises(FileNotFoundError):
+        model.encode_image("nothing.jpg")
+    assert [m.training for m in model.modules()] == before
+    with evaluating(model):
+        assert not any(m.training for m in model.modules())
+        assert not torch.is_grad_enabled()
+    assert [m.training for m in model.modules()] == before
+    assert torch.is_grad_enabled()
+
+
+def test_progress_bar_only_for_long_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_batches(list(range(10)), 4, lambda part: sum(part), "few") == [6, 22, 17]
+    assert capsys.readouterr().err == ""
+    in_batches(list(range(10)), 1, lambda part: part, "many")
+    assert "many" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        in_batches([1], 0, lambda part: part, "none")
+
+
+def test_words_that_a_reader_has_not_are_named_and_the_rest_is_read(model: UniFashionModule) -> None:
+    with pytest.warns(UserWarning, match="not in this model's vocabulary, so not read: '赤'"):
+        assert readable(["red 赤", "blue"], model.backbone) == ["red 赤", "blue"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert readable("red dress", model.backbone) == ["red dress"]
+        assert readable(["赤", "!!!"]) == ["赤", "!!!"]  # nobody reads them
+
+
+def test_one_of_a_kind_goes_with_all_of_the_other() -> None:
+    pictures = list(images(3))
+    one, texts = paired(pictures[:1], ["a", "b"])
+    assert [x is pictures[0] for x in one] == [True, True]
+    assert texts == ["a", "b"]
+    assert paired(["p", "q"], ["a"]) == (["p", "q"], ["a", "a"])
+    assert paired(["p"], ["a"]) == (["p"], ["a"])
+    with pytest.raises(ValueError, match="2 images and 3 texts: expected equally many, or one of either"):
+        paired(["p", "q"], ["a", "b", "c"])
+
+
+def test_a_head_is_found_or_what_the_model_has_is_said(model: UniFashionModule) -> None:
+    assert head_of(model, "retrieval") is model.retrieval_head
+    model.retrieval_head = model.caption_head = model.diffusion_head = None
+    for name, made in (("retrieval", "embeddings"), ("caption", "captions"), ("diffusion", "images")):
+        with pytest.raises(RuntimeError, match=rf"no {name} head, so it cannot make {made} \(it has: none\)"):
+            head_of(model, name)
+
+
+def test_texts_of_pictures_are_read_by_the_text_encoder_and_beside_an_image_by_the_backbone(model: UniFashionModule) -> None:
+    assert readers_of(model, with_backbone=False) == []  # its diffusion head reads no text
+    assert readers_of(model, with_backbone=True) == [model.backbone]
+    real = painter(4)
+    assert real.diffusion_head is not None
+    assert readers_of(real, with_backbone=False) == [real.diffusion_head.text_encoder]
+    assert readers_of(real, with_backbone=True) == [real.backbone, real.diffusion_head.text_encoder]
+
+
+def test_scales_of_guidance_are_above_0_where_they_are_given() -> None:
+    check_scales({"guidance": 1, "garment_guidance": np.float32(0.5), "steps": -1})
+    check_scales({"guidance": None})
+    for name in ("guidance", "garment_guidance"):
+        for wrong in (0, -2, "1", False, float("inf")):
+            with pytest.raises(ValueError, match=f"{name} is .*expected a number above 0"):
+                check_scales({name: wrong})
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, np.int64(3)])
+def test_pictures_are_painted_in_pairs_whatever_the_batch_size(size: int) -> None:
+    groups: list[list[int]] = []
+
+    def work(part: list[int]) -> list[Image.Image]:
+        groups.append(part)
+        return [Image.new("L", (1, 1), item) for item in part]
+
+    made = painted_in_batches([10, 20, 30], size, work)
+    assert [picture.getpixel((0, 0)) for picture in made] == [10, 20, 30]
+    assert groups == [[10, 20], [30, 30]]
+    assert painted_in_batches([], size, work) == []
+
+
+def test_pictures_of_all_sizes_become_one_batch_of_the_tower_s(model: UniFashionModule) -> None:
+    wide, tall = Image.new("RGB", (80, 20), (250, 0, 0)), Image.new("RGB", (15, 60), (0, 0, 250))
+    pixels = pixels_for(model, [wide, tall, images(1, 32)[0]])
+    assert pixels.shape == (3, 3, 32, 32)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels[2], images(1, 32)[0])
+    assert torch.equal(pixels[0], EncoderTransform(32)(wide))
+    assert pixels[:2, :, 16, 16].tolist() == [[250, 0, 0], [0, 0, 250]]
