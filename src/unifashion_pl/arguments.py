@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import operator
 import os
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, SupportsIndex
 from uuid import UUID
 
@@ -26,6 +28,8 @@ Ids = Id | Iterable[Id]
 Seeds = SupportsIndex | Iterable[SupportsIndex]
 #: Seeds are those of :meth:`torch.Generator.manual_seed`, without the negative ones, which repeat the large ones.
 MAX_SEED = 2**64 - 1
+#: What answers requests.
+ANSWERING = tuple(str(Path(__file__).parent / name) for name in ("gallery", "inference", "person", "toy.py"))
 
 
 class ArgumentError(ValueError, TypeError):
@@ -33,6 +37,14 @@ class ArgumentError(ValueError, TypeError):
 
     Of both of Python's kinds, so that whoever answers other people's requests has one to catch.
     """
+
+
+def asked_at() -> int:
+    """``stacklevel`` of a warning about a request: that of the line that asked, outside of what answers."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ANSWERING):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def plain(value: Any) -> Any:

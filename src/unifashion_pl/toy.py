@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from unifashion_pl.arguments import asked_at
 from unifashion_pl.interface import FashionModel
 
 SENTENCE = (
@@ -45,4 +46,4 @@ def tell(model: FashionModel, images: Iterable[Image.Image]) -> None:
     """Warn once per process when the shipped toy is shown a photo."""
     if getattr(model, "toy", False) and not _told and not all(map(is_drawing, images)):
         _told.add(SENTENCE)
-        warnings.warn(SENTENCE, ToyWarning, stacklevel=3)
+        warnings.warn(SENTENCE, ToyWarning, stacklevel=asked_at())

@@ -259,3 +259,16 @@ def test_a_caption_that_cannot_be_read_counts_as_none(model: UniFashionModule) -
 def test_numbers_as_long_as_names_do_not_end_a_gallery(model: UniFashionModule) -> None:
     made = build(model, list(pictures(2)), ids=["9" * 5000, "7"])
     assert made.add([pictures()[4]]).ids[-1] == "8"
+
+
+def test_warnings_stand_beside_the_line_that_asked(model: UniFashionModule, gallery: Gallery) -> None:
+    picture = pictures()[0]
+    for ask in (
+        lambda: gallery.search(text="red \u6f22"),
+        lambda: gallery.search(text="red \u6f22", image=picture),
+        lambda: model.encode_text("red \u6f22"),
+        lambda: model.gallery([picture], captions=["\u6f22"]),
+    ):
+        with pytest.warns(UserWarning, match="vocabulary|tokenizer") as found:
+            ask()
+        assert {warning.filename for warning in found} == {__file__}

@@ -16,7 +16,19 @@ import torch
 from torch import Tensor
 
 from unifashion_pl import files
-from unifashion_pl.arguments import ArgumentError, Id, Ids, choice, count, identifier, identifiers, number, text_list, vector
+from unifashion_pl.arguments import (
+    ArgumentError,
+    Id,
+    Ids,
+    asked_at,
+    choice,
+    count,
+    identifier,
+    identifiers,
+    number,
+    text_list,
+    vector,
+)
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
@@ -109,7 +121,8 @@ class Gallery:
         if silent := sorted(set(given) - set(present)):
             names = ", ".join(repr(shorten(texts[i], 40)) for i in silent[:3])
             warnings.warn(
-                f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}", stacklevel=4
+                f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}",
+                stacklevel=asked_at(),
             )
         if present:
             vectors[present] = encode_text(self.model, [texts[i] for i in present])
@@ -354,7 +367,7 @@ def gallery_of(
     texts = None if captions is None else text_list(captions)
     _check_lengths(len(items), names, texts)
     if bad := unreadable(items, max_bad):
-        warnings.warn(left_out(bad), stacklevel=2)
+        warnings.warn(left_out(bad), stacklevel=asked_at())
         names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
         kept = [i for i in range(len(items)) if i not in bad]
         items, names = [items[i] for i in kept], [names[i] for i in kept]

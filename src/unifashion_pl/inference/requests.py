@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import ArgumentError, count, number, text_list
+from unifashion_pl.arguments import ArgumentError, asked_at, count, number, text_list
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.inference.images import OneImage, open_image
@@ -49,15 +49,15 @@ def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) 
     found = [[reader.reading_of(text) for reader in readers] for text in listed]
     parts = [part for row in found for part in row]
     if unknown := _quoted(word for part in parts for word in part.unknown):
-        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=3)
+        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=asked_at())
     if spelled := _quoted(word for part in parts for word in part.spelled):
-        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=3)
+        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=asked_at())
     if silent := [text for text, row in zip(listed, found) if row and not any(part.says for part in row)]:
         scripts = " or ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
         message = f"nothing of {_quoted(silent)} can be read by this model's tokenizer: expected words ({scripts} letters)"
         if strict:
             raise ArgumentError(message)
-        warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=3)
+        warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=asked_at())
     return listed
 
 

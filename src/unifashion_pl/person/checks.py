@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from unifashion_pl.arguments import asked_at
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.person.masks import GREY, Mask
 from unifashion_pl.person.pose import Pose
@@ -58,7 +59,7 @@ def size_of(image: Image.Image) -> str:
 
 def warn(sentence: str) -> None:
     """A warning about an input that is used nevertheless."""
-    warnings.warn(sentence, stacklevel=5)
+    warnings.warn(sentence, stacklevel=asked_at())
 
 
 def check_photo(subject: str, image: Image.Image, limits: Limits) -> None:
