@@ -320,12 +320,10 @@ def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[I
 def _judge(result: Any, plan: Plan) -> BadSample | Photo | None:
     if isinstance(result, BadSample):
         return result
+    if result.pixels is None:
+        return None
     # ids are row numbers, which count from the start in every file
-    return (
-        Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
-        if result.pixels is not None
-        else None
-    )
+    return Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
 
 
 def photos(plan: Plan, found: Mapping[Path, FileState]) -> Iterator[Photo]:

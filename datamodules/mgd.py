@@ -146,14 +146,9 @@ def _viton_plan(root: Path, split: str, paired: bool, draw: bool) -> Plan:
     recipe = MultimodalRecipe(
         base.folder, base.patterns, base.pose, base.phrases, draw, patterns[0] if patterns else None, warped
     )
-    notes = [f"VITON-HD: {note}" for note in plan.notes]
-    if not patterns:
-        notes.append(
-            "VITON-HD: cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos"
-        )
-    optional = tuple(
-        "warped_sketch" if role == "sketch" else role for role in plan.optional if role != "sketch" or paired or warped
-    )
+    notes = [f"VITON-HD: {note}" for note in (*plan.notes, *(() if patterns else (dresscode.DRAWN,)))]
+    there = [role for role in plan.optional if role != "sketch" or paired or warped]
+    optional = tuple("warped_sketch" if role == "sketch" else role for role in there)
     items = [replace(item, group="vitonhd") for item in plan.items]
     return replace(plan, items=items, recipe=recipe, optional=optional, notes=notes)
 
@@ -206,7 +201,7 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     absent = [name for name in PARTS if name not in found]
     notes = [f"parts: {', '.join(f'{name} in {folder}' for name, folder in found.items())}"]
     notes += [f"{name} is absent: Table 6's MGD is both" for name in absent]
-    return [*notes, *(f"{plan.split}: optional inputs {', '.join(plan.optional) or 'none'}" for plan in made)]
+    return [*notes, *vitonhd.findings(root, made)]
 
 
 def variant(root: Path) -> str:

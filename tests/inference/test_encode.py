@@ -60,7 +60,7 @@ def test_query_sets_differ_and_unknown_ones_are_refused(model: UniFashionModule,
 def test_single_partner_goes_with_all(model: UniFashionModule, files: list[Path]) -> None:
     assert torch.allclose(model.compose(files[0], ["red", "blue"]), model.compose([files[0]] * 2, ["red", "blue"]))
     assert model.compose(files, "red").shape == (5, 8)
-    with pytest.raises(ValueError, match="2 images and 3 texts"):
+    with pytest.raises(ValueError, match="2 of images, 3 of texts"):
         model.compose(files[:2], ["a", "b", "c"])
 
 
