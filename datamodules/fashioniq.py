@@ -19,6 +19,7 @@ from unifashion_pl.datamodules.fashioniq_raw import (
     RawFashionIQ,
 )
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
 from unifashion_pl.data.plan import Input, Item, Kind, Plan
@@ -88,22 +89,15 @@ def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
     """
     entries = [entry for category in CATEGORIES for entry in raw.entries(category, split)]
     items = [Item(f"{e.category}-{split}-{e.position:05d}", e.category, e) for e in entries]
-    recipe, more = TripletRecipe(raw.images), {"shard_size": TRIPLET_SHARD, "notes": raw.notes(split)}
+    more: dict[str, Any] = {"shard_size": TRIPLET_SHARD, "notes": raw.notes(split)}
+    fields: tuple[str, ...] = ("reference", "target", "meta")
+    recipe = TripletRecipe(raw.images)
     if split != "train":
-        fields = ("reference", "target", "meta") if any(e.target for e in entries) else ("reference", "meta")
+        fields = fields if any(e.target for e in entries) else ("reference", "meta")
         return plan_of(raw, split, "queries", items, recipe, fields, **more)
     held_out = raw.category_of("val").keys()
-    overlap = [item.key for item in items if held_out & {item.spec.reference, item.spec.target}]
-    return plan_of(
-        raw,
-        split,
-        "triplets",
-        raw.shuffle(items),
-        recipe,
-        ("reference", "target", "meta"),
-        subsets={"val_overlap": overlap},
-        **more,
-    )
+    overlap = {"val_overlap": [item.key for item in items if held_out & {item.spec.reference, item.spec.target}]}
+    return plan_of(raw, split, "triplets", raw.shuffle(items), recipe, fields, subsets=overlap, **more)
 
 
 def gallery_plan(raw: RawFashionIQ, split: str) -> Plan:
@@ -161,10 +155,9 @@ class FashionIQDataModule(FashionDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        if val_overlap not in ("exclude", "keep"):
-            raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
-        self.val_overlap, self.joiner = val_overlap, joiner
-        self.captions, self.gallery_captions, self.allow_unsafe_captions = captions, gallery_captions, allow_unsafe_captions
+        self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
+        self.joiner, self.captions, self.gallery_captions = joiner, captions, gallery_captions
+        self.allow_unsafe_captions = allow_unsafe_captions
 
     def plans(self, root: Path) -> Iterable[Plan]:
         return plans(root)

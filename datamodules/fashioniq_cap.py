@@ -15,6 +15,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, GallerySpec, findings, plan_of, variant
 from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, RawFashionIQ
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.captions import read_captions
 from unifashion_pl.data.plan import Item, Plan
@@ -86,9 +87,8 @@ class FashionIQCapDataModule(FashionDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        if val_overlap not in ("exclude", "keep"):
-            raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
-        self.captions, self.val_overlap, self.allow_unsafe_captions = captions, val_overlap, allow_unsafe_captions
+        self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
+        self.captions, self.allow_unsafe_captions = captions, allow_unsafe_captions
 
     def plans(self, root: Path) -> Iterable[Plan]:
         return plans(root)

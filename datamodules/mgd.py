@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import TryOnAssembler, optional
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
@@ -270,10 +271,8 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        for name, value, known in (("sketch", sketch, ("in_shop", "worn")), ("pose", pose, ("densepose", "skeleton"))):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}; expected {' or '.join(known)}")
-        self.sketch, self.pose = sketch, pose
+        self.sketch = choice(sketch, "sketch", ("in_shop", "worn"))
+        self.pose = choice(pose, "pose", ("densepose", "skeleton"))
 
     def parts(self) -> list[str]:
         """Parts that the raw dataset has, or that shards were made of."""

@@ -29,12 +29,10 @@ def default_cache() -> Path:
 
 def _version(size: str) -> str:
     """A hash of what a wardrobe of this size holds, so that a cache of another release is not taken for it."""
-    from unifashion_pl.wardrobe import SIZES
+    from unifashion_pl.wardrobe.catalogue import spec_of
     from unifashion_pl.wardrobe.write import FORMAT
 
-    if size not in SIZES:
-        raise ValueError(f"unknown wardrobe size {size!r}; known are {', '.join(SIZES)}")
-    return hashlib.sha256(f"{FORMAT} {SIZES[size]}".encode()).hexdigest()[:6]
+    return hashlib.sha256(f"{FORMAT} {spec_of(size)}".encode()).hexdigest()[:6]
 
 
 class WardrobeDataModule(BenchmarkDataModule):

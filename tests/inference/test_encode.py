@@ -53,7 +53,7 @@ def test_query_sets_differ_and_unknown_ones_are_refused(model: UniFashionModule,
     with torch.no_grad():
         model.backbone.target_query_tokens.add_(torch.randn(1, 4, 32))
     assert not torch.allclose(model.encode_image(files[0]), model.encode_image(files[0], "target"))
-    with pytest.raises(ValueError, match="unknown query set both: expected reference or target"):
+    with pytest.raises(ValueError, match="unknown query set 'both'; known are reference, target"):
         model.encode_image(files[0], "both")
 
 

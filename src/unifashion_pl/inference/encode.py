@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.arguments import choice
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.inference.images import Images, OneImage, image_list
 from unifashion_pl.inference.requests import evaluating, head_of, in_batches, pixels_for, readable, rows_of
@@ -26,10 +26,7 @@ def encode_image_sets(
 ) -> dict[str, Tensor]:
     """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
     head, backbone = head_of(model, "retrieval"), model.backbone
-    known = get_args(QuerySet)
-    if unknown := [str(name) for name in query_sets if not isinstance(name, str) or name not in known]:
-        raise ArgumentError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(known)}")
-    names = cast(Sequence[QuerySet], query_sets)
+    names = cast(list[QuerySet], [choice(name, "query set", get_args(QuerySet)) for name in query_sets])
 
     def work(items: list[OneImage]) -> list[Tensor]:
         features = backbone.image_features(pixels_for(model, items))
