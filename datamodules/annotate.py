@@ -14,6 +14,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,7 +130,7 @@ def keywords_of(texts: Mapping[str, Sequence[str]], most: int = 40) -> Keywords:
             words = {lemma_of(word) for word in re.findall(r"[a-z]+", line.lower())}
             found.update(word for word in words if len(word) > 2 and word not in STOP_WORDS)
         counts[category] = sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))[:most]
-    return Keywords(counts, made_by={"lemmatiser": f"simplemma {_version('simplemma')}"})
+    return Keywords(counts, made_by={"lemmatiser": f"simplemma {version('simplemma')}"})
 
 
 def _lemmatiser() -> Any:
@@ -138,20 +140,7 @@ def _lemmatiser() -> Any:
         raise ModuleNotFoundError(
             "keywords are lemmatised by simplemma, which is not installed: pip install 'unifashion-pl[annotate]'"
         ) from error
-    known: dict[str, str] = {}
-
-    def lemma_of(word: str) -> str:
-        if word not in known:
-            known[word] = simplemma.lemmatize(word, lang="en").lower()
-        return known[word]
-
-    return lemma_of
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)
+    return cache(lambda word: simplemma.lemmatize(word, lang="en").lower())
 
 
 def _hash(value: Any) -> str:
@@ -213,7 +202,7 @@ def annotate(
 
 def _record(captioner: Captioner, keywords: Keywords) -> dict[str, Any]:
     """What all lines of a run share."""
-    record = {**captioner.record, "library": f"unifashion-pl {_version('unifashion-pl')}"}
+    record = {**captioner.record, "library": f"unifashion-pl {version('unifashion-pl')}"}
     if "keywords" in record.get("inputs", []):
         record |= {"keywords_hash": keywords.hash, "keywords_split": keywords.split}
     record["template_hash"] = _hash(record.get("template"))
@@ -252,9 +241,8 @@ def _lines(
     for target in part:
         try:
             data = read_bytes(target.path)
-            subjects[target.id] = CaptionInput(
-                to_rgb(open_image(data, str(target.path))), target.category, keywords.of(target.category)
-            )
+            image = to_rgb(open_image(data, str(target.path)))
+            subjects[target.id] = CaptionInput(image, target.category, keywords.of(target.category))
             hashes[target.id] = hashlib.sha256(data).hexdigest()
         except BadInput as error:
             bad.append(f"{target.id}: {error.reason}")
@@ -268,14 +256,8 @@ def _lines(
             captions[id], asked[id] = clean_caption(text), attempt + 1
     for id, caption in captions.items():
         again = {"attempts": asked[id]} if asked[id] > 1 else {}
-        yield {
-            "image": id,
-            "sha256": hashes[id],
-            "category": subjects[id].category,
-            **caption_entry(caption),
-            **again,
-            **record,
-        }
+        found = {"image": id, "sha256": hashes[id], "category": subjects[id].category}
+        yield {**found, **caption_entry(caption), **again, **record}
 
 
 def clean_caption(text: str) -> str:

@@ -104,11 +104,9 @@ class TransformersCaptioner:
         images = [subject.image for subject in subjects]
         prompts = [subject.prompt for subject in subjects]
         if getattr(self.processor, "chat_template", None):
-            content = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
-            prompts = [
-                self.processor.apply_chat_template([{"role": "user", "content": c}], add_generation_prompt=True)
-                for c in content
-            ]
+            contents = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
+            chats = [[{"role": "user", "content": content}] for content in contents]
+            prompts = [self.processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
             images = [[image] for image in images]
         return self.processor(images=images, text=prompts, padding=True, return_tensors="pt")
 

@@ -15,7 +15,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.catalogue_rows import CatalogueRow, read_catalogue
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Item, MissingDataError, Plan, some
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, products_in_several, some
 from unifashion_pl.data.reader import PlanSource, SampleSource
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
@@ -115,14 +115,8 @@ def plans(
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """Products that stand in two splits, rows without a text."""
-    where: dict[str, set[str]] = {}
-    for plan in made:
-        for item in plan.items:
-            where.setdefault(item.spec.meta["product"], set()).add(plan.split)
-    both = sorted(product for product, splits in where.items() if len(splits) > 1)
     mute = sum(not (i.spec.meta["name"] or i.spec.meta["description"]) for plan in made for i in plan.items)
-    notes = [f"{len(both):,} products stand in more than one split: {some(both)}"] if both else []
-    return [*notes, f"{mute:,} rows have no text"] if mute else notes
+    return [*products_in_several(made), *([f"{mute:,} rows have no text"] if mute else [])]
 
 
 def variant(root: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, MissingDataError, Plan
 from unifashion_pl.data.recipes import FileRecipe, pixel_hash, read_input
 from unifashion_pl.data.shards import write_shards
@@ -181,9 +182,7 @@ def build_shards(
 
 
 def _module(dataset: str) -> Any:
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown dataset {dataset!r}; known are {', '.join(DATASETS)}")
-    return importlib.import_module(f"unifashion_pl.datamodules.{dataset}")
+    return importlib.import_module(f"unifashion_pl.datamodules.{choice(dataset, 'dataset', DATASETS)}")
 
 
 def _duplicates(seen: Sequence[Photo]) -> list[Duplicates]:
@@ -320,12 +319,10 @@ def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[I
 def _judge(result: Any, plan: Plan) -> BadSample | Photo | None:
     if isinstance(result, BadSample):
         return result
+    if result.pixels is None:
+        return None
     # ids are row numbers, which count from the start in every file
-    return (
-        Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
-        if result.pixels is not None
-        else None
-    )
+    return Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
 
 
 def photos(plan: Plan, found: Mapping[Path, FileState]) -> Iterator[Photo]:

@@ -69,9 +69,8 @@ def _block(split: SplitReport, notes: Sequence[str]) -> list[str]:
 
 
 def _losses(split: SplitReport) -> str:
-    groups = [
-        f"{group} {c['expected']:,} -> {c['usable']:,}" for group, c in split.groups.items() if c["usable"] < c["expected"]
-    ]
+    lossy = {group: c for group, c in split.groups.items() if c["usable"] < c["expected"]}
+    groups = [f"{group} {c['expected']:,} -> {c['usable']:,}" for group, c in lossy.items()]
     lost = split.expected - split.usable
     return f": {lost:,} of {split.expected:,} are lost ({', '.join(groups)})" if lost else ""
 

@@ -43,6 +43,7 @@ WORN_SKETCH = {True: "im_sketch/{G}_1.png", False: "im_sketch_unpaired/{P}_0_{G}
 POSE = "keypoints/{P}_2.json"
 #: Roles that a copy may lack; ``garment_mask``, ``agnostic`` and ``warped_mask`` are VITON-HD's alone.
 OPTIONAL = ("densepose", "parse", "warped_sketch", "stitch", "pose")
+DRAWN = "cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos"
 STITCH = "test_stitchmap/{P}_0.png"
 
 
@@ -140,9 +141,8 @@ class DressCodeRecipe(FileRecipe):
         pose = self._pose(item, size) if "pose" in self.roles else None
         if pose is not None:
             made["pose.json"] = compact_json(pose.as_dict())
-        made["mask.png"] = encode_png(
-            _mask(pictures["parse"].image.resize(size, Image.Resampling.NEAREST), pose, category, person)
-        )
+        parse = pictures["parse"].image.resize(size, Image.Resampling.NEAREST)
+        made["mask.png"] = encode_png(_mask(parse, pose, category, person))
         if "densepose" in pictures and (coloured := body_part_colours(pictures["densepose"].image)) is not None:
             made[pictures["densepose"].field] = encode_png(coloured)
         if "sketch" not in pictures and self.draw:
@@ -248,5 +248,5 @@ def _notes(items: Sequence[Item], split: str, roles: frozenset[str], phrases: di
     if mute:
         notes.append(f"{len(mute):,} garments have no phrases: {some(mute)}")
     if "sketch" not in roles:
-        notes.append("cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos")
+        notes.append(DRAWN)
     return notes

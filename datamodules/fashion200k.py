@@ -15,7 +15,7 @@ from typing import Any
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, in_all_splits, size_notes, some, twice
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, products_in_several, size_notes, some, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, text_lines
 
@@ -111,8 +111,7 @@ def plans(root: Path) -> Iterable[Plan]:
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """Products that stand in both splits."""
-    both = in_all_splits([[item.spec.meta["product"] for item in plan.items] for plan in made])
-    return [f"{len(both):,} products stand in train and test: {some(both)}"] if both else []
+    return products_in_several(made)
 
 
 def variant(root: Path) -> str:

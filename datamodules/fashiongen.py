@@ -26,7 +26,7 @@ from unifashion_pl.data.plan import (
     MissingDataError,
     Plan,
     compact_json,
-    in_all_splits,
+    products_in_several,
     size_notes,
 )
 from unifashion_pl.data.recipes import encoder_versions, pixel_hash
@@ -199,8 +199,7 @@ def plans(root: Path, **options: Any) -> Iterable[Plan]:
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """What concerns both splits: products that stand in both."""
-    both = in_all_splits([[item.spec.meta["product"] for item in plan.items] for plan in made])
-    return [f"{len(both):,} products stand in train and validation, e.g. {both[0]}"] if both else []
+    return products_in_several(made)
 
 
 def variant(root: Path) -> str:

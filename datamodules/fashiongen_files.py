@@ -75,7 +75,8 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     places = [root / name for name in FOLDERS[split]]
     first = next((image for entry in entries for image in entry["images"]), "")
     folder = next((place for place in places if os.path.isfile(place / first)), places[0])
-    items = [_item(n, view, entry, split) for n, entry, view in _rows(entries)]
+    views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
+    items = [_item(n, view, entry, split) for n, (entry, view) in enumerate(views)]
     if split == "train":
         random.Random("fashiongen").shuffle(items)
     notes = [f"{len(items):,} images, {len(entries):,} products"]
@@ -94,11 +95,6 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
         shard_size=SHARD_SIZE,
         notes=notes,
     )
-
-
-def _rows(entries: list[ListedProduct]) -> list[tuple[int, ListedProduct, int]]:
-    views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
-    return [(number, entry, view) for number, (entry, view) in enumerate(views)]
 
 
 def _item(number: int, view: int, entry: ListedProduct, split: str) -> Item:

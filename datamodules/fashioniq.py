@@ -6,7 +6,7 @@ The test split has no targets in public, so its numbers are reported on validati
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,36 +15,26 @@ from unifashion_pl.datamodules.fashioniq_raw import (
     CATEGORIES,
     PUBLISHED_ENTRIES,
     PUBLISHED_GALLERY,
-    CaptionEntry,
     ImageFolder,
     RawFashionIQ,
 )
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
-from unifashion_pl.data.plan import Input, Item, Plan
+from unifashion_pl.data.plan import Input, Item, Kind, Plan
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
 
 SPLITS = ("train", "val")
-TRIPLET_SHARD, GALLERY_SHARD = 512, 1024
+TRIPLET_SHARD, SHARD_SIZE = 512, 1024
 LICENCE = "annotations: CDLA, variant not named; the pictures are a shop's"
 PUBLISHED_SAMPLES = {
     "triplets-train": sum(PUBLISHED_ENTRIES["train"].values()),
     "queries-val": sum(PUBLISHED_ENTRIES["val"].values()),
     "gallery-val": sum(PUBLISHED_GALLERY.values()),
 }
-
-
-class TripletSpec(NamedTuple):
-    """An :class:`~unifashion_pl.datamodules.fashioniq_raw.CaptionEntry` without its split."""
-
-    category: str
-    position: int
-    reference: str
-    target: str
-    captions: tuple[str, ...]
 
 
 class GallerySpec(NamedTuple):
@@ -57,7 +47,7 @@ class GallerySpec(NamedTuple):
 
 @dataclass
 class TripletRecipe(FileRecipe):
-    """Entries -> ``reference``, ``target`` (where the split has one) and ``meta.json``."""
+    """Each :class:`~unifashion_pl.datamodules.fashioniq_raw.CaptionEntry` -> ``reference``, ``target`` (where the split has one) and ``meta.json``."""
 
     images: ImageFolder
 
@@ -84,24 +74,12 @@ class GalleryRecipe(FileRecipe):
         return dict(item.spec._asdict())
 
 
-def _entry_item(entry: CaptionEntry) -> Item:
-    spec = TripletSpec(entry.category, entry.position, entry.reference, entry.target, entry.captions)
-    return Item(f"{entry.category}-{entry.split}-{entry.position:05d}", entry.category, spec)
-
-
-def _plan(raw: RawFashionIQ, split: str, kind: Any, items: Sequence[Item], recipe: FileRecipe, fields: tuple[str, ...]) -> Plan:
-    return Plan(
-        dataset="fashioniq",
-        split=split,
-        kind=kind,
-        items=items,
-        recipe=recipe,
-        fields=fields,
-        root=raw.root,
-        sources=raw.files(split),
-        shard_size=GALLERY_SHARD if kind == "gallery" else TRIPLET_SHARD,
-        notes=raw.notes(split),
-    )
+def plan_of(
+    raw: RawFashionIQ, split: str, kind: Kind, items: Sequence[Item], recipe: FileRecipe, fields: tuple[str, ...], **more: Any
+) -> Plan:
+    """A plan of Fashion-IQ's images and annotations; ``more`` goes before what they have in common."""
+    common: dict[str, Any] = {"dataset": "fashioniq", "root": raw.root, "sources": raw.files(split), "shard_size": SHARD_SIZE}
+    return Plan(split=split, kind=kind, items=items, recipe=recipe, fields=fields, **{**common, **more})
 
 
 def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
@@ -110,16 +88,16 @@ def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
     The subset ``val_overlap`` names training triplets one of whose images stands in a validation split.
     """
     entries = [entry for category in CATEGORIES for entry in raw.entries(category, split)]
+    items = [Item(f"{e.category}-{split}-{e.position:05d}", e.category, e) for e in entries]
+    more: dict[str, Any] = {"shard_size": TRIPLET_SHARD, "notes": raw.notes(split)}
+    fields: tuple[str, ...] = ("reference", "target", "meta")
     recipe = TripletRecipe(raw.images)
     if split != "train":
-        fields = ("reference", "target", "meta") if any(e.target for e in entries) else ("reference", "meta")
-        return _plan(raw, split, "queries", [_entry_item(e) for e in entries], recipe, fields)
-    held_out = {id for category in CATEGORIES for id in raw.ids(category, "val")}
-    overlap = [_entry_item(e).key for e in entries if held_out & {e.reference, e.target}]
-    plan = _plan(
-        raw, split, "triplets", raw.shuffle([_entry_item(e) for e in entries]), recipe, ("reference", "target", "meta")
-    )
-    return replace(plan, subsets={"val_overlap": overlap})
+        fields = fields if any(e.target for e in entries) else ("reference", "meta")
+        return plan_of(raw, split, "queries", items, recipe, fields, **more)
+    held_out = raw.category_of("val").keys()
+    overlap = {"val_overlap": [item.key for item in items if held_out & {item.spec.reference, item.spec.target}]}
+    return plan_of(raw, split, "triplets", raw.shuffle(items), recipe, fields, subsets=overlap, **more)
 
 
 def gallery_plan(raw: RawFashionIQ, split: str) -> Plan:
@@ -128,7 +106,7 @@ def gallery_plan(raw: RawFashionIQ, split: str) -> Plan:
     for category in CATEGORIES:
         union = {id for entry in raw.entries(category, split) for id in (entry.reference, entry.target)}
         items += [Item(f"{category}-{id}", category, GallerySpec(id, category, id in union)) for id in raw.ids(category, split)]
-    return _plan(raw, split, "gallery", items, GalleryRecipe(raw.images), ("image", "meta"))
+    return plan_of(raw, split, "gallery", items, GalleryRecipe(raw.images), ("image", "meta"), notes=raw.notes(split))
 
 
 def plans(root: Path) -> Iterable[Plan]:
@@ -141,8 +119,7 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """Layout variant, files that fit no id, triplets that touch a validation image, counts that differ from the published ones."""
     raw = RawFashionIQ(Path(root))
     overlap = next((plan.subsets["val_overlap"] for plan in made if "val_overlap" in plan.subsets), [])
-    notes = [*raw.findings(), f"{len(overlap):,} training triplets touch an image that also stands in a validation split"]
-    return notes
+    return [*raw.findings(), f"{len(overlap):,} training triplets touch an image that also stands in a validation split"]
 
 
 def variant(root: Path) -> str:
@@ -178,10 +155,9 @@ class FashionIQDataModule(FashionDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        if val_overlap not in ("exclude", "keep"):
-            raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
-        self.val_overlap, self.joiner = val_overlap, joiner
-        self.captions, self.gallery_captions, self.allow_unsafe_captions = captions, gallery_captions, allow_unsafe_captions
+        self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
+        self.joiner, self.captions, self.gallery_captions = joiner, captions, gallery_captions
+        self.allow_unsafe_captions = allow_unsafe_captions
 
     def plans(self, root: Path) -> Iterable[Plan]:
         return plans(root)

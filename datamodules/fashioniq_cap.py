@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from unifashion_pl.datamodules.annotate import Target
 from unifashion_pl.datamodules.base import FashionDataModule
-from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, GallerySpec, findings, variant
+from unifashion_pl.datamodules.fashioniq import LICENCE, GalleryRecipe, GallerySpec, findings, plan_of, variant
 from unifashion_pl.datamodules.fashioniq_raw import CATEGORIES, RawFashionIQ
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.captions import read_captions
 from unifashion_pl.data.plan import Item, Plan
@@ -22,7 +23,6 @@ from unifashion_pl.data.stream import TrainLoader
 
 __all__ = ["LICENCE", "PUBLISHED_SAMPLES", "FashionIQCapDataModule", "findings", "plans", "variant"]
 
-SHARD_SIZE = 1024
 #: Distinct ids of all training splits, counted in the published annotations.
 PUBLISHED_SAMPLES = {"pairs-train": 45_429}
 
@@ -33,28 +33,14 @@ def plans(root: Path) -> Iterable[Plan]:
     The subset ``val_overlap`` names those that also stand in a validation split.
     """
     raw = RawFashionIQ(Path(root))
-    held_out = {id for category in CATEGORIES for id in raw.ids(category, "val")}
-    category_of: dict[str, str] = {}
-    for category in CATEGORIES:
-        for id in raw.ids(category, "train"):
-            category_of.setdefault(id, category)
-    items = [Item(id, category, GallerySpec(id, category, False)) for id, category in category_of.items()]
-    plan = Plan(
-        dataset="fashioniq-cap",
-        split="train",
-        kind="pairs",
-        items=raw.shuffle(items),
-        recipe=GalleryRecipe(raw.images),
-        fields=("image", "meta"),
-        root=raw.root,
-        sources=raw.files("train"),
-        shard_size=SHARD_SIZE,
-        subsets={"val_overlap": sorted(held_out & category_of.keys())},
-        notes=[
-            f"{len(items):,} distinct training images, {len(held_out & category_of.keys()):,} of them also in a validation split"
-        ],
-    )
-    return [plan]
+    items = [Item(id, category, GallerySpec(id, category, False)) for id, category in raw.category_of("train").items()]
+    overlap = sorted(raw.category_of("val").keys() & {item.key for item in items})
+    more = {
+        "dataset": "fashioniq-cap",
+        "subsets": {"val_overlap": overlap},
+        "notes": [f"{len(items):,} distinct training images, {len(overlap):,} of them also in a validation split"],
+    }
+    return [plan_of(raw, "train", "pairs", raw.shuffle(items), GalleryRecipe(raw.images), ("image", "meta"), **more)]
 
 
 def training_texts(root: Path) -> dict[str, list[str]]:
@@ -74,11 +60,7 @@ def caption_targets(root: Path, split: str) -> list[Target]:
         MissingDataError: the annotations are absent.
     """
     raw = RawFashionIQ(Path(root))
-    category_of: dict[str, str] = {}
-    for category in CATEGORIES:
-        for id in raw.ids(category, split):
-            category_of.setdefault(id, category)
-    return [Target(id, category, raw.images.path(id, category)) for id, category in category_of.items()]
+    return [Target(id, category, raw.images.path(id, category)) for id, category in raw.category_of(split).items()]
 
 
 class FashionIQCapDataModule(FashionDataModule):
@@ -105,9 +87,8 @@ class FashionIQCapDataModule(FashionDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        if val_overlap not in ("exclude", "keep"):
-            raise ValueError(f"val_overlap is {val_overlap!r}; expected exclude or keep")
-        self.captions, self.val_overlap, self.allow_unsafe_captions = captions, val_overlap, allow_unsafe_captions
+        self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
+        self.captions, self.allow_unsafe_captions = captions, allow_unsafe_captions
 
     def plans(self, root: Path) -> Iterable[Plan]:
         return plans(root)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -27,12 +26,10 @@ PUBLISHED_ENTRIES = {
 PUBLISHED_GALLERY = {"dress": 3817, "shirt": 6346, "toptee": 5373}
 
 
-@dataclass(frozen=True)
-class CaptionEntry:
+class CaptionEntry(NamedTuple):
     """A caption file's entry: reference + two texts -> target ("" in the test split)."""
 
     category: str
-    split: str
     position: int
     reference: str
     target: str
@@ -147,6 +144,14 @@ class RawFashionIQ:
             self._ids[category, split] = ids
         return self._ids[category, split]
 
+    def category_of(self, split: str) -> dict[str, str]:
+        """Distinct ids of all categories' splits, each with the first category that lists it."""
+        found: dict[str, str] = {}
+        for category in CATEGORIES:
+            for id in self.ids(category, split):
+                found.setdefault(id, category)
+        return found
+
     def shuffle(self, items: Sequence[Item]) -> list[Item]:
         """A fixed permutation."""
         out = list(items)
@@ -178,9 +183,8 @@ class RawFashionIQ:
 
     def variant(self) -> str:
         """Names of the image folders and their extensions, and in what the annotation files differ from the published ones."""
-        folders = ", ".join(str(f.relative_to(self.root)) for f in self.images.folders) or "no folder of images"
         extensions = sorted({path.suffix for path in self.images.found.values()})
-        said = [f"images in {folders}" + (f" ({', '.join(extensions)})" if extensions else "")]
+        said = [f"images in {self._layout()}" + (f" ({', '.join(extensions)})" if extensions else "")]
         rows = [row for c in CATEGORIES for row in _read_list(self.caption_file(c, "val"))]
         if any(map(_is_padding, rows)):
             said.append("caption files with padding rows (fake_data)")
@@ -190,14 +194,15 @@ class RawFashionIQ:
             said.append("split files of objects")
         return "; ".join(said)
 
+    def _layout(self) -> str:
+        return ", ".join(str(f.relative_to(self.root)) for f in self.images.folders) or "no folder of images"
+
     def findings(self) -> list[str]:
         """Which layout the images have and how many files belong to no listed id."""
         splits = [s for s in SPLITS if self.split_file(CATEGORIES[0], s).is_file()]
         listed = [id for split in splits for category in CATEGORIES for id in self.ids(category, split)]
-        layout = ", ".join(str(f.relative_to(self.root)) for f in self.images.folders) or "no folder of images"
-        notes = [
-            f"images in: {layout}; {len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"
-        ]
+        counts = f"{len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"
+        notes = [f"images in: {self._layout()}; {counts}"]
         if beyond := sorted(self.images.ids - set(listed)):
             notes.append(f"{len(beyond):,} image files belong to no listed id: {some(beyond)}")
         if self.images.twice:
@@ -257,10 +262,7 @@ def _is_padding(row: Any) -> bool:
 def _entry(row: Any, position: int, category: str, split: str, path: Path) -> CaptionEntry:
     where = f"{path}: entry {position}"
     found = _convert(row, _CaptionRow, where, "{candidate: id, captions: [texts], target: id}")
-    target = str(found.get("target") or "")
+    target = _name(str(found["target"]), where) if found.get("target") else ""
     if split != "test" and not target:
         raise MissingDataError(f"{where} has no target; only the test split goes without")
-    if target:
-        _name(target, where)
-    reference = _name(str(found["candidate"]), where)
-    return CaptionEntry(category, split, position, reference, target, tuple(found["captions"]))
+    return CaptionEntry(category, position, _name(str(found["candidate"]), where), target, tuple(found["captions"]))

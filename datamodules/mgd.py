@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import TryOnAssembler, optional
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
@@ -146,14 +147,9 @@ def _viton_plan(root: Path, split: str, paired: bool, draw: bool) -> Plan:
     recipe = MultimodalRecipe(
         base.folder, base.patterns, base.pose, base.phrases, draw, patterns[0] if patterns else None, warped
     )
-    notes = [f"VITON-HD: {note}" for note in plan.notes]
-    if not patterns:
-        notes.append(
-            "VITON-HD: cloth_sketch is absent, as in the published files: in-shop sketches are drawn from the garments' photos"
-        )
-    optional = tuple(
-        "warped_sketch" if role == "sketch" else role for role in plan.optional if role != "sketch" or paired or warped
-    )
+    notes = [f"VITON-HD: {note}" for note in (*plan.notes, *(() if patterns else (dresscode.DRAWN,)))]
+    there = [role for role in plan.optional if role != "sketch" or paired or warped]
+    optional = tuple("warped_sketch" if role == "sketch" else role for role in there)
     items = [replace(item, group="vitonhd") for item in plan.items]
     return replace(plan, items=items, recipe=recipe, optional=optional, notes=notes)
 
@@ -206,7 +202,7 @@ def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     absent = [name for name in PARTS if name not in found]
     notes = [f"parts: {', '.join(f'{name} in {folder}' for name, folder in found.items())}"]
     notes += [f"{name} is absent: Table 6's MGD is both" for name in absent]
-    return [*notes, *(f"{plan.split}: optional inputs {', '.join(plan.optional) or 'none'}" for plan in made)]
+    return [*notes, *vitonhd.findings(root, made)]
 
 
 def variant(root: Path) -> str:
@@ -275,10 +271,8 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, shards, **common)
-        for name, value, known in (("sketch", sketch, ("in_shop", "worn")), ("pose", pose, ("densepose", "skeleton"))):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}; expected {' or '.join(known)}")
-        self.sketch, self.pose = sketch, pose
+        self.sketch = choice(sketch, "sketch", ("in_shop", "worn"))
+        self.pose = choice(pose, "pose", ("densepose", "skeleton"))
 
     def parts(self) -> list[str]:
         """Parts that the raw dataset has, or that shards were made of."""

@@ -35,21 +35,15 @@ PUBLISHED_SAMPLES = {
 }
 PERSON, GARMENT = "person", "garment"
 
+MASKS = (
+    "agnostic-mask/{}_mask.png", "agnostic-mask/{}.png", "agnostic-mask/{}.jpg", "agnostic_mask/{}_mask.png", "agnostic_mask/{}.png",
+)  # fmt: skip
 FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
     # role: (whose name, patterns in the order of preference)
     "person": (PERSON, ("image/{}.jpg", "image/{}.png")),
     "garment": (GARMENT, ("cloth/{}.jpg", "cloth/{}.png")),
     "garment_mask": (GARMENT, ("cloth-mask/{}.jpg", "cloth_mask/{}.jpg", "cloth-mask/{}.png", "cloth_mask/{}.png")),
-    "mask": (
-        PERSON,
-        (
-            "agnostic-mask/{}_mask.png",
-            "agnostic-mask/{}.png",
-            "agnostic-mask/{}.jpg",
-            "agnostic_mask/{}_mask.png",
-            "agnostic_mask/{}.png",
-        ),
-    ),
+    "mask": (PERSON, MASKS),
     "agnostic": (PERSON, ("agnostic-v3.2/{}.jpg", "agnostic/{}.jpg")),
     "densepose": (PERSON, ("image-densepose/{}.jpg", "image-densepose/{}.png", "image_densepose/{}.jpg")),
     "parse": (PERSON, ("image-parse-v3/{}.png", "image-parse/{}.png")),

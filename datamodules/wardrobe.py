@@ -10,7 +10,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from unifashion_pl.datamodules.benchmark import CAPTIONS, FOLDERS, BenchmarkDataModule
 
@@ -29,12 +29,10 @@ def default_cache() -> Path:
 
 def _version(size: str) -> str:
     """A hash of what a wardrobe of this size holds, so that a cache of another release is not taken for it."""
-    from unifashion_pl.wardrobe import SIZES
+    from unifashion_pl.wardrobe.catalogue import spec_of
     from unifashion_pl.wardrobe.write import FORMAT
 
-    if size not in SIZES:
-        raise ValueError(f"unknown wardrobe size {size!r}; known are {', '.join(SIZES)}")
-    return hashlib.sha256(f"{FORMAT} {SIZES[size]}".encode()).hexdigest()[:6]
+    return hashlib.sha256(f"{FORMAT} {spec_of(size)}".encode()).hexdigest()[:6]
 
 
 class WardrobeDataModule(BenchmarkDataModule):
@@ -47,15 +45,11 @@ class WardrobeDataModule(BenchmarkDataModule):
         size: ``demo``, ``tiny``, or ``tryon`` (1,600 persons to learn from, 64 to test).
         seed: of the drawings and of the order of training.
         pairs, triplets, tryon: which streams to train and evaluate on; pairs are evaluated on FashionGen.
-        batch_size, eval_batch_size, num_workers, image_size, pixel_size: as in
-            :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
-        triplet_batch_size, tryon_batch_size: None = ``batch_size``.
         tryon_pixel_size: None = ``pixel_size``, or 64 x 48 without one.
-        val_overlap, gallery_captions: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`; a library of the caption head's
-            own captions is made by :func:`unifashion_pl.datamodules.captioners.write_gallery_captions`.
         prepare_workers: processes that draw and convert.
-        start_method: of worker processes; None = the platform's default.
-        features: as in :class:`~unifashion_pl.datamodules.base.FashionDataModule`, True for those beside the shards.
+        batch_size, num_workers, image_size, pixel_size, **common: as in :class:`~unifashion_pl.datamodules.benchmark.BenchmarkDataModule`;
+            a library of the caption head's own captions (``gallery_captions``) is made by
+            :func:`unifashion_pl.datamodules.captioners.write_gallery_captions`.
     """
 
     def __init__(
@@ -68,18 +62,12 @@ class WardrobeDataModule(BenchmarkDataModule):
         tryon: bool = False,
         *,
         batch_size: int = 32,
-        eval_batch_size: int = 64,
-        triplet_batch_size: int | None = None,
-        tryon_batch_size: int | None = None,
         num_workers: int = 0,
         image_size: int = 64,
         pixel_size: tuple[int, int] | None = (64, 64),
         tryon_pixel_size: tuple[int, int] | None = None,
-        val_overlap: Literal["exclude", "keep"] = "exclude",
-        gallery_captions: str | Path | None = None,
         prepare_workers: int = 2,
-        start_method: str | None = None,
-        features: bool = False,
+        **common: Any,
     ) -> None:
         self.folder = Path(root) if root is not None else default_cache()
         self.folder = self.folder / f"wardrobe-{size}-{seed}-{_version(size)}"
@@ -91,20 +79,14 @@ class WardrobeDataModule(BenchmarkDataModule):
             triplets,
             tryon,
             batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            triplet_batch_size=triplet_batch_size,
-            tryon_batch_size=tryon_batch_size,
             num_workers=num_workers,
             seed=seed,
             image_size=image_size,
             pixel_size=pixel_size,
             tryon_pixel_size=tryon_pixel_size or pixel_size or (64, 48),
             captions=self.folder / "raw" / FOLDERS["fashioniq"] / CAPTIONS,
-            val_overlap=val_overlap,
-            gallery_captions=gallery_captions,
             prepare_workers=prepare_workers,
-            start_method=start_method,
-            features=features,
+            **common,
         )
 
     def prepare_data(self) -> None:

@@ -121,7 +121,7 @@ def test_permissions_follow_the_umask_whatever_library_writes(tmp_path: Path) ->
 
 def test_tensors_come_back(tmp_path: Path) -> None:
     kept = torch.arange(6).view(2, 3).T
-    assert torch.equal(load_file(write_tensors(tmp_path / "x.safetensors", {"a": kept}, {"made": "here"}))["a"], kept)
+    assert torch.equal(load_file(write_tensors(tmp_path / "x.safetensors", {"a": kept}))["a"], kept)
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 

@@ -183,18 +183,17 @@ def write_text(path: str | Path, text: str) -> Path:
     return Path(path)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> Path:
     """Write a safetensors file by :func:`replacing_path`; tensors are made contiguous."""
     from safetensors.torch import save_file
 
     with replacing_path(path) as part:
-        room = part.with_name(
-            part.name.removesuffix(PART) + f".room{PART}"
-        )  # safetensors leaves files of any name if it is killed
+        # safetensors leaves files of any name if it is killed
+        room = part.with_name(part.name.removesuffix(PART) + f".room{PART}")
         try:
             room.mkdir()
             content = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(content, room / "tensors", {"format": "pt", **(metadata or {})})
+            save_file(content, room / "tensors", {"format": "pt"})
             os.replace(room / "tensors", part)
         finally:
             shutil.rmtree(room, ignore_errors=True)

@@ -117,9 +117,9 @@ def test_the_shipped_model_goes_through_several_rounds_of_the_wardrobe() -> None
     from unifashion_pl.wardrobe import render_product
 
     model = UniFashionModule.from_pretrained("tiny")
-    part = next(p for p in fiq_parts(SIZES["tiny"], 0) if p.name == "val")
-    drawn = {i: render_product(p, "front", 64, i) for i, p in zip(part.ids, part.split.products)}
-    asked = [ComposedQuery(f"q{n}", part.ids[t.reference], part.ids[t.target]) for n, t in enumerate(part.split.triplets)]
+    part = next(p for p in fiq_parts(SIZES["tiny"], 0) if p.split == "val")
+    drawn = {i: render_product(p, "front", 64, i) for i, p in zip(part.ids, part.products)}
+    asked = [ComposedQuery(f"q{n}", part.ids[t.reference], part.ids[t.target]) for n, t in enumerate(part.triplets)]
     found = multi_round(model, drawn, asked, WardrobeFeedback.of("tiny"), rounds=3, data="wardrobe-tiny")
     curve = [found[f"success@1/round-{r}"] for r in (1, 2, 3)]
     assert curve == sorted(curve)

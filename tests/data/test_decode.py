@@ -16,7 +16,7 @@ from data.rawdata import jpeg, picture
 from PIL import Image, TiffImagePlugin, features
 
 from unifashion_pl.data import decode
-from unifashion_pl.data.decode import BadInput, decode_picture, open_image, own_image, passable, read_bytes, sniff, to_rgb
+from unifashion_pl.data.decode import BadInput, decode_picture, open_image, own_image, read_bytes, sniff, to_rgb, to_store
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -38,7 +38,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 )
 def test_what_is_no_image_is_named(data: bytes, reason: str) -> None:
     with pytest.raises(BadInput) as caught:
-        passable(data)
+        to_store(data, decode_picture(data))
     assert caught.value.reason == reason
 
 
@@ -88,7 +88,7 @@ def test_formats_by_content_and_what_passes_through(kind: str, name: str) -> Non
         pytest.skip(f"Pillow was built without {kind}")
     data = encoded(picture(3), kind)
     assert sniff(data) == name
-    field, stored, image = passable(data)
+    field, stored, image = to_store(data, decode_picture(data))
     assert (field, stored == data) == ((name, True) if name in ("jpg", "png") else ("png", False))
     assert image.size == (40, 48)
 
@@ -188,7 +188,7 @@ def test_damaged_chunks_of_a_png_never_cost_the_pixels(chunk: bytes) -> None:
     plain = encoded(picture(1), "PNG")
     data = plain[:33] + chunk + plain[33:]
     assert decode_picture(data).image.tobytes() == picture(1).tobytes()
-    assert passable(data)[:2] == ("png", data)
+    assert to_store(data, decode_picture(data))[:2] == ("png", data)
 
 
 def test_damaged_metadata_are_said_once_with_the_name_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_formats_that_start_programs_are_named_and_never_opened(kind: str, monke
     data = encoded(picture(0), kind)
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(BadInput, match="save (it|its page) as PNG or JPEG"):
-        passable(data)
+        to_store(data, decode_picture(data))
 
 
 def test_pillow_opens_nothing_but_the_format_that_the_bytes_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_nothing_but_bad_inputs_comes_out_of_broken_files() -> None:
             place = rng.randrange(min(len(data), 300))
             data[place : place + rng.choice((1, 4))] = rng.choice((b"\0", b"\xff", b"\xff\xff\xff\x7f", rng.randbytes(2), b""))
         with suppress(BadInput):
-            to_rgb(passable(bytes(data))[2])
+            to_rgb(to_store(bytes(data), decode_picture(bytes(data)))[2])
             used += 1
     assert 50 < used < 600
     assert time.process_time() - start < 30

@@ -99,7 +99,7 @@ def test_an_absent_root_and_images_listed_twice_are_named(root: Path, tmp_path: 
 def test_empty_descriptions_and_products_in_both_splits_are_noted(root: Path) -> None:
     (root / LABELS).write_text("women/dresss/long/900/900_0.jpeg\t-0.5\t \n")
     report = check("fashion200k", root)
-    assert report.notes == ["1 products stand in train and test: 900"]
+    assert report.notes == ["1 products stand in more than one split: 900"]
     notes = split_of(report, "fashion200k/test").notes
     assert {"1 images have no description", "the published test split has 29,789 images"} <= set(notes)
 

@@ -183,7 +183,7 @@ def test_products_in_both_splits_and_other_counts_than_published_are_noted(root:
     replace(root / VALIDATION, "input_productID", products)
     report = check("fashiongen", root)
     assert report.complete
-    assert report.notes == ["1 products stand in train and validation, e.g. 7"]
+    assert report.notes == ["1 products stand in more than one split: 7"]
     assert "the published validation split has 32,528 rows" in split_of(report, "fashiongen/validation").notes
     assert "36 rows, 12 products" in split_of(report, "fashiongen/train").notes
     assert lost(split_of(report, "fashiongen/train")) == set()

@@ -241,7 +241,7 @@ def test_triplets_that_touch_a_validation_image_are_left_out_unless_kept(made: P
     loaders = {rule: module(made, val_overlap=rule, batch_size=1).train_loader() for rule in ("exclude", "keep")}
     assert {rule: loader.samples for rule, loader in loaders.items()} == {"exclude": 23, "keep": 24}
     assert set(keys(loaders["keep"])) - set(keys(loaders["exclude"])) == {touching}
-    with pytest.raises(ValueError, match="val_overlap is 'drop'; expected exclude or keep"):
+    with pytest.raises(ValueError, match="unknown val_overlap 'drop'; known are exclude, keep"):
         module(made, val_overlap="drop")
 
 

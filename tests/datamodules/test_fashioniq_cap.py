@@ -102,7 +102,7 @@ def test_validation_images_are_left_out_unless_kept(root: Path) -> None:
 
 
 def test_an_unknown_rule_for_the_overlap_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match="val_overlap is 'drop'; expected exclude or keep"):
+    with pytest.raises(ValueError, match="unknown val_overlap 'drop'; known are exclude, keep"):
         module(root, val_overlap="drop")
 
 

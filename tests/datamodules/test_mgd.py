@@ -105,7 +105,7 @@ def test_sketches_are_the_ones_asked_for(made: Path) -> None:
     assert worn[3].sketches[0, 0, 53, 30] > 200
     shop = next(iter(module(made).test_dataloader()[2]))
     assert not torch.equal(shop.sketches, worn[2].sketches)
-    with pytest.raises(ValueError, match="sketch is 'both'; expected in_shop or worn"):
+    with pytest.raises(ValueError, match="unknown sketch 'both'; known are in_shop, worn"):
         module(made, sketch="both")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from unifashion_pl.datamodules import CatalogueDataModule
 
-from unifashion_pl.data.decode import BadInput, passable
+from unifashion_pl.data.decode import BadInput, decode_picture, to_store
 from unifashion_pl.inference.images import open_image
 
 PHOTO = "photo.jpg"
@@ -172,7 +172,8 @@ def searched(folder: Path) -> object:
 
 def stored(folder: Path) -> object:
     """As shards store it."""
-    return passable((folder / PHOTO).read_bytes())[1]
+    data = (folder / PHOTO).read_bytes()
+    return to_store(data, decode_picture(data))[1]
 
 
 def trained(folder: Path) -> object:

@@ -53,14 +53,14 @@ def test_query_sets_differ_and_unknown_ones_are_refused(model: UniFashionModule,
     with torch.no_grad():
         model.backbone.target_query_tokens.add_(torch.randn(1, 4, 32))
     assert not torch.allclose(model.encode_image(files[0]), model.encode_image(files[0], "target"))
-    with pytest.raises(ValueError, match="unknown query set both: expected reference or target"):
+    with pytest.raises(ValueError, match="unknown query set 'both'; known are reference, target"):
         model.encode_image(files[0], "both")
 
 
 def test_single_partner_goes_with_all(model: UniFashionModule, files: list[Path]) -> None:
     assert torch.allclose(model.compose(files[0], ["red", "blue"]), model.compose([files[0]] * 2, ["red", "blue"]))
     assert model.compose(files, "red").shape == (5, 8)
-    with pytest.raises(ValueError, match="2 images and 3 texts"):
+    with pytest.raises(ValueError, match="2 of images, 3 of texts"):
         model.compose(files[:2], ["a", "b", "c"])
 
 

@@ -23,7 +23,7 @@ def test_seeds_are_per_image(model: UniFashionModule, files: list[Path]) -> None
     assert len(variations) == 3
     assert variations[0] != variations[1]
     assert model.generate("redder", image=files[0], seed=7)[0].getpixel((0, 0))[0] == 255
-    with pytest.raises(ValueError, match="2 prompts, 3 images, 1 seeds"):
+    with pytest.raises(ValueError, match="2 of prompt, 3 of image, 1 of seed: expected equally many"):
         model.generate(["a", "b"], image=files[:3])
 
 

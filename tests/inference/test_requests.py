@@ -19,10 +19,10 @@ from unifashion_pl.inference.requests import (
     head_of,
     in_batches,
     painted_in_batches,
-    paired,
     pixels_for,
     readable,
     readers_of,
+    rows_of,
 )
 from unifashion_pl.module import UniFashionModule
 
@@ -87,13 +87,13 @@ def test_words_that_a_reader_has_not_are_named_and_the_rest_is_read(model: UniFa
 
 def test_one_of_a_kind_goes_with_all_of_the_other() -> None:
     pictures = list(images(3))
-    one, texts = paired(pictures[:1], ["a", "b"])
-    assert [x is pictures[0] for x in one] == [True, True]
-    assert texts == ["a", "b"]
-    assert paired(["p", "q"], ["a"]) == (["p", "q"], ["a", "a"])
-    assert paired(["p"], ["a"]) == (["p"], ["a"])
-    with pytest.raises(ValueError, match="2 images and 3 texts: expected equally many, or one of either"):
-        paired(["p", "q"], ["a", "b", "c"])
+    rows = rows_of({"image": pictures[:1], "text": ["a", "b"]})
+    assert [row["image"] is pictures[0] for row in rows] == [True, True]
+    assert [row["text"] for row in rows] == ["a", "b"]
+    assert rows_of({"i": ["p", "q"], "t": ["a"]}) == [{"i": "p", "t": "a"}, {"i": "q", "t": "a"}]
+    assert rows_of({"i": ["p"], "t": ["a"]}) == [{"i": "p", "t": "a"}]
+    with pytest.raises(ValueError, match="2 of images, 3 of texts: expected equally many, or one of each kind"):
+        rows_of({"images": ["p", "q"], "texts": ["a", "b", "c"]})
 
 
 def test_a_head_is_found_or_what_the_model_has_is_said(model: UniFashionModule) -> None:

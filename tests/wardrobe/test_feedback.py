@@ -32,8 +32,8 @@ def test_wardrobe_feedback_knows_every_image_that_the_wardrobe_draws(tmp_path: P
 
 def test_wardrobe_feedback_names_the_differences() -> None:
     feedback = WardrobeFeedback.of("tiny")
-    part = next(p for p in fiq_parts(SIZES["tiny"], 0) if p.name == "val")
-    names, rng = list(zip(part.ids, part.split.products)), random.Random(0)
+    part = next(p for p in fiq_parts(SIZES["tiny"], 0) if p.split == "val")
+    names, rng = list(zip(part.ids, part.products)), random.Random(0)
     spoken = 0
     for _ in range(40):
         (a, shown), (b, wanted) = rng.sample(names, 2)

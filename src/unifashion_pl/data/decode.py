@@ -223,19 +223,12 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """EXIF orientation applied, the mode kept: palettes of label maps stay what they are."""
-    turn, _ = _turn(image.info.get("exif", b""))
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info.pop("exif")
-    return turned
-
-
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL image -> RGB: EXIF orientation applied, alpha laid over white, palettes and CMYK converted, 16 bits scaled to 8."""
-    image = upright(image)
+    turn, _ = _turn(image.info.get("exif", b""))
+    if turn is not None:
+        image = image.transpose(turn)
+        image.info.pop("exif")
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in WIDE:
@@ -308,19 +301,11 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def passable(data: bytes) -> tuple[str, bytes, Image.Image]:
-    """What a shard stores of an image file: (``jpg`` or ``png``, bytes, decoded image).
+def to_store(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:
+    """What a shard stores of an image file and its decoded picture: (``jpg`` or ``png``, bytes, decoded image).
 
     JPEG and PNG pass byte for byte, whatever the file is called; other formats become PNG.
-
-    Raises:
-        BadInput: as :func:`decode_picture`.
     """
-    return to_store(data, decode_picture(data))
-
-
-def to_store(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:
-    """:func:`passable` of a picture that is decoded already."""
     if picture.kind in PASSED_THROUGH:
         return picture.kind, data, picture.image
     with _guard(picture.kind):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from bisect import bisect_right
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
@@ -184,7 +184,10 @@ class FeatureSource(SampleSource):
                 f"{self.folder} holds vision features of other shards: of {self.found.dataset} {self.found.shards[:12]}, but "
                 f"{source.folder} is {source.dataset} {source.hash[:12]}. Make them again with {MAKE}"
             )
-        self._check_files()
+        for file in self.found.files:
+            if fault := size_fault(self.folder / file.name, file.bytes):
+                again = f"run the same {MAKE} again, it makes only what is not there"
+                raise FileNotFoundError(f"{self.folder / file.name} {fault}: {again}")
         self.dataset, self.split, self.kind, self.hash = source.dataset, source.split, source.kind, source.hash
         self.fields, self.subsets, self.keys, self.blocks = source.fields, source.subsets, source.keys, source.blocks
         self.features = self.found.identity.hash
@@ -221,10 +224,8 @@ class FeatureSource(SampleSource):
         sharded = any(isinstance(parameter, DTensor) for parameter in tower.parameters())
         new = Identity.of(tower, encoder, old.dtype, (old.tokens, old.width) if sharded else None)
         if old != new:
-            names = [field.name for field in fields(Identity) if getattr(old, field.name) != getattr(new, field.name)]
-            listed = "; ".join(
-                f"{name} was {_short(getattr(old, name))}, now it is {_short(getattr(new, name))}" for name in names
-            )
+            pairs = [(name, was, getattr(new, name)) for name, was in asdict(old).items()]
+            listed = "; ".join(f"{name} was {_short(was)}, now it is {_short(now)}" for name, was, now in pairs if was != now)
             raise ValueError(
                 f"{self.folder} holds the features of another vision tower or transform: {listed}. Make them with {MAKE}"
             )
@@ -266,11 +267,8 @@ class FeatureSource(SampleSource):
         except (OSError, SafetensorError) as error:
             raise FormatError(f"{self.folder / file.name}: {error}; make the features again with {MAKE}") from error
         expected = (file.samples, len(self.found.fields))
-        if (
-            rows.dtype != torch.int64
-            or rows.shape != expected
-            or (len(rows) and not NONE <= rows.min() <= rows.max() < self._first[-1])
-        ):
+        fits = rows.dtype == torch.int64 and rows.shape == expected
+        if not fits or (len(rows) and not NONE <= rows.min() <= rows.max() < self._first[-1]):
             raise FormatError(
                 f"{self.folder / file.name}: rows is {rows.dtype} {tuple(rows.shape)}, expected int64 {expected} with numbers of "
                 f"{self._first[-1]:,} images; make the features again with {MAKE}"
@@ -282,12 +280,6 @@ class FeatureSource(SampleSource):
         if place not in self._open:
             self._open[place] = safe_open(self.folder / self.found.files[place].name, framework="pt")
         return self._open[place]
-
-    def _check_files(self) -> None:
-        for file in self.found.files:
-            path = self.folder / file.name
-            if fault := size_fault(path, file.bytes):
-                raise FileNotFoundError(f"{path} {fault}: run the same {MAKE} again, it makes only what is not there")
 
 
 def _short(value: object) -> str:

@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,44 +98,43 @@ def _size(tower: nn.Module) -> int:
     return size
 
 
+@dataclass
 class _Maker:
     """Makes the files one after the other and knows which images earlier ones hold."""
 
-    def __init__(
-        self,
-        source: ShardSource,
-        tower: nn.Module,
-        encoder: EncoderTransform,
-        identity: Identity,
-        batch_size: int,
-        max_bad: int,
-    ) -> None:
-        self.source, self.tower, self.encoder, self.identity, self.batch_size = source, tower, encoder, identity, batch_size
-        self.max_bad, self.bad = max_bad, set[str]()
-        self.fields = TOWER_FIELDS[source.kind]
-        self.starts = source.index.starts()
-        self.numbers: dict[bytes, int] = {}
+    source: ShardSource
+    tower: nn.Module
+    encoder: EncoderTransform
+    identity: Identity
+    batch_size: int
+    max_bad: int
+    bad: set[str] = field(default_factory=set)
+    numbers: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return TOWER_FIELDS[self.source.kind]
 
     def file(self, number: int, path: Path, pool: Executor) -> FeatureFile:
         """The features of one shard: kept from an earlier run, or made."""
         shard = self.source.index.shards[number]
         made_of = {"identity": self.identity.hash, "shard": shard.sha256, "first": len(self.numbers)}
         metadata = {"made_of": compact_json(made_of).decode()}  # one entry: safetensors writes several in any order
-        digests = _digests(path, metadata)
-        if digests is None:
+        if (digests := _digests(path, metadata)) is None:
             digests = self._make(number, shard, path, metadata, pool)
-        for digest in digests:
-            self.numbers[digest] = len(self.numbers)
+        self.numbers |= {digest: n for n, digest in enumerate(digests, len(self.numbers))}
         return FeatureFile(path.name, path.stat().st_size, shard.samples, len(digests))
 
     def _make(self, number: int, shard: Shard, path: Path, metadata: dict[str, str], pool: Executor) -> list[bytes]:
         new: dict[bytes, tuple[RawSample, str]] = {}
         numbers: dict[bytes, int] = {}
         rows = torch.full((shard.samples, len(self.fields)), NONE, dtype=torch.int64)
+        start = self.source.index.starts()[number]
         for i in range(shard.samples):
-            raw = self._good(self.starts[number] + i)
-            for column, name in enumerate(self.fields if raw is not None else ()):
-                assert raw is not None
+            raw = self._good(start + i)
+            if raw is None:
+                continue
+            for column, name in enumerate(self.fields):
                 digest = hashlib.sha256(image_bytes(raw, name)).digest()
                 if digest not in self.numbers and digest not in numbers:
                     numbers[digest], new[digest] = len(self.numbers) + len(new), (raw, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, TypeVar
+from typing import TypeVar
+
+from typing_extensions import NotRequired, TypedDict
 
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.reading import FormatError, from_json
@@ -35,16 +37,13 @@ class GalleryMeta(TypedDict):
     in_union: bool
 
 
-class _QueryMeta(TypedDict):
+class QueryMeta(TypedDict):
+    """Of a query; the target is unknown in test splits without answers."""
+
     reference: str
     captions: list[str]
     category: str
-
-
-class QueryMeta(_QueryMeta, total=False):
-    """Of a query; the target is unknown in test splits without answers."""
-
-    target: str
+    target: NotRequired[str]
 
 
 class TryOnMeta(TypedDict, total=False):

@@ -171,9 +171,14 @@ def twice(names: Iterable[str]) -> list[str]:
     return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
-def in_all_splits(products: Sequence[Iterable[Any]]) -> list[Any]:
-    """Products that stand in every one of several splits, sorted."""
-    return sorted(set.intersection(*map(set, products))) if len(products) > 1 else []
+def products_in_several(plans: Sequence[Plan]) -> list[str]:
+    """A finding about products that stand in more than one split of pairs; [] without such."""
+    where: dict[Any, set[str]] = {}
+    for plan in plans:
+        for item in plan.items:
+            where.setdefault(item.spec.meta["product"], set()).add(plan.split)
+    both = sorted(product for product, splits in where.items() if len(splits) > 1)
+    return [f"{len(both):,} products stand in more than one split: {some(map(str, both))}"] if both else []
 
 
 def size_notes(split: str, found: int, published: int, unit: str, mute: int) -> list[str]:

@@ -101,13 +101,7 @@ class FileRecipe:
         meta = {**self.meta(item), "source": {n.role: pictures[n.role].source for n in needed}}
         try:
             extra = self.extra(item, pictures)
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            ArithmeticError,
-            OSError,
-        ) as error:  # pictures and notes that nobody foresaw
+        except (ValueError, LookupError, TypeError, ArithmeticError, OSError) as error:  # what nobody foresaw
             raise BadSample(needed[0].id, "sample", f"cannot be made: {type(error).__name__} {error}") from error
         fields = {p.field: p.data for p in pictures.values()} | extra
         hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None

@@ -26,13 +26,14 @@ from unifashion_pl.data.texts import EVALUATION, Draw
 
 B = TypeVar("B", bound=Batch)
 Order = NDArray[np.int64]
+#: Shards that are shuffled together.
 WINDOW = 4
 #: Neighbours of a batch that may stand in for it if all of its own samples are damaged, as a single one of a batch of one is.
 SPARE = 16
 
 
-def training_order(blocks: Sequence[int], seed: int, epoch: int, window: int = WINDOW) -> Order:
-    """Numbers of all samples in the order of an epoch: shards permuted, then samples permuted inside windows of ``window`` shards.
+def training_order(blocks: Sequence[int], seed: int, epoch: int) -> Order:
+    """Numbers of all samples in the order of an epoch: shards permuted, then samples permuted inside windows of :data:`WINDOW` shards.
 
     Args:
         blocks: samples per shard.
@@ -42,8 +43,8 @@ def training_order(blocks: Sequence[int], seed: int, epoch: int, window: int = W
     shards = list(range(len(blocks)))
     rng.shuffle(shards)
     order: list[int] = []
-    for first in range(0, len(shards), window):
-        numbers = [n for shard in shards[first : first + window] for n in range(starts[shard], starts[shard + 1])]
+    for first in range(0, len(shards), WINDOW):
+        numbers = [n for shard in shards[first : first + WINDOW] for n in range(starts[shard], starts[shard + 1])]
         rng.shuffle(numbers)
         order += numbers
     return np.array(order, np.int64)
@@ -82,14 +83,11 @@ class Workers:
 
     def loader(self, dataset: _Batches, sampler: Any, persistent: bool) -> DataLoader[Any]:
         """A torch DataLoader whose sampler yields whole requests."""
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged, "num_workers": self.num}
         if self.num:
-            more = {
-                "prefetch_factor": self.prefetch,
-                "persistent_workers": persistent,
-                "multiprocessing_context": self.start_method,
-            }
-        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.num, collate_fn=_unchanged, **more)
+            more |= {"prefetch_factor": self.prefetch, "persistent_workers": persistent}
+            more |= {"multiprocessing_context": self.start_method}
+        return DataLoader(dataset, sampler=sampler, **more)
 
 
 def _unchanged(answer: Any) -> Any:
@@ -165,7 +163,6 @@ class TrainLoader(Generic[B]):
         max_bad: different damaged samples that this rank replaces and reports before training stops, over all workers, epochs and
             resumed runs.
         exclude: keys that are left out.
-        window: shards that are shuffled together.
 
     Attributes:
         bad: key -> what is wrong, of the damaged samples that were met.
@@ -185,7 +182,6 @@ class TrainLoader(Generic[B]):
         workers: Workers = Workers(),
         max_bad: int = 0,
         exclude: Sequence[str] = (),
-        window: int = WINDOW,
     ) -> None:
         _check_source(source, assembler)
         if source.split != "train":
@@ -193,7 +189,7 @@ class TrainLoader(Generic[B]):
                 f"{source.dataset} ({source.kind}) is an evaluation split: training on it is refused. Name the folder of the split `train`"
             )
         self.source, self.batch_size, self.seed, self.rank = source, batch_size, seed, rank
-        self.max_bad, self.window = max_bad, window
+        self.max_bad = max_bad
         excluded = set(exclude)
         self._allowed = np.array([key not in excluded for key in source.keys], bool)
         self.samples = int(self._allowed.sum())
@@ -227,7 +223,7 @@ class TrainLoader(Generic[B]):
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
         """Sample numbers of this rank's batches in an epoch."""
-        order = training_order(self.source.blocks, self.seed, epoch, self.window)
+        order = training_order(self.source.blocks, self.seed, epoch)
         order = order[self._allowed[order]]
         own = order[self.rank.index :: self.rank.world]
         for batch in range(len(self)):
@@ -285,7 +281,7 @@ class TrainLoader(Generic[B]):
             "seed": self.seed,
             "batch_size": self.batch_size,
             "world": self.rank.world,
-            "window": self.window,
+            "window": WINDOW,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -55,10 +55,8 @@ class Gallery:
     """
 
     def __init__(self, model: FashionModel, query_set: str = "both") -> None:
-        if not isinstance(query_set, str) or query_set not in QUERY_SETS:
-            raise ArgumentError(f"query_set is {query_set!r}, expected one of {', '.join(QUERY_SETS)}")
         self.model = model
-        self.query_set = query_set
+        self.query_set = choice(query_set, "query set", QUERY_SETS)
         self.ids: list[str] = []
         self.captions: list[str] = []
         self.tokens: dict[str, Tensor] = {}

@@ -160,11 +160,8 @@ def _description(text: str, place: Path) -> Description:
         raise FormatError(f"{place} has format {version.format}, this version reads {' and '.join(map(str, FORMATS))}")
     found: Description = from_json(text, Description, str(place), what)
     named = found.tensors.removeprefix("gallery-").removesuffix(".safetensors")
-    if (
-        found.tensors != TENSORS
-        if found.format == 1
-        else found.tensors != f"gallery-{named}.safetensors" or not named.isalnum()
-    ):
+    newer = named.isalnum() and found.tensors == f"gallery-{named}.safetensors"
+    if not (found.tensors == TENSORS if found.format == 1 else newer):
         raise FormatError(
             f"{place}: tensors is {found.tensors!r}, expected the name of a file that Gallery.save wrote beside it"
         )

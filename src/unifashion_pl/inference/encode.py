@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.arguments import choice
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.inference.images import Images, OneImage, image_list
-from unifashion_pl.inference.requests import evaluating, head_of, in_batches, paired, pixels_for, readable
+from unifashion_pl.inference.requests import evaluating, head_of, in_batches, pixels_for, readable, rows_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 
@@ -26,10 +26,7 @@ def encode_image_sets(
 ) -> dict[str, Tensor]:
     """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
     head, backbone = head_of(model, "retrieval"), model.backbone
-    known = get_args(QuerySet)
-    if unknown := [str(name) for name in query_sets if not isinstance(name, str) or name not in known]:
-        raise ArgumentError(f"unknown query set {', '.join(sorted(unknown))}: expected {' or '.join(known)}")
-    names = cast(Sequence[QuerySet], query_sets)
+    names = cast(list[QuerySet], [choice(name, "query set", get_args(QuerySet)) for name in query_sets])
 
     def work(items: list[OneImage]) -> list[Tensor]:
         features = backbone.image_features(pixels_for(model, items))
@@ -70,11 +67,11 @@ def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, 
     require(model, "composed")
     listed = readable(texts, model.backbone)
     model.backbone.warn_if_cut(listed)
-    pairs = list(zip(*paired(image_list(images), listed)))
+    pairs = rows_of({"images": image_list(images), "texts": listed})
 
-    def work(part: list[tuple[OneImage, str]]) -> Tensor:
-        pixels = pixels_for(model, [image for image, _ in part])
-        vectors: Tensor = head.compose(model.backbone, pixels, [text for _, text in part])
+    def work(part: list[dict[str, Any]]) -> Tensor:
+        pixels = pixels_for(model, [row["images"] for row in part])
+        vectors: Tensor = head.compose(model.backbone, pixels, [row["texts"] for row in part])
         return vectors.float().cpu()
 
     with evaluating(model):

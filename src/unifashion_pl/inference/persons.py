@@ -22,6 +22,7 @@ from unifashion_pl.inference.requests import (
     painted_in_batches,
     readable,
     readers_of,
+    rows_of,
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
@@ -140,20 +141,6 @@ def _taken(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: settings.pop(name) for name in names if name in settings}
 
 
-def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
-    """Inputs of equal numbers, or of one that goes with all, as rows.
-
-    Raises:
-        ValueError: other numbers.
-    """
-    listed = {name: _listed(name, value) for name, value in columns.items()}
-    n = max(len(column) for column in listed.values())
-    if any(len(column) not in (1, n) for column in listed.values()):
-        counts = ", ".join(f"{len(column)} of {name}" for name, column in listed.items())
-        raise ValueError(f"{counts}: expected equally many, or one of each kind")
-    return [{name: column[i % len(column)] for name, column in listed.items()} for i in range(n)]
-
-
 def _listed(name: str, value: Any) -> list[Any]:
     if name in ("person", "garment", "sketch") and value is not None:
         return list(image_list(value))
@@ -180,7 +167,7 @@ def _paint(
     painting = _taken(settings, PAINTING)
     check_scales(painting)
     common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}
-    rows = _rows({**columns, "seed": seeds(seed)})
+    rows = rows_of({**{name: _listed(name, value) for name, value in columns.items()}, "seed": seeds(seed)})
     noise = [row.pop("seed") for row in rows]
     inputs = [prepare(**row, **common) for row in rows]
     toy.tell(model, [item.person for item in inputs])

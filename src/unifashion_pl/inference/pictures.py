@@ -20,6 +20,7 @@ from unifashion_pl.inference.requests import (
     pixels_for,
     readable,
     readers_of,
+    rows_of,
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
@@ -53,23 +54,17 @@ def generate(
     noise = seeds(seed)
     check_scales(settings)
     images: list[OneImage | None] = list(image_list(image)) if image is not None else [None]
-    n = max(len(prompts), len(noise), len(images))
-    if any(len(column) not in (1, n) for column in (prompts, noise, images)):
-        raise ValueError(f"{len(prompts)} prompts, {len(images)} images, {len(noise)} seeds: expected equal numbers or one")
+    rows = rows_of({"prompt": prompts, "image": images, "seed": noise})
     if image is not None:
         model.backbone.warn_if_cut(prompts)
-    rows = [(prompts[i % len(prompts)], images[i % len(images)], noise[i % len(noise)]) for i in range(n)]
 
-    def work(part: list[tuple[str, OneImage | None, int]]) -> list[Image.Image]:
-        texts, pictures, own = [p for p, _, _ in part], [i for _, i, _ in part if i is not None], [s for _, _, s in part]
-        queries = None
-        if pictures:
-            backbone = model.backbone
-            features = [
-                backbone.image_features(pixels_for(model, [picture])) for picture in pictures
-            ]  # alone: texts are padded to the longest
+    def work(part: list[dict[str, Any]]) -> list[Image.Image]:
+        texts, queries = [row["prompt"] for row in part], None
+        if image is not None:
+            backbone = model.backbone  # each alone: texts are padded to the longest
+            features = [backbone.image_features(pixels_for(model, [row["image"]])) for row in part]
             queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
-        made: Tensor = head.generate(queries, texts, seeds=own, **settings)
+        made: Tensor = head.generate(queries, texts, seeds=[row["seed"] for row in part], **settings)
         return [to_pil(picture) for picture in made]
 
     with evaluating(model):

@@ -67,17 +67,17 @@ def _quoted(texts: Iterable[str]) -> str:
     return ", ".join(repr(shorten(text, 60)) for text in different[:5]) + " …" * (len(different) > 5)
 
 
-def paired(images: list[OneImage], texts: list[str]) -> tuple[list[OneImage], list[str]]:
-    """Equally many images and texts; a single one of either goes with all of the other.
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Inputs of equal numbers, or of one that goes with all, as rows.
 
     Raises:
-        ValueError: two different numbers.
+        ValueError: other numbers.
     """
-    n = max(len(images), len(texts))
-    images, texts = images * n if len(images) == 1 else images, texts * n if len(texts) == 1 else texts
-    if len(images) != len(texts):
-        raise ValueError(f"{len(images)} images and {len(texts)} texts: expected equally many, or one of either")
-    return images, texts
+    n = max(map(len, columns.values()))
+    if any(len(column) not in (1, n) for column in columns.values()):
+        counts = ", ".join(f"{len(column)} of {name}" for name, column in columns.items())
+        raise ValueError(f"{counts}: expected equally many, or one of each kind")
+    return [{name: column[i % len(column)] for name, column in columns.items()} for i in range(n)]
 
 
 def head_of(model: FashionModel, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ from unifashion_pl.person.masks import (
 )
 from unifashion_pl.person.pictures import ImageLike, read_picture
 from unifashion_pl.person.pose import Pose, PoseLike, draw_skeleton, read_pose
-from unifashion_pl.person.problems import InputError, default_pictures
+from unifashion_pl.person.problems import InputError
 
 LIMITS = Limits()
 NO_MASK = "Pass mask= (white = repaint), or parse= with pose= of the person, agnostic=, or box=(left, top, right, bottom)"
@@ -134,7 +135,7 @@ def saving_pictures(folder: str | Path | None) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        error.save(Path(folder or default_pictures()))
+        error.save(Path(folder or Path(tempfile.gettempdir()) / "unifashion-problems"))
         raise
 
 

@@ -141,9 +141,8 @@ def check_mask(mask: Mask, person: Image.Image, limits: Limits, pose: Pose | Non
             warn(f"mask: white covers {percent(share)} of the person; usual are {usual}")
         return
     found = f"{'looks inverted' if given and inverse_fits else 'does not fit'}: white covers {percent(share)}{where}"
-    expected = f"white marks what is repainted, {percent(low)} to {percent(high)} of the picture" + (
-        " with the torso" if torso is not None else ""
-    )
+    expected = f"white marks what is repainted, {percent(low)} to {percent(high)} of the picture"
+    expected += " with the torso" if torso is not None else ""
     cure = "Pass invert_mask=True" if given and inverse_fits else "Draw the mask over what is to be repainted"
     raise InputError("mask", found, expected, cure, _with_point(overlay(person, mask), torso))
 
@@ -203,7 +202,7 @@ def check_densepose(densepose: Image.Image, person: Image.Image, silhouette: Mas
             side_by_side(person, to_rgb(densepose)),
         )  # fmt: skip
     if silhouette is not None:
-        overlap = float((parts & silhouette).sum() / max(1, (parts | silhouette).sum()))
+        overlap = _overlap(parts, silhouette)
         if overlap <= limits.silhouette:
             raise InputError(
                 "densepose", f"covers {percent(overlap)} of what it and the parsed person cover together",
@@ -222,13 +221,8 @@ def check_sketch(sketch: Image.Image, limits: Limits, *, invert: bool) -> Image.
         grey = Image.eval(grey, lambda value: 255 - value)
     bright = float((np.asarray(grey) >= 128).mean())
     if bright > limits.inverted:
-        raise InputError(
-            "sketch",
-            f"looks inverted: {percent(bright)} of it is bright",
-            "light strokes on black",
-            "Pass invert_sketch=True",
-            grey,
-        )
+        found = f"looks inverted: {percent(bright)} of it is bright"
+        raise InputError("sketch", found, "light strokes on black", "Pass invert_sketch=True", grey)
     if not limits.strokes[0] <= bright <= limits.strokes[1]:
         amount = " to ".join(percent(s) for s in limits.strokes)
         raise InputError(
@@ -243,20 +237,18 @@ def usable_garment_mask(image: Image.Image | None, garment: Image.Image, limits:
 
     Published code takes masks under 15.6 % for broken and uses all ones; a flood fill is tried first.
     """
+    said = ""
     if image is not None:
         check_aspect("garment mask", image, garment, limits)
         given = np.asarray(image.convert("L").resize(garment.size, Image.Resampling.NEAREST)) >= 128
         if given.mean() >= limits.cloth_area:
             return given, ""
         said = f"garment mask covers {percent(given.mean())}, less than {percent(limits.cloth_area)}: made anew"
-    else:
-        said = ""
     made = garment_mask(garment)
     if plausible(made):
         return made, said
-    return np.ones(made.shape, bool), f"{said}; " * bool(
-        said
-    ) + "no garment stands out from the backdrop: the whole picture is used"
+    whole = "no garment stands out from the backdrop: the whole picture is used"
+    return np.ones(made.shape, bool), f"{said}; {whole}" if said else whole
 
 
 def check_not_swapped(person: Image.Image, garment: Image.Image, silhouette: Mask | None, limits: Limits) -> None:

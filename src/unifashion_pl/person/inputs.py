@@ -121,7 +121,7 @@ def _drawing(
     return garment_sketch(cloth, where), [f"the sketch was drawn from the garment's photo. {said}".strip()]
 
 
-def batch_of(inputs: Sequence[TryOnInputs], *, paired: bool = False, dataset: str = "user") -> TryOnBatch:
+def batch_of(inputs: Sequence[TryOnInputs]) -> TryOnBatch:
     """Several inputs of one kind as a batch.
 
     Raises:
@@ -133,7 +133,7 @@ def batch_of(inputs: Sequence[TryOnInputs], *, paired: bool = False, dataset: st
         if 0 < (there := sum(value is not None for value in column)) < len(column):
             raise ValueError(f"{there} of {len(column)} inputs have {name}: give it to all of them, or to none")
     keys = [i.keys[0] or str(number) for number, i in enumerate(inputs)]
-    return replace(TryOnBatch.cat(inputs), keys=keys, paired=paired, dataset=dataset)
+    return replace(TryOnBatch.cat(inputs), keys=keys)
 
 
 def _inputs(
@@ -150,8 +150,6 @@ def _inputs(
     person, (height, width) = known.photo, options.size
     light, dark = PixelTransform(options.size), PixelTransform(options.size, fill=BLACK)
     encoder, to_mask = EncoderTransform(options.image_size), MaskTransform(options.size)
-    masks = to_mask(Image.fromarray(area.astype(np.uint8) * 255))
-    drawn = None if sketch is None else dark(sketch)
     shown = garment if garment is not None else sketch if sketch is not None else Image.new("RGB", (width, height))
     rendered = known.render()
     if abs((person.width / person.height) / (width / height) - 1) > options.limits.aspect:
@@ -160,10 +158,10 @@ def _inputs(
         keys=[key],
         garments=encoder(shown)[None],
         pixels=light(person)[None],
-        masks=masks[None],
+        masks=to_mask(Image.fromarray(area.astype(np.uint8) * 255))[None],
         pose=None if rendered is None else dark(rendered)[None],
         garment_pixels=(light(garment) if garment is not None else dark(shown))[None],
-        sketches=None if drawn is None else drawn[None],
+        sketches=None if sketch is None else dark(sketch)[None],
         texts=[text],
         paired=False,
         dataset="user",

@@ -140,22 +140,15 @@ def unit_of(pose: Pose, part: Part) -> float:
         # seen from the side, shoulders nearly coincide: the torso's height says how wide they are
         return float(max(np.linalg.norm(shoulders[0] - shoulders[1]), 0.6 * height))
     if part == "lower_body" and hips:
-        thighs = [
-            np.linalg.norm(np.array(found[f"{s}_hip"]) - found[f"{s}_knee"])
-            for s in SIDES
-            if {f"{s}_hip", f"{s}_knee"} <= set(found)
-        ]
-        wide = [float(np.linalg.norm(hips[0] - hips[1]))] if len(hips) == 2 else []
-        if thighs or wide:
-            return float(max(*[0.7 * float(t) for t in thighs], *[1.5 * w for w in wide], 0.0))
+        pairs = [(f"{side}_hip", f"{side}_knee") for side in SIDES]
+        wide = [0.7 * float(np.linalg.norm(np.array(found[a]) - found[b])) for a, b in pairs if a in found and b in found]
+        wide += [1.5 * float(np.linalg.norm(hips[0] - hips[1]))] if len(hips) == 2 else []
+        if wide:
+            return max(wide)
     lacking = [] if len(shoulders) == 2 or part == "lower_body" else ["shoulders"]
     lacking += [] if hips else ["hips"]
-    raise InputError(
-        "pose",
-        f"lacks {' and '.join(lacking or ['knees'])}",
-        "shoulders and hips, from which the mask is made",
-        "Pass mask= or box= instead",
-    )
+    expected = "shoulders and hips, from which the mask is made"
+    raise InputError("pose", f"lacks {' and '.join(lacking or ['knees'])}", expected, "Pass mask= or box= instead")
 
 
 def _body(pose: Pose, part: Part, unit: float) -> Mask:
@@ -183,10 +176,8 @@ def _torso(draw: ImageDraw.ImageDraw, found: dict[str, tuple[float, float]], uni
 
 
 def _neck(draw: ImageDraw.ImageDraw, found: dict[str, tuple[float, float]], unit: float) -> None:
-    middle = found.get("neck") or tuple(np.mean([found["right_shoulder"], found["left_shoulder"]], 0))
-    draw.rectangle(
-        (middle[0] - 0.25 * unit, middle[1] - 0.30 * unit, middle[0] + 0.25 * unit, middle[1] + 0.20 * unit), fill=255
-    )
+    x, y = found.get("neck") or tuple(np.mean([found["right_shoulder"], found["left_shoulder"]], 0))
+    draw.rectangle((x - 0.25 * unit, y - 0.30 * unit, x + 0.25 * unit, y + 0.20 * unit), fill=255)
 
 
 def _hips(draw: ImageDraw.ImageDraw, found: dict[str, tuple[float, float]], unit: float) -> None:

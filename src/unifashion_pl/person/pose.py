@@ -54,10 +54,7 @@ class Pose:
 
     def joints(self) -> dict[str, tuple[float, float]]:
         """Name -> (x, y) of the joints of COCO-18 that were found."""
-        points = self.points
-        if self.format == "body25":
-            points = [*points[:MIDDLE_HIP], *points[MIDDLE_HIP + 1 : MIDDLE_HIP + 11]]
-        return {name: point[:2] for name, point in zip(NAMES, points) if point is not None}
+        return {name: point[:2] for name, point in zip(NAMES, self.coco18().points) if point is not None}
 
     def coco18(self) -> Pose:
         """The same joints as COCO-18."""
@@ -150,12 +147,8 @@ def _load(value: Any) -> Any:
     except FileNotFoundError:
         raise
     except (OSError, FormatError) as error:
-        raise InputError(
-            "pose",
-            f"cannot be read: {str(error).replace(str(path), path.name)}",
-            EXPECTED,
-            "A picture of the pose goes into densepose=",
-        ) from error
+        found = f"cannot be read: {str(error).replace(str(path), path.name)}"
+        raise InputError("pose", found, EXPECTED, "A picture of the pose goes into densepose=") from error
     return content
 
 

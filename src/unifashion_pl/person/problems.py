@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,6 @@ from unifashion_pl.files import replacing
 
 TINT = (230, 30, 60)
 LINE = (20, 220, 60)
-
-
-def default_pictures() -> Path:
-    """Where pictures of problems go if no folder is named: a folder of the system's temporary one."""
-    return Path(tempfile.gettempdir()) / "unifashion-problems"
 
 
 class InputError(ValueError):

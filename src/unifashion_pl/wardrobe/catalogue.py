@@ -11,6 +11,7 @@ from unifashion_pl.wardrobe.texts import modifying_texts
 
 VIEWS = ("front", "worn", "hanger", "detail")
 FIQ_CATEGORIES = {"dress": "dress", "shirt": "shirt", "toptee": "top"}
+FIQ_SPLITS = ("test", "train", "val")
 FAMILY = 4
 
 
@@ -75,21 +76,14 @@ class Triplet:
 
 
 @dataclass(frozen=True)
-class FiqSplit:
-    """One category of one Fashion-IQ split: its gallery of products with distinct attributes, and its triplets."""
-
-    products: tuple[Product, ...]
-    triplets: tuple[Triplet, ...]
-
-
-@dataclass(frozen=True)
 class FiqPart:
-    """One category of one Fashion-IQ split with the ids of its products, in product order."""
+    """One category of one Fashion-IQ split: its gallery of products with distinct attributes, their ids, and its triplets."""
 
     category: str
-    name: str
-    split: FiqSplit
+    split: str
+    products: tuple[Product, ...]
     ids: tuple[str, ...]
+    triplets: tuple[Triplet, ...]
 
 
 FIRST = {"train": 0, "validation": 1_000_000, "short-train": 3_000_000, "short-test": 4_000_000}
@@ -100,23 +94,20 @@ def pair_products(seed: int, split: str, count: int) -> list[Product]:
     return [make_product(seed, FIRST[split] + i) for i in range(count)]
 
 
-def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int, taken: set[Product]) -> FiqSplit:
+def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int, taken: set[Product]) -> FiqPart:
     """Families of four products that differ in two or three attributes from their base; every target occurs once.
 
     Args:
         taken: products of earlier splits; none of them occurs again, and this split's are added.
     """
     rng = random.Random(f"{seed}/fashion-iq/{split}/{category}")
-    names = [
-        n
-        for n in ATTRIBUTES
-        if n != "second" and (n in ("colour", "pattern") or len(RULES[FIQ_CATEGORIES[category]].get(n, ())) > 1)
-    ]
+    rules = RULES[FIQ_CATEGORIES[category]]
+    names = [n for n in ATTRIBUTES if n in ("colour", "pattern") or len(rules.get(n, ())) > 1]
     products: list[Product] = []
-    families: list[list[int]] = []
+    families: list[range] = []
     while len(products) < max(triplets, gallery):
         family = _family(rng, FIQ_CATEGORIES[category], names, taken)
-        families.append(list(range(len(products), len(products) + len(family))))
+        families.append(range(len(products), len(products) + len(family)))
         products += family
     chosen = []
     for members in families:
@@ -126,21 +117,20 @@ def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int,
                 chosen.append((rng.choice(options), target))
     rng.shuffle(chosen)
     found = tuple(Triplet(r, t, _dirty(modifying_texts(products[r], products[t], rng), rng)) for r, t in chosen[:triplets])
-    return FiqSplit(tuple(products), found)
+    ids = tuple(asin(seed, "fiq", split, category, i) for i in range(len(products)))
+    return FiqPart(category, split, tuple(products), ids, found)
 
 
 def fiq_parts(spec: WardrobeSpec, seed: int) -> Iterator[FiqPart]:
     """All categories of Fashion-IQ, of each its splits ``train``, ``val``, ``test``; no product stands in two splits."""
     for category in FIQ_CATEGORIES:
         taken: set[Product] = set()
-        for name, triplets, gallery in (
+        for split, triplets, gallery in (
             ("train", spec.fiq_train, 0),
             ("val", spec.fiq_val, spec.fiq_gallery),
             ("test", 0, min(6, spec.fiq_val) * 2),
         ):
-            split = fiq_split(seed, name, category, triplets or min(6, spec.fiq_val), gallery, taken)
-            ids = tuple(asin(seed, "fiq", name, category, i) for i in range(len(split.products)))
-            yield FiqPart(category, name, split, ids)
+            yield fiq_split(seed, split, category, triplets or min(6, spec.fiq_val), gallery, taken)
 
 
 def fiq_distractors(seed: int, split: str) -> dict[str, Product]:

@@ -17,8 +17,8 @@ from unifashion_pl.wardrobe.layouts import Map, write_files
 from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_figure, draw_skeleton, render_worn
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
-from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, colour_phrase
-from unifashion_pl.wardrobe.tryon import fabric_of, person_of, product_of, write_vitonhd
+from unifashion_pl.wardrobe.texts import colour_phrase
+from unifashion_pl.wardrobe.tryon import fabric_of, person_of, picture_of, product_of, write_vitonhd
 
 #: Dress Code's category -> the wardrobe's.
 CATEGORIES = {"dresses": ("dress",), "upper_body": UPPER, "lower_body": ("skirt", "trousers")}
@@ -50,11 +50,7 @@ def _write_warped(root: Path, person: str, garment: str, size: tuple[int, int], 
     rng = person_of(seed, int(person.split("_")[0]))
     number = int(garment.split("_")[0])
     worn = render_worn(product_of(seed, number), *size, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
-    write_files(root, {f"im_sketch_unpaired/{person}_{garment}.png": encode_png(_strokes(worn.sketch))})
-
-
-def _strokes(sketch: NDArray[np.floating[Any]]) -> Image.Image:
-    return Image.fromarray((sketch * 255).astype(np.uint8))
+    write_files(root, {f"im_sketch_unpaired/{person}_{garment}.png": encode_png(picture_of(worn.sketch))})
 
 
 def _write_dresscode(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
@@ -101,16 +97,9 @@ def _worn(seed: int, category: str, product: Product, number: str, garment: str,
     cut = round(HEADLESS * height)
     worn = render_worn(product, width, height + cut, draw_figure(rng), rng, _fabric(seed, garment))
     joints = [(x, y - cut, c) if c else (x, y, c) for x, y, c in worn.joints]
-    return Worn(
-        worn.image.crop((0, cut, width, height + cut)),
-        worn.parse[cut:],
-        worn.garment[cut:],
-        worn.dense[cut:],
-        worn.arms[cut:],
-        worn.reach[cut:],
-        worn.sketch[cut:],
-        joints,
-    )
+    cropped = worn.image.crop((0, cut, width, height + cut))
+    cut_off = {name: getattr(worn, name)[cut:] for name in ("parse", "garment", "dense", "arms", "reach", "sketch")}
+    return Worn(image=cropped, joints=joints, **cut_off)
 
 
 def _write_warped_dresscode(
@@ -125,7 +114,7 @@ def _write_warped_dresscode(
 ) -> None:
     product = _product(seed, category, kinds[numbers.index(garment) % len(kinds)], garment)
     worn = _worn(seed, category, product, person, garment, size)
-    write_files(root / category, {f"im_sketch_unpaired/{person}_0_{garment}_1.png": encode_png(_strokes(worn.sketch))})
+    write_files(root / category, {f"im_sketch_unpaired/{person}_0_{garment}_1.png": encode_png(picture_of(worn.sketch))})
 
 
 def _write_sample(
@@ -142,13 +131,13 @@ def _write_sample(
         f"{category}/keypoints/{number}_2.json": json.dumps({"keypoints": _keypoints(worn, size)}).encode(),
         f"{category}/skeletons/{number}_5.jpg": encode_jpeg(draw_skeleton(visible, *size)),
         f"{category}/dense/{number}_5.png": encode_png(_dense_labels(worn.dense)),
-        f"{category}/im_sketch/{number}_1.png": encode_png(_strokes(worn.sketch)),
+        f"{category}/im_sketch/{number}_1.png": encode_png(picture_of(worn.sketch)),
     }
     if split == "test":
         stitch = Image.fromarray((np.isin(worn.parse, [LIP["face"], LIP["hair"]]) * 13).astype(np.uint8))
         files[f"test_stitchmap/{number}_0.png"] = encode_png(stitch.resize(JOINTS, Image.Resampling.NEAREST))
     write_files(root, files)
-    phrases = [colour_phrase(product), f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}", product.category]
+    phrases = [colour_phrase(product), f"{product.pattern} {product.category}", product.category]
     return {**product.attributes(), "phrases": phrases}
 
 

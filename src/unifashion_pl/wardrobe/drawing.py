@@ -136,20 +136,8 @@ def _buttons(product: Product, frame: Frame, rgb: Array) -> Array:
     colour = np.array((46, 40, 38) if dark else (236, 228, 212), np.float32)
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
-    line = fill(
-        frame,
-        [
-            np.array(
-                [
-                    (-0.004, places[0][1] - 0.06),
-                    (0.004, places[0][1] - 0.06),
-                    (0.004, places[-1][1] + 0.08),
-                    (-0.004, places[-1][1] + 0.08),
-                ]
-            )
-        ],
-        rounded=False,
-    )
+    top, bottom = places[0][1] - 0.06, places[-1][1] + 0.08
+    line = fill(frame, [np.array([(-0.004, top), (0.004, top), (0.004, bottom), (-0.004, bottom)])], rounded=False)
     rgb = rgb * (1 - 0.35 * line[..., None])
     disc = fill(frame, [circle * 0.024 + np.array(place) for place in places], rounded=False)
     rim = fill(frame, [circle * 0.030 + np.array(place) + (0.003, 0.005) for place in places], rounded=False)

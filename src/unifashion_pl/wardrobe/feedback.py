@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unifashion_pl.data.texts import EVALUATION, modifying_text
-from unifashion_pl.wardrobe.catalogue import WardrobeSpec, fiq_distractors, fiq_parts, spec_of
+from unifashion_pl.wardrobe.catalogue import FIQ_SPLITS, WardrobeSpec, fiq_distractors, fiq_parts, spec_of
 from unifashion_pl.wardrobe.products import Product, differences
 from unifashion_pl.wardrobe.texts import modifying_texts
 
@@ -19,11 +19,9 @@ def fashioniq_products(spec: WardrobeSpec | str = "demo", seed: int = 0) -> dict
         ValueError: unknown size.
     """
     products: dict[str, Product] = {}
-    splits = set()
     for part in fiq_parts(spec_of(spec), seed):
-        products.update(zip(part.ids, part.split.products))
-        splits.add(part.name)
-    for split in sorted(splits):
+        products.update(zip(part.ids, part.products))
+    for split in FIQ_SPLITS:
         products.update(fiq_distractors(seed, split))
     return products
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from unifashion_pl.wardrobe.catalogue import VIEWS, FiqSplit, WardrobeSpec, fiq_distractors, fiq_parts, pair_products
+from unifashion_pl.wardrobe.catalogue import FIQ_SPLITS, VIEWS, FiqPart, WardrobeSpec, fiq_distractors, fiq_parts, pair_products
 from unifashion_pl.wardrobe.products import Product
 from unifashion_pl.wardrobe.render import encode_jpeg, render_product
 from unifashion_pl.wardrobe.texts import describe, name_of
@@ -120,22 +120,19 @@ def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict
         (root / folder).mkdir(parents=True, exist_ok=True)
     truth: dict[str, Any] = {}
     library: list[dict[str, Any]] = []
-    shared = {split: fiq_distractors(seed, split) for split in ("train", "val", "test")}
+    shared = {split: fiq_distractors(seed, split) for split in FIQ_SPLITS}
     for part in fiq_parts(spec, seed):
-        _write_fiq_images(root, part.split, part.ids, spec, seed, run)
-        extra = list(shared[part.name]) if part.category != "dress" else []
-        _write_fiq_json(root, part.category, part.name, part.split, [*part.ids, *extra])
-        named = list(zip(part.ids, part.split.products))
-        truth |= {i: {**p.attributes(), "split": part.name, "category_file": part.category} for i, p in named}
-        if part.name == "train":
+        _write_fiq_images(root, part, spec, seed, run)
+        _write_fiq_json(root, part, [*part.ids, *(shared[part.split] if part.category != "dress" else ())])
+        named = list(zip(part.ids, part.products))
+        truth |= {i: {**p.attributes(), "split": part.split, "category_file": part.category} for i, p in named}
+        if part.split == "train":
             library += [_library_line(i, p, seed) for i, p in named]
     for split, distractors in shared.items():
         jobs = [(p, "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k, p in enumerate(distractors.values())]
         write_files(root, dict(zip([f"images/{name}.jpg" for name in distractors], run(_jpeg, jobs))))
-    lines = "".join(
-        json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n" for line in sorted(library, key=lambda x: str(x["image"]))
-    )
-    (root / "captions.train.jsonl").write_text(lines, "utf-8")
+    lines = [json.dumps(line, sort_keys=True, ensure_ascii=False) for line in sorted(library, key=lambda x: str(x["image"]))]
+    (root / "captions.train.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return truth
 
 
@@ -145,17 +142,17 @@ def _library_line(image: str, product: Product, seed: int) -> dict[str, Any]:
     return {"image": image, "caption": text, "captioner": "wardrobe truth", "inputs": ["image", "category"], "split": "train"}
 
 
-def _write_fiq_images(root: Path, part: FiqSplit, ids: tuple[str, ...], spec: WardrobeSpec, seed: int, run: Map) -> None:
-    views = [random.Random(f"{seed}/fiq-view/{i}").choice(VIEWS[:3]) for i in ids]
-    jobs = [(p, view, spec.image_size, f"{seed}/fiq/{i}") for p, view, i in zip(part.products, views, ids)]
-    write_files(root, dict(zip([f"images/{i}.jpg" for i in ids], run(_jpeg, jobs))))
+def _write_fiq_images(root: Path, part: FiqPart, spec: WardrobeSpec, seed: int, run: Map) -> None:
+    views = [random.Random(f"{seed}/fiq-view/{i}").choice(VIEWS[:3]) for i in part.ids]
+    jobs = [(p, view, spec.image_size, f"{seed}/fiq/{i}") for p, view, i in zip(part.products, views, part.ids)]
+    write_files(root, dict(zip([f"images/{i}.jpg" for i in part.ids], run(_jpeg, jobs))))
 
 
-def _write_fiq_json(root: Path, category: str, split: str, part: FiqSplit, gallery: list[str]) -> None:
+def _write_fiq_json(root: Path, part: FiqPart, gallery: list[str]) -> None:
     entries = []
     for t in part.triplets:
         entry: dict[str, Any] = {"candidate": gallery[t.reference], "captions": list(t.texts)}
-        entries.append(entry if split == "test" else {**entry, "target": gallery[t.target]})
-    order = sorted(gallery)
-    (root / "captions" / f"cap.{category}.{split}.json").write_text(json.dumps(entries, ensure_ascii=False, indent=1), "utf-8")
-    (root / "image_splits" / f"split.{category}.{split}.json").write_text(json.dumps(order), "utf-8")
+        entries.append(entry if part.split == "test" else {**entry, "target": gallery[t.target]})
+    name = f"{part.category}.{part.split}.json"
+    (root / "captions" / f"cap.{name}").write_text(json.dumps(entries, ensure_ascii=False, indent=1), "utf-8")
+    (root / "image_splits" / f"split.{name}").write_text(json.dumps(sorted(gallery)), "utf-8")

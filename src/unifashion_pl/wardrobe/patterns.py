@@ -79,7 +79,7 @@ def texture(product: Product, x: Array, y: Array, fabric: random.Random, blur_un
         (H, W, 3) float32 in 0..255, before light.
     """
     base, second = (np.array(COLOURS[c], np.float32) for c in (product.colour, product.second or product.colour))
-    if product.colour in ("black",):
+    if product.colour == "black":
         base = base + 10
     px, py = fabric.uniform(0, 1), fabric.uniform(0, 1)
     width = 1.6 * blur_units
@@ -89,8 +89,7 @@ def texture(product: Product, x: Array, y: Array, fabric: random.Random, blur_un
     elif product.pattern == "pinstriped":
         cover = _bands(x + px, 0.12, 0.36, width)
     elif product.pattern == "checked":
-        a, b = _bands(x + px, 0.20, 0.5, width), _bands(y + py, 0.20, 0.5, width)
-        cover = 0.5 * (a + b)
+        cover = 0.5 * (_bands(x + px, 0.20, 0.5, width) + _bands(y + py, 0.20, 0.5, width))
     elif product.pattern == "dotted":
         dx, dy, _, _ = _cells(x + px, y + py, 0.135)
         cover = _soft(np.hypot(dx, dy) - 0.034, width)

@@ -28,8 +28,8 @@ LEFT_RIGHT = (("left", -1.0), ("right", 1.0))
 #: Categories of which people try things on.
 UPPER = ("shirt", "top", "jacket")
 
-#: BODY-25 joints in garment units (person's right is the picture's left, x < 0); None = not part of the drawing.
-JOINTS: list[tuple[float, float] | None] = [
+#: BODY-25 joints in garment units (person's right is the picture's left, x < 0).
+JOINTS = [
     (0.0, -0.22), (0.0, 0.0), (-0.22, 0.04), (-0.36, 0.30), (-0.42, 0.56), (0.22, 0.04), (0.36, 0.30), (0.42, 0.56), (0.0, 0.58),
     (-0.12, 0.58), (-0.14, 1.02), (-0.14, 1.44), (0.12, 0.58), (0.14, 1.02), (0.14, 1.44), (-0.035, -0.25), (0.035, -0.25),
     (-0.085, -0.23), (0.085, -0.23), (0.17, 1.50), (0.20, 1.50), (0.13, 1.48), (-0.17, 1.50), (-0.20, 1.50), (-0.13, 1.48),
@@ -66,9 +66,9 @@ def _parts(figure: Figure) -> dict[str, list[shapes.Points]]:
     parts: dict[str, list[shapes.Points]] = {}
     ends = [(0.13, 0.04), (0.0, 0.06)] if figure.long_hair else [(0.13, -0.16), (0.0, -0.15)]
     back = [(0.10, -0.34), (0.125, -0.2), *ends]
-    parts["hair_back"] = [np.concatenate([np.array(back), np.array(back)[::-1] * (-1, 1)])]
+    parts["hair_back"] = [shapes.mirrored(back)]
     trunk = [(0.06, -0.02), (0.225, 0.03), (0.23, 0.20), (0.175, 0.42), (0.215, 0.56), (0.02, 0.62)]
-    parts["torso"] = [np.concatenate([np.array(trunk), np.array(trunk)[::-1] * (-1, 1)])]
+    parts["torso"] = [shapes.mirrored(trunk)]
     for side, sign in LEFT_RIGHT:
         flip = (-sign, 1.0)
         leg = [
@@ -135,8 +135,9 @@ def render_worn(
         rgb = rgb * (1 - alpha) + np.array(colours[name], np.float32) * shade[..., None] * alpha
         _label(parse, dense, name, cover > 0.5, product)
     rgb = _face(frame, rgb)
-    garment = draw_garment(product, frame, rng, fabric, raised=figure.raised)
-    garment = _behind_head(garment, covers)
+    drawn = draw_garment(product, frame, rng, fabric, raised=figure.raised)
+    visible = drawn.mask * (1 - np.maximum(covers["face"], covers["hair"]))
+    garment = Garment(drawn.rgb, visible, drawn.sketch * visible)
     rgb = composite(rgb, garment, frame, shadow=0.30)
     parse[garment.mask > 0.5] = LIP[GARMENT_LABEL[product.category]]
     return Worn(
@@ -159,11 +160,6 @@ def _upper_outlines(product: Product, raised: float) -> list[shapes.Points]:
         for sleeve in ("none", "short", "long")
     ]
     return [outline for kind in kinds for outline in (*shapes.body(kind), *shapes.sleeves(kind, raised))]
-
-
-def _behind_head(garment: Garment, covers: dict[str, Array]) -> Garment:
-    visible = garment.mask * (1 - np.maximum(covers["face"], covers["hair"]))
-    return Garment(garment.rgb, visible, garment.sketch * visible)
 
 
 def _body_colours(figure: Figure, product: Product) -> dict[str, tuple[int, int, int]]:
@@ -198,7 +194,6 @@ def _face(frame: Frame, rgb: Array) -> Array:
 def _joints(frame: Frame) -> list[tuple[float, float, float]]:
     out = []
     for joint in JOINTS:
-        assert joint is not None
         x, y = frame.pixels(np.array([joint]))[0]
         inside = 0 <= x < frame.width and 0 <= y < frame.height
         out.append((round(float(x), 2), round(float(y), 2), 0.9) if inside else (0.0, 0.0, 0.0))
@@ -217,9 +212,6 @@ def draw_skeleton(joints: list[tuple[float, float, float]], width: int, height: 
     for number, (a, b) in enumerate(_LIMBS):
         if joints[a][2] and joints[b][2]:
             hue = int(255 * number / len(_LIMBS))
-            draw.line(
-                [joints[a][:2], joints[b][:2]],
-                fill=Image.new("HSV", (1, 1), (hue, 255, 255)).convert("RGB").getpixel((0, 0)),
-                width=max(2, width // 64),
-            )
+            colour = Image.new("HSV", (1, 1), (hue, 255, 255)).convert("RGB").getpixel((0, 0))
+            draw.line([joints[a][:2], joints[b][:2]], fill=colour, width=max(2, width // 64))
     return canvas

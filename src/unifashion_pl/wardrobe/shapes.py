@@ -15,7 +15,7 @@ HEMS = {"short": 0.78, "knee": 1.06, "long": 1.42}
 SLEEVED = ("dress", "shirt", "top", "jacket")
 
 
-def _mirror(right: list[tuple[float, float]]) -> Points:
+def mirrored(right: list[tuple[float, float]]) -> Points:
     """Close a right half outline (top to bottom) with its mirror image."""
     half = np.array(right)
     return np.concatenate([half, half[::-1] * (-1, 1)])
@@ -34,11 +34,11 @@ def body(product: Product) -> list[Points]:
     hem = HEMS[product.length]
     if product.category == "skirt":
         width = {"short": 0.37, "knee": 0.41, "long": 0.46}[product.length]
-        return [_mirror([(0.185, 0.42), (0.20, 0.45), (0.28, 0.58), (width - 0.01, hem - 0.05), (width, hem)])]
+        return [mirrored([(0.185, 0.42), (0.20, 0.45), (0.28, 0.58), (width - 0.01, hem - 0.05), (width, hem)])]
     if product.category == "trousers":
         ankle = {"short": 0.31, "knee": 0.28, "long": 0.24}[product.length]
         leg = [(ankle + 0.02, hem - 0.03), (ankle + 0.02, hem), (ankle - 0.16, hem), (ankle - 0.165, hem - 0.03)]
-        return [_mirror([(0.19, 0.42), (0.20, 0.44), (0.275, 0.58), *leg, (0.02, 0.70), (0.0, 0.685)])]
+        return [mirrored([(0.19, 0.42), (0.20, 0.44), (0.275, 0.58), *leg, (0.02, 0.70), (0.0, 0.685)])]
     if product.neckline == "strapless":
         top = [(0.0, 0.15), (0.10, 0.13), (0.235, 0.14), (0.24, 0.24)]
     elif product.sleeve == "none":
@@ -47,9 +47,9 @@ def body(product: Product) -> list[Points]:
         top = [(0.10, -0.01), (0.27, 0.03), (0.285, 0.12), (0.26, 0.24)]
     if product.category == "dress":
         width = {"short": 0.36, "knee": 0.41, "long": 0.48}[product.length]
-        return [_mirror([*top, (0.20, 0.42), (0.29, 0.60), (width, hem)])]
+        return [mirrored([*top, (0.20, 0.42), (0.29, 0.60), (width, hem)])]
     ease, bottom = {"shirt": (0.245, 0.70), "top": (0.22, 0.52), "jacket": (0.31, 0.80)}[product.category]
-    return [_mirror([*top, (ease - 0.01, 0.42), (ease + 0.02, bottom)])]
+    return [mirrored([*top, (ease - 0.01, 0.42), (ease + 0.02, bottom)])]
 
 
 def sleeves(product: Product, raised: float = 0.0) -> list[Points]:
@@ -60,15 +60,8 @@ def sleeves(product: Product, raised: float = 0.0) -> list[Points]:
     if product.sleeve == "short":
         arm = [(0.20, 0.01), (0.28, 0.03), (0.40 + out / 2, 0.22), (0.29 + out / 2, 0.29), (0.235, 0.20)]
     else:
-        arm = [
-            (0.20, 0.01),
-            (0.28, 0.03),
-            (0.41 + out, 0.33),
-            (0.46 + out, 0.62),
-            (0.355 + out, 0.645),
-            (0.31 + out, 0.36),
-            (0.235, 0.21),
-        ]
+        outer, inner = [(0.41 + out, 0.33), (0.46 + out, 0.62)], [(0.355 + out, 0.645), (0.31 + out, 0.36)]
+        arm = [(0.20, 0.01), (0.28, 0.03), *outer, *inner, (0.235, 0.21)]
     right = np.array(arm)
     return [right, right * (-1, 1)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from unifashion_pl.wardrobe.products import LENGTHS, SLEEVES, Product, differences
+from unifashion_pl.wardrobe.shapes import SLEEVED
 
 PATTERN_WORDS = {
     "striped": "horizontal stripes",
@@ -14,15 +15,6 @@ PATTERN_WORDS = {
     "floral": "flowers",
     "lettered": "lettering",
 }
-PATTERN_ADJECTIVES = {
-    "plain": "plain",
-    "striped": "striped",
-    "pinstriped": "pinstriped",
-    "checked": "checked",
-    "dotted": "dotted",
-    "floral": "floral",
-    "lettered": "lettered",
-}
 SLEEVE_WORDS = {"none": "sleeveless", "short": "short sleeves", "long": "long sleeves"}
 NECK_WORDS = {"round": "round neck", "v": "V-neck", "collar": "collar", "strapless": "strapless"}
 LENGTH_WORDS = {"short": "short", "knee": "knee-length", "long": "long"}
@@ -30,12 +22,7 @@ COUNT_WORDS = {0: "no", 3: "three", 5: "five"}
 
 
 def _has(product: Product, attribute: str) -> bool:
-    parts: dict[str, tuple[str, ...]] = {
-        "sleeve": ("dress", "shirt", "top", "jacket"),
-        "neckline": ("dress", "shirt", "top", "jacket"),
-    }
-    parts |= {"length": ("dress", "skirt", "trousers")}
-    return product.category in parts[attribute]
+    return product.category in (("dress", "skirt", "trousers") if attribute == "length" else SLEEVED)
 
 
 def colour_phrase(product: Product) -> str:
@@ -57,10 +44,9 @@ def describe(product: Product, style: str, rng: random.Random) -> str:
     """
     if style == "fashion200k":
         length = f"{LENGTH_WORDS[product.length]} " if _has(product, "length") else ""
-        sleeve = (
-            {"none": "sleeveless ", "short": "", "long": "long-sleeved "}[product.sleeve] if _has(product, "sleeve") else ""
-        )
-        return f"{product.colour} {PATTERN_ADJECTIVES[product.pattern]} {length}{sleeve}{product.category}"
+        sleeves = {"none": "sleeveless ", "short": "", "long": "long-sleeved "}
+        sleeve = sleeves[product.sleeve] if _has(product, "sleeve") else ""
+        return f"{product.colour} {product.pattern} {length}{sleeve}{product.category}"
     if style == "fashiongen":
         return _stylist(product, rng)
     if style == "fashioniq":
@@ -70,7 +56,7 @@ def describe(product: Product, style: str, rng: random.Random) -> str:
 
 def name_of(product: Product) -> str:
     """The catalogue's product name, e.g. ``Red Dotted Dress``."""
-    return f"{product.colour} {PATTERN_ADJECTIVES[product.pattern]} {product.category}".title()
+    return f"{product.colour} {product.pattern} {product.category}".title()
 
 
 def _stylist(product: Product, rng: random.Random) -> str:
@@ -81,18 +67,11 @@ def _stylist(product: Product, rng: random.Random) -> str:
     if _has(product, "sleeve"):
         details.append(SLEEVE_WORDS[product.sleeve].capitalize())
     if _has(product, "neckline"):
-        details.append(
-            {"collar": "Shirt collar", "strapless": "Strapless cut"}.get(
-                product.neckline, NECK_WORDS[product.neckline].capitalize()
-            )
-        )
-    second = (
-        (" and ".join(details[:1] + [d[0].lower() + d[1:] if not d.startswith("V-") else d for d in details[1:]]) + ".")
-        if details
-        else ""
-    )
+        names = {"collar": "shirt collar", "strapless": "strapless cut"}
+        details.append(names.get(product.neckline, NECK_WORDS[product.neckline]))
+    second = f"{' and '.join(details)}." if details else ""
     third = (
-        f"{COUNT_WORDS[product.buttons].capitalize()} buttons at front." if product.buttons else rng.choice(["No buttons.", ""])
+        f"{COUNT_WORDS[product.buttons]} buttons at front.".capitalize() if product.buttons else rng.choice(["No buttons.", ""])
     )
     return " ".join(part for part in (first, second, third) if part)
 

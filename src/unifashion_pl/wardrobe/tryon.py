@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
@@ -16,7 +17,7 @@ from unifashion_pl.wardrobe.layouts import Map, write_files
 from unifashion_pl.wardrobe.person import LIP, UPPER, Worn, draw_figure, draw_skeleton, render_worn
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
-from unifashion_pl.wardrobe.texts import PATTERN_ADJECTIVES, SLEEVE_WORDS, colour_phrase
+from unifashion_pl.wardrobe.texts import SLEEVE_WORDS, colour_phrase
 
 
 def write_vitonhd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
@@ -45,35 +46,25 @@ def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed
     worn = render_worn(product, width, height, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
     cloth, cloth_mask, _ = render_flat(product, width, height, rng, fabric_of(seed, number))
     mask = repaint_mask(worn)
-    parse = Image.fromarray(worn.parse)
-    parse.putpalette(_palette())
-    bare = worn.parse.copy()
-    bare[mask > 127] = 0
-    bare_parse = Image.fromarray(bare)
-    bare_parse.putpalette(_palette())
     agnostic = np.where(mask[..., None] > 127, 128, np.asarray(worn.image)).astype(np.uint8)
     pose = {"version": 1.3, "people": [{"pose_keypoints_2d": [value for joint in worn.joints for value in joint]}]}
     files = {
         f"image/{name}.jpg": encode_jpeg(worn.image),
         f"cloth/{name}.jpg": encode_jpeg(cloth),
-        f"cloth-mask/{name}.jpg": encode_jpeg(Image.fromarray(((cloth_mask > 0.5) * 255).astype(np.uint8))),
+        f"cloth-mask/{name}.jpg": encode_jpeg(picture_of(cloth_mask > 0.5)),
         f"agnostic-v3.2/{name}.jpg": encode_jpeg(Image.fromarray(agnostic)),
         f"agnostic-mask/{name}_mask.png": encode_png(Image.fromarray(mask)),
         f"image-densepose/{name}.jpg": encode_jpeg(Image.fromarray(worn.dense)),
-        f"image-parse-v3/{name}.png": encode_png(parse),
-        f"image-parse-agnostic-v3.2/{name}.png": encode_png(bare_parse),
+        f"image-parse-v3/{name}.png": encode_png(_label_map(worn.parse)),
+        f"image-parse-agnostic-v3.2/{name}.png": encode_png(_label_map(np.where(mask > 127, 0, worn.parse).astype(np.uint8))),
         f"openpose_json/{name}_keypoints.json": json.dumps(pose).encode(),
         f"openpose_img/{name}_rendered.png": encode_png(draw_skeleton(worn.joints, width, height)),
-        f"im_sketch/{name}.png": encode_png(Image.fromarray((worn.sketch * 255).astype(np.uint8))),
+        f"im_sketch/{name}.png": encode_png(picture_of(worn.sketch)),
     }
     if split == "train":
-        files[f"gt_cloth_warped_mask/{name}.jpg"] = encode_jpeg(Image.fromarray(((worn.garment > 0.5) * 255).astype(np.uint8)))
+        files[f"gt_cloth_warped_mask/{name}.jpg"] = encode_jpeg(picture_of(worn.garment > 0.5))
     write_files(root, files)
-    phrases = [
-        colour_phrase(product),
-        f"{PATTERN_ADJECTIVES[product.pattern]} {product.category}",
-        SLEEVE_WORDS[product.sleeve],
-    ]
+    phrases = [colour_phrase(product), f"{product.pattern} {product.category}", SLEEVE_WORDS[product.sleeve]]
     return {**product.attributes(), "phrases": phrases}
 
 
@@ -92,7 +83,7 @@ def fabric_of(seed: int, number: int) -> random.Random:
     return random.Random(f"{seed}/viton/{number}/fabric")
 
 
-def repaint_mask(worn: Worn) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def repaint_mask(worn: Worn) -> NDArray[np.uint8]:
     """(H, W) uint8, 255 = repaint: arms and all that any upper garment could cover, widened.
 
     It must not tell what is worn: with masks around the worn garment a model reads the sleeves off the mask's outline, is right wherever the
@@ -102,14 +93,21 @@ def repaint_mask(worn: Worn) -> np.ndarray[Any, np.dtype[np.uint8]]:
     arms = np.isin(worn.parse, [LIP[k] for k in ("upper", "coat", "dress", "left_arm", "right_arm")])
     upper = arms | (worn.reach > 0)
     radius = max(3, worn.image.width // 24) | 1
-    grown = np.array(Image.fromarray((upper * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(radius)))
+    grown = np.array(picture_of(upper).filter(ImageFilter.MaxFilter(radius)))
     grown[np.isin(worn.parse, [LIP["face"], LIP["hair"]])] = 0
     return grown
 
 
-def _palette() -> list[int]:
-    """Colours for LIP labels 0..19, so that the label map can be looked at."""
+def picture_of(shares: NDArray[Any]) -> Image.Image:
+    """0..1, or bool, as a grey picture."""
+    return Image.fromarray((shares * 255).astype(np.uint8))
+
+
+def _label_map(labels: NDArray[np.uint8]) -> Image.Image:
+    """LIP labels 0..19 with a colour each, so that they can be looked at."""
     colours = [(0, 0, 0)] + [
         tuple(int(127 + 120 * np.sin(k * f + p)) for f, p in ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))) for k in range(1, 20)
     ]
-    return [int(v) for colour in colours for v in colour]
+    picture = Image.fromarray(labels)
+    picture.putpalette([int(v) for colour in colours for v in colour])
+    return picture
