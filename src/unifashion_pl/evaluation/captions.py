@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch
+from unifashion_pl.data.transforms import thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
-from unifashion_pl.evaluation.sampling import Drawing, thumbnail
+from unifashion_pl.evaluation.sampling import Drawing
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.caption_scores import CaptionScores
@@ -21,7 +22,7 @@ from unifashion_pl.metrics.intervals import wilson_interval
 from unifashion_pl.metrics.lines import CaptionLine
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import merged, united
+from unifashion_pl.team import merged, united
 
 
 def listed(words: str) -> list[str]:

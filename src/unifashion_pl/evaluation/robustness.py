@@ -24,7 +24,7 @@ from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.robustness import REWRITINGS, overlap_at, product_scores
-from unifashion_pl.metrics.tables import Rows, Team, merge, merged
+from unifashion_pl.team import Rows, Team, merge, merged
 
 NAME = "robustness"
 PRODUCTS = "product-level"

@@ -4,7 +4,7 @@ Each class collects rows keyed by id and gives the same result for any number of
 string and a result record. The functions under the classes can be used alone.
 """
 
-from unifashion_pl.data.captions import LeakError
+from unifashion_pl.data.captions import LeakError, check_provenance
 from unifashion_pl.metrics.candidates import CandidateLists, Catalogue, build_candidates, candidate_list
 from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
 from unifashion_pl.metrics.coco.captions import bleu, cider_d, rouge_l
@@ -28,7 +28,7 @@ from unifashion_pl.metrics.intervals import (
     seed_summary,
     wilson_interval,
 )
-from unifashion_pl.metrics.leaks import TextQuery, bm25_scores, caption_audit, check_audits, check_provenance, text_only_floor
+from unifashion_pl.metrics.leaks import TextQuery, bm25_scores, caption_audit, check_audits, text_only_floor
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks, RecallAtK, exact_ranks, recall_percent, token_scores, two_way_ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, write_records

@@ -17,7 +17,8 @@ from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import KeyedMetric, Rows, Team
+from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.team import Rows, Team
 
 DIRECTIONS = ("i2t", "t2i")
 IMPLEMENTATION = "unifashion_pl.metrics.fashiongen"

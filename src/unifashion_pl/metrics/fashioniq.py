@@ -14,7 +14,8 @@ from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import KeyedMetric, Rows
+from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.team import Rows
 
 GALLERIES = ("original", "union", "targets")
 REFERENCES = ("ref-kept", "ref-removed")
@@ -98,7 +99,7 @@ class FashionIQRecall(KeyedMetric):
             tokens: (B, Q, E) unit query outputs of the images.
             in_union: whether the image is a reference or target; None = derived from the queries.
             captions: (B, E) unit text vectors of query-blind gallery captions, or None. Their texts are not seen here: check them
-                with :func:`~unifashion_pl.metrics.leaks.check_provenance` and ``check_audits``, as ``ComposedPart`` does.
+                with :func:`~unifashion_pl.data.captions.check_provenance` and ``check_audits``, as ``ComposedPart`` does.
             has_caption: which rows of ``captions`` are real; None = all.
         """
         n = len(ids)
