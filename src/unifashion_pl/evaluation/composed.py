@@ -22,12 +22,11 @@ from unifashion_pl.learned import Task
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.leaks import HALF, Audit, TextQuery, caption_audit, check_audits, text_only_floor
 from unifashion_pl.metrics.lines import ComposedLine
-from unifashion_pl.metrics.protocol import AUDIT, Protocol
+from unifashion_pl.metrics.protocol import AUDIT, HEADLINE, Protocol
 from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.team import Team, united
 
-HEADLINE = ("original", "ref-kept", "image")
 AUDITED = Protocol("fashioniq", gallery="original", score=AUDIT, details=(("bag-of-words", None),))
 GREY = 128
 ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
@@ -277,6 +276,7 @@ class ComposedPart(Part):
         shown, halves = set(keys[: self.shown]), self._ranks_of_halves()
         for found in ranked:
             key, top = found["key"], found.pop("top")["image"]
+            del found["scores"]
             found["rank"], found["ties"] = found["ranks"]["/".join(HEADLINE)]
             line = ComposedLine(
                 **found,
