@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,13 +186,10 @@ class CaptionPart(Part):
         lines = []
         for sample, text in zip(samples, texts):
             found = {name: (first_mention(text, w), first_mention(sample.caption, w)) for name, w in self.words.items()}
-            told: dict[str, Any] = {
-                "dataset": self.dataset,
-                "id": sample.key,
-                "style": sample.style,
-                "reference": sample.caption,
-            }
-            lines.append(CaptionLine(hypothesis=text, words=found, **told))
+            line = CaptionLine(
+                dataset=self.dataset, id=sample.key, style=sample.style, hypothesis=text, reference=sample.caption, words=found
+            )
+            lines.append(line)
         return lines
 
 

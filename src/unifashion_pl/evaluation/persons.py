@@ -167,11 +167,7 @@ class PersonPart(Part):
         stem = image_name(self.dataset, key).removesuffix(".jpg")
         shown = {name: (f"{stem}--{name}.png", picture) for name, picture in given(sample).items()}
         files = {file: png(picture) for file, picture in shown.values()}
-        settings: dict[str, Any] = {
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "garment_guidance": self.garment_guidance,
-        }
+        settings: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps, "garment_guidance": self.garment_guidance}
         line = PersonLine(
             dataset=self.dataset,
             id=key,

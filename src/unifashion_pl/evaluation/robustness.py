@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unifashion_pl.data.rewriting import REWRITINGS
 from unifashion_pl.data.samples import QueryBatch
 from unifashion_pl.evaluation.coverage import Whole
 from unifashion_pl.evaluation.part import Outcome
@@ -23,7 +24,7 @@ from unifashion_pl.metrics.lines import ProductLine, RewrittenLine, place
 from unifashion_pl.metrics.protocol import HEADLINE, Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.robustness import REWRITINGS, overlap_at, product_scores
+from unifashion_pl.metrics.robustness import overlap_at, product_scores
 from unifashion_pl.team import Rows, Team, merge, united
 
 NAME = "robustness"
@@ -46,7 +47,7 @@ def share(metric: str, hits: Sequence[bool], protocol: Protocol, **more: Any) ->
 class Rewritings:
     """What becomes of composed retrieval when the modifying text is rewritten.
 
-    Every rewriting of :data:`~unifashion_pl.metrics.robustness.REWRITINGS` is asked of the queries whose text it changes, under the
+    Every rewriting of :data:`~unifashion_pl.data.rewriting.REWRITINGS` is asked of the queries whose text it changes, under the
     headline protocol, all categories pooled. Per rewriting, records say
 
     * ``changed``: percent of all queries whose text it changes; the further numbers are of these alone;

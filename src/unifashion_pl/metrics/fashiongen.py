@@ -255,7 +255,7 @@ class FashionGenRecall(KeyedMetric):
 
 def natural(text: str) -> list[tuple[int, int | str]]:
     """Sort key that reads digits as numbers: r2 before r10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def first_texts(texts: Rows) -> Rows:

@@ -39,10 +39,8 @@ def local_file(path: str | Path | None, what: str, sha256: str | None = None) ->
         raise WeightsMissing(f"{what} needs local weights, nothing is downloaded: {where}")
     if sha256 is not None:
         with open(path, "rb") as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        if (found := digest.hexdigest()) != sha256:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
             raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}")
     return Path(path)
 
@@ -61,7 +59,8 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         path = local_file(weights, "FID and KID", sha256)
         self.mode = mode
-        self.layers = _scripted_inception(path) if path.suffix == ".pt" else _fidelity_inception(path)
+        scripted = path.suffix == ".pt"
+        self.layers = torch.jit.load(str(path), map_location="cpu").layers if scripted else _fidelity_inception(path)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> InceptionFeatures:
@@ -73,10 +72,6 @@ class InceptionFeatures(nn.Module):
         """uint8 images (B, 3, H, W) -> features (B, 2048) float32."""
         pixels = (resize(images, self.mode) - 128) / 128
         return self.layers(pixels).flatten(1).float()
-
-
-def _scripted_inception(path: Path) -> nn.Module:
-    return torch.jit.load(str(path), map_location="cpu").layers
 
 
 def _fidelity_inception(path: Path) -> nn.Module:
