@@ -39,8 +39,10 @@ def local_file(path: str | Path | None, what: str, sha256: str | None = None) ->
         raise WeightsMissing(f"{what} needs local weights, nothing is downloaded: {where}")
     if sha256 is not None:
         with open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256:
+            digest = hashlib.sha256()
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        if (found := digest.hexdigest()) != sha256:
             raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}")
     return Path(path)
 
