@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, caption_entry
 
+from unifashion_pl.data.captions import check_provenance
 from unifashion_pl.data.samples import Batch, GalleryBatch
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.inference.captions import caption
@@ -20,7 +21,6 @@ from unifashion_pl.inference.images import OneImage
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
-from unifashion_pl.metrics.leaks import check_provenance
 from unifashion_pl.provenance import weights_hash
 
 SEED = 0

@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 from unifashion_pl.datamodules import WardrobeDataModule
 
-from unifashion_pl import ablations
-from unifashion_pl.ablations import STATE, Settings, _state, cell_of, make_table, ordering
+from unifashion_pl import trainings
+from unifashion_pl.ablations import Settings, cell_of, make_table, ordering
 from unifashion_pl.cli import main
-from unifashion_pl.configs import read_config
 from unifashion_pl.metrics.records import Interval, ResultRecord, write_records
-from unifashion_pl.module import UniFashionModule
 
-RECIPES = ("base", "llm", "full")
 CIR = "fashioniq/original/ref-kept/{}(score=itc,text=and)"
 
 
@@ -71,8 +68,8 @@ def captions(run: Path, out: Path) -> None:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
     trainer = Trainer()
-    monkeypatch.setattr(ablations, "train", trainer)
-    monkeypatch.setattr(ablations, "write_captions", captions)
+    monkeypatch.setattr(trainings, "train", trainer)
+    monkeypatch.setattr(trainings, "write_captions", captions)
     return trainer
 
 
@@ -187,23 +184,6 @@ def test_other_scores_halves_and_chance_are_not_our_value() -> None:
     assert cell_of("4", "caption", "Avg", records, 48.22).ours == 40.0
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_configs_write_where_the_command_looks(recipe: str) -> None:
-    for phase in ("phase1", "phase2"):
-        config = read_config(f"ablations/{recipe}-{phase}.yaml")
-        place = config["trainer"]["logger"]["init_args"]
-        assert f"{place['save_dir']}/{place['name']}" == f"runs/{recipe}/{phase}"
-        assert config["trainer"]["callbacks"][0]["init_args"]["dirpath"] == f"runs/{recipe}/{phase}/checkpoints"
-        assert config["model"].get("init_from") == (f"runs/{recipe}/phase1" if phase == "phase2" else None)
-
-
-@pytest.mark.parametrize(("recipe", "heads"), [("base", (False, False)), ("llm", (True, False))])
-def test_recipes_build_the_heads_of_their_rows(recipe: str, heads: tuple[bool, bool]) -> None:
-    for phase, start in (("phase1", {}), ("phase2", {"init_from": "tiny"})):
-        model = UniFashionModule.from_config(f"ablations/{recipe}-{phase}.yaml", start)
-        assert (model.caption_head is not None, model.diffusion_head is not None) == heads
-
-
 def test_the_wardrobe_takes_a_library_of_gallery_captions(tmp_path: Path) -> None:
     data = WardrobeDataModule(tmp_path, "tiny", pairs=False, triplets=True, gallery_captions=tmp_path / "c.jsonl")
     assert data.parts["triplets"].gallery_captions == tmp_path / "c.jsonl"  # type: ignore[union-attr]
@@ -230,17 +210,3 @@ def test_table5_for_real_on_the_tiny_wardrobe(
         " (UniFashion w/o cap, UniFashion w/o img, UniFashion)", ""
     )
     assert "# Table 4" in said
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "malformed|truncated"),
-        ('{"settings": 5, "done": []}', r"at `\$.settings`"),
-        ('{"settings": {}, "done": [1]}', r"`\$.done\[0\]`"),
-    ],
-)
-def test_a_damaged_state_is_named(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / STATE).write_text(text)
-    with pytest.raises(ValueError, match=rf"{STATE} is not the state of an ablation: .*({message})"):
-        _state(tmp_path, {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unifashion_pl.data.captions import read_captions, read_library
+from unifashion_pl.data.captions import LeakError, check_provenance, provenance_faults, read_captions, read_library
 
 
 def library(path: Path, *entries: dict[str, object]) -> Path:
@@ -15,6 +15,8 @@ def library(path: Path, *entries: dict[str, object]) -> Path:
     return path
 
 
+BLIND = {"captioner": "caption head", "weights_hash": "0f", "template": "describe the dress", "decoding": {"beams": 1}}
+BLIND |= {"inputs": ["image", "category"]}
 GOOD = {"image": "A", "caption": "\na red  dress", "inputs": ["image", "category"]}
 
 
@@ -75,3 +77,37 @@ def test_a_gallery_library_has_exactly_the_gallery_s_ids(tmp_path: Path) -> None
         read_captions(library(tmp_path / "d.jsonl", GOOD, GOOD))
     with pytest.raises(FileNotFoundError):
         read_captions(tmp_path / "no.jsonl")
+
+
+def test_one_rule_of_provenance_for_reading_and_evaluating(tmp_path: Path) -> None:
+    assert provenance_faults(BLIND) == []
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"image": "a", "caption": "x", "inputs": ["image"]}\n')
+    with pytest.raises(LeakError, match=r"c.jsonl:1: .*no captioner; no weights_hash; no template; no decoding"):
+        read_library(path)
+    assert read_library(path, required=("inputs",))["a"]["caption"] == "x"
+
+
+def test_provenance_is_checked_for_every_caption_of_a_gallery() -> None:
+    good = {
+        "image": "a",
+        "caption": "a red dress",
+        "captioner": "model",
+        "weights_hash": "0f",
+        "template": "describe",
+        "decoding": {"beams": 1},
+        "inputs": ["image", "category", "keywords"],
+        "keywords_split": "train",
+    }
+    assert check_provenance([good], ["a"]) is None
+    released = {"image": "a", "caption": "a red dress", "text_guidance": "is red"}
+    for bad, reason in (
+        (released, "text_guidance is not empty"),
+        ({**good, "inputs": ["image", "query"]}, "made from query"),
+        ({**good, "keywords_split": "val"}, "keywords of split 'val'"),
+        ({**good, "weights_hash": ""}, "no weights_hash"),
+        ({**good, "image": "b"}, "not in the gallery"),
+    ):
+        with pytest.raises(LeakError, match=reason):
+            check_provenance([bad], ["a"])
+        assert reason in check_provenance([bad], ["a"], allow_unsafe=True)

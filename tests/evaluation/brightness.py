@@ -10,7 +10,7 @@ from unifashion_pl.data.samples import Batch, PairBatch
 from unifashion_pl.evaluation import Context, Outcome, Part, Stage
 from unifashion_pl.metrics.lines import Line
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import merged
+from unifashion_pl.team import merged
 
 
 class BrightnessLine(Line, kw_only=True):

@@ -14,7 +14,7 @@ from unifashion_pl.data.samples import QueryBatch
 from unifashion_pl.evaluation import Context, Setting
 from unifashion_pl.evaluation.composed import ABLATIONS, ComposedPart, half_query
 from unifashion_pl.metrics.records import read_records
-from unifashion_pl.metrics.tables import team_of_all
+from unifashion_pl.team import team_of_all
 
 
 def test_gallery_captions_add_scores_and_their_floor(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.evaluation.coverage import Coverage
 from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import ResultRecord, read_records
-from unifashion_pl.metrics.tables import Team
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks import RetrievalModule
+from unifashion_pl.team import Team
 
 N, VIEWS = 12, 2
 

@@ -22,8 +22,8 @@ from unifashion_pl.evaluation.persons import SCORES, VARIANTS, rows_of, scores, 
 from unifashion_pl.inference.prediction import noise_seed
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.lines import PersonLine
-from unifashion_pl.metrics.tables import Team
 from unifashion_pl.report.build import build_report
+from unifashion_pl.team import Team
 
 NAMES = [variant.name for variant in VARIANTS]
 

@@ -15,11 +15,11 @@ import torch.multiprocessing as mp
 from evaluation.understanding import gallery, make_model, pieces, queries, views
 from small import small_backbone
 
+from unifashion_pl.data.rewriting import REWRITINGS
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import read_records
-from unifashion_pl.metrics.robustness import REWRITINGS
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
 

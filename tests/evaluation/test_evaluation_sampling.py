@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from unifashion_pl.evaluation.sampling import Drawing, chance_recall, order
-from unifashion_pl.metrics.tables import team_of_all
+from unifashion_pl.team import team_of_all
 
 
 def test_chance_recall_by_counting() -> None:

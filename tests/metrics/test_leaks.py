@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from unifashion_pl.data.captions import LeakError, provenance_faults, read_library
+from unifashion_pl.data.captions import LeakError
 from unifashion_pl.data.samples import GalleryBatch, QueryBatch
 from unifashion_pl.evaluation import ComposedPart, Context, Outcome, Setting
 from unifashion_pl.metrics import leaks
 from unifashion_pl.metrics.leaks import Audit, caption_audit, check_audits
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import team_of_all
+from unifashion_pl.team import team_of_all
 
 GALLERY, TARGETS = 240, 100
 WORDS = ["red", "blue", "long", "short", "lace", "silk", "plain", "striped", "collar", "belt", "pocket", "loose"]
@@ -184,15 +184,6 @@ def test_luck_in_a_small_gallery_is_not_called_a_leak() -> None:
     assert check_audits({"shirt": Audit(0.61, 0.5, "refuse", 0.04)}) is None
 
 
-def test_one_rule_of_provenance_for_reading_and_evaluating(tmp_path: Any) -> None:
-    assert provenance_faults(BLIND) == []
-    path = tmp_path / "c.jsonl"
-    path.write_text('{"image": "a", "caption": "x", "inputs": ["image"]}\n')
-    with pytest.raises(LeakError, match=r"c.jsonl:1: .*no captioner; no weights_hash; no template; no decoding"):
-        read_library(path)
-    assert read_library(path, required=("inputs",))["a"]["caption"] == "x"
-
-
 class TestLeaks:
     def test_bm25(self, examples):
         case = examples["bm25"]
@@ -226,27 +217,3 @@ class TestLeaks:
         captions = [" ".join(generator.choice(words, 5)) for _ in range(600)]
         found = leaks.caption_audit(captions, (generator.uniform(size=600) < 0.4).tolist())
         assert (found.verdict, found.control) == ("ok", pytest.approx(0.5, abs=0.04))
-
-    def test_provenance(self):
-        good = {
-            "image": "a",
-            "caption": "a red dress",
-            "captioner": "model",
-            "weights_hash": "0f",
-            "template": "describe",
-            "decoding": {"beams": 1},
-            "inputs": ["image", "category", "keywords"],
-            "keywords_split": "train",
-        }
-        assert leaks.check_provenance([good], ["a"]) is None
-        released = {"image": "a", "caption": "a red dress", "text_guidance": "is red"}
-        for bad, reason in (
-            (released, "text_guidance is not empty"),
-            ({**good, "inputs": ["image", "query"]}, "made from query"),
-            ({**good, "keywords_split": "val"}, "keywords of split 'val'"),
-            ({**good, "weights_hash": ""}, "no weights_hash"),
-            ({**good, "image": "b"}, "not in the gallery"),
-        ):
-            with pytest.raises(leaks.LeakError, match=reason):
-                leaks.check_provenance([bad], ["a"])
-            assert reason in leaks.check_provenance([bad], ["a"], allow_unsafe=True)

@@ -16,21 +16,10 @@ from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.images import ImageDistances, MeanImageScore
 from unifashion_pl.metrics.recall import RecallAtK
-from unifashion_pl.metrics.tables import Rows, Team
+from unifashion_pl.team import Rows, Team
 
 WORLD = 3
 N = 26
-
-
-def test_rows_are_taken_by_facts_and_sorted_by_id():
-    rows = Rows(["c", "a", "b"], {"kind": ["x", "y", "x"], "n": [3, 1, 2]}, {"v": torch.tensor([3.0, 1.0, 2.0])})
-    assert (rows.ordered().ids, rows.ordered().facts["n"]) == (["a", "b", "c"], [1, 2, 3])
-    assert rows.ordered().tensors["v"].tolist() == [1.0, 2.0, 3.0]
-    chosen = rows.where(kind="x")
-    assert (chosen.ids, chosen.facts["n"], chosen.tensors["v"].tolist()) == (["c", "b"], [3, 2], [3.0, 2.0])
-    assert rows.where(kind="x", n=2).ids == ["b"]
-    assert not len(rows.where(kind="z"))
-    assert not len(Rows().where(kind="x"))
 
 
 def quarters(*shape: int, seed: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,48 @@ def provenance_faults(record: Mapping[str, Any], required: Sequence[str] = PROVE
     if str(record.get("text_guidance") or "").strip():
         faults.append("text_guidance is not empty")
     return faults
+
+
+def check_provenance(
+    records: Iterable[Mapping[str, Any]],
+    gallery_ids: Iterable[str] | None = None,
+    required: Sequence[str] = PROVENANCE,
+    allow_unsafe: bool = False,
+) -> str | None:
+    """Refuse gallery captions that may know the queries.
+
+    Args:
+        records: lines with ``image`` (id), ``caption`` and provenance fields.
+        gallery_ids: the ids the captions must be of; None = not checked.
+        allow_unsafe: do not raise.
+
+    Returns:
+        None if all is well; with ``allow_unsafe`` the reason, which must be printed as *leaked* beside every number.
+
+    Raises:
+        LeakError: naming the first offending images and all reasons.
+    """
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    seen = set()
+    for record in records:
+        image = str(record.get("image", "?"))
+        seen.add(image)
+        for fault in provenance_faults(record, required):
+            reasons[fault] += 1
+            examples.setdefault(fault, image)
+    if gallery_ids is not None and (strange := sorted(seen - set(gallery_ids))):
+        reasons["not in the gallery"] = len(strange)
+        examples["not in the gallery"] = strange[0]
+    if not reasons:
+        return None
+    text = "; ".join(f"{reason} ({count}, e.g. {examples[reason]})" for reason, count in reasons.most_common())
+    message = f"gallery captions are not known to be query-blind: {text}"
+    if allow_unsafe:
+        return message
+    raise LeakError(
+        f"{message}; every caption needs {', '.join(required)}, or allow_unsafe_captions=true to call the results leaked"
+    )
 
 
 def read_library(

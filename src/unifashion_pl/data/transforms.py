@@ -5,6 +5,7 @@ S is the encoder's side, (H, W) the generation size, all in pixels. Resizing is 
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from unifashion_pl.data.decode import to_rgb
 Fit = Literal["letterbox", "crop"]
 BLACK, WHITE = 0, 255
 MASK_THRESHOLD = 128
+THUMBNAIL = 128
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -28,6 +30,22 @@ def to_tensor(image: Image.Image) -> Tensor:
 def to_pil(image: Tensor) -> Image.Image:
     """uint8 (3, H, W) on any device -> PIL RGB."""
     return Image.fromarray(image.detach().to("cpu", torch.uint8).permute(1, 2, 0).contiguous().numpy(), "RGB")
+
+
+def thumbnail(image: Tensor, side: int = THUMBNAIL) -> bytes:
+    """uint8 image (3, H, W) -> JPEG bytes, longer side at most ``side`` pixels."""
+    picture = to_pil(image)
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def png(image: Tensor) -> bytes:
+    """uint8 image (3, H, W) -> PNG bytes."""
+    buffer = BytesIO()
+    to_pil(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:

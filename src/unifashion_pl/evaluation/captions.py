@@ -6,14 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch
+from unifashion_pl.data.transforms import thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
-from unifashion_pl.evaluation.sampling import Drawing, thumbnail
+from unifashion_pl.evaluation.sampling import Drawing
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.caption_scores import CaptionScores
@@ -21,7 +21,7 @@ from unifashion_pl.metrics.intervals import wilson_interval
 from unifashion_pl.metrics.lines import CaptionLine
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import merged, united
+from unifashion_pl.team import merged, united
 
 
 def listed(words: str) -> list[str]:
@@ -186,13 +186,10 @@ class CaptionPart(Part):
         lines = []
         for sample, text in zip(samples, texts):
             found = {name: (first_mention(text, w), first_mention(sample.caption, w)) for name, w in self.words.items()}
-            told: dict[str, Any] = {
-                "dataset": self.dataset,
-                "id": sample.key,
-                "style": sample.style,
-                "reference": sample.caption,
-            }
-            lines.append(CaptionLine(hypothesis=text, words=found, **told))
+            line = CaptionLine(
+                dataset=self.dataset, id=sample.key, style=sample.style, hypothesis=text, reference=sample.caption, words=found
+            )
+            lines.append(line)
         return lines
 
 

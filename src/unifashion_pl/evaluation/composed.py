@@ -11,21 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unifashion_pl.data.captions import check_provenance
 from unifashion_pl.data.samples import Batch, GalleryBatch, QueryBatch
+from unifashion_pl.data.transforms import thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.robustness import Rewritings
-from unifashion_pl.evaluation.sampling import chance_recall, fingerprint, order, thumbnail
+from unifashion_pl.evaluation.sampling import chance_recall, fingerprint, order
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
-from unifashion_pl.metrics.leaks import HALF, Audit, TextQuery, caption_audit, check_audits, check_provenance, text_only_floor
+from unifashion_pl.metrics.leaks import HALF, Audit, TextQuery, caption_audit, check_audits, text_only_floor
 from unifashion_pl.metrics.lines import ComposedLine
-from unifashion_pl.metrics.protocol import AUDIT, Protocol
+from unifashion_pl.metrics.protocol import AUDIT, HEADLINE, Protocol
 from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.records import Interval, ResultRecord
-from unifashion_pl.metrics.tables import Team, united
+from unifashion_pl.team import Team, united
 
-HEADLINE = ("original", "ref-kept", "image")
 AUDITED = Protocol("fashioniq", gallery="original", score=AUDIT, details=(("bag-of-words", None),))
 GREY = 128
 ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
@@ -44,7 +45,7 @@ class ComposedPart(Part):
     * ``image-similarity``: the normalised mean of the reference's own q_T tokens. Without ``ref-removed`` the reference itself
       takes the first rank in the last two.
 
-    Scores that read gallery captions exist only for captions with provenance (:func:`~unifashion_pl.metrics.leaks.check_provenance`)
+    Scores that read gallery captions exist only for captions with provenance (:func:`~unifashion_pl.data.captions.check_provenance`)
     that pass the bag-of-words audit; the floor of word matching and the audit stand beside them. Batches that allow unsafe captions
     get their numbers labelled ``leaked`` or ``suspicious``: in the logged names and the protocol; the reason is their ``doubt``.
 
@@ -275,6 +276,7 @@ class ComposedPart(Part):
         shown, halves = set(keys[: self.shown]), self._ranks_of_halves()
         for found in ranked:
             key, top = found["key"], found.pop("top")["image"]
+            del found["scores"]
             found["rank"], found["ties"] = found["ranks"]["/".join(HEADLINE)]
             line = ComposedLine(
                 **found,

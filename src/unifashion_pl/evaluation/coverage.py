@@ -17,7 +17,7 @@ from unifashion_pl.data.stream import EvalLoader
 from unifashion_pl.data.texts import EVALUATION
 from unifashion_pl.metrics.candidates import Catalogue
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import Team
+from unifashion_pl.team import Team
 
 Key = tuple[str, str]
 

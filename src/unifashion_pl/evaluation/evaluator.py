@@ -24,8 +24,8 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import label
 from unifashion_pl.metrics.lines import KINDS, CaptionLine, ProductLine, image_name, write_lines
 from unifashion_pl.metrics.records import ResultRecord, write_records
-from unifashion_pl.metrics.tables import Team, team_of_all
 from unifashion_pl.provenance import __version__, commit, weights_hash
+from unifashion_pl.team import Team, team_of_all
 
 
 class Evaluator:

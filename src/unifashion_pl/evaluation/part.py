@@ -16,7 +16,7 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.lines import Line
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import Team
+from unifashion_pl.team import Team
 
 Stage = Literal["validation", "test"]
 

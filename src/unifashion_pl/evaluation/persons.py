@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, EditBatch, TryOnBatch
+from unifashion_pl.data.transforms import png
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
-from unifashion_pl.evaluation.sampling import Drawing, fingerprint, png
+from unifashion_pl.evaluation.sampling import Drawing, fingerprint
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 from unifashion_pl.inference.prediction import noise_seed
 from unifashion_pl.interface import FashionModel
@@ -25,8 +26,8 @@ from unifashion_pl.metrics.intervals import bootstrap_interval
 from unifashion_pl.metrics.lines import PersonLine, Repainted, image_name
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import merged
 from unifashion_pl.tasks.editing import GREY, Task, edit_batch
+from unifashion_pl.team import merged
 
 SAMPLER = "fast"
 #: Scores of a picture against the truth -> how they are read.
@@ -166,11 +167,7 @@ class PersonPart(Part):
         stem = image_name(self.dataset, key).removesuffix(".jpg")
         shown = {name: (f"{stem}--{name}.png", picture) for name, picture in given(sample).items()}
         files = {file: png(picture) for file, picture in shown.values()}
-        settings: dict[str, Any] = {
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "garment_guidance": self.garment_guidance,
-        }
+        settings: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps, "garment_guidance": self.garment_guidance}
         line = PersonLine(
             dataset=self.dataset,
             id=key,

@@ -9,15 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch
+from unifashion_pl.data.transforms import png, thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
-from unifashion_pl.evaluation.sampling import Drawing, png, thumbnail
+from unifashion_pl.evaluation.sampling import Drawing
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.lines import PictureLine, image_name
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import merged
+from unifashion_pl.team import merged
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch
+from unifashion_pl.data.transforms import thumbnail
 from unifashion_pl.evaluation import robustness
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
-from unifashion_pl.evaluation.sampling import Drawing, chance_recall, fingerprint, thumbnail
+from unifashion_pl.evaluation.sampling import Drawing, chance_recall, fingerprint
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.lines import ImageToText, ResultList, RetrievalLine, TextToImage
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import Rows, Team, merge, united
+from unifashion_pl.team import Rows, Team, merge, united
 
 #: Names and scores, best first.
 Scored = list[tuple[str, float]]

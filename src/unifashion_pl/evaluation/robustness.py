@@ -6,25 +6,26 @@ An option of :class:`~unifashion_pl.evaluation.RetrievalPart` and :class:`~unifa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from unifashion_pl.data.rewriting import REWRITINGS
 from unifashion_pl.data.samples import QueryBatch
 from unifashion_pl.evaluation.coverage import Whole
 from unifashion_pl.evaluation.part import Outcome
 from unifashion_pl.evaluation.sampling import fingerprint
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.metrics.fashiongen import FashionGenRecall, first_texts
-from unifashion_pl.metrics.fashioniq import FashionIQRecall, top_lists
+from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.intervals import bootstrap_interval, wilson_interval
 from unifashion_pl.metrics.lines import ProductLine, RewrittenLine, place
-from unifashion_pl.metrics.protocol import Protocol
+from unifashion_pl.metrics.protocol import HEADLINE, Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.robustness import REWRITINGS, overlap_at, product_scores
-from unifashion_pl.metrics.tables import Rows, Team, merge, merged
+from unifashion_pl.metrics.robustness import overlap_at, product_scores
+from unifashion_pl.team import Rows, Team, merge, united
 
 NAME = "robustness"
 PRODUCTS = "product-level"
@@ -46,7 +47,7 @@ def share(metric: str, hits: Sequence[bool], protocol: Protocol, **more: Any) ->
 class Rewritings:
     """What becomes of composed retrieval when the modifying text is rewritten.
 
-    Every rewriting of :data:`~unifashion_pl.metrics.robustness.REWRITINGS` is asked of the queries whose text it changes, under the
+    Every rewriting of :data:`~unifashion_pl.data.rewriting.REWRITINGS` is asked of the queries whose text it changes, under the
     headline protocol, all categories pooled. Per rewriting, records say
 
     * ``changed``: percent of all queries whose text it changes; the further numbers are of these alone;
@@ -65,25 +66,23 @@ class Rewritings:
 
     def __init__(self, dataset: str, metric: FashionIQRecall) -> None:
         self.dataset, self.metric = dataset, metric
-        self.rows: list[Rows] = []
-        self.device = torch.device("cpu")
+        self.rewritten = FashionIQRecall(metric.ks, scores=("image",), top_k=metric.top_k)
+        self.words: dict[str, str] = {}
 
     def update(self, model: FashionModel, batch: QueryBatch) -> None:
         """Embed the rewritings of a batch (one further pass each)."""
         assert model.retrieval_head is not None
-        self.device = batch.references.device
         for rule, rewrite in REWRITINGS.items():
             texts = [rewrite(text) for text in batch.texts]
             rows = [i for i, text in enumerate(texts) if text != batch.texts[i].strip()]
             if not rows:
                 continue
-            new = [texts[i] for i in rows]
-            vectors = model.retrieval_head.compose(model.backbone, batch.references[rows], new)
-            columns = {"category": batch.categories, "reference": batch.reference_ids, "target": batch.target_ids}
-            facts = {name: [column[i] for i in rows] for name, column in (*columns.items(), ("key", batch.keys))}
-            ids = [(rule, key) for key in facts["key"]]
-            facts |= {"rule": [rule] * len(rows), "rewritten": new}
-            self.rows.append(Rows(ids, facts, {"embeddings": vectors.float().cpu()}))
+            vectors = model.retrieval_head.compose(model.backbone, batch.references[rows], [texts[i] for i in rows])
+            keys = [f"{rule}/{batch.keys[i]}" for i in rows]
+            columns = (batch.categories, batch.reference_ids, batch.target_ids)
+            categories, references, targets = ([column[i] for i in rows] for column in columns)
+            self.rewritten.update_queries(keys, categories, references, targets, vectors.float())
+            self.words |= {key: texts[i] for key, i in zip(keys, rows)}
 
     def add(self, outcome: Outcome, team: Team, texts: Mapping[str, str], base: Protocol) -> None:
         """Add records, lines and logged values; a collective.
@@ -92,12 +91,7 @@ class Rewritings:
             texts: key -> text of all queries.
             base: headline protocol.
         """
-        gallery = team.rows(team.own(merge(self.metric.gallery)))  # type: ignore[arg-type]
-        queries = team.own(merge(self.metric.queries))  # type: ignore[arg-type]
-        rewritten = team.own(merge(self.rows))
-        height = block_height(sum(team.objects(len(queries))), BLOCK)
-        own = team.guarded(lambda: self._compare(queries, rewritten, gallery, texts, height))
-        lines = merged(team, own, lambda line: line.key)
+        lines = self._lines(texts, united(team, self.words))
         outcome.lines += lines
         asked = sum((self.metric.expected or {}).values()) or len(texts)
         for rule in REWRITINGS:
@@ -106,51 +100,35 @@ class Rewritings:
             if rule in LOGGED:
                 outcome.log(records, f"{NAME}/{rule}")
 
-    def _compare(
-        self, queries: Rows, rewritten: Rows, gallery: Rows, texts: Mapping[str, str], height: int
-    ) -> list[RewrittenLine]:
-        """One line per rewritten query of this rank."""
+    def _lines(self, texts: Mapping[str, str], words: Mapping[str, str]) -> list[RewrittenLine]:
+        """One line per rewritten query, by key and rule; a collective."""
+        self.rewritten.gallery, self.rewritten.allow_partial = self.metric.gallery, self.metric.allow_partial
+        given = {line["key"]: line for line in self.metric.per_query()}
         lines = []
-        for category in sorted(set(queries.facts.get("category", []))):
-            shelf, mine = gallery.where(category=category), queries.where(category=category)
-            given = dict(zip(mine.ids, self._ranked(mine, shelf, height)))
-            for rule in REWRITINGS:
-                new = rewritten.where(category=category, rule=rule)
-                for i, after in enumerate(self._ranked(new, shelf, height)):
-                    facts = {name: column[i] for name, column in new.facts.items()}
-                    before = given[facts["key"]]
-                    line = RewrittenLine(
-                        dataset=self.dataset,
-                        text=texts[facts["key"]],
-                        **facts,
-                        rank=before.rank,
-                        ties=before.ties,
-                        score=before.score,
-                        rewritten_rank=after.rank,
-                        rewritten_ties=after.ties,
-                        rewritten_score=after.score,
-                        overlap=overlap_at(before.top, after.top, self.metric.top_k),
-                    )
-                    lines.append(line)
-        return lines
-
-    def _ranked(self, queries: Rows, shelf: Rows, height: int) -> list[_Standing]:
-        """Where the targets of these queries stand in their category, in blocks of equal shape."""
-        ids: list[str] = shelf.facts["image"]
-        column = {key: i for i, key in enumerate(ids)}
-        places: list[_Standing] = []
-        for start in range(0, len(queries), height):
-            part = slice(start, start + height)
-            targets = [column[key] for key in queries.facts["target"][part]]
-            with exact_fp32(self.device):
-                block = padded(queries.tensors["embeddings"][part], height)
-                scores = token_scores(block, shelf.tensors["tokens"], device=self.device)[: len(targets)].cpu()
-            ranks = exact_ranks(scores, targets, ids=queries.ids[part])
-            tops = [[key for key, _ in top] for top in top_lists(scores, ids, self.metric.top_k)]
-            own = scores[torch.arange(len(targets)), torch.tensor(targets)]
-            columns = zip(ranks.better.tolist(), ranks.ties.tolist(), own.tolist(), tops)
-            places += [_Standing(better + 1, ties, score, top) for better, ties, score, top in columns]
-        return places
+        for after in self.rewritten.per_query():
+            rule, _, key = after["key"].partition("/")
+            before = given[key]
+            (rank, ties), (new_rank, new_ties) = (line["ranks"]["/".join(HEADLINE)] for line in (before, after))
+            best, new_best = ([image for image, _ in line["top"]["image"]] for line in (before, after))
+            line = RewrittenLine(
+                dataset=self.dataset,
+                rule=rule,
+                key=key,
+                text=texts[key],
+                rewritten=words[after["key"]],
+                category=after["category"],
+                reference=after["reference"],
+                target=after["target"],
+                rank=rank,
+                ties=ties,
+                score=before["scores"]["image"],
+                rewritten_rank=new_rank,
+                rewritten_ties=new_ties,
+                rewritten_score=after["scores"]["image"],
+                overlap=overlap_at(best, new_best, self.metric.top_k),
+            )
+            lines.append(line)
+        return sorted(lines, key=lambda line: (line.key, [*REWRITINGS].index(line.rule)))
 
     def _records(self, rule: str, lines: Sequence[RewrittenLine], total: int, base: Protocol) -> list[ResultRecord]:
         """All numbers of one rewriting; ranks count ties against the query."""
@@ -185,16 +163,6 @@ class Rewritings:
             share("score_falls", [gain < 0 for gain in gains], protocol),
             mean("score_change", gains),
         ]
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """Where a query's target stands: rank and ties as in prediction files, its score, and the ids of the best."""
-
-    rank: int
-    ties: int
-    score: float
-    top: list[str]
 
 
 def add_products(

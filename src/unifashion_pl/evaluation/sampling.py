@@ -1,4 +1,4 @@
-"""What the parts of an evaluation share: drawing samples by hash, pictures, gathering over ranks, chance levels."""
+"""What the parts of an evaluation share: drawing samples by hash, chance levels, a fingerprint."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import hashlib
 import heapq
 import math
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Generic, TypeVar
 
-from PIL import Image
-from torch import Tensor
-
-from unifashion_pl.data.transforms import to_pil
-from unifashion_pl.metrics.tables import Team
+from unifashion_pl.team import Team
 
 T = TypeVar("T")
-THUMBNAIL = 128
 
 
 def order(seed: int, key: str) -> str:
@@ -72,22 +66,6 @@ class Drawing(Generic[T]):
         parts = team.objects(self.own(team))
         merged = {group: pair for part in parts for group, pair in part.items()}
         return {group: merged[group] for group in sorted(merged, key=lambda g: order(self.seed, g))}
-
-
-def thumbnail(image: Tensor, side: int = THUMBNAIL) -> bytes:
-    """uint8 image (3, H, W) -> JPEG bytes, longer side at most ``side`` pixels."""
-    picture = to_pil(image)
-    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
-
-
-def png(image: Tensor) -> bytes:
-    """uint8 image (3, H, W) -> PNG bytes."""
-    buffer = BytesIO()
-    to_pil(image).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
 
 
 def chance_recall(candidates: int, positives: int, k: int) -> float:

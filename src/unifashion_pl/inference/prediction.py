@@ -29,11 +29,11 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.learned import lacks
 from unifashion_pl.metrics.lines import image_name
-from unifashion_pl.metrics.tables import merged, team_of_all
 from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
 from unifashion_pl.tasks import eval_mode
 from unifashion_pl.tasks.editing import TASKS, Task, edit_batch
+from unifashion_pl.team import merged, team_of_all
 
 Line = dict[str, Any]
 MANIFEST = "manifest.jsonl"

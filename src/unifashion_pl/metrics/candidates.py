@@ -48,14 +48,7 @@ def smallest(items: Iterable[str], n: int, *parts: object) -> list[str]:
 
 
 def candidate_list(
-    pool: Mapping[str, Kind],
-    query: str,
-    n: int,
-    protocol: str,
-    seed: int,
-    draw: int,
-    direction: str,
-    home: Kind | None = None,
+    pool: Mapping[str, Kind], query: str, n: int, protocol: str, seed: int, draw: int, direction: str, home: Kind | None = None
 ) -> tuple[list[str], int]:
     """Negatives of a query: same subcategory first, then same category, then the rest.
 

@@ -17,7 +17,8 @@ from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import KeyedMetric, Rows, Team
+from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.team import Rows, Team
 
 DIRECTIONS = ("i2t", "t2i")
 IMPLEMENTATION = "unifashion_pl.metrics.fashiongen"
@@ -254,7 +255,7 @@ class FashionGenRecall(KeyedMetric):
 
 def natural(text: str) -> list[tuple[int, int | str]]:
     """Sort key that reads digits as numbers: r2 before r10."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def first_texts(texts: Rows) -> Rows:

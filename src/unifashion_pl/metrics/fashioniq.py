@@ -14,7 +14,8 @@ from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.tables import KeyedMetric, Rows
+from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.team import Rows
 
 GALLERIES = ("original", "union", "targets")
 REFERENCES = ("ref-kept", "ref-removed")
@@ -98,7 +99,7 @@ class FashionIQRecall(KeyedMetric):
             tokens: (B, Q, E) unit query outputs of the images.
             in_union: whether the image is a reference or target; None = derived from the queries.
             captions: (B, E) unit text vectors of query-blind gallery captions, or None. Their texts are not seen here: check them
-                with :func:`~unifashion_pl.metrics.leaks.check_provenance` and ``check_audits``, as ``ComposedPart`` does.
+                with :func:`~unifashion_pl.data.captions.check_provenance` and ``check_audits``, as ``ComposedPart`` does.
             has_caption: which rows of ``captions`` are real; None = all.
         """
         n = len(ids)
@@ -219,14 +220,16 @@ class FashionIQRecall(KeyedMetric):
             if reference in column and reference != target:
                 others[i, column[reference]] = False
         ranks: dict[Variant, Ranks] = {}
-        top: dict[str, list[list[tuple[str, float]]]] = {}
+        facts: list[dict[str, Any]] = [{"top": {}, "scores": {}} for _ in targets]
         for name, scores in self._block_scores(padded(block.tensors["embeddings"], height), shelf).items():
             scores = scores[: len(block)]
             for gallery, mask in shelf.masks.items():
                 ranks[gallery, "ref-kept", name] = exact_ranks(scores, targets, mask, block.ids)
                 ranks[gallery, "ref-removed", name] = exact_ranks(scores, targets, mask & others, block.ids)
-            top[name] = top_lists(scores, shelf.ids, self.top_k)
-        return [_outcome(block, i, ranks, top) for i in range(len(block))]
+            own = scores[torch.arange(len(block)), targets].tolist()
+            for fact, top, score in zip(facts, top_lists(scores, shelf.ids, self.top_k), own):
+                fact["top"][name], fact["scores"][name] = top, score
+        return [_outcome(block, i, ranks, facts[i]) for i in range(len(block))]
 
     def _block_scores(self, embeddings: Tensor, shelf: _Shelf) -> dict[str, Tensor]:
         image = token_scores(embeddings, shelf.tokens, device=self._where)
@@ -290,19 +293,18 @@ class _Shelf:
     masks: dict[str, Tensor]
 
 
-def _outcome(block: Rows, i: int, ranks: dict[Variant, Ranks], top: dict[str, list[list[tuple[str, float]]]]) -> RankedQuery:
+def _outcome(block: Rows, i: int, ranks: dict[Variant, Ranks], facts: dict[str, Any]) -> RankedQuery:
     fact = {name: column[i] for name, column in block.facts.items()}
     order = [(gallery, reference, score) for gallery in GALLERIES for reference in REFERENCES for score in SCORES]
     places: dict[tuple[str, ...], tuple[int, int]] = {
         variant: (int(ranks[variant].better[i]), int(ranks[variant].ties[i])) for variant in order if variant in ranks
     }
-    lists = {score: pairs[i] for score, pairs in top.items()}
-    facts = {"target": fact["target"], "overlap": fact["overlap"], "top": lists}
+    facts |= {"target": fact["target"], "overlap": fact["overlap"]}
     return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], places, facts=facts)
 
 
 def _line(query: RankedQuery) -> dict[str, Any]:
-    """Line of a prediction file; ``rank`` and ``ties`` are those of the last score in the original gallery."""
+    """Line of a prediction file; ``rank`` and ``ties`` are those of the last score in the original gallery, ``scores`` the target's."""
     top: dict[str, list[tuple[str, float]]] = query.facts["top"]
     return {
         "key": query.key,
@@ -313,6 +315,7 @@ def _line(query: RankedQuery) -> dict[str, Any]:
         **query.place(("original", "ref-kept", list(top)[-1])),
         "ranks": {"/".join(variant): list(query.place(variant).values()) for variant in query.ranks},
         "top": {score: [[i, round(value, 6)] for i, value in pairs] for score, pairs in top.items()},
+        "scores": query.facts["scores"],
     }
 
 

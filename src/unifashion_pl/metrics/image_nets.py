@@ -61,7 +61,8 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         path = local_file(weights, "FID and KID", sha256)
         self.mode = mode
-        self.layers = _scripted_inception(path) if path.suffix == ".pt" else _fidelity_inception(path)
+        scripted = path.suffix == ".pt"
+        self.layers = torch.jit.load(str(path), map_location="cpu").layers if scripted else _fidelity_inception(path)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> InceptionFeatures:
@@ -73,10 +74,6 @@ class InceptionFeatures(nn.Module):
         """uint8 images (B, 3, H, W) -> features (B, 2048) float32."""
         pixels = (resize(images, self.mode) - 128) / 128
         return self.layers(pixels).flatten(1).float()
-
-
-def _scripted_inception(path: Path) -> nn.Module:
-    return torch.jit.load(str(path), map_location="cpu").layers
 
 
 def _fidelity_inception(path: Path) -> nn.Module:

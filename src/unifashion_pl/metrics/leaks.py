@@ -1,8 +1,8 @@
-"""Guards against captions that know the query: text-only floor, caption audit and provenance.
+"""Guards against captions that know the query: text-only floor and caption audit.
 
 A generated gallery caption may only come from the image (plus category and keywords of the train split). If its author's prompt
 held the query's text, caption-assisted retrieval measures text matching. The floor shows what text matching alone reaches, the
-audit asks whether words tell targets from other images, the provenance check refuses captions that do not say how they were made.
+audit asks whether words tell targets from other images. :func:`~unifashion_pl.data.captions.check_provenance` asks how they were made.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unifashion_pl.data.captions import PROVENANCE, LeakError, provenance_faults
+from unifashion_pl.data.captions import LeakError
 from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.recall import exact_ranks, recall_percent
 
@@ -205,45 +204,3 @@ def check_audits(audits: Mapping[str, Audit], allow_unsafe: bool = False) -> str
             "the images alone, or allow_unsafe_captions=true and call the results suspicious"
         )
     return text
-
-
-def check_provenance(
-    records: Iterable[Mapping[str, Any]],
-    gallery_ids: Iterable[str] | None = None,
-    required: Sequence[str] = PROVENANCE,
-    allow_unsafe: bool = False,
-) -> str | None:
-    """Refuse gallery captions that may know the queries.
-
-    Args:
-        records: lines with ``image`` (id), ``caption`` and provenance fields.
-        gallery_ids: the ids the captions must be of; None = not checked.
-        allow_unsafe: do not raise.
-
-    Returns:
-        None if all is well; with ``allow_unsafe`` the reason, which must be printed as *leaked* beside every number.
-
-    Raises:
-        LeakError: naming the first offending images and all reasons.
-    """
-    reasons: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    seen = set()
-    for record in records:
-        image = str(record.get("image", "?"))
-        seen.add(image)
-        for fault in provenance_faults(record, required):
-            reasons[fault] += 1
-            examples.setdefault(fault, image)
-    if gallery_ids is not None and (strange := sorted(seen - set(gallery_ids))):
-        reasons["not in the gallery"] = len(strange)
-        examples["not in the gallery"] = strange[0]
-    if not reasons:
-        return None
-    text = "; ".join(f"{reason} ({count}, e.g. {examples[reason]})" for reason, count in reasons.most_common())
-    message = f"gallery captions are not known to be query-blind: {text}"
-    if allow_unsafe:
-        return message
-    raise LeakError(
-        f"{message}; every caption needs {', '.join(required)}, or allow_unsafe_captions=true to call the results leaked"
-    )

@@ -10,6 +10,8 @@ PICTURES = ("reconstruction", "tryon", "design")
 #: What composed retrieval ranks by, beside the audit of what it reads.
 SCORES = ("image", "caption", "both")
 AUDIT = "caption-audit"
+#: The variant that the paper reports: whole gallery, reference kept, ranked by images.
+HEADLINE = ("original", "ref-kept", "image")
 #: Labels of numbers whose gallery captions may know the queries.
 UNSAFE = ("leaked", "suspicious")
 

@@ -101,11 +101,7 @@ def _check(scores: Tensor, positives: Tensor, allowed: Tensor | None, ids: Seque
 
 
 def exact_ranks(
-    scores: Tensor,
-    positives: Positives,
-    allowed: Tensor | None = None,
-    ids: Sequence[Any] | None = None,
-    chunk: int = 1024,
+    scores: Tensor, positives: Positives, allowed: Tensor | None = None, ids: Sequence[Any] | None = None, chunk: int = 1024
 ) -> Ranks:
     """Exact rank of the best positive of every query.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+
+from unifashion_pl.metrics.fashiongen import natural
 
 Points = list[tuple[float, float]]
 WIDTH, HEIGHT = 340.0, 190.0
@@ -74,7 +75,7 @@ def panels(columns: dict[str, Points]) -> list[Panel]:
 
 def _panel(group: str, series: dict[str, Points]) -> Panel:
     """At most six series, the ones named first; a metric group's counts (``n``, ``tied``) are no curves."""
-    kept = sorted((item for item in series.items() if item[0] not in ("n", "tied")), key=lambda item: _natural(item[0]))
+    kept = sorted((item for item in series.items() if item[0] not in ("n", "tied")), key=lambda item: natural(item[0]))
     shown = dict(kept[:MOST_SERIES])
     title, unit = group.capitalize(), ""
     if group == "loss":
@@ -85,15 +86,6 @@ def _panel(group: str, series: dict[str, Points]) -> Panel:
         title = f"Validation, {group.removeprefix('val/').replace('/', ' ')}"
         unit = "%" if all(any(word in name for word in PERCENTAGES) for name in shown) else ""
     return Panel(title, unit, shown)
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Numbers in a name count by their value."""
-    return [(int(part), "") if digits else (0, part) for digits, part in _runs(text)]
-
-
-def _runs(text: str) -> Iterable[tuple[bool, str]]:
-    return ((digits, "".join(part)) for digits, part in groupby(text, str.isdecimal))
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

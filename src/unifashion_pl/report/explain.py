@@ -10,9 +10,10 @@ from functools import cache
 from statistics import median
 
 from unifashion_pl.metrics.lines import ComposedLine, ResultList, RetrievalLine, TextToImage, place
+from unifashion_pl.metrics.protocol import HEADLINE
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.report.runfolder import Evaluation
-from unifashion_pl.report.tables import HEADLINE, VARIANTS, Results, cut_of, is_plain
+from unifashion_pl.report.tables import VARIANTS, Results, cut_of, is_plain
 
 Query = TextToImage | ComposedLine
 TEXT_HALVES, IMAGE_HALVES = ("text-only", "text-blank"), ("image-only", "image-similarity")

@@ -8,13 +8,11 @@ from functools import cached_property
 from itertools import groupby
 
 from unifashion_pl.metrics.leaks import HALF
-from unifashion_pl.metrics.protocol import AUDIT, Protocol
+from unifashion_pl.metrics.protocol import AUDIT, HEADLINE, Protocol
 from unifashion_pl.metrics.records import ResultRecord
 
 SPREAD = "/sd_over_draws"
 GALLERIES = ("original", "union")
-#: The variant that the paper reports: whole gallery, reference kept, ranked by images.
-HEADLINE = ("original", "ref-kept", "image")
 VARIANTS = {
     "itc": "composed query",
     "text-only": "text only",

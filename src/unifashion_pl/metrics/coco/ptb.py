@@ -66,27 +66,9 @@ def _contraction(token: str) -> list[str]:
     return [part for part in (token[:-3], token[-3:].replace("’", "'")) if part]
 
 
-def _suffix(token: str) -> list[str]:
-    """``’s`` -> ``'s``."""
-    return [token.replace("’", "'")]
-
-
 def _joined(token: str) -> list[str]:
     """A token with blanks inside, which the original prints as no-break spaces."""
     return [re.sub(r"\s", "\u00a0", token)]
-
-
-def _it(token: str) -> list[str]:
-    """``'tis`` -> ``'t is``."""
-    return [token[:2], token[2:]]
-
-
-def _emoticon(token: str) -> list[str]:
-    return [token.replace("(", "-lrb-").replace(")", "-rrb-")]
-
-
-def _dashes(token: str) -> list[str]:
-    return ["--"] if len(token) < 5 else [token]
 
 
 _RULES: list[tuple[re.Pattern[str], Split]] = [
@@ -105,9 +87,12 @@ _RULES: list[tuple[re.Pattern[str], Split]] = [
         (rf"(?i:{'|'.join(_KEEP_STOP_NUMBER)})\.(?=\s?\d)", _whole),
         (r"[A-Z]+(?:[&+][A-Z]+)+|[A-Z]\+\+|[A-Z]{1,3}\$", _whole),
         (rf"(?:[A-HJ-XZdlno]|[DLNOJ]){_QUOTE}{_L}+(?:-{_W}+)*|[Mm][Aa]'[Aa][Mm]", _whole),
-        (rf"(?:'(?:[sSmMdD]|ll|LL|re|RE|ve|VE)(?!{_L})|’(?:[sSmMdD]|ll|LL|re|RE|ve|VE))", _suffix),
+        (
+            rf"(?:'(?:[sSmMdD]|ll|LL|re|RE|ve|VE)(?!{_L})|’(?:[sSmMdD]|ll|LL|re|RE|ve|VE))",
+            lambda token: [token.replace("’", "'")],
+        ),
         (rf"{_QUOTE}[nN]{_QUOTE}|{_QUOTE}(?:til|cause|n){_END}|{_QUOTE}em", _whole),
-        (rf"'(?:[tT][iI][sS]|[tT][wW][aA][sS]){_END}", _it),
+        (rf"'(?:[tT][iI][sS]|[tT][wW][aA][sS]){_END}", lambda token: [token[:2], token[2:]]),
         (rf"{_QUOTE}\d\d(?:s|(?!\S))", _whole),
         (r"\d+\.x(?!\w)|[yY]'(?=all)", _whole),
         (rf"(?:[djlDJL]|[oO]l){_QUOTE}(?!{_W})", _whole),
@@ -118,10 +103,10 @@ _RULES: list[tuple[re.Pattern[str], Split]] = [
         (r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", _whole),
         (r"@[A-Za-z]\w*|#[A-Za-z]+", _whole),
         (r"</?[A-Za-z]\w*(?:\s+[\w-]+=\"[^\"<>]*\")*\s*/?>", _joined),
-        (rf"[:;=][-o*']?[][(){{}}DPpO\\|@]{_END}|:3{_END}", _emoticon),
+        (rf"[:;=][-o*']?[][(){{}}DPpO\\|@]{_END}|:3{_END}", lambda token: [token.replace("(", "-lrb-").replace(")", "-rrb-")]),
         (r"&(?:amp|lt|gt|quot);", lambda token: [_ENTITIES[token]]),
         (r"&#\d+", _whole),
-        (r"-{2,}", _dashes),
+        (r"-{2,}", lambda token: ["--"] if len(token) < 5 else [token]),
         (r"\.{3,}", lambda token: ["..."]),
         (r"[!?]+|\*+|<<|>>|``|''", _whole),
     ]
