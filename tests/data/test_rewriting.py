@@ -100,8 +100,8 @@ def test_every_rewriting_is_named_and_unknown_ones_are_refused() -> None:
 
 def test_rewritings_keep_what_the_wardrobe_speaks_of() -> None:
     noun = re.compile(rf"\b(?:{'|'.join(SPOKEN)}|stripes|checks|dots|flowers|lettering|buttons|neck|collar)\b")
-    parts = [p for p in fiq_parts(SIZES["tiny"], 0) if p.name != "test"]
-    texts = [modifying_text(t.texts, EVALUATION, "") for p in parts for t in p.split.triplets]
+    parts = [p for p in fiq_parts(SIZES["tiny"], 0) if p.split != "test"]
+    texts = [modifying_text(t.texts, EVALUATION, "") for p in parts for t in p.triplets]
     for rewrite in REWRITINGS.values():
         for text in texts:
             words = [sorted(noun.findall(x.lower().replace("gray", "grey"))) for x in (text, rewrite(text))]

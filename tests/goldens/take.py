@@ -84,9 +84,12 @@ def _described(name: str, value: Any) -> Iterator[str]:
 
 
 def arguments(function: Any) -> list[str]:
-    """Names of what a function or a class takes."""
+    """Names of what a function or a class takes; a class that hands further ones on takes those of its base, too."""
     found = inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters.items()
-    return [name for name, p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    names = [name for name, p in found if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    hands_on = inspect.isclass(function) and any(p.kind is p.VAR_KEYWORD for _, p in found)
+    base = function.__mro__[1] if hands_on else object
+    return names + (arguments(base) if base.__module__.startswith("unifashion_pl") else [])
 
 
 def command_lines() -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ batch size. Results lie on the CPU.
 
 from unifashion_pl.inference.captions import caption
 from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
-from unifashion_pl.inference.images import UnreadableImages
+from unifashion_pl.inference.images import UnreadableImages, open_image
 from unifashion_pl.inference.persons import design, try_on
 from unifashion_pl.inference.pictures import generate
 
@@ -20,5 +20,6 @@ __all__ = [
     "encode_image_sets",
     "encode_text",
     "generate",
+    "open_image",
     "try_on",
 ]
