@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from PIL import Image
+
+from unifashion_pl.backbone import QFormerBackbone
+from unifashion_pl.data.features import FeatureSource
+from unifashion_pl.data.make_features import write_features
+from unifashion_pl.data.reader import ShardSource
 
 CATEGORIES = ("dress", "shirt", "toptee")
 
@@ -163,3 +169,9 @@ def write_dresscode(root: Path, train: int = 3, test: int = 2, size: tuple[int, 
     (root / "fine_captions.json").write_text(json.dumps(fine))
     (root / "coarse_captions.json").write_text(json.dumps(coarse))
     return root
+
+
+def features_of(folder: Path, backbone: QFormerBackbone, out: Path, **options: Any) -> FeatureSource:
+    """Vision features of a folder of shards, written and opened."""
+    write_features(folder, backbone.vision, out=out, progress=False, **options)
+    return FeatureSource(ShardSource(folder), out)

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.rawdata import write_fashioniq
+from data.rawdata import features_of as made
 from PIL import Image
-from small import small_backbone
-from unifashion_pl.datamodules import fashioniq
 
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.assemble import (
@@ -21,11 +19,8 @@ from unifashion_pl.data.assemble import (
     TripletAssembler,
     TryOnAssembler,
 )
-from unifashion_pl.data.features import FeatureSource
-from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.samples import PairBatch, TryOnBatch
-from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import TrainLoader
 from unifashion_pl.data.texts import Draw
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
@@ -109,32 +104,6 @@ def test_triplet_batches_change_their_texts_between_epochs(triplet_shards: Path)
 
 
 SIZE = 32
-
-
-@pytest.fixture
-def frozen() -> QFormerBackbone:
-    """A backbone whose tower is frozen and in eval mode, as in phase 2."""
-    backbone = small_backbone()
-    backbone.vision.requires_grad_(False)
-    backbone.vision.eval()
-    return backbone
-
-
-@pytest.fixture(scope="module")
-def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 triplets in shards of 5; the references of all dresses are one picture, so that 41 of 48 images are distinct."""
-    root = write_fashioniq(tmp_path_factory.mktemp("repeated") / "raw")
-    first = (root / "images/DTR00000.jpg").read_bytes()
-    for i in range(8):
-        (root / f"images/DTR{2 * i:05d}.jpg").write_bytes(first)
-    plan = next(p for p in fashioniq.plans(root) if p.split == "train")
-    object.__setattr__(plan, "shard_size", 5)
-    return write_shards(plan, root.parent / "shards", progress=False).parent
-
-
-def made(folder: Path, backbone: QFormerBackbone, out: Path, **options: Any) -> FeatureSource:
-    write_features(folder, backbone.vision, out=out, progress=False, **options)
-    return FeatureSource(ShardSource(folder), out)
 
 
 def test_images_are_not_decoded_when_nobody_looks_at_them(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:

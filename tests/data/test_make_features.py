@@ -6,52 +6,21 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from data.rawdata import write_fashioniq
+from data.rawdata import features_of as made
 from safetensors.torch import load_file
-from small import small_backbone
-from unifashion_pl.datamodules import fashioniq
 
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.assemble import TripletAssembler, image_of
-from unifashion_pl.data.features import FeatureSource
 from unifashion_pl.data.make_features import write_features
 from unifashion_pl.data.reader import DamagedSample, ShardSource
-from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import TrainLoader
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import WriteError
 
 SIZE = 32
-
-
-@pytest.fixture
-def frozen() -> QFormerBackbone:
-    """A backbone whose tower is frozen and in eval mode, as in phase 2."""
-    backbone = small_backbone()
-    backbone.vision.requires_grad_(False)
-    backbone.vision.eval()
-    return backbone
-
-
-@pytest.fixture(scope="module")
-def repeated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 triplets in shards of 5; the references of all dresses are one picture, so that 41 of 48 images are distinct."""
-    root = write_fashioniq(tmp_path_factory.mktemp("repeated") / "raw")
-    first = (root / "images/DTR00000.jpg").read_bytes()
-    for i in range(8):
-        (root / f"images/DTR{2 * i:05d}.jpg").write_bytes(first)
-    plan = next(p for p in fashioniq.plans(root) if p.split == "train")
-    object.__setattr__(plan, "shard_size", 5)
-    return write_shards(plan, root.parent / "shards", progress=False).parent
-
-
-def made(folder: Path, backbone: QFormerBackbone, out: Path, **options: Any) -> FeatureSource:
-    write_features(folder, backbone.vision, out=out, progress=False, **options)
-    return FeatureSource(ShardSource(folder), out)
 
 
 def test_features_are_what_the_tower_gives(repeated: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
