@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from unifashion_pl.data.captions import LeakError, provenance_faults
 from unifashion_pl.data.decode import BadInput, open_image, read_bytes, to_rgb
-from unifashion_pl.data.plan import MissingDataError, compact_json, some
+from unifashion_pl.data.plan import MissingDataError, compact_json, shortened
 from unifashion_pl.files import replacing, write_text, writing
 from unifashion_pl.reading import FormatError, from_json, read_json_lines, text_lines
 
@@ -192,11 +192,11 @@ def annotate(
                 bar.update(len(part))
                 if bad and not allow_missing:
                     raise MissingDataError(
-                        f"{len(bad):,} images cannot be captioned: {some(bad)}. Mend them and run the same command again, or pass "
+                        f"{len(bad):,} images cannot be captioned: {shortened(bad)}. Mend them and run the same command again, or pass "
                         "--allow-missing to leave such images out"
                     )
     if bad:
-        warnings.warn(f"{len(bad):,} images have no caption: {some(bad, 20)}", stacklevel=2)
+        warnings.warn(f"{len(bad):,} images have no caption: {shortened(bad, 20)}", stacklevel=2)
     return _sort(out)
 
 

@@ -15,7 +15,7 @@ from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.features import FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME, changed_sources
 from unifashion_pl.data.mixing import MixedPairLoader
-from unifashion_pl.data.plan import Plan, some
+from unifashion_pl.data.plan import Plan, shortened
 from unifashion_pl.data.reader import SampleSource, ShardSource
 from unifashion_pl.data.shards import write_shards
 from unifashion_pl.data.stream import EvalLoader, Rank, TrainLoader, Workers
@@ -187,7 +187,7 @@ class FashionDataModule(Resizable):
         changed = changed_sources(self.shards / folder, self.root)
         if changed:
             warnings.warn(
-                f"{self.shards / folder} was made from other files: {some(changed)} changed since, so the shards are made again. A run "
+                f"{self.shards / folder} was made from other files: {shortened(changed)} changed since, so the shards are made again. A run "
                 "that was to be resumed on the old ones will be refused",
                 stacklevel=3,
             )

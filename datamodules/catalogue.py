@@ -15,7 +15,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.catalogue_rows import CatalogueRow, read_catalogue
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Item, MissingDataError, Plan, products_in_several, some
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, products_in_several, shortened
 from unifashion_pl.data.reader import PlanSource, SampleSource
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
@@ -81,7 +81,7 @@ def split_plans(
     """
     parts = split_rows(rows, val_fraction)
     others = {split: len(part) for split, part in parts.items() if split not in SPLITS}
-    listed = some(f"{split} ({count:,} rows)" for split, count in others.items())
+    listed = shortened(f"{split} ({count:,} rows)" for split, count in others.items())
     if others:
         notes = [*notes, f"{sum(others.values()):,} rows are of other splits, which nothing reads: {listed}"]
     if len(others) == len(parts):
@@ -101,7 +101,9 @@ def find_csv(root: Path) -> Path:
     named = root / "catalogue.csv"
     if named in found or len(found) == 1:
         return named if named in found else found[0]
-    raise MissingDataError(f"{root}: expected catalogue.csv or a single .csv, found {some(p.name for p in found) or 'none'}")
+    raise MissingDataError(
+        f"{root}: expected catalogue.csv or a single .csv, found {shortened(p.name for p in found) or 'none'}"
+    )
 
 
 def plans(
@@ -186,7 +188,7 @@ class CatalogueDataModule(FashionDataModule):
         if not self._plans:
             rows = read_catalogue(self.csv, self.folder, self.columns)
             absent = [row for row in rows if not os.path.isfile(row.image)]  # False also of what no system can name
-            listed = some(row.image.relative_to(self.folder).as_posix() for row in absent)
+            listed = shortened(row.image.relative_to(self.folder).as_posix() for row in absent)
             missing = f"{len(absent):,} of {len(rows):,} images of {self.csv} are not in {self.folder}: {listed}"
             if absent and not self.allow_missing:
                 raise MissingDataError(f"{missing}. Mend the CSV or pass allow_missing=True")

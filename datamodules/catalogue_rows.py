@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unifashion_pl.data.plan import some
+from unifashion_pl.data.plan import shortened
 from unifashion_pl.reading import FormatError
 from unifashion_pl.reading_csv import SEPARATORS, CsvRow, CsvTable, read_table
 
@@ -101,7 +101,7 @@ def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str]
         lines.setdefault(found.id, []).append(row.line)
     if twice := [f"{id} (lines {', '.join(map(str, where[:3]))})" for id, where in lines.items() if len(where) > 1]:
         hint = "" if "id" in places else "; give the rows a column id, because file names repeat"
-        raise FormatError(f"{csv}: ids occur more than once: {some(twice)}{hint}")
+        raise FormatError(f"{csv}: ids occur more than once: {shortened(twice)}{hint}")
     return rows
 
 
@@ -286,13 +286,13 @@ def _say(csv: Path, table: CsvTable, images: ImageNames) -> None:
     if table.separator != ",":
         said.append(f"cells are separated by {SEPARATORS.get(table.separator, repr(table.separator))}")
     if table.empty:
-        said.append(f"{len(table.empty):,} empty rows are passed over: lines {some(map(str, table.empty))}")
+        said.append(f"{len(table.empty):,} empty rows are passed over: lines {shortened(map(str, table.empty))}")
     found = [(where, images.other_case(inside)) for where, inside in images.absent]
     others = [f"{name} (line {where.rpartition(':')[2]})" for where, name in found if name is not None]
     if others:
         said.append(
             f"{len(others):,} images are not there under their names, but under the same with other upper and lower case: "
-            f"{some(others)}. Write the names as the files have them"
+            f"{shortened(others)}. Write the names as the files have them"
         )
     if said:
         warnings.warn(f"{csv}: {'; '.join(said)}", stacklevel=3)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from unifashion_pl.datamodules.checks import CheckReport, Duplicates, SplitReport
 
-from unifashion_pl.data.plan import some
+from unifashion_pl.data.plan import shortened
 
 #: Files of a split, and groups of equal pictures, that are named.
 SHOWN = 20
@@ -62,7 +62,7 @@ def _block(split: SplitReport, notes: Sequence[str]) -> list[str]:
         lines.append(f"… and {len(split.unusable) - SHOWN:,} more files")
     lines += [f"effect: {effect}" for effect in split.effects]
     if split.oddities:
-        odd = [f"{len(ids):,} {oddity} ({some(ids, 3)})" for oddity, ids in split.oddities.items()]
+        odd = [f"{len(ids):,} {oddity} ({shortened(ids, 3)})" for oddity, ids in split.oddities.items()]
         lines.append(f"converted to RGB: {'; '.join(odd)}")
     lines += [f"note: {note}" for note in notes]
     return [f"{_split(split)}, {split.kind}{_losses(split)}", *(f"  {line}" for line in lines)] if lines else []

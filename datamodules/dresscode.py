@@ -17,7 +17,7 @@ from PIL import Image
 from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, shortened
 from unifashion_pl.data.recipes import FileRecipe, Picture
 from unifashion_pl.person.masks import Part, label_map, mask_from_parse
 from unifashion_pl.person.pose import Pose, body_part_colours, read_pose
@@ -246,7 +246,7 @@ def _notes(items: Sequence[Item], split: str, roles: frozenset[str], phrases: di
             notes.append(f"{category}: {count:,} pairs, published are {PUBLISHED[split][category]:,}")
     mute = sorted({item.spec.garment for item in items if not any(p.strip() for p in phrases.get(item.spec.garment, []))})
     if mute:
-        notes.append(f"{len(mute):,} garments have no phrases: {some(mute)}")
+        notes.append(f"{len(mute):,} garments have no phrases: {shortened(mute)}")
     if "sketch" not in roles:
         notes.append(DRAWN)
     return notes

@@ -15,7 +15,7 @@ from typing import Any
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, products_in_several, size_notes, some, twice
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, products_in_several, shortened, size_notes, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, text_lines
 
@@ -83,7 +83,7 @@ def plan_split(root: Path, split: str) -> Plan:
     """
     rows = read_labels(root, split)
     if again := twice(meta["id"] for meta, _ in rows):
-        raise MissingDataError(f"{root}/labels: {len(again)} images of {split} are listed twice: {some(again)}")
+        raise MissingDataError(f"{root}/labels: {len(again)} images of {split} are listed twice: {shortened(again)}")
     items = [Item(meta["id"], meta["category"], ImageSpec(meta, path)) for meta, path in rows]
     if split == "train":
         random.Random("fashion200k").shuffle(items)

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, Plan, size_notes, some, twice
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, shortened, size_notes, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, read_json
 
@@ -71,7 +71,7 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     assert path is not None
     entries = read_list(path)
     if again := twice(str(entry["id"]) for entry in entries):
-        raise MissingDataError(f"{path}: {len(again):,} ids are there twice: {some(again)}")
+        raise MissingDataError(f"{path}: {len(again):,} ids are there twice: {shortened(again)}")
     places = [root / name for name in FOLDERS[split]]
     first = next((image for entry in entries for image in entry["images"]), "")
     folder = next((place for place in places if os.path.isfile(place / first)), places[0])

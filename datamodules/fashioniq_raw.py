@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, some, twice
+from unifashion_pl.data.plan import Item, MissingDataError, shortened, twice
 from unifashion_pl.data.texts import EDGES
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -93,7 +93,7 @@ class RawFashionIQ:
         self.root = root
         for folder in ("captions", "image_splits"):
             if not (root / folder).is_dir():
-                there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
+                there = shortened(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
                 raise MissingDataError(
                     f"{root}: no folder {folder} (found: {there or 'nothing'}). Expected captions/, image_splits/ and images/ as in "
                     "github.com/XiaoxiaoGuo/fashion-iq; the images have to be collected by id"
@@ -140,7 +140,7 @@ class RawFashionIQ:
             path = self.split_file(category, split)
             ids = [_id(row, f"{path}: entry {n}") for n, row in enumerate(_read_list(path))]
             if again := twice(ids):
-                raise MissingDataError(f"{path}: {len(again)} ids are listed twice: {some(again)}")
+                raise MissingDataError(f"{path}: {len(again)} ids are listed twice: {shortened(again)}")
             self._ids[category, split] = ids
         return self._ids[category, split]
 
@@ -177,7 +177,7 @@ class RawFashionIQ:
             strangers = sorted({i for e in entries for i in (e.reference, e.target) if i and i not in ids})
             if strangers:
                 notes.append(
-                    f"{category} {split}: {len(strangers)} references or targets are not in the image split: {some(strangers)}"
+                    f"{category} {split}: {len(strangers)} references or targets are not in the image split: {shortened(strangers)}"
                 )
         return notes
 
@@ -204,10 +204,10 @@ class RawFashionIQ:
         counts = f"{len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"
         notes = [f"images in: {self._layout()}; {counts}"]
         if beyond := sorted(self.images.ids - set(listed)):
-            notes.append(f"{len(beyond):,} image files belong to no listed id: {some(beyond)}")
+            notes.append(f"{len(beyond):,} image files belong to no listed id: {shortened(beyond)}")
         if self.images.twice:
             notes.append(
-                f"{len(self.images.twice):,} ids have several image files, the first is used: {some(sorted(self.images.twice))}"
+                f"{len(self.images.twice):,} ids have several image files, the first is used: {shortened(sorted(self.images.twice))}"
             )
         return notes
 

@@ -20,7 +20,7 @@ from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import TryOnAssembler, optional
 from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, some
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, shortened
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.person.pose import draw_skeleton, read_pose
@@ -60,7 +60,7 @@ def places(root: Path) -> dict[str, Path]:
         if part == "dresscode" and any((folder / category).is_dir() for category in dresscode.CATEGORIES):
             found[part] = folder
     if not found:
-        there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
+        there = shortened(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
         raise MissingDataError(
             f"{root}: neither multimodal VITON-HD (train_pairs.txt) nor Dress Code (dresses/, upper_body/, lower_body/) is there "
             f"(found: {there or 'nothing'}); expected are folders vitonhd/ and dresscode/, or one of them as the root"

@@ -18,7 +18,7 @@ from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
 
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, some
+from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, shortened
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.person.masks import mask_from_agnostic
@@ -155,7 +155,7 @@ def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
     """
     path = root / f"{split}_pairs.txt"
     if not path.is_file():
-        there = some(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
+        there = shortened(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
         raise MissingDataError(
             f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files"
         )
@@ -201,7 +201,7 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
     if phrases is None:
         notes.append("captions.json is absent: all texts are empty")
     elif mute := sorted({g for _, g in pairs if not any(p.strip() for p in phrases.get(g.split("_")[0], []))}):
-        notes.append(f"{len(mute):,} garments have no phrases in captions.json: {some(mute)}")
+        notes.append(f"{len(mute):,} garments have no phrases in captions.json: {shortened(mute)}")
     if "mask" not in patterns:
         notes.append("agnostic-mask is absent: masks are made from the agnostic pictures")
     return Plan(

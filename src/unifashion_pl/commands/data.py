@@ -79,13 +79,13 @@ def shards(
 ) -> None:
     """Raw layout -> WebDataset shards + index.json."""
     from unifashion_pl.data.index import ShardIndex
-    from unifashion_pl.data.plan import some
+    from unifashion_pl.data.plan import shortened
     from unifashion_pl.datamodules.checks import build_shards
 
     for index in build_shards(dataset, root, out, workers=workers, allow_missing=allow_missing):
         print(index)
         if lost := ShardIndex.load(index.parent).missing:
-            named = some((f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in lost), 20)
+            named = shortened((f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in lost), 20)
             print(f"{len(lost):,} samples are left out: {named}", file=sys.stderr)
 
 

@@ -69,24 +69,24 @@ def add(
     model: Model,
 ) -> None:
     """Put the images of a CSV into an index."""
-    from unifashion_pl.data.plan import some
+    from unifashion_pl.data.plan import shortened
 
     rows = catalogue.rows()
     with _changing(index, model) as gallery:
         known = sorted(set(rows["ids"]) & set(gallery.ids))
         if known and not replace:
-            raise ValueError(f"{index} has {some(known)} already: --replace takes the new images instead")
+            raise ValueError(f"{index} has {shortened(known)} already: --replace takes the new images instead")
         gallery.remove(known).add(**rows)
     print(f"{len(rows['ids']) - len(known)} added, {len(known)} replaced, {len(gallery)} images in {index}")
 
 
 def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: Model) -> None:
     """Take images out of an index."""
-    from unifashion_pl.data.plan import some
+    from unifashion_pl.data.plan import shortened
 
     with _changing(index, model) as gallery:
         if unknown := set(ids) - set(gallery.ids):
-            raise ValueError(f"not in {index}, which holds {len(gallery)} images: {some(sorted(unknown))}")
+            raise ValueError(f"not in {index}, which holds {len(gallery)} images: {shortened(sorted(unknown))}")
         gallery.remove(ids)
     print(f"{len(set(ids))} removed, {len(gallery)} images in {index}")
 

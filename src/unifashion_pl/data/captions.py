@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from unifashion_pl.data.plan import some
+from unifashion_pl.data.plan import shortened
 from unifashion_pl.reading import converted, read_json_lines
 
 BLIND_INPUTS = frozenset({"image", "category", "keywords"})
@@ -147,6 +147,6 @@ def _entry(raw: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _compare(path: Path, found: set[str], expected: set[str]) -> None:
     if lacking := sorted(expected - found):
-        raise ValueError(f"{path}: {len(lacking):,} of {len(expected):,} gallery images have no caption: {some(lacking)}")
+        raise ValueError(f"{path}: {len(lacking):,} of {len(expected):,} gallery images have no caption: {shortened(lacking)}")
     if beyond := sorted(found - expected):
-        raise ValueError(f"{path}: {len(beyond):,} captions belong to no image of the gallery: {some(beyond)}")
+        raise ValueError(f"{path}: {len(beyond):,} captions belong to no image of the gallery: {shortened(beyond)}")

@@ -127,7 +127,7 @@ class Plan:
     @property
     def _origin(self) -> str:
         """What names its samples, for messages."""
-        return f"Keys come from {some(map(str, self.sources)) or self.root}"
+        return f"Keys come from {shortened(map(str, self.sources)) or self.root}"
 
     @property
     def folder(self) -> str:
@@ -178,7 +178,7 @@ def products_in_several(plans: Sequence[Plan]) -> list[str]:
         for item in plan.items:
             where.setdefault(item.spec.meta["product"], set()).add(plan.split)
     both = sorted(product for product, splits in where.items() if len(splits) > 1)
-    return [f"{len(both):,} products stand in more than one split: {some(map(str, both))}"] if both else []
+    return [f"{len(both):,} products stand in more than one split: {shortened(map(str, both))}"] if both else []
 
 
 def size_notes(split: str, found: int, published: int, unit: str, mute: int) -> list[str]:
@@ -187,7 +187,7 @@ def size_notes(split: str, found: int, published: int, unit: str, mute: int) -> 
     return notes + ([f"{mute:,} {unit} have no description"] if mute else [])
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
+def shortened(names: Iterable[str], most: int = 5) -> str:
     """The first few of many names, and how many more there are."""
     listed = list(names)
     shown = ", ".join(listed[:most])

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from unifashion_pl.data.index import NAME, Shard, ShardIndex, fingerprint, preflight
-from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, some
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, Recipe, compact_json, shortened
 from unifashion_pl.files import exclusive, replacing
 from unifashion_pl.processes import worker_pool
 from unifashion_pl.reading import FormatError, from_json, read_json
@@ -274,7 +274,7 @@ def _refuse_losses(index: ShardIndex, allow_missing: bool) -> None:
 
 
 def _losses(index: ShardIndex) -> str:
-    return some(f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in index.missing)
+    return shortened(f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in index.missing)
 
 
 def _remove_strangers(folder: Path, names: set[str]) -> None:

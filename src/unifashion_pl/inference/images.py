@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl.data import decode
-from unifashion_pl.data.plan import some
+from unifashion_pl.data.plan import shortened
 
 OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
 Images = OneImage | Sequence[OneImage]
@@ -87,7 +87,7 @@ class UnreadableImages(ValueError):
     def __init__(self, bad: dict[int, str], of: int, max_bad: int) -> None:
         self.bad = bad
         super().__init__(
-            f"{len(bad):,} of {of:,} images cannot be used, allowed are {max_bad}: {some(bad.values(), NAMED)}. "
+            f"{len(bad):,} of {of:,} images cannot be used, allowed are {max_bad}: {shortened(bad.values(), NAMED)}. "
             f"Mend them, or leave them out: max_bad={len(bad)}, on the command line --max-bad {len(bad)}"
         )
 
@@ -119,7 +119,7 @@ def unreadable(images: Sequence[OneImage], max_bad: int = 0) -> dict[int, str]:
 
 def left_out(bad: dict[int, str]) -> str:
     """A sentence about pictures that were left out."""
-    return f"{len(bad):,} images are left out: {some(bad.values(), NAMED)}"
+    return f"{len(bad):,} images are left out: {shortened(bad.values(), NAMED)}"
 
 
 def _bar(images: Sequence[OneImage]) -> tqdm[None]:
