@@ -94,12 +94,117 @@ def test_another_normalisation_can_be_set_and_is_not_part_of_the_weights() -> No
     assert all(name.startswith("model.") for name in model.state_dict())
 
 
+EVA: dict[str, Any] = {"embed_dim": 32, "num_heads": 2, "mlp_ratio": 2.0}
+
+
+def published_eva(side: int = 28, depth: int = 4) -> Any:
+    """timm's EVA as its authors train it: all blocks, a final norm that is no identity, a classifier."""
+    torch.manual_seed(3)
+    model: Any = timm.create_model("eva_giant_patch14_clip_224", img_size=side, depth=depth, num_classes=5, **EVA)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_((torch.randn(parameter.shape) * 0.2).half())  # so that a file in fp16 loses nothing
+    return model.eval()
+
+
+def written(model: Any, form: str, folder: Path) -> str:
+    """A published tower in one of the forms in which it is found -> what ``weights`` names."""
+    from unifashion_pl.weights.importing import import_weights
+
+    state = {n: t.clone() for n, t in model.state_dict().items()}
+    trunk = {n: t for n, t in state.items() if not n.startswith(("norm.", "head."))}
+    shallow = {n: t for n, t in trunk.items() if not n.startswith("blocks.3.")}  # LAVIS' own tower has 39 of 40 blocks
+    if form == "timm file":
+        save_file(state, folder / "x.safetensors")
+    elif form == "timm folder":
+        (folder / "x").mkdir()
+        save_file(state, folder / "x" / "model.safetensors")
+        return str(folder / "x")
+    elif form == "lavis file":
+        torch.save({"model": {f"visual_encoder.{n}": t.half() for n, t in shallow.items()}}, folder / "x.pth")
+        return str(folder / "x.pth")
+    else:
+        torch.save(shallow, folder / "eva_vit_g.pth")
+        import_weights(folder / "eva_vit_g.pth", folder / "imported", kind="tower")
+        return str(folder / "imported")
+    return str(folder / "x.safetensors")
+
+
+FORMS = ("timm file", "timm folder", "lavis file", "imported folder")
+
+
 @torch.no_grad()
-def test_weights_come_from_a_local_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("final_norm", "depth"), [(False, 3), (True, 4), (False, 2)])
+def test_a_tower_starts_from_every_form_of_its_weights_at_any_depth(
+    form: str, final_norm: bool, depth: int, tmp_path: Path
+) -> None:
+    model, sides = published_eva(), {"image_size": 28, "timm_kwargs": {**EVA, "depth": depth}}
+    place = written(model, form, tmp_path)
+    if final_norm and not form.startswith("timm"):
+        with pytest.raises(ValueError, match=r"does not fit the vision tower: .*missing.*(final_norm: false|depth)"):
+            VisionTower("eva_giant_patch14_clip_224", weights=place, final_norm=True, **sides)
+        return
+    ours = VisionTower("eva_giant_patch14_clip_224", weights=place, final_norm=final_norm, **sides).eval()
+    pixels = (images(2, 28) - ours.mean) / ours.std
+    inner: list[Tensor] = []
+    hook = model.blocks[depth - 1].register_forward_hook(lambda _m, _given, out: inner.append(out))
+    whole = model.forward_features(pixels)
+    hook.remove()
+    assert (whole - inner[0]).abs().max() > 0.1
+    torch.testing.assert_close(ours(images(2, 28)), whole if final_norm else inner[0], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_timms_own_weights_are_cut_to_a_smaller_depth(tmp_path: Path) -> None:
+    from timm.models import save_for_hf
+
+    model = published_eva()
+    options = {"img_size": 28, "depth": 4, **EVA}
+    save_for_hf(model, str(tmp_path), model_args=options, safe_serialization=True)
+    ours = VisionTower(f"local-dir:{tmp_path}", image_size=28, weights="timm", timm_kwargs={"depth": 3})
+    assert len(ours.model.blocks) == 3
+    for name, tensor in ours.model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", FORMS)
+def test_positions_of_another_image_size_are_interpolated_as_blip2_does(form: str, tmp_path: Path) -> None:
+    """``lavis.models.eva_vit.interpolate_pos_embed``, written down: bicubic, corners not aligned."""
+    model = published_eva(side=42)
+    place = written(model, form, tmp_path)
+    ours = VisionTower("eva_giant_patch14_clip_224", image_size=70, weights=place, timm_kwargs={**EVA, "depth": 3}).eval()
+    assert ours(images(1, 70)).shape == (1, 26, 32)
+    first, grid = model.pos_embed[:, :1], model.pos_embed[:, 1:].reshape(1, 3, 3, 32).permute(0, 3, 1, 2)
+    wider = torch.nn.functional.interpolate(grid, size=(5, 5), mode="bicubic", align_corners=False)
+    expected = torch.cat([first, wider.permute(0, 2, 3, 1).flatten(1, 2)], 1)
+    torch.testing.assert_close(ours.model.pos_embed, expected, atol=1e-6, rtol=0)
+    rectangle = {**model.state_dict(), "pos_embed": torch.randn(1, 8, 32)}
+    save_file(rectangle, tmp_path / "rectangle.safetensors")
+    with pytest.raises(ValueError, match=r"pos_embed: file \(1, 8, 32\), expected \(1, 26, 32\)"):
+        VisionTower("eva_giant_patch14_clip_224", image_size=70, weights=str(tmp_path / "rectangle.safetensors"),
+                    timm_kwargs={**EVA, "depth": 3})  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_timm_vit_of_another_image_size_has_timms_positions(tmp_path: Path) -> None:
     published = timm.create_model("vit_tiny_patch16_224", num_classes=3, **VIT).eval()
+    torch.nn.init.normal_(published.pos_embed)
     save_file(published.state_dict(), tmp_path / "vit.safetensors")
-    model = tower("vit_tiny_patch16_224", VIT, weights=str(tmp_path / "vit.safetensors"), final_norm=True)
-    close(model(images(1)), published.forward_features((images(1) - model.mean) / model.std).numpy())
+    options = {name: value for name, value in VIT.items() if name != "img_size"}
+    ours = VisionTower("vit_tiny_patch16_224", image_size=48, timm_kwargs=options, weights=str(tmp_path / "vit.safetensors"),
+                       final_norm=True).eval()  # fmt: skip
+    published.set_input_size((48, 48))
+    close(ours(images(1, 48)), published.forward_features((images(1, 48) - ours.mean) / ours.std).numpy())
+
+
+def test_blocks_are_cut_only_where_a_depth_was_asked_for(tmp_path: Path) -> None:
+    deep = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=12, num_heads=2, depth=13)
+    save_file(deep.state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"12 left over \['blocks.12"):
+        VisionTower("vit_tiny_patch16_224", image_size=32, timm_kwargs={"embed_dim": 12, "num_heads": 2},
+                    weights=str(tmp_path / "vit.safetensors"))  # fmt: skip
 
 
 def test_a_picture_without_its_batch_dimension_is_refused() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from unifashion_pl.parts.fit import require_fit
@@ -13,14 +17,18 @@ from unifashion_pl.parts.tensors import load_tensors
 
 #: Where our own format keeps the timm model.
 TOWER = "backbone.vision.model."
+#: What timm's ``forward_features`` does not read.
+UNREAD = r"(classifier|head|fc|fc_norm|attn_pool)\."
 
 
-def load_vision_weights(model: nn.Module, source: str | Path) -> None:
-    """Fill a timm model from a local file, in timm's names or (EfficientNets) in those of efficientnet-pytorch.
+def load_vision_weights(model: nn.Module, source: str | Path, depth: int | None = None) -> None:
+    """Fill a timm model of its last shape from a local file: in timm's names, in LAVIS' (its tower), or (EfficientNets) in those of
+    efficientnet-pytorch.
 
     Of a folder of ``unifashion weights import`` the vision tower is taken, of a folder of a download its ``model.safetensors``.
 
-    A classifier in the file is left out; everything else has to fit exactly.
+    Args:
+        depth: as of :func:`fit_tower`.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -32,16 +40,61 @@ def load_vision_weights(model: nn.Module, source: str | Path) -> None:
             f"the vision tower's weights are not at {source}: `unifashion doctor --config FILE` says of a training's config what is absent "
             "and how to get it"
         )
-    state = load_tensors(path / "model.safetensors" if path.is_dir() else path)
-    if own := {n.removeprefix(TOWER): t for n, t in state.items() if n.startswith(TOWER)}:
-        state = own
+    state = fit_tower(model, load_tensors(path / "model.safetensors" if path.is_dir() else path), depth)
+    check_tower(model, state, str(source))
+    model.load_state_dict(state, strict=False)
+
+
+def fit_tower(model: nn.Module, state: dict[str, Tensor], depth: int | None = None) -> dict[str, Tensor]:
+    """A published state in the names and the shape of a timm model that is built already.
+
+    Left out are a classifier, a final norm that the model has not, and blocks behind the model's last. Position embeddings of another size
+    are interpolated: EVA's as BLIP-2 does it (bicubic), others as timm does it (antialiased too). All other differences stay.
+
+    Args:
+        depth: how many blocks were asked for; None = the architecture's own number, and further blocks stay.
+    """
+    for prefix in (TOWER, "visual_encoder."):
+        if own := {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}:
+            state = own
     if "_conv_stem.weight" in state:
         state = efficientnet_to_timm(state, [len(stage) for stage in model.blocks])  # type: ignore[union-attr]
+    expected = model.state_dict()
+    behind = {n for n in state if depth is not None and (m := re.match(r"blocks\.(\d+)\.", n)) and int(m[1]) >= depth}
+    state = {
+        n: t for n, t in state.items() if n in expected or not (n in behind or re.match(UNREAD, n) or n.startswith("norm."))
+    }
+    positions, wanted = state.get("pos_embed"), expected.get("pos_embed")
+    if positions is not None and wanted is not None and positions.ndim == wanted.ndim == 3:
+        state["pos_embed"] = _resized(model, positions, wanted.shape[1], "blocks.0.attn.q_bias" not in state)
+    return state
+
+
+def _resized(model: Any, positions: Tensor, tokens: int, antialias: bool) -> Tensor:
+    """Position embeddings (1, N, W) of a square grid for ``tokens`` of them; as they are where that cannot be."""
+    ahead = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
+    old = max(0, positions.shape[1] - ahead)
+    if positions.shape[1] == tokens or math.isqrt(old) ** 2 != old:
+        return positions
+    grid = list(model.patch_embed.grid_size)
+    print(
+        f"weights: position embeddings of {math.isqrt(old)} x {math.isqrt(old)} patches are interpolated to {grid[0]} x {grid[1]}"
+    )
+    return resample_abs_pos_embed(positions.float(), grid, None, ahead, antialias=antialias)
+
+
+def check_tower(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Compare a state of :func:`fit_tower` with its model; what :class:`~unifashion_pl.backbone.VisionTower` does not read may be missing.
+
+    Raises:
+        ValueError: with the differences.
+    """
     own = model.state_dict()
-    state = {n: t for n, t in state.items() if n in own or not re.match(r"(classifier|head|fc|norm|fc_norm)\.", n)}
-    counters = [n for n in own if n.endswith("num_batches_tracked")]
-    require_fit(state, own, f"{source} does not fit the vision tower", "Is it the file of another architecture?", counters)
-    model.load_state_dict(state, strict=False)
+    unread = [n for n in own if n.endswith("num_batches_tracked") or re.match(UNREAD, n)]
+    cure = "Is it the file of another architecture, or of another depth (timm_kwargs)?"
+    if "norm.weight" in own and "norm.weight" not in state:
+        cure = "It has no final norm, which BLIP-2 does not use: set final_norm: false"
+    require_fit(state, own, f"{source} does not fit the vision tower", cure, unread)
 
 
 def efficientnet_to_timm(state: dict[str, Tensor], depths: list[int]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import timm
@@ -29,8 +30,9 @@ class VisionTower(nn.Module):
 
     Args:
         name: timm model name; ``hf-hub:owner/name`` for one that is described on the hub.
-        image_size: side S of the square input in pixels.
-        timm_kwargs: further arguments of ``timm.create_model``, none that name files.
+        image_size: side S of the square input in pixels. Published position embeddings of another size are interpolated.
+        timm_kwargs: further arguments of ``timm.create_model``, none that name files. Published weights of more blocks than ``depth`` lose
+            the last ones.
         weights: "none" (random), "timm" (timm's pretrained weights; needs the network once) or the path of a local file or of a folder
             of ``unifashion weights import``, see :func:`unifashion_pl.backbone.pretrained.load_vision_weights`.
         dtype: of the tower's parameters, e.g. ``bfloat16`` for a frozen one on a GPU.
@@ -72,13 +74,13 @@ class VisionTower(nn.Module):
         folder = rebuild.blueprint_of(self.part)
         start = "none" if rebuild.brings_tensors(self.part) else weights
         options = {"num_classes": 0, **(timm_kwargs or {})}
+        self.depth: int | None = options.get("depth")
         source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
         with rebuild.reading_source(self.part, source):
             self.model: Any = _timm_model(f"local-dir:{folder}" if folder else name, start == "timm", options)
+            self._settle(options, final_norm)  # what a tower is built as comes before any file is compared with it
             if start not in ("none", "timm"):
-                load_vision_weights(self.model, start)
-        if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
-            self.model.norm = nn.Identity()
+                load_vision_weights(self.model, start, self.depth)
         self.pretrained = weights != "none"
         self.model.to(floating(dtype))
         if gradient_checkpointing:
@@ -87,6 +89,15 @@ class VisionTower(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255.0, persistent=False)
         self.positions = positions
         self.width = int(self.model.num_features)
+
+    def _settle(self, options: Mapping[str, Any], final_norm: bool) -> None:
+        """Give the model its last shape: no block, norm or position that :meth:`forward` does not use."""
+        if not final_norm and isinstance(getattr(self.model, "norm", None), nn.Module):
+            self.model.norm = nn.Identity()
+        sized = "img_size" in options or options.get("dynamic_img_size")
+        built = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
+        if built not in (None, (self.image_size, self.image_size)) and not sized and hasattr(self.model, "set_input_size"):
+            self.model.set_input_size(img_size=(self.image_size, self.image_size))
 
     def blueprint(self) -> dict[str, bytes]:
         """What the hub says of the model: its architecture and arguments."""
@@ -137,8 +148,14 @@ def _timm_model(name: str, pretrained: bool, arguments: dict[str, Any]) -> Any:
     """Raises ValueError for a name that timm does not know, and for arguments that its model does not take."""
     if ":" not in name and not timm.is_model(name):  # with a colon it is a place: hf-hub:owner/name
         raise ValueError(unknown("timm model", name, timm.list_models()) + " (`timm.list_models()`)")
+    depth = arguments.get("depth") if pretrained else None
     try:
-        return timm.create_model(name, pretrained, **arguments)
+        model: Any = timm.create_model(
+            name, pretrained, **{k: v for k, v in arguments.items() if k != "depth" or depth is None}
+        )
+        if depth is not None:  # timm loads published weights into the published depth alone
+            model.blocks = model.blocks[:depth]
+        return model
     except TypeError as error:
         raise ValueError(
             f"timm cannot build {name} with timm_kwargs {arguments}: {error}. They are arguments of that architecture: leave out what "

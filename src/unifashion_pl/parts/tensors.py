@@ -85,14 +85,16 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def state_of(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The state dict in what was read from a file, directly or under ``state_dict``.
+    """The state dict in what was read from a file, directly or under ``state_dict`` or ``model`` (LAVIS).
 
     Raises:
         ValueError: there is none, it holds something else than plain tensors, or they claim to be larger than the file.
     """
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = content.get("state_dict", content.get("model", content)) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict'")
+        raise ValueError(
+            f"{path} holds no state dict: expected names mapped to tensors, optionally under 'state_dict' or 'model'"
+        )
     return plain_state(check_state(state, path))
 
 

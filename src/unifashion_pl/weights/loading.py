@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl import learned
+from unifashion_pl.backbone import VisionTower
+from unifashion_pl.backbone.pretrained import TOWER, UNREAD, fit_tower
 from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.parts.fit import load_exactly, require_fit
 from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, state_of
@@ -185,12 +188,23 @@ def load_imported(model: nn.Module, folder: str | Path) -> Report:
         raise ValueError(f"{folder} holds {', '.join(unbuilt)}, and this model was built without all of them: nothing to load")
     if Q_T in own and Q_T not in state and Q_R in state:
         state[Q_T] = state[Q_R]
+    state = _fitted(model, state)
     held = {part_name(name) for name in state}
     cure = "Build the model with the sizes of the imported checkpoint; nothing was loaded"
     filled = {name: tensor for name, tensor in own.items() if part_name(name) in held}
-    require_fit(state, filled, f"{folder} does not fit this model", cure)
+    unread = [name for name in filled if name.startswith(TOWER) and re.match(UNREAD, name.removeprefix(TOWER))]
+    require_fit(state, filled, f"{folder} does not fit this model", cure, unread)
     model.load_state_dict(state, strict=False)
     report.absent = {p: report.absent.get(p, "not in the folder: keeps what it has") for p in sorted(built - held)}
     if unbuilt:
         report.notes.append(f"not built here, left out: {', '.join(unbuilt)}")
     return report
+
+
+def _fitted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of an import with the vision tower's in the shape that the model's has, as where ``weights`` names the folder."""
+    vision = getattr(getattr(model, "backbone", None), "vision", None)
+    if not isinstance(vision, VisionTower) or not any(name.startswith(TOWER) for name in state):
+        return state
+    fitted = fit_tower(vision.model, state, vision.depth)
+    return {n: t for n, t in state.items() if not n.startswith(TOWER)} | {TOWER + n: t for n, t in fitted.items()}
