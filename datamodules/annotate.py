@@ -113,7 +113,7 @@ def garment_name(category: str) -> str:
 
 
 def keywords_of(texts: Mapping[str, Sequence[str]], most: int = 40) -> Keywords:
-    """Attribute words of the *training* texts: lower case, lemmatised, without stop words; counted once a text.
+    """Attribute words of the *training* texts (App. C, Fig. 4): lower case, lemmatised, without stop words; counted once a text.
 
     Args:
         texts: category -> modifying texts of the training split.

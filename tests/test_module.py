@@ -77,6 +77,23 @@ def test_loss_weights_scale_and_switch_off() -> None:
         tiny(**{"loss_weights": {"lm": 1.0}})
 
 
+@pytest.mark.parametrize(
+    ("stream", "terms"),
+    [("pairs", {"itc", "itm", "itg", "q2i"}), ("triplets", {"cir_itc", "cir_caption", "cir_itm", "itg", "q2i"})],
+)
+def test_a_step_is_the_plain_sum_of_equations_8_and_13(
+    model: UniFashionModule, stream: str, terms: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L_cross or L_cir, each of whose terms counts once, + L_ITG + L_q2I."""
+    logged: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(model, "policy", "phase1_joint")
+    monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
+    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    total = model.eval().training_step({stream: streams()[stream]}, 0)
+    assert {name.removeprefix(f"train/{stream}/") for name in logged} == terms
+    assert float(total.detach()) == pytest.approx(sum(float(loss) for loss in logged.values()), rel=1e-6)
+
+
 def test_heads_can_be_left_out_and_streams_summed() -> None:
     model = tiny(caption=None, diffusion=None)
     assert model.caption_head is None

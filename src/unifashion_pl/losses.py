@@ -46,7 +46,7 @@ def gather_rows(x: Tensor, gather: bool = True) -> Tensor:
 
 
 def max_sim(text: Tensor, image: Tensor) -> Tensor:
-    """Similarity of BLIP-2: the best of an image's query tokens.
+    """Similarity of a text and an image (§3.1.1, as in BLIP-2): the best of the image's query tokens.
 
     Args:
         text: (N, E) unit vectors.
@@ -71,7 +71,8 @@ def itc_loss(
     reduction: Reduction = "mean",
     gather: bool = True,
 ) -> Tensor:
-    """Symmetric image–text contrastive loss (Eq. 3; the paper's lambda is 1/temperature), also the terms of L_cir (Eq. 10).
+    """Symmetric image–text contrastive loss, also the terms of L_cir (Eq. 10). Eq. 3 prints one direction, §3.1.1 calls the loss symmetrical:
+    the mean of both. The paper's lambda is 1/temperature.
 
     Across ranks only the text vectors and one log-sum-exp per text travel, never the (B, Q, E) image tokens.
 
@@ -197,7 +198,7 @@ def hard_negatives(
 
 
 def itm_loss(logits: Tensor, matches: Tensor) -> Tensor:
-    """Two-way cross-entropy of image–text matching (Eq. 4 read as binary, as the text and all code have it).
+    """Two-way cross-entropy of image–text matching. Eq. 4 prints a softmax over the batch; the text calls the task binary, and so is all code.
 
     Args:
         logits: (n, 2), class 1 = match: the mean over queries of the matching head.

@@ -46,14 +46,17 @@ class Preset:
 _RETRIEVAL = Preset(lr=2e-5, betas=(0.9, 0.98), eps=1e-7, weight_decay=0.05, shape="one_cycle", warmup=0.1)
 
 PRESETS: dict[str, Preset] = {
+    # the paper is silent: the released code's, with decay and beta1 as they were meant
     "retrieval": _RETRIEVAL,
     "retrieval_released": replace(_RETRIEVAL, decay_all=True, cycle_beta1=True),
     "qformer_llm_released": replace(_RETRIEVAL, lr=2e-4, warmup=0.75, decay_all=True, cycle_beta1=True),
+    # App. B
     "llm": Preset(lr=2e-5, betas=(0.9, 0.99), shape="cosine", warmup=0.03),
     "llm_released": Preset(lr=2e-4, shape="cosine", warmup=0.03),
     # for trainings whose length nobody knows beforehand
     "retrieval_constant": replace(_RETRIEVAL, shape="constant", warmup=0.0),
     "llm_constant": Preset(lr=2e-5, betas=(0.9, 0.99), shape="constant"),
+    # rate: App. B; betas and decay: AdamW's own, as in the released code
     "diffusion": Preset(lr=1e-4, weight_decay=0.01, shape="constant"),
     # ours: of a few thousand steps the last ones have to be small, or pictures show the noise of the weights
     "diffusion_short": Preset(lr=1e-4, weight_decay=0.01, shape="cosine", warmup=0.03),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import TEXTS, images, small_backbone
+from small import TEXTS, images, pair_batch, small_backbone, triplet_batch
 from torch import Tensor
 from transformers import Blip2Config, Blip2ForImageTextRetrieval
 
@@ -61,6 +61,32 @@ def test_padding_changes_no_valid_output(backbone: QFormerBackbone) -> None:
     padded = backbone.fused_pass(seen, backbone.tokenize([TEXTS[2], TEXTS[1] + " is long black plain"]))
     torch.testing.assert_close(alone[0], padded[0][:1], atol=2e-6, rtol=0)
     torch.testing.assert_close(alone[1], padded[1][:1], atol=2e-6, rtol=0)
+
+
+def test_soft_prompts_are_the_image_pass_of_pairs_and_the_fused_pass_of_triplets() -> None:
+    """q of Eqs. 6 and 7, q_R of Eqs. 11 and 12: from transformers' own modules, whose plain padding mask lets all see all."""
+    backbone = small_backbone().eval()
+    with torch.no_grad():
+        backbone.target_query_tokens.add_(1.0)  # no soft prompt comes from it
+    pairs, triplets = pair_batch(), triplet_batch()
+    tokens = backbone.tokenize(triplets.texts)
+    queries = backbone.query_tokens.expand(4, -1, -1)
+    alone = backbone.qformer(query_embeds=queries, encoder_hidden_states=backbone.image_features(pairs.images))
+    both = torch.cat([queries, backbone.embeddings.word_embeddings(tokens.ids)], 1)
+    both[:, 4:] += backbone.embeddings.position_embeddings(torch.arange(tokens.ids.shape[1]))
+    kept = torch.cat([torch.ones(4, 4), tokens.mask], 1)
+    fused = backbone.qformer(
+        query_embeds=both,
+        query_length=4,
+        attention_mask=kept,
+        encoder_hidden_states=backbone.image_features(triplets.references),
+    ).last_hidden_state
+    first, second = backbone.encode(pairs), backbone.encode(triplets)
+    torch.testing.assert_close(first.queries, alone.last_hidden_state, atol=2e-6, rtol=0)
+    assert first.cls is None
+    torch.testing.assert_close(second.queries, fused[:, :4], atol=2e-6, rtol=0)
+    assert second.cls is not None
+    torch.testing.assert_close(second.cls, fused[:, 4], atol=2e-6, rtol=0)
 
 
 def test_target_queries_start_as_the_reference_queries_and_can_be_tied() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning as L
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.backbone.qformer import QuerySet, TextTokens
+from unifashion_pl.data.samples import TripletBatch
 from unifashion_pl.losses import itc_loss
 from unifashion_pl.tasks import RetrievalModule
 
@@ -28,6 +31,32 @@ def test_pair_losses_are_itc_and_itm() -> None:
     torch.testing.assert_close(losses["itc"], itc_loss(c, z, 0.07), atol=1e-5, rtol=0)
     with_lm = head(lm_vocab=len(backbone.tokenizer))
     assert with_lm.losses(backbone, batch, backbone.encode(batch))["lm"] > 0
+
+
+@pytest.mark.parametrize("kind", ["pairs", "triplets"])
+def test_matching_takes_each_pair_and_the_hardest_wrong_image_and_text(kind: str) -> None:
+    """L_ITM of Eqs. 5 and 10, one pass a pair: (C, I), or (t, I_T) with the targets' queries; wrong ones by loops over the similarities."""
+    backbone, module = small_backbone().eval(), head(negatives="argmax")
+    with torch.no_grad():
+        backbone.target_query_tokens.add_(0.1 * torch.randn(4, 32))
+    batch = pair_batch(products=torch.tensor([0, 1, 2, 2])) if kind == "pairs" else triplet_batch()
+    loss = module.losses(backbone, batch, backbone.encode(batch))["itm" if kind == "pairs" else "cir_itm"]
+    if isinstance(batch, TripletBatch):
+        texts, seen, queries, ids = module.compose(backbone, batch.references, batch.texts), batch.targets, "target", range(4)
+    else:
+        texts, seen, queries, ids = module.text_embeddings(backbone, batch.texts), batch.images, "reference", [0, 1, 2, 2]
+    alike = module.score(texts, module.image_embeddings(backbone, seen, queries)).tolist()  # type: ignore[arg-type]
+    right = [(i, i) for i in range(4)]
+    wrong = [(max((alike[i][j], j) for j in range(4) if ids[j] != ids[i])[1], i) for i in range(4)]
+    wrong += [(j, max((alike[i][j], i) for i in range(4) if ids[j] != ids[i])[1]) for j in range(4)]
+    features = backbone.image_features(seen)
+    errors = []
+    for image, text in right + wrong:
+        tokens = backbone.tokenize([batch.texts[text]])
+        unmatched, matched = module.match(backbone, features[image][None], tokens, queries)[0].double().tolist()  # type: ignore[arg-type]
+        label = matched if (image, text) in right else unmatched
+        errors.append(math.log(math.exp(unmatched) + math.exp(matched)) - label)
+    assert float(loss.detach()) == pytest.approx(sum(errors) / 12, abs=1e-5)
 
 
 def test_triplet_losses_are_the_three_terms_of_equation_10() -> None:

@@ -187,12 +187,15 @@ class QFormerBackbone(nn.Module):
         return tokens.expand(batch_size, -1, -1)
 
     def image_pass(self, features: Tensor, query_set: QuerySet = "reference") -> Tensor:
-        """Image tokens (B, P, W) -> Z (B, Q, D), the queries' outputs without any text."""
+        """Image tokens (B, P, W) -> Z (B, Q, D), the queries' outputs without any text: Z_I of Eq. 2, with q_T Z_T of Eq. 9."""
         queries = self.queries_of(query_set, features.shape[0])
         return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
 
     def text_pass(self, tokens: TextTokens) -> Tensor:
-        """Text alone -> CLS (B, D)."""
+        """Text alone -> CLS (B, D), e_cls of Z_C in Eq. 2.
+
+        It and :meth:`image_pass` are the unimodal mask of §3.1.1 in two passes, which give the same numbers.
+        """
         states = self.embeddings(input_ids=tokens.ids)
         mask = additive_mask(tokens.mask[:, None, :].expand(-1, tokens.ids.shape[1], -1), states.dtype)
         return self.qformer(query_embeds=states, query_length=0, attention_mask=mask).last_hidden_state[:, 0]
@@ -210,12 +213,12 @@ class QFormerBackbone(nn.Module):
         return out[:, : self.num_queries], out[:, self.num_queries :]
 
     def fused_pass(self, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference") -> tuple[Tensor, Tensor]:
-        """Bidirectional pass -> (queries (B, Q, D), CLS (B, D)): ITM, composed queries, soft prompts of phase 2."""
+        """Bidirectional pass -> (queries (B, Q, D), CLS (B, D)), Z_R of Eq. 9: ITM, composed queries, soft prompts of phase 2."""
         queries, text = self.joint_pass(features, tokens, query_set)
         return queries, text[:, 0]
 
     def language_pass(self, features: Tensor, tokens: TextTokens) -> Tensor:
-        """Multimodal causal pass, CLS replaced by ``[DEC]`` -> text states (B, T, D)."""
+        """BLIP-2's multimodal causal pass (not in the paper), CLS replaced by ``[DEC]`` -> text states (B, T, D)."""
         ids = tokens.ids.clone()
         ids[:, 0] = self.tokenizer.convert_tokens_to_ids("[DEC]")
         return self.joint_pass(features, TextTokens(ids, tokens.mask), mode="causal")[1]

@@ -52,7 +52,7 @@ def product_text(name: str, description: str, rule: PairText, draw: Draw = EVALU
 
 
 def modifying_text(captions: Sequence[str], draw: Draw, key: str, joiner: Joiner = "and") -> str:
-    """The texts of a Fashion-IQ entry as one modifying text.
+    """The texts of a Fashion-IQ entry as one modifying text: t of §3.2.1, concatenated (§4.2).
 
     Evaluation: "A and b". Training: one of "A and b", "B and a", "A", "B", each with probability 1/4. Blanks and ``. ? ,`` go from
     both ends of every text, the first letter becomes upper case; an empty text drops out with its "and". ``comma`` joins by ", ".

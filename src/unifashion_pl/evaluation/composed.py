@@ -34,7 +34,7 @@ ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
 
 @dataclass
 class ComposedPart(Part):
-    """Composed retrieval over gallery and query batches, with intervals, the halves of the queries and prediction lines in test.
+    """Composed retrieval over gallery and query batches (§4.5, Table 4), with intervals, the halves of the queries and prediction lines in test.
 
     With ``ablations`` the same gallery is also ranked by queries that lack one half, so that a table shows what composing adds.
     Each half is asked in two ways, because the fair one is not known beforehand; compare with the stronger:

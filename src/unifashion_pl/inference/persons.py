@@ -49,7 +49,7 @@ def try_on(
     paste_back: bool = True,
     **settings: Any,
 ) -> list[Image.Image]:
-    """Persons wearing garments, one picture per pair, each in its person's size.
+    """Persons wearing garments (§4.4, Table 3), one picture per pair, each in its person's size.
 
     Args:
         person, garment: photos; one of either goes with all of the other.
@@ -82,7 +82,7 @@ def design(
     paste_back: bool = True,
     **settings: Any,
 ) -> list[Image.Image]:
-    """Persons in what a text and, if there is one, a sketch describe; one picture per person and text.
+    """Persons in what a text and, if there is one, a sketch describe (App. E, Fig. 3); one picture per person and text.
 
     Args:
         text: phrases; one of either goes with all of the other.

@@ -142,7 +142,7 @@ def score_captions(
 
 
 class CaptionScores(KeyedMetric):
-    """Caption metrics of a whole set, as ``pycocoevalcap`` defines them.
+    """Caption metrics of a whole set (Table 2), as ``pycocoevalcap`` defines them.
 
     Args:
         protocol: ``coco`` or ``unifashion_release``; see :func:`score_captions`.

@@ -46,7 +46,7 @@ class _Result:
 
 
 class FashionGenRecall(KeyedMetric):
-    """Recall@K of image-to-text and text-to-image retrieval; score = max over query tokens of the cosine.
+    """Recall@K of image-to-text and text-to-image retrieval (§4.3, Table 1); score = max over query tokens of the cosine (§3.1.1).
 
     Args:
         protocol: one of ``fashiongen_100`` (own + 99 others of the subcategory, product level), ``fashiongen_101_famevil``

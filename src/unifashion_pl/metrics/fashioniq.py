@@ -24,7 +24,7 @@ FULL_QUERIES = {"dress": 2017, "shirt": 2038, "toptee": 1961}
 
 
 class FashionIQRecall(KeyedMetric):
-    """Recall@K of composed retrieval as evaluated on Fashion-IQ.
+    """Recall@K of composed retrieval as evaluated on Fashion-IQ (§4.3, Table 4).
 
     Args:
         ks: the K of R@K.

@@ -1,4 +1,4 @@
-"""All scores of generated images in one metric: FID, KID, CLIP-S, LPIPS, SSIM (Tables 2 and 3 of the paper)."""
+"""All scores of generated images in one metric: FID, KID, CLIP-S, LPIPS, SSIM (Table 3 of the paper has the first three)."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ MARGINS = {"1": 1.0, "2": 1.0, "4": 1.0}
 SCORE_OF_ROW = {"UniFashion w/o cap": "image", "UniFashion w/o img": "caption", "UniFashion": "both"}
 UNREPRODUCIBLE = {
     "1": "the candidate lists were not published",
-    "2": "the evaluation program was not published",
-    "4": "the gallery captions behind this row contain the queries' texts",
+    "2": "the published script computes no CIDEr, and its references were not published",
+    "4": "the authors' published gallery captions were written with the queries' texts at hand; whether this row used them is not known",
 }
 #: With nothing to compare, these stand for a row.
 CHIEF = ("i2t/R@1", "t2i/R@1", "mean", "BLEU-4", "CIDEr", "mean/R@10", "mean/R@50", "Avg")

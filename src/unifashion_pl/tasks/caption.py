@@ -18,7 +18,8 @@ from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.eval_mode import evaluating
 from unifashion_pl.tasks.language_model import LanguageModel
 
-#: Instruction of each caption style (Table 7 of the paper).
+#: Instruction of each caption style (Table 7 of the paper). The last one is printed "... color, design... and other key points"; the dots are
+#: taken for an elision, not for text.
 STYLES: dict[str, str] = {
     "fashion200k": "Short description.",
     "fashiongen": "Write a detail and professional description for the cloth.",
@@ -28,7 +29,7 @@ IGNORED = -100
 
 
 class CaptionModule(TaskModule):
-    """Adapter and language model over the Q-Former's query outputs.
+    """Adapter (TSA) and language model over the Q-Former's query outputs: §3.1.2, §3.2.2, §3.3.
 
     Letters: B batch, Q queries, D width of the Q-Former, H width of the language model, T tokens, V vocabulary. A sequence is
 
@@ -39,9 +40,10 @@ class CaptionModule(TaskModule):
     Args:
         language_model: the decoder with its tokenizer.
         query_width: D.
-        adapter: ``linear`` (paper) or ``mlp2`` (Linear, GELU, Linear).
+        adapter: ``linear`` (§3.1.2; App. B's "two layers of adapter" are read as one for each generator) or ``mlp2`` (Linear, GELU, Linear).
         styles: style name -> instruction, None = :data:`STYLES`.
-        per_caption: average the loss within each caption first, so that long captions do not weigh more.
+        per_caption: average the loss within each caption first, as Eqs. 6 and 11 print it, so that long captions do not weigh more;
+            False: over the batch's tokens, as transformers and LLaVA do.
         max_instruction_tokens: longer instructions are cut.
         max_answer_tokens: longer answers are cut and then lack their ``</s>``.
         max_samples: learn from the first n captions of a batch, where contrastive batches are larger than the LLM can pay for;
@@ -82,7 +84,7 @@ class CaptionModule(TaskModule):
         return {"itg": self.caption_loss(encoding.queries[rows], styles, captions)}
 
     def caption_loss(self, queries: Tensor, styles: list[str], captions: list[str]) -> Tensor:
-        """Mean negative log-likelihood per supervised token of non-empty ``captions`` given queries (B, Q, D)."""
+        """Mean negative log-likelihood per supervised token of non-empty ``captions`` given queries (B, Q, D): L_ITG (Eqs. 6 and 11)."""
         embeddings, mask, labels = self.training_sequences(queries, styles, captions)
         head, tails = self.prefix_ids(styles)
         targets = labels[:, len(head) + queries.shape[1] + min(map(len, tails)) :]  # nothing is asked for before

@@ -38,7 +38,8 @@ class DiffusionModule(TaskModule):
     """Adapter, text encoder, autoencoder and U-Net over the Q-Former's query outputs.
 
     Letters: B batch, Q queries, D width of the Q-Former, C width of the context, L tokens of a prompt, H x W pixels. The context of
-    the U-Net is [adapted queries | CLIP text], (B, Q + L, C), as Figs. 2 and 3 draw it.
+    the U-Net is [adapted queries | CLIP text], (B, Q + L, C), as Figs. 2 and 3 draw it; Eqs. 7 and 12 print the adapted queries alone
+    (``context="tsa"``).
 
     Training drops conditions at random, so that the model can do without them: ``drop_context`` replaces a sample's whole context
     by the learnt null token (classifier-free guidance), ``drop_queries`` its query part alone (generation from text). A head that
@@ -54,7 +55,7 @@ class DiffusionModule(TaskModule):
         query_width, context_width: D and C; None = as wide as the U-Net's context, and anything else is refused.
         adapter: ``linear`` (§3.1.2) or ``residual_mlp`` (released phase-1 class; D has to equal C).
         context: ``tsa+text``, ``tsa`` (queries alone) or ``text`` (released editing code: queries take no part).
-        drop_context, drop_queries: probabilities.
+        drop_context, drop_queries: probabilities; 0.2 is the released code's (App. A has "a fixed probability"), 0.1 ours.
         drop_scope: one draw per ``sample``, or per ``batch`` and rank (released code).
         size: (H, W) of the generated images, multiples of what autoencoder and U-Net halve.
         edit_size: (H, W) of repainted persons; None = ``size``, as in the paper.
@@ -159,7 +160,9 @@ class DiffusionModule(TaskModule):
         return {"q2i": self.diffusion_loss(encoding.queries[:n], batch.prompts[:n], batch.pixels[:n])}
 
     def diffusion_loss(self, queries: Tensor, prompts: list[str], pixels: Tensor) -> Tensor:
-        """Mean squared error between noise and prediction (of v: a U-Net that predicts v) at random timesteps: L_q2I (Eqs. 7 and 12).
+        """Mean squared error between noise and prediction (of v: a U-Net that predicts v) at random timesteps: L_q2I (Eqs. 7, 12, 15).
+
+        The equations print a squared norm; its mean over the elements, as in published code, is what the sums of Eqs. 8 and 13 hold here.
 
         Args:
             queries: (B, Q, D).

@@ -37,7 +37,7 @@ REFUSED = (
 
 @dataclass
 class LoraSettings:
-    """LoRA as the paper sets it.
+    """LoRA: rank and alpha of App. B; dropout and layers, of which the paper is silent, of the released code.
 
     Attributes:
         rank: inner width r of each adapter.
@@ -53,7 +53,7 @@ class LoraSettings:
 
 
 class LanguageModel(nn.Module):
-    """A causal language model and its tokenizer.
+    """A causal language model and its tokenizer (the paper: Vicuna-1.5 by §4.1, LLaVA-1.5 by App. B; neither says of which size).
 
     Parameters loaded from ``source`` are frozen; LoRA adapters, whose names contain ``lora_``, are trainable float32. A model
     built from ``config`` without LoRA has nothing worth freezing and is left trainable.
