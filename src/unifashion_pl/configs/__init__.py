@@ -67,7 +67,10 @@ def read_config(name: str | Path) -> dict[str, Any]:
 
 
 def merged(configs: Iterable[str | Path]) -> dict[str, Any]:
-    """Contents of configs laid over each other as in training, without checking them: arguments of a class do not outlive its name.
+    """Contents of configs laid over each other, without checking them: arguments of a class do not outlive its name.
+
+    Training, which knows classes and types, differs in two ways: another class takes over those arguments that it has itself, and a
+    dictionary that is one value (``tasks: {tryon: 1.0}``) replaces the one below. ``unifashion fit … --print_config`` says what holds.
 
     >>> merged(['{"a": {"class_path": "A", "init_args": {"x": 1}}}', '{"a": {"init_args": {"y": 2}}}'])
     {'a': {'class_path': 'A', 'init_args': {'x': 1, 'y': 2}}}
