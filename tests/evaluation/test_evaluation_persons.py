@@ -69,7 +69,9 @@ def test_a_variant_lacks_what_is_withheld_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"paired": False}, ["tryon"]),
+        ({"paired": False}, ["tryon", "design"]),
+        ({"paired": False, "sketches": None}, ["tryon"]),
+        ({"paired": False, "texts": [""] * 4}, ["tryon"]),
         ({"sketches": None}, ["tryon", "tryon/garment-withheld", "design/sketch-withheld"]),
         ({"texts": [""] * 4}, ["tryon", "tryon/garment-withheld"]),
     ],
@@ -142,20 +144,23 @@ def test_unpaired_persons_are_painted_and_not_scored(painter: UniFashionModule) 
     outcome = evaluated(painter, [tryon_batch(paired=False, dataset="vitonhd/test-unpaired")], most=2)
     assert len(outcome.lines) == 2
     assert outcome.records == []
-    assert all(set(line.made) == {"tryon"} and "worn before" in line.given for line in lines_of(outcome))
+    assert all(set(line.made) == {"tryon", "design"} for line in lines_of(outcome))
+    assert all({"worn before", "sketch"} <= set(line.given) for line in lines_of(outcome))
+
+
+class Means(torch.nn.Module):
+    """Stands for the network that FID asks: mean colours."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.float().mean((2, 3))
 
 
 def test_unpaired_persons_are_compared_with_the_photos_as_sets(painter: UniFashionModule) -> None:
     """FID and KID as in Table 3: the real side are the persons' photos, each once; without weights it says what is needed."""
-
-    class Means(torch.nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return pictures.float().mean((2, 3))
-
     part = PersonPart(None, steps=2).of("vitonhd/test-unpaired", Setting())
     scores = ImageScores(task="x", subset_size=3, subsets=2)
     scores.features = Means()  # type: ignore[assignment]
-    part.scores = scores
+    part.scores = {"tryon": scores}
     batch = tryon_batch(paired=False, dataset="vitonhd/test-unpaired", keys=["a__x", "a__y", "b__x", "c__x"])
     part.update(painter, batch)
     records = {record.metric: record for record in part.finish(context(painter)).records}
@@ -163,11 +168,46 @@ def test_unpaired_persons_are_compared_with_the_photos_as_sets(painter: UniFashi
     assert (real["n_real"], real["n_generated"]) == (3, 4)
     assert records["FID"].value == pytest.approx(real["FID"])
     assert records["FID"].n == 4
-    part.scores = ImageScores(task="x")
+    part.scores = {"tryon": ImageScores(task="x")}
     nothing = {r.metric: r for r in part.finish(context(painter)).records}
     assert nothing["FID"].value is None
     assert nothing["FID"].n == 4
     assert "needs the weights" in (nothing["FID"].implementation or "")
+
+
+def test_unpaired_design_is_measured_as_in_table_3(painter: UniFashionModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FID and KID against the persons' photos, CLIP-S against the garment's phrases: of the pictures that are written."""
+    asked: dict[str, torch.Tensor] = {}
+
+    class Cosines(torch.nn.Module):
+        name = "clip"
+
+        def forward(self, pictures: torch.Tensor, texts: list[str]) -> torch.Tensor:
+            asked.update(zip(texts, pictures))
+            return torch.full((len(pictures),), 0.3)
+
+    monkeypatch.setattr("unifashion_pl.metrics.image_scores.InceptionFeatures", lambda *_: Means())
+    monkeypatch.setattr("unifashion_pl.metrics.image_scores.ClipCosines", lambda *_: Cosines())
+    weights = {"inception": "here", "clip": "there"}
+    batch = tryon_batch(paired=False, dataset="mgd/test-unpaired-vitonhd", keys=["a__x", "a__y", "b__x", "c__x"])
+    batch.pixels[1] = batch.pixels[0]  # one person, twice
+    outcome = evaluated(painter, [batch], weights=weights)
+    found = {(r.under.family, r.metric): r for r in outcome.records}
+    assert set(found) == {
+        *((kind, name) for kind in ("tryon", "design") for name in ("FID", "KID", "LPIPS")),
+        ("design", "CLIP-S"),
+    }
+    assert found["design", "CLIP-S"].value == pytest.approx(30.0)
+    made = torch.stack([picture(outcome, line.made["design"].file) for line in lines_of(outcome)])
+    assert [line.id for line in lines_of(outcome)] == batch.keys
+    assert torch.equal(torch.stack([asked[text] for text in batch.texts]), made)
+    real = batch.pixels[[0, 2, 3]].double().mean((2, 3)).numpy()
+    mine = made.double().mean((2, 3)).numpy()
+    cov = [np.cov(rows.T) for rows in (real, mine)]
+    cross = np.sqrt(np.clip(np.linalg.eigvals(cov[0] @ cov[1]).real, 0, None)).sum()
+    distance = np.square(real.mean(0) - mine.mean(0)).sum() + np.trace(cov[0]) + np.trace(cov[1]) - 2 * cross
+    assert found["design", "FID"].value == pytest.approx(distance, rel=1e-3)
+    assert found["design", "FID"].protocol.startswith("mgd/test-unpaired-vitonhd/design(sampler=fast,steps=2,start=noise")
 
 
 @pytest.mark.parametrize("channels", [13, 4])

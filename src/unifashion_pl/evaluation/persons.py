@@ -57,22 +57,20 @@ class Variant:
         return self.name.split("/")[0]
 
 
-TRYON = Variant("tryon", "tryon")
+TRYON, DESIGN = Variant("tryon", "tryon"), Variant("design", "design")
 VARIANTS = (
     TRYON,
     Variant("tryon/garment-withheld", "tryon", "garment"),
-    Variant("design", "design"),
+    DESIGN,
     Variant("design/text-withheld", "design", "text"),
     Variant("design/sketch-withheld", "text"),
 )
 
 
 def variants_of(batch: TryOnBatch) -> list[Variant]:
-    """All that a batch has the inputs for; of unpaired samples try-on alone, because nothing else has a truth to be compared with."""
-    if not batch.paired:
-        return [TRYON]
+    """All that a batch has the inputs for; of unpaired samples, which have no truth, the two tasks of Table 3, compared as sets of pictures."""
     has = {"tryon": True, "text": any(batch.texts), "design": batch.sketches is not None and any(batch.texts)}
-    return [variant for variant in VARIANTS if has[variant.task]]
+    return [variant for variant in (VARIANTS if batch.paired else (TRYON, DESIGN)) if has[variant.task]]
 
 
 def rows_of(sample: TryOnBatch, variants: list[Variant]) -> EditBatch:
@@ -94,7 +92,8 @@ class PersonPart(Part):
         most: persons per dataset, drawn by hash; None = all.
         sampler, steps, guidance: of the diffusion head; None = its default for the task.
         garment_guidance: by what the garment branch sees; 1 = none.
-        weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of try-on (arguments of that name).
+        weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of try-on and design (arguments of that name): FID and KID, of
+            design CLIP-S, too (Table 3).
     """
 
     kinds = ("tryon",)
@@ -113,8 +112,12 @@ class PersonPart(Part):
         return wanted and head is not None and head.denoiser.in_channels != LATENT_CHANNELS
 
     def begin(self) -> None:
-        task = self._protocol(TRYON, self.guidance)
-        self.scores = ImageScores(task=task, **self.weights) if self.weights else None  # type: ignore[arg-type]
+        weights: dict[str, Any] = dict(self.weights or {})
+        measured = (TRYON, DESIGN) if weights else ()
+        self.scores = {v.name: ImageScores(task=self._protocol(v, self.guidance), **weights) for v in measured}
+        for scores in self.scores.values():  # one copy of each network
+            first = self.scores[TRYON.name]
+            scores.features, scores.perceptual, scores.cosines = first.features, first.perceptual, first.cosines
         self.drawing: Drawing[TryOnBatch] = Drawing(self.most, self.setting.seed)
 
     def task_of(self, record: ResultRecord) -> LearnedTask:
@@ -154,8 +157,9 @@ class PersonPart(Part):
         outcome.records = list(self._records(lines))
         for record in outcome.records:
             outcome.log([record], record.under.name.removeprefix(f"{self.dataset}/"))
-        if self.scores is not None:
-            outcome.records += [r for r in self.scores.records(absent=True, n=len(lines)) if r.metric != "SSIM"]
+        for name, measured in self.scores.items():
+            if n := sum(name in line.made for line in lines):
+                outcome.records += [r for r in measured.records(absent=True, n=n) if r.metric != "SSIM"]
         return outcome
 
     def _painted(self, model: FashionModel, key: str, sample: TryOnBatch) -> tuple[PersonLine, dict[str, bytes]]:
@@ -190,12 +194,17 @@ class PersonPart(Part):
                 files[file] = png(picture)
                 against = scores(picture, sample.pixels[0], sample.masks[0]) if sample.paired else {}
                 line.made[variants[i].name] = Repainted(file=file, guidance=guidance, scores=against)
-            if self.scores is not None and kind == "tryon":
-                truth = sample.pixels if sample.paired else None
-                self.scores.to(made.device).update([key], made[:1], truth)
-                if truth is None:  # sets of pictures are compared: the photos of the persons, as the paper's Table 3 does
-                    self.scores.update_real([key.partition("__")[0]], sample.pixels)
+            self._measure(variants[chosen[0]], key, made[:1], sample, part.texts[:1])
         return line, files
+
+    def _measure(self, variant: Variant, key: str, made: Tensor, sample: TryOnBatch, texts: list[str]) -> None:
+        """A picture (1, 3, H, W) for FID and KID, and for CLIP-S if it was painted from a text."""
+        if (measured := self.scores.get(variant.name)) is None:
+            return
+        truth = sample.pixels if sample.paired else None
+        measured.to(made.device).update([key], made, truth, texts if any(texts) else None)
+        if truth is None:  # sets of pictures are compared: the photos of the persons, as the paper's Table 3 does
+            measured.update_real([key.partition("__")[0]], sample.pixels)
 
     def _records(self, lines: list[PersonLine]) -> Iterable[ResultRecord]:
         """A record per variant and score, over the persons that have it."""
@@ -234,7 +243,7 @@ def scores(made: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:
 def given(sample: TryOnBatch) -> dict[str, Tensor]:
     """What the model was given of a sample, and the truth, for people to look at: (3, H, W) uint8."""
     pictures = {"person": sample.pixels[0].masked_fill(sample.masks[0], GREY), "garment": sample.garment_pixels[0]}
-    if sample.paired and sample.sketches is not None:
+    if sample.sketches is not None and (sample.paired or DESIGN in variants_of(sample)):
         pictures["sketch"] = sample.sketches[0]
     pictures["truth" if sample.paired else "worn before"] = sample.pixels[0]
     return pictures
