@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.features import FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME, changed_sources
-from unifashion_pl.data.mixing import MixedPairLoader
+from unifashion_pl.data.mixing import MixedPairLoader, pacing
 from unifashion_pl.data.plan import Plan, shortened
 from unifashion_pl.data.reader import SampleSource, ShardSource
 from unifashion_pl.data.shards import write_shards
@@ -24,16 +24,66 @@ from unifashion_pl.parts.trust import LibraryOnly
 
 
 class StreamsLoader(CombinedLoader):
-    """``{stream: batch}`` for ever, as long as the longest stream; Lightning cuts it into epochs."""
+    """``{stream: batch}``, an epoch at a time; every stream goes on where it was.
 
-    def __init__(self, streams: Mapping[str, TrainLoader[Any] | MixedPairLoader]) -> None:
+    Args:
+        epoch_of: stream or dataset, one pass over which is an epoch; None = the longest stream. See
+            :func:`~unifashion_pl.data.mixing.pacing`.
+
+    Attributes:
+        pacer: the stream that an epoch is of.
+
+    Raises:
+        ValueError: no stream and no dataset has that name.
+    """
+
+    def __init__(self, streams: Mapping[str, TrainLoader[Any] | MixedPairLoader], epoch_of: str | None = None) -> None:
         self.streams = dict(streams)
+        self.pacer = pacing(self.streams, epoch_of)
         super().__init__(self.streams, "max_size_cycle")
+
+    def __iter__(self) -> StreamsLoader:
+        self._iterator = _Steps(self.flattened, list(self.streams).index(self.pacer), self.limits)  # type: ignore[assignment]
+        return self
 
     def _dataset_length(self) -> int:
         """Where Lightning's batch size finder stops doubling: here, if a stream has too few samples for twice its batch."""
         size = sum(stream.batch_size for stream in self.streams.values())
         return size + 1 if all(stream.may_double for stream in self.streams.values()) else size
+
+
+class _Steps(Iterator[tuple[list[Any], int, int]]):
+    """In place of Lightning's ``max_size_cycle``, which ends with the longest: ends with the pacer, before another stream moves on.
+
+    Args:
+        pacer: its place among the loaders.
+        limits: of the loaders' batches in an epoch.
+    """
+
+    def __init__(self, loaders: Sequence[Any], pacer: int, limits: Sequence[float] | None) -> None:
+        self.loaders, self.pacer, self.limits = loaders, pacer, limits
+        self.iterators = [iter(loader) for loader in loaders]
+        self.done = 0
+
+    def __len__(self) -> int:
+        length = len(self.loaders[self.pacer])
+        return length if self.limits is None else int(min(length, self.limits[self.pacer]))
+
+    def __next__(self) -> tuple[list[Any], int, int]:
+        first = next(self.iterators[self.pacer])
+        batches = [first if number == self.pacer else self._next(number) for number in range(len(self.loaders))]
+        self.done += 1
+        return batches, self.done - 1, 0
+
+    def _next(self, number: int) -> Any:
+        try:
+            return next(self.iterators[number])
+        except StopIteration:
+            self.iterators[number] = iter(self.loaders[number])
+            return next(self.iterators[number])
+
+    def reset(self) -> None:
+        self.iterators = []
 
 
 class Resizable(LibraryOnly, L.LightningDataModule):
@@ -199,7 +249,7 @@ class FashionDataModule(Resizable):
         return ShardSource(self.shards / folder)
 
     def train_dataloader(self) -> StreamsLoader:
-        """``{stream: batch}`` for ever; Lightning cuts it into epochs."""
+        """``{stream: batch}``."""
         return StreamsLoader({self.stream: self.train_loader()})
 
     def training(self, source: SampleSource, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:

@@ -15,6 +15,8 @@ from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 from unifashion_pl.datamodules.multitask import MultiTaskDataModule
 from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
 
+from unifashion_pl.names import unknown
+
 #: Dataset -> its folder below a common root.
 FOLDERS = {
     "fashiongen": "fashiongen",
@@ -42,11 +44,13 @@ class BenchmarkDataModule(MultiTaskDataModule):
             :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
         tryon_pixel_size: None = ``pixel_size``, or 512 x 384 without one.
+        epoch_of: stream or dataset, one pass over which is an epoch, as in :class:`~unifashion_pl.datamodules.MultiTaskDataModule`:
+            ``pairs``, ``triplets``, ``tryon``, or one of ``pair_shares``, ``fashioniq``, ``vitonhd``.
         captions: library of captions of Fashion-IQ's training images; None = ``captions.train.jsonl`` in its folder, if it is there.
         val_overlap, gallery_captions: as in :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
 
     Raises:
-        ValueError: an unknown dataset of pairs, or a batch too small for the mix.
+        ValueError: an unknown dataset of pairs, a batch too small for the mix, or an ``epoch_of`` that is not trained on.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
         image_size: int = 224,
         pixel_size: tuple[int, int] | None = (512, 384),
         tryon_pixel_size: tuple[int, int] | None = None,
+        epoch_of: str | None = None,
         captions: str | Path | None = None,
         val_overlap: Literal["exclude", "keep"] = "exclude",
         gallery_captions: str | Path | None = None,
@@ -88,9 +93,10 @@ class BenchmarkDataModule(MultiTaskDataModule):
         }
         place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
+        sizes = portions(batch_size, PAIRS if pair_shares is None else pair_shares) if pairs else {}
+        _check_epoch(epoch_of, {"pairs": list(sizes), "triplets": ["fashioniq"] * triplets, "tryon": ["vitonhd"] * tryon})
         mixed = composed = worn = None
         if pairs:
-            sizes = portions(batch_size, PAIRS if pair_shares is None else pair_shares)
             mixed = MixedPairsDataModule(
                 [_pairs(name, place, library, val_overlap, batch_size=n, pixel_size=pixel_size) for name, n in sizes.items()]
             )
@@ -106,7 +112,14 @@ class BenchmarkDataModule(MultiTaskDataModule):
         if tryon:
             size = tryon_pixel_size or pixel_size or (512, 384)
             worn = VitonHDDataModule(**place("vitonhd"), batch_size=tryon_batch_size or batch_size, pixel_size=size)
-        super().__init__(mixed, composed, worn)
+        super().__init__(mixed, composed, worn, epoch_of)
+
+
+def _check_epoch(epoch_of: str | None, streams: dict[str, list[str]]) -> None:
+    """Refuse a name that :func:`~unifashion_pl.data.mixing.pacing` would refuse after all shards have been made."""
+    known = [name for name, datasets in streams.items() if datasets] + [name for found in streams.values() for name in found]
+    if epoch_of is not None and epoch_of not in known:
+        raise ValueError(unknown("epoch_of", epoch_of, known))
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from unifashion_pl.data.mixing import MixedPairLoader
 class MixedPairsDataModule(JoinedDataModule):
     """Image-text pairs of several datasets; a batch is as large as the parts' batches together.
 
-    Captions keep the style of their dataset, and samples of different datasets are negatives of each other. An epoch is as long as
-    that of the longest part; shorter ones go on with their next. Evaluation runs the loaders of all parts.
+    Captions keep the style of their dataset, and samples of different datasets are negatives of each other. Evaluation runs the loaders of
+    all parts.
 
     Args:
         parts: DataModules of pairs, each with its own ``batch_size``.
+        epoch_of: dataset, e.g. ``fashiongen``, one pass over which is an epoch; None = the part with the most batches. The others go on
+            from epoch to epoch where they were.
 
     Raises:
         ValueError: no parts, or one that does not yield pairs.
@@ -25,8 +27,9 @@ class MixedPairsDataModule(JoinedDataModule):
 
     stream = "pairs"
 
-    def __init__(self, parts: Sequence[L.LightningDataModule]) -> None:
+    def __init__(self, parts: Sequence[L.LightningDataModule], epoch_of: str | None = None) -> None:
         super().__init__()
+        self.epoch_of = epoch_of
         self.parts: list[FashionDataModule] = []
         for part in parts:
             if not isinstance(part, FashionDataModule) or part.stream != self.stream:
@@ -42,7 +45,7 @@ class MixedPairsDataModule(JoinedDataModule):
 
     def train_loader(self) -> MixedPairLoader:
         """The training stream."""
-        return MixedPairLoader([part.train_loader() for part in self.parts])
+        return MixedPairLoader([part.train_loader() for part in self.parts], self.epoch_of)
 
     def train_dataloader(self) -> StreamsLoader:
         """``{"pairs": batch}``."""

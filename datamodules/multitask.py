@@ -13,13 +13,14 @@ class MultiTaskDataModule(JoinedDataModule):
     """Up to three DataModules as one.
 
     A training step receives ``{"pairs": PairBatch, "triplets": TripletBatch, "tryon": TryOnBatch}`` with the streams that there are.
-    An epoch is as long as the longest stream; a shorter one goes on with its next epoch. Validation and test run all evaluation
-    loaders one after the other.
+    Validation and test run all evaluation loaders one after the other.
 
     Args:
         pairs: image–text pairs, e.g. :class:`~unifashion_pl.datamodules.FashionGenDataModule` or several datasets mixed.
         triplets: e.g. :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
         tryon: e.g. :class:`~unifashion_pl.datamodules.VitonHDDataModule`.
+        epoch_of: stream (``triplets``) or dataset of one (``fashiongen``), one pass over which is an epoch; None = the longest stream.
+            The others go on from epoch to epoch where they were: a shorter one begins its next pass, a longer one its next part.
 
     Raises:
         ValueError: no DataModule, or one whose stream is another.
@@ -30,8 +31,10 @@ class MultiTaskDataModule(JoinedDataModule):
         pairs: L.LightningDataModule | None = None,
         triplets: L.LightningDataModule | None = None,
         tryon: L.LightningDataModule | None = None,
+        epoch_of: str | None = None,
     ) -> None:
         super().__init__()
+        self.epoch_of = epoch_of
         self.parts: dict[str, FashionDataModule | MixedPairsDataModule] = {}
         for name, part in (("pairs", pairs), ("triplets", triplets), ("tryon", tryon)):
             if part is None:
@@ -49,5 +52,9 @@ class MultiTaskDataModule(JoinedDataModule):
         return list(self.parts.values())
 
     def train_dataloader(self) -> StreamsLoader:
-        """``{stream: batch}``, as long as the longest stream."""
-        return StreamsLoader({name: part.train_loader() for name, part in self.parts.items()})
+        """``{stream: batch}``.
+
+        Raises:
+            ValueError: no stream or dataset is called ``epoch_of``.
+        """
+        return StreamsLoader({name: part.train_loader() for name, part in self.parts.items()}, self.epoch_of)

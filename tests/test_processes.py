@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from data.rawdata import write_fashiongen
+from unifashion_pl.datamodules import FashionGenDataModule
 
-from unifashion_pl.processes import worker_pool
+from unifashion_pl.processes import refuse_while_importing, worker_pool
 
 WORK = """
 import os, sys, time
@@ -71,3 +74,82 @@ def test_results_of_a_pool() -> None:
     with pytest.raises(ValueError, match="mine"), worker_pool(1, "unifashion_pl.files") as pool:
         assert pool.submit(os.getpid).result() != os.getpid()
         raise ValueError("mine")
+
+
+#: Scripts without a main guard, one for every place that starts processes; each worker runs them anew.
+UNGUARDED = {
+    "a pool under a lock": """
+import os
+from unifashion_pl.files import exclusive
+from unifashion_pl.processes import worker_pool
+with exclusive(out), worker_pool(2, "unifashion_pl.files") as pool:
+    pool.submit(os.getpid).result()
+""",
+    "a pool": """
+import os
+from unifashion_pl.processes import worker_pool
+with worker_pool(2, "unifashion_pl.files") as pool:
+    pool.submit(os.getpid).result()
+""",
+    "the wardrobe": """
+from unifashion_pl.datamodules import WardrobeDataModule
+WardrobeDataModule(out, "tiny").prepare_data()
+""",
+    "shards, waiting": """
+from data.rawdata import write_fashiongen
+from unifashion_pl.data.shards import write_shards
+from unifashion_pl.datamodules import fashiongen
+if not out.exists():
+    write_fashiongen(out)
+write_shards(next(iter(fashiongen.plans(out, shard_size=5))), out / "shards", workers=2, wait=True)
+""",
+    "shards": """
+from data.rawdata import write_fashiongen
+from unifashion_pl.data.shards import write_shards
+from unifashion_pl.datamodules import fashiongen
+if not out.exists():
+    write_fashiongen(out)
+write_shards(next(iter(fashiongen.plans(out, shard_size=5))), out / "shards", workers=2)
+""",
+    **{
+        f"{kind} by {method}": f"""
+from unifashion_pl.data.assemble import PairAssembler
+from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.stream import {kind}, Workers
+from unifashion_pl.data.transforms import EncoderTransform
+source = ShardSource(out / "shards" / "pairs-train")
+next(iter({kind}(source, PairAssembler(EncoderTransform(16)), batch_size=4, workers=Workers(2, start_method="{method}"))))
+"""
+        for kind in ("TrainLoader", "EvalLoader")
+        for method in ("spawn", "forkserver")
+    },
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the last lines are others there")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if "pool" in name else pytest.mark.slow) for name in UNGUARDED])
+def test_a_script_without_a_main_guard_ends_with_the_reason(tmp_path: Path, name: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"from pathlib import Path\nout = Path({str(tmp_path / 'out')!r})\n{UNGUARDED[name]}")
+    if "by" in name:
+        FashionGenDataModule(write_fashiongen(tmp_path / "out")).prepare_data()
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 1
+    assert "current process has finished its bootstrapping phase" in done.stderr  # Python's own words
+    assert "waiting for it" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    if "by" in name:
+        assert re.fullmatch(r"RuntimeError: DataLoader worker \(pid\(s\) .*\) exited unexpectedly", last)
+    else:
+        assert last.endswith('what the script does belongs below `if __name__ == "__main__":`')
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_only_a_process_that_imports_the_script_is_refused() -> None:
+    refuse_while_importing()
+    with worker_pool(1, "unifashion_pl.processes") as pool:
+        assert pool.submit(refuse_while_importing).result() is None

@@ -12,12 +12,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from data.rawdata import write_fashioniq
+from data.rawdata import write_fashiongen, write_fashioniq
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from recording import Recorder, recorded
 from small import small_backbone
-from unifashion_pl.datamodules import FashionIQDataModule
+from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, MultiTaskDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.files import WriteError
@@ -58,6 +58,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def both(folder: Path) -> Path:
+    """Beside the triplets 36 pairs: epochs of 9 steps, or of 5 if triplets decide."""
+    write_fashiongen(folder / "pairs")
+    two(folder, {}).prepare_data()
+    return folder
+
+
+def two(folder: Path, setting: dict[str, Any]) -> MultiTaskDataModule:
+    pairs = FashionGenDataModule(folder / "pairs", batch_size=4, image_size=32, eval_batch_size=8)
+    triplets = FashionIQDataModule(folder, batch_size=4, image_size=32, eval_batch_size=8)
+    return MultiTaskDataModule(pairs, triplets, epoch_of=setting.get("epoch_of"))
+
+
 def fit(folder: Path, out: Path, setting: dict[str, Any], stops: list[Stop], first: bool = False) -> bool:
     """Train, from ``last.ckpt`` if it is there; returns whether training came to its end."""
     L.seed_everything(0, verbose=False)
@@ -76,7 +90,8 @@ def fit(folder: Path, out: Path, setting: dict[str, Any], stops: list[Stop], fir
         callbacks=[Recorder(str(out / "steps")), *([*stops, saver] if first else [saver, *stops])],
         **setting["trainer"],
     )
-    data = FashionIQDataModule(folder, batch_size=4, image_size=32, eval_batch_size=8)
+    one = FashionIQDataModule(folder, batch_size=4, image_size=32, eval_batch_size=8)
+    data = two(folder, setting) if "epoch_of" in setting else one
     last = out / "last.ckpt"
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
@@ -116,6 +131,10 @@ def same_as_undisturbed(folder: Path, tmp_path: Path, seed: int) -> None:
     else:
         assert fit(folder, tmp_path / "stopped", setting, [])
     assert stops
+    assert_equal(tmp_path, setting)
+
+
+def assert_equal(tmp_path: Path, setting: dict[str, Any]) -> None:
     whole, stopped = (torch.load(tmp_path / name / "weights.pt") for name in ("whole", "stopped"))
     assert all(torch.equal(whole[name], stopped[name]) for name in whole), setting
     assert recorded(tmp_path / "stopped/steps") == recorded(tmp_path / "whole/steps"), setting
@@ -125,6 +144,27 @@ def same_as_undisturbed(folder: Path, tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", [0, 6])
 def test_a_run_that_was_stopped_anywhere_equals_the_undisturbed_one(folder: Path, tmp_path: Path, seed: int) -> None:
     same_as_undisturbed(folder, tmp_path, seed)
+
+
+#: (hook, calls that are let through) of two stops: in the middle of an epoch of triplets, at its end.
+STOPS = [[("on_train_batch_start", 3), ("on_train_batch_end", 1)], [("on_train_batch_end", 4), ("on_train_epoch_end", 0)]]
+
+
+@pytest.mark.parametrize("stops", STOPS)
+@pytest.mark.parametrize("epoch_of", ["triplets", "pairs"])
+def test_an_epoch_of_any_stream_goes_on_after_two_stops(
+    both: Path, tmp_path: Path, epoch_of: str, stops: list[tuple[str, int]]
+) -> None:
+    setting = {"epoch_of": epoch_of, "trainer": {"max_epochs": 3, "limit_val_batches": 0}, "saver": {"every_n_train_steps": 1}}
+    assert fit(both, tmp_path / "whole", setting, [])
+    for hook, count in stops:
+        assert not fit(both, tmp_path / "stopped", setting, [Stop(hook, count)])
+    assert fit(both, tmp_path / "stopped", setting, [])
+    assert_equal(tmp_path, setting)
+    steps = recorded(tmp_path / "stopped/steps")
+    assert list(steps) == [(epoch, n) for epoch in range(3) for n in range({"triplets": 5, "pairs": 9}[epoch_of])]
+    keys = [key for step in steps.values() for key in step["keys"]["pairs"]]
+    assert len(set(keys[:36])) == min(36, len(keys))  # a pass over the pairs goes on over the ends of epochs
 
 
 @pytest.mark.slow

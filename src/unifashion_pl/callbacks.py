@@ -94,9 +94,9 @@ class Streams(L.Callback):
         for name, loader in streams(trainer).items():
             with suppress(DamagedSample):  # the stream itself counts and reports damage
                 for note in check_batch(pl_module, name, loader.peek(PEEKED)):
-                    _say(trainer, f"note: {note}")
+                    say(trainer, f"note: {note}")
             if idle := loader.idle_workers():
-                _say(trainer, f"note: {idle}")
+                say(trainer, f"note: {idle}")
         data = getattr(trainer, "datamodule", None)
         if data is not None and trainer.enable_validation and trainer.val_dataloaders is None:
             data.val_dataloader()  # a validation that cannot begin is known now, not after some epochs
@@ -258,6 +258,7 @@ def _check_seen(stream: str, images: Tensor, size: int, width: int) -> None:
         )
 
 
-def _say(trainer: L.Trainer, sentence: str) -> None:
+def say(trainer: L.Trainer, sentence: str) -> None:
+    """Print on rank 0."""
     if trainer.is_global_zero:
         print(sentence)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from unifashion_pl.processes import refuse_while_importing
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -251,7 +253,7 @@ def exclusive(folder: str | Path, *, wait: float = -1) -> Iterator[Path]:
 
     Raises:
         WriteError: the folder cannot be written.
-        RuntimeError: another process still writes there after ``wait`` seconds.
+        RuntimeError: another process still writes there after ``wait`` seconds, or at once as :func:`refuse_while_importing` says.
     """
     folder = Path(folder)
     with writing(folder):
@@ -262,6 +264,7 @@ def exclusive(folder: str | Path, *, wait: float = -1) -> Iterator[Path]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            refuse_while_importing()
             if wait != 0:
                 print(f"{folder}: another process is writing there; waiting for it", file=sys.stderr, flush=True)
             try:

@@ -8,9 +8,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
+from multiprocessing.spawn import get_preparation_data
+from multiprocessing.synchronize import Event
 
 
 @contextmanager
@@ -20,16 +23,35 @@ def worker_pool(count: int, module: str) -> Iterator[ProcessPoolExecutor]:
     Args:
         count: of processes.
         module: what a process needs; where processes are forked from a server, it has imported that.
+
+    Raises:
+        RuntimeError: no process came as far as its work, as in a script that has no main guard.
     """
-    pool = ProcessPoolExecutor(count, mp_context=_context(module), initializer=_end_with_parent)
+    context = _context(module)
+    begun = context.Event()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(begun,))
     try:
         yield pool
-    except BaseException:
+    except BaseException as error:
         for process in list((pool._processes or {}).values()):
             process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
+        if isinstance(error, BrokenProcessPool) and not begun.is_set():
+            raise RuntimeError(
+                "worker processes ended before they began; why stands above. Every worker first imports the script that was run: what "
+                'the script does belongs below `if __name__ == "__main__":`'
+            ) from error
         raise
     pool.shutdown()
+
+
+def refuse_while_importing() -> None:
+    """Say what Python says where a worker, importing the script that was run, comes to work that is the script's own.
+
+    Raises:
+        RuntimeError: this process is one. It may not wait for its parent, which waits for it.
+    """
+    get_preparation_data("")
 
 
 def _context(module: str) -> BaseContext:
@@ -44,8 +66,9 @@ def _context(module: str) -> BaseContext:
     return context
 
 
-def _end_with_parent() -> None:
+def _begin(begun: Event) -> None:
     """In a worker: Ctrl-C is the parent's to handle; without a parent it is of no use, and nothing else would tell it so."""
+    begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unifashion_pl.callbacks import StepSeeds, Stream, Streams, streams
 from unifashion_pl.curves import take_over, writers
+from unifashion_pl.epochs import Outlook
 from unifashion_pl.files import check_writable, write_checkpoint
 from unifashion_pl.names import plain
 
@@ -42,7 +43,7 @@ def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
     take_over(trainer)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
-    return [StepSeeds(), Resume(), Streams()]
+    return [StepSeeds(), Resume(), Outlook(), Streams()]
 
 
 def _folders(trainer: L.Trainer) -> set[str]:

@@ -31,3 +31,35 @@ def test_batches_too_small_to_mix_concern_pairs_only(cache: Path) -> None:
         module(cache, batch_size=2)
     data = module(cache, batch_size=2, pairs=False, tryon=True)
     assert len(data.train_dataloader().iterables["tryon"]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:fashioniq-cap. 2 of 26 training images have no caption")
+def test_an_epoch_may_be_one_of_a_dataset_of_the_mix(cache: Path) -> None:
+    """The others go on where they were, each in its own order."""
+    alone = {part.train_loader().dataset_name: part.train_loader() for part in module(cache).parts["pairs"].parts}
+    lengths = {name: len(loader) for name, loader in alone.items()}
+    assert list(lengths) == ["fashiongen", "fashioniq_cap", "fashion200k"]
+    assert len(set(lengths.values())) == len(lengths) - 1  # two of 24 steps
+    for name in (None, "pairs", *lengths):
+        combined = module(cache, triplets=True, epoch_of=name).train_dataloader()
+        length = lengths.get(name, 24)
+        batches = [step["pairs"] for _ in range(2) for step, _, _ in combined]
+        assert (combined.pacer, len(combined), len(batches)) == ("pairs", length, 2 * length)
+        loader = combined.streams["pairs"]
+        for style, (dataset, own) in zip(("fashiongen", "fashioniq", "fashion200k"), alone.items()):
+            own.set_epoch(0)
+            expected = [key for _ in range(4) for batch in own for key in batch.keys][: 2 * length * own.batch_size]
+            assert [key for b in batches for key, found in zip(b.keys, b.styles) if found == style] == expected, dataset
+        states = [(state["epoch"], state["batches"]) for state in loader.state_dict()["parts"]]
+        assert states == [divmod(2 * length, steps) for steps in lengths.values()]
+    assert len(module(cache, triplets=True, epoch_of="triplets").train_dataloader()) == 4
+
+
+def test_an_unknown_epoch_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for streams, known in (
+        ({}, "pairs, fashiongen, fashioniq_cap, fashion200k"),
+        ({"pairs": False, "triplets": True, "tryon": True}, "triplets, tryon, fashioniq, vitonhd"),
+        ({"pair_shares": {"fashiongen": 1}, "triplets": True}, "pairs, triplets, fashiongen, fashioniq"),
+    ):
+        with pytest.raises(ValueError, match=f"unknown epoch_of 'epochs'; known are {known}$"):
+            module(tmp_path, epoch_of="epochs", **streams)

@@ -69,6 +69,37 @@ def test_an_epoch_is_as_long_as_the_longest_stream_and_shorter_ones_go_on(folder
     assert {name: loader.epoch for name, loader in combined.iterables.items()} == {"pairs": 1, "triplets": 1, "tryon": 4}
 
 
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_may_be_one_of_any_stream_and_the_others_go_on(folder: Path, world: int, workers: int) -> None:
+    """The order of every stream is that of its own loader alone, whatever an epoch is of; every rank has as many steps."""
+    fork = {name: {"num_workers": workers, "start_method": "fork" if workers else None} for name in TYPES}
+    lengths = {1: {"pairs": 9, "triplets": 5, "tryon": 2}, 2: {"pairs": 4, "triplets": 2, "tryon": 1}}[world]
+    for name, length in lengths.items():
+        for rank in range(world):
+            data = on_rank(MultiTaskDataModule(**parts(folder, **fork), epoch_of=name), rank, world)
+            combined = data.train_dataloader()
+            epochs = [[step for step, _, _ in combined] for _ in range(3)]
+            assert [len(steps) for steps in epochs] == [length] * 3
+            assert (len(combined), combined.pacer) == (length, name)
+            for other in data.parts:
+                alone = on_rank(parts(folder)[other], rank, world).train_loader()
+                expected = [batch.keys for _ in range(3 * length) for batch in alone][: 3 * length]
+                assert [step[other].keys for steps in epochs for step in steps] == expected
+                state = combined.streams[other].state_dict()
+                assert (state["epoch"], state["batches"]) == divmod(3 * length, lengths[other])
+
+
+def test_an_epoch_may_be_one_of_a_dataset(folder: Path) -> None:
+    for name, stream in (("vitonhd", "tryon"), ("fashioniq", "triplets"), ("fashiongen", "pairs"), (None, "pairs")):
+        assert MultiTaskDataModule(**parts(folder), epoch_of=name).train_dataloader().pacer == stream
+    message = (
+        "unknown epoch_of 'triplet' .did you mean triplets.*; known are pairs, triplets, tryon, fashiongen, fashioniq, vitonhd"
+    )
+    with pytest.raises(ValueError, match=message):
+        MultiTaskDataModule(**parts(folder), epoch_of="triplet").train_dataloader()
+
+
 @pytest.mark.parametrize("names", [("pairs",), ("triplets", "tryon"), ("tryon",)])
 def test_streams_may_be_left_out(folder: Path, names: tuple[str, ...]) -> None:
     made = parts(folder)

@@ -1,27 +1,30 @@
-"""Several training streams of pairs as one."""
+"""Several training streams as one, and which of them an epoch is of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from unifashion_pl.data.samples import PairBatch
 from unifashion_pl.data.stream import TrainLoader
+from unifashion_pl.names import unknown
 
 
 class MixedPairLoader:
     """Several training streams of pairs as one: each batch is the parts' batches one behind the other.
 
-    An epoch ends with the part that has the most batches; the others go on with their next epoch.
+    An epoch is one of the part that :meth:`pace` names, else of that with the most batches. The others go on from epoch to epoch where
+    they were.
 
     Args:
         loaders: the parts.
+        epoch_of: as in :meth:`pace`.
 
     Raises:
-        ValueError: some parts carry cached vision features and others pixels, or features of different towers.
+        ValueError: some parts carry cached vision features and others pixels, or features of different towers; or as :meth:`pace`.
     """
 
-    def __init__(self, loaders: Sequence[TrainLoader[PairBatch]]) -> None:
+    def __init__(self, loaders: Sequence[TrainLoader[PairBatch]], epoch_of: str | None = None) -> None:
         self.loaders = list(loaders)
         if len({loader.source.features for loader in self.loaders}) > 1:
             found = "; ".join(f"{x.source.dataset}: {x.source.features[:12] or 'pixels'}" for x in self.loaders)
@@ -29,10 +32,21 @@ class MixedPairLoader:
                 f"one batch cannot mix pixels and cached vision features, or features of two towers: {found}. "
                 "Make the same features for all parts (`unifashion data features`), or train all of them on pixels"
             )
-        self._longest = max(self.loaders, key=len)
+        self.pace(epoch_of)
+
+    def pace(self, epoch_of: str | None) -> None:
+        """Let an epoch be one of a dataset, or of the part with the most batches (None); of several parts of one dataset, the longest's.
+
+        Raises:
+            ValueError: no part is of that dataset.
+        """
+        named = [loader for loader in self.loaders if epoch_of in (None, loader.dataset_name)]
+        if not named:
+            raise ValueError(unknown("epoch_of", str(epoch_of), list(dict.fromkeys(x.dataset_name for x in self.loaders))))
+        self.pacer = max(named, key=len)
 
     def __len__(self) -> int:
-        return len(self._longest)
+        return len(self.pacer)
 
     @property
     def batch_size(self) -> int:
@@ -68,9 +82,9 @@ class MixedPairLoader:
         return "; ".join(filter(None, (loader.idle_workers() for loader in self.loaders)))
 
     def __iter__(self) -> Iterator[PairBatch]:
-        others = {id(loader): _endless(loader) for loader in self.loaders if loader is not self._longest}
-        for batch in self._longest:
-            yield PairBatch.interleave([batch if x is self._longest else next(others[id(x)]) for x in self.loaders])
+        others = {id(loader): _endless(loader) for loader in self.loaders if loader is not self.pacer}
+        for batch in self.pacer:
+            yield PairBatch.interleave([batch if x is self.pacer else next(others[id(x)]) for x in self.loaders])
 
     def state_dict(self) -> dict[str, Any]:
         """States of the parts."""
@@ -91,3 +105,27 @@ class MixedPairLoader:
 def _endless(loader: TrainLoader[PairBatch]) -> Iterator[PairBatch]:
     while True:
         yield from loader
+
+
+def parts_of(stream: Any) -> list[TrainLoader[Any]]:
+    """The datasets of a stream, each a :class:`TrainLoader`."""
+    return stream.loaders if isinstance(stream, MixedPairLoader) else [stream]
+
+
+def pacing(streams: Mapping[str, TrainLoader[Any] | MixedPairLoader], epoch_of: str | None) -> str:
+    """Which of several streams an epoch is of: the named one, or that of the named dataset, by which its mix then goes; None = the longest.
+
+    Raises:
+        ValueError: no stream and no dataset of one has that name, with those that there are.
+    """
+    if epoch_of is None:
+        return max(streams, key=lambda name: len(streams[name]))
+    if epoch_of in streams:
+        return epoch_of
+    datasets = {part.dataset_name: name for name, stream in reversed(streams.items()) for part in parts_of(stream)}
+    if epoch_of not in datasets:
+        raise ValueError(unknown("epoch_of", epoch_of, [*streams, *reversed(datasets)]))
+    name = datasets[epoch_of]
+    if isinstance(stream := streams[name], MixedPairLoader):
+        stream.pace(epoch_of)
+    return name

@@ -165,16 +165,16 @@ def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -
 
 
 def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _ShardResult], None]) -> None:
-    with worker_pool(min(workers, len(todo)), type(jobs[0].recipe).__module__) as pool:
-        futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
-        try:
+    try:
+        with worker_pool(min(workers, len(todo)), type(jobs[0].recipe).__module__) as pool:
+            futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
             for future in as_completed(futures):
                 done(futures[future], future.result())
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"a process that wrote shards into {jobs[0].path.parent} was killed, perhaps for want of memory. What is finished is "
-                "kept: run the same command again, with fewer workers if it happens again"
-            ) from error
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"a process that wrote shards into {jobs[0].path.parent} was killed, perhaps for want of memory. What is finished is "
+            "kept: run the same command again, with fewer workers if it happens again"
+        ) from error
 
 
 def _write_shard(job: _Job) -> _ShardResult:

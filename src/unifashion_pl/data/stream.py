@@ -208,6 +208,11 @@ class TrainLoader(Generic[B]):
         return self.samples // (self.rank.world * self.batch_size)
 
     @property
+    def dataset_name(self) -> str:
+        """What configs call it: ``fashioniq_cap``."""
+        return self.source.dataset.partition("/")[0].replace("-", "_")
+
+    @property
     def may_double(self) -> bool:
         """Whether there are samples for batches twice as large."""
         return 2 * self.rank.world * self.batch_size <= self.samples

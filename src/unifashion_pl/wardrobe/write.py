@@ -35,9 +35,8 @@ def _call(job: tuple[Callable[..., Any], tuple[Any, ...]]) -> Any:
 class _Runner:
     """Maps drawing jobs over processes in order, with one progress bar."""
 
-    def __init__(self, pool: ProcessPoolExecutor | None, progress: bool) -> None:
-        self.pool = pool
-        self.bar = tqdm(desc="drawing the wardrobe", unit=" pictures", disable=not progress, mininterval=1.0)
+    def __init__(self, pool: ProcessPoolExecutor | None, bar: tqdm[Any]) -> None:
+        self.pool, self.bar = pool, bar
 
     def __call__(self, function: Callable[..., Any], jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         work = [(function, job) for job in jobs]
@@ -95,8 +94,9 @@ def write_wardrobe(
 
 
 def _write(part: Path, spec: WardrobeSpec, seed: int, workers: int, progress: bool, identity: dict[str, Any]) -> None:
-    with worker_pool(workers, __name__) if workers > 1 else nullcontext() as pool:
-        run = _Runner(pool, progress)
+    bar = tqdm(desc="drawing the wardrobe", unit=" pictures", disable=not progress, mininterval=1.0)
+    with bar, worker_pool(workers, __name__) if workers > 1 else nullcontext() as pool:
+        run = _Runner(pool, bar)
         truth = {
             "fashiongen": write_fashiongen(part / "fashiongen", spec, seed, run),
             "fashion-iq": write_fashioniq(part / "fashion-iq", spec, seed, run),

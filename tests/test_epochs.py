@@ -1,0 +1,111 @@
+"""What is said before the first step and while training: steps, passes over each dataset, what an epoch is, the time that is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from data.rawdata import write_fashiongen, write_fashioniq
+from lightning.pytorch.callbacks import ModelCheckpoint
+from small import small_backbone
+from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, MixedPairsDataModule, MultiTaskDataModule
+
+from unifashion_pl import UniFashionModule, epochs
+from unifashion_pl.epochs import duration
+from unifashion_pl.tasks import RetrievalModule
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 pairs and 23 triplets to train on, with shards; not to be changed."""
+    folder = tmp_path_factory.mktemp("epochs")
+    write_fashiongen(folder / "pairs")
+    write_fashioniq(folder / "triplets")
+    data(folder).prepare_data()
+    return folder
+
+
+def data(folder: Path, epoch_of: str | None = "triplets", **mixed: Any) -> MultiTaskDataModule:
+    """9 steps of pairs, 5 of triplets."""
+    pairs = FashionGenDataModule(folder / "pairs", batch_size=4, image_size=32)
+    other = FashionGenDataModule(folder / "pairs", batch_size=6, image_size=32)
+    triplets = FashionIQDataModule(folder / "triplets", batch_size=4, image_size=32)
+    return MultiTaskDataModule(MixedPairsDataModule([pairs, other]) if mixed else pairs, triplets, epoch_of=epoch_of)
+
+
+def fit(loaders: L.LightningDataModule, out: Path, ckpt_path: Path | None = None, **options: Any) -> L.Trainer:
+    L.seed_everything(0, verbose=False)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        limit_val_batches=0,
+        default_root_dir=out,
+        **{"callbacks": [ModelCheckpoint(out, filename="last", enable_version_counter=False)], **options},
+    )
+    module = UniFashionModule(small_backbone(), RetrievalModule(hidden_size=32, embed_dim=16))
+    trainer.fit(module, datamodule=loaders, ckpt_path=ckpt_path)
+    return trainer
+
+
+def test_a_training_says_how_long_it_is_and_a_resumed_one_where_it_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(data(folder), tmp_path, max_steps=7, max_epochs=3)
+    table = """  stream    dataset     samples  a step  passes an epoch  in all
+  pairs     fashiongen       36       4            0.556  {:>6}
+  triplets  fashioniq        23       4                1  {:>6}
+"""
+    said = capsys.readouterr().out
+    assert "training: 7 steps, 1.4 epochs of 5 steps; an epoch is one pass over triplets\n" in said
+    assert table.format(0.778, 1.4) in said
+    assert "goes on" not in said
+    resumed = fit(data(folder), tmp_path, tmp_path / "last.ckpt", max_epochs=3, max_steps=-1)
+    said = capsys.readouterr().out
+    assert "training: 15 steps, 3 epochs of 5 steps; an epoch is one pass over triplets\n" in said
+    assert table.format(1.67, 3) in said
+    assert "  goes on after step 7, 2 batches into epoch 2\n" in said
+    assert (resumed.global_step, resumed.current_epoch) == (15, 3)
+    for other in (None, "pairs", "fashiongen"):
+        with pytest.raises(
+            ValueError, match=r"cannot resume: an epoch was one of triplets, now it is one of pairs. Use the old"
+        ):
+            fit(data(folder, other), tmp_path, tmp_path / "last.ckpt", max_epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, ["9 steps, 3 epochs of 3 steps", "one pass over triplets", "8 1 3", "8 0.556 1.67"]),
+        ({"max_epochs": 2, "limit_train_batches": 2}, ["4 steps, 2 epochs of 2 steps", "0.4 passes over triplets", "4 0.4 0.8"]),
+        ({"max_steps": 1, "max_epochs": -1}, ["1 steps, 0.2 epochs of 5 steps", "4 1 0.2", "4 0.556 0.111"]),
+    ],
+)  # fmt: skip
+def test_steps_are_those_of_the_optimiser(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: dict[str, Any], expected: list[str]
+) -> None:
+    trainer = fit(data(folder), tmp_path, callbacks=[], enable_checkpointing=False, **options)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"training: {trainer.global_step} steps" in said
+    assert [text for text in expected if text not in said] == []
+
+
+def test_the_dataset_of_a_mix_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(data(folder, "pairs", mixed=True), tmp_path, callbacks=[], enable_checkpointing=False, max_steps=1)
+    said = capsys.readouterr().out
+    assert "epochs of 9 steps; an epoch is one pass over pairs/fashiongen\n" in said
+    assert [line.split()[-2] for line in said.splitlines() if " fashion" in line][-3:] == ["1", "1.5", "1.8"]
+
+
+def test_the_end_is_foretold_once(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 700))
+    monkeypatch.setattr(epochs.time, "monotonic", lambda: float(next(clock)))
+    fit(data(folder), tmp_path, callbacks=[], enable_checkpointing=False, max_steps=5)
+    said = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
+    assert said == ["700.00 s a step: about 23 min left, validation not counted"]
+    assert (duration(50), duration(3700), duration(200_000)) == ("1 min", "1 h 02 min", "55 h 33 min")
