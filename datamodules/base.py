@@ -27,8 +27,7 @@ class StreamsLoader(CombinedLoader):
     """``{stream: batch}``, an epoch at a time; every stream goes on where it was.
 
     Args:
-        epoch_of: stream or dataset, one pass over which is an epoch; None = the longest stream. See
-            :func:`~unifashion_pl.data.mixing.pacing`.
+        epoch_of: as in :func:`~unifashion_pl.data.mixing.pacing`.
 
     Attributes:
         pacer: the stream that an epoch is of.
@@ -37,7 +36,9 @@ class StreamsLoader(CombinedLoader):
         ValueError: no stream and no dataset has that name.
     """
 
-    def __init__(self, streams: Mapping[str, TrainLoader[Any] | MixedPairLoader], epoch_of: str | None = None) -> None:
+    def __init__(
+        self, streams: Mapping[str, TrainLoader[Any] | MixedPairLoader], epoch_of: str | Sequence[str] | None = None
+    ) -> None:
         self.streams = dict(streams)
         self.pacer = pacing(self.streams, epoch_of)
         super().__init__(self.streams, "max_size_cycle")

@@ -15,7 +15,7 @@ from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 from unifashion_pl.datamodules.multitask import MultiTaskDataModule
 from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
 
-from unifashion_pl.names import unknown
+from unifashion_pl.data.mixing import chosen_epoch
 
 #: Dataset -> its folder below a common root.
 FOLDERS = {
@@ -28,6 +28,8 @@ FOLDERS = {
 #: Where Fashion-IQ-Cap's captions of training images are expected (``unifashion data annotate`` writes such files).
 CAPTIONS = "captions.train.jsonl"
 PAIRS: dict[str, int] = {"fashiongen": 3, "fashioniq_cap": 2, "fashion200k": 1}
+#: Table 6 leaves the others to stage 1.
+PAIRS_OF_PHASE_2: dict[str, int] = {"fashiongen": 1}
 
 
 class BenchmarkDataModule(MultiTaskDataModule):
@@ -39,7 +41,8 @@ class BenchmarkDataModule(MultiTaskDataModule):
         root: folder with ``fashiongen/ fashion200k/ fashion-iq/ viton-hd/``; only those that a stream reads have to be there.
         shards: folder of the shards, one folder per dataset; default ``root/shards``.
         pairs, triplets, tryon: which streams to train and evaluate on.
-        pair_shares: dataset of pairs -> its share of a batch; None = :data:`PAIRS`. Leave out what you do not have.
+        pair_shares: dataset of pairs -> its share of a batch; None = as Table 6: :data:`PAIRS` in phase 1, beside triplets
+            :data:`PAIRS_OF_PHASE_2`. Leave out what you do not have.
         batch_size, eval_batch_size, num_workers, seed, image_size, pixel_size, max_bad, prepare_workers, start_method, features: as in
             :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
@@ -71,7 +74,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
         image_size: int = 224,
         pixel_size: tuple[int, int] | None = (512, 384),
         tryon_pixel_size: tuple[int, int] | None = None,
-        epoch_of: str | None = None,
+        epoch_of: str | list[str] | None = None,
         captions: str | Path | None = None,
         val_overlap: Literal["exclude", "keep"] = "exclude",
         gallery_captions: str | Path | None = None,
@@ -93,7 +96,8 @@ class BenchmarkDataModule(MultiTaskDataModule):
         }
         place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
-        sizes = portions(batch_size, PAIRS if pair_shares is None else pair_shares) if pairs else {}
+        shares = (PAIRS_OF_PHASE_2 if triplets else PAIRS) if pair_shares is None else pair_shares
+        sizes = portions(batch_size, shares) if pairs else {}
         _check_epoch(epoch_of, {"pairs": list(sizes), "triplets": ["fashioniq"] * triplets, "tryon": ["vitonhd"] * tryon})
         mixed = composed = worn = None
         if pairs:
@@ -115,11 +119,11 @@ class BenchmarkDataModule(MultiTaskDataModule):
         super().__init__(mixed, composed, worn, epoch_of)
 
 
-def _check_epoch(epoch_of: str | None, streams: dict[str, list[str]]) -> None:
-    """Refuse a name that :func:`~unifashion_pl.data.mixing.pacing` would refuse after all shards have been made."""
+def _check_epoch(epoch_of: str | list[str] | None, streams: dict[str, list[str]]) -> None:
+    """Refuse names that :func:`~unifashion_pl.data.mixing.pacing` would refuse after all shards have been made."""
     known = [name for name, datasets in streams.items() if datasets] + [name for found in streams.values() for name in found]
-    if epoch_of is not None and epoch_of not in known:
-        raise ValueError(unknown("epoch_of", epoch_of, known))
+    if epoch_of is not None:
+        chosen_epoch(epoch_of, known)
 
 
 @dataclass(frozen=True)

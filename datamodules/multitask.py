@@ -19,8 +19,8 @@ class MultiTaskDataModule(JoinedDataModule):
         pairs: image–text pairs, e.g. :class:`~unifashion_pl.datamodules.FashionGenDataModule` or several datasets mixed.
         triplets: e.g. :class:`~unifashion_pl.datamodules.FashionIQDataModule`.
         tryon: e.g. :class:`~unifashion_pl.datamodules.VitonHDDataModule`.
-        epoch_of: stream (``triplets``) or dataset of one (``fashiongen``), one pass over which is an epoch; None = the longest stream.
-            The others go on from epoch to epoch where they were: a shorter one begins its next pass, a longer one its next part.
+        epoch_of: stream (``triplets``) or dataset of one (``fashiongen``), one pass over which is an epoch; of a list, the first that
+            is trained on; None = the longest stream. The others go on from epoch to epoch where they were: a shorter one begins its next pass, a longer one its next part.
 
     Raises:
         ValueError: no DataModule, or one whose stream is another.
@@ -31,7 +31,7 @@ class MultiTaskDataModule(JoinedDataModule):
         pairs: L.LightningDataModule | None = None,
         triplets: L.LightningDataModule | None = None,
         tryon: L.LightningDataModule | None = None,
-        epoch_of: str | None = None,
+        epoch_of: str | list[str] | None = None,
     ) -> None:
         super().__init__()
         self.epoch_of = epoch_of

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unifashion_pl.datamodules.benchmark import CAPTIONS, FOLDERS, BenchmarkDataModule
+from unifashion_pl.datamodules.benchmark import CAPTIONS, FOLDERS, PAIRS, BenchmarkDataModule
 
 from unifashion_pl.files import WriteError, check_writable, exclusive
 
@@ -46,6 +46,7 @@ class WardrobeDataModule(BenchmarkDataModule):
         seed: of the drawings and of the order of training.
         pairs, triplets, tryon: which streams to train and evaluate on; pairs are evaluated on FashionGen.
         tryon_pixel_size: None = ``pixel_size``, or 64 x 48 without one.
+        pair_shares: None = all three, also beside triplets, so that no style is forgotten.
         prepare_workers: processes that draw and convert.
         batch_size, num_workers, image_size, pixel_size, **common: as in :class:`~unifashion_pl.datamodules.benchmark.BenchmarkDataModule`;
             a library of the caption head's own captions (``gallery_captions``) is made by
@@ -66,6 +67,7 @@ class WardrobeDataModule(BenchmarkDataModule):
         image_size: int = 64,
         pixel_size: tuple[int, int] | None = (64, 64),
         tryon_pixel_size: tuple[int, int] | None = None,
+        pair_shares: dict[str, int] | None = None,
         prepare_workers: int = 2,
         **common: Any,
     ) -> None:
@@ -85,6 +87,7 @@ class WardrobeDataModule(BenchmarkDataModule):
             pixel_size=pixel_size,
             tryon_pixel_size=tryon_pixel_size or pixel_size or (64, 48),
             captions=self.folder / "raw" / FOLDERS["fashioniq"] / CAPTIONS,
+            pair_shares=PAIRS if pair_shares is None else pair_shares,
             prepare_workers=prepare_workers,
             **common,
         )

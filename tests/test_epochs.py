@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,9 +12,12 @@ from data.rawdata import write_fashiongen, write_fashioniq
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small import small_backbone
 from unifashion_pl.datamodules import FashionGenDataModule, FashionIQDataModule, MixedPairsDataModule, MultiTaskDataModule
+from unifashion_pl.datamodules.base import StreamsLoader
 
 from unifashion_pl import UniFashionModule, epochs
-from unifashion_pl.epochs import duration
+from unifashion_pl.data.mixing import MixedPairLoader
+from unifashion_pl.data.stream import TrainLoader
+from unifashion_pl.epochs import duration, outlook
 from unifashion_pl.tasks import RetrievalModule
 
 
@@ -44,7 +48,10 @@ def fit(loaders: L.LightningDataModule, out: Path, ckpt_path: Path | None = None
         logger=False,
         limit_val_batches=0,
         default_root_dir=out,
-        **{"callbacks": [ModelCheckpoint(out, filename="last", enable_version_counter=False)], **options},
+        **{
+            "callbacks": [ModelCheckpoint(out, filename="last", enable_version_counter=False, every_n_train_steps=1)],
+            **options,
+        },
     )
     module = UniFashionModule(small_backbone(), RetrievalModule(hidden_size=32, embed_dim=16))
     trainer.fit(module, datamodule=loaders, ckpt_path=ckpt_path)
@@ -109,3 +116,40 @@ def test_the_end_is_foretold_once(
     said = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
     assert said == ["700.00 s a step: about 23 min left, validation not counted"]
     assert (duration(50), duration(3700), duration(200_000)) == ("1 min", "1 h 02 min", "55 h 33 min")
+
+
+def sized(name: str, samples: int, batch_size: int) -> TrainLoader[Any]:
+    """A stream of so many samples, none of which is ever read."""
+    source: Any = SimpleNamespace(
+        dataset=f"{name}/train", kind="any", split="train", fields=[], keys=range(samples), hash="", features=""
+    )
+    return TrainLoader(source, SimpleNamespace(needs=set()), batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def lasting(loaders: StreamsLoader, max_epochs: int) -> Any:
+    """As much of a trainer as the table asks for."""
+    iter(loaders)
+    progress = SimpleNamespace(total=SimpleNamespace(processed=0))
+    loop = SimpleNamespace(_combined_loader=loaders, epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(
+        train_dataloader=loaders.iterables,
+        fit_loop=loop,
+        num_training_batches=len(loaders),
+        accumulate_grad_batches=1,
+        estimated_stepping_batches=max_epochs * len(loaders),
+        global_step=0,
+    )
+
+
+def test_the_papers_phases_are_as_long_as_it_says() -> None:
+    """Table 6's sizes in the batches of paper.yaml: 15 epochs of 140 steps; an epoch of phase 1 shows FashionGen once."""
+    names = ["triplets", "fashiongen"]
+    streams = {"pairs": MixedPairLoader([sized("fashiongen", 260_500, 128)]), "triplets": sized("fashioniq", 18_000, 128)}
+    table = outlook(lasting(StreamsLoader(streams, names), 15))
+    assert table.splitlines()[0] == "training: 2,100 steps, 15 epochs of 140 steps; an epoch is one pass over triplets"
+    shown = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    assert "\n".join(f"    {line}" for line in table.splitlines()) in shown
+    mix = [sized("fashiongen", 260_500, 65), sized("fashioniq-cap", 45_429, 42), sized("fashion200k", 172_000, 21)]
+    first, _, *rows = outlook(lasting(StreamsLoader({"pairs": MixedPairLoader(mix)}, names), 10)).splitlines()
+    assert first == "training: 40,070 steps, 10 epochs of 4,007 steps; an epoch is one pass over pairs/fashiongen"
+    assert [row.split()[1::4] for row in rows] == [["fashiongen", "10"], ["fashioniq_cap", "37.1"], ["fashion200k", "4.89"]]

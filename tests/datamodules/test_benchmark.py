@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unifashion_pl.datamodules import WardrobeDataModule
+from unifashion_pl.datamodules import BenchmarkDataModule, WardrobeDataModule
 
 ALL: dict[str, Any] = {"pairs": True, "triplets": True, "tryon": True}
 
@@ -63,3 +63,22 @@ def test_an_unknown_epoch_is_refused_before_anything_is_made(tmp_path: Path) -> 
     ):
         with pytest.raises(ValueError, match=f"unknown epoch_of 'epochs'; known are {known}$"):
             module(tmp_path, epoch_of="epochs", **streams)
+
+
+def test_table_6_says_which_pairs_are_of_which_phase(tmp_path: Path) -> None:
+    def sizes(**options: Any) -> dict[str, int]:
+        parts = BenchmarkDataModule(tmp_path, batch_size=128, **options).parts["pairs"].parts
+        return {type(part).__name__: part.batch_size for part in parts}
+
+    assert sizes() == {"FashionGenDataModule": 65, "FashionIQCapDataModule": 42, "ShortCaptionDataModule": 21}
+    assert sizes(triplets=True) == {"FashionGenDataModule": 128}
+    assert sizes(triplets=True, pair_shares={"fashion200k": 1}) == {"ShortCaptionDataModule": 128}
+    assert len(module(tmp_path, triplets=True).parts["pairs"].parts) == 3  # the toy forgets no style
+
+
+def test_of_several_names_the_first_that_is_trained_on_counts(cache: Path) -> None:
+    names = ["triplets", "fashiongen"]
+    assert module(cache, triplets=True, epoch_of=names).train_dataloader().pacer == "triplets"
+    assert len(module(cache, epoch_of=names).train_dataloader()) == 24
+    with pytest.raises(ValueError, match="unknown epoch_of 'triplets, fashiongen'; known are tryon, vitonhd$"):
+        module(cache, pairs=False, tryon=True, epoch_of=names)

@@ -112,20 +112,38 @@ def parts_of(stream: Any) -> list[TrainLoader[Any]]:
     return stream.loaders if isinstance(stream, MixedPairLoader) else [stream]
 
 
-def pacing(streams: Mapping[str, TrainLoader[Any] | MixedPairLoader], epoch_of: str | None) -> str:
+def pacing(streams: Mapping[str, TrainLoader[Any] | MixedPairLoader], epoch_of: str | Sequence[str] | None) -> str:
     """Which of several streams an epoch is of: the named one, or that of the named dataset, by which its mix then goes; None = the longest.
+
+    Args:
+        epoch_of: of several names, the first that there is.
 
     Raises:
         ValueError: no stream and no dataset of one has that name, with those that there are.
     """
     if epoch_of is None:
         return max(streams, key=lambda name: len(streams[name]))
-    if epoch_of in streams:
-        return epoch_of
-    datasets = {part.dataset_name: name for name, stream in reversed(streams.items()) for part in parts_of(stream)}
-    if epoch_of not in datasets:
-        raise ValueError(unknown("epoch_of", epoch_of, [*streams, *reversed(datasets)]))
-    name = datasets[epoch_of]
-    if isinstance(stream := streams[name], MixedPairLoader):
-        stream.pace(epoch_of)
-    return name
+    datasets: dict[str, str] = {}
+    for name, stream in streams.items():
+        for part in parts_of(stream):
+            datasets.setdefault(part.dataset_name, name)
+    chosen = chosen_epoch(epoch_of, [*streams, *datasets])
+    if chosen in streams:
+        return chosen
+    mixed = streams[datasets[chosen]]
+    if isinstance(mixed, MixedPairLoader):
+        mixed.pace(chosen)
+    return datasets[chosen]
+
+
+def chosen_epoch(epoch_of: str | Sequence[str], known: Sequence[str]) -> str:
+    """The first of the names that is known.
+
+    Raises:
+        ValueError: none is.
+    """
+    names = [epoch_of] if isinstance(epoch_of, str) else epoch_of
+    found = [name for name in names if name in known]
+    if not found:
+        raise ValueError(unknown("epoch_of", ", ".join(names), known))
+    return found[0]

@@ -20,6 +20,7 @@ SHIPPED = ("tiny", "none", "timm")
 IMPORTED = {
     "weights/blip2": ("blip2-pretrained", "eva-vit-g"),
     "weights/pbe": ("paint-by-example",),
+    "weights/vae-viton": ("stableviton-vae",),
     "weights/stableviton": ("stableviton-vitonhd-pbe-pose",),
 }
 SHOWN = 40
