@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,29 @@ def test_the_tiny_model_is_the_same_wherever_it_is_written(name: str) -> None:
         assert {key: own[key] for key in wanted if key != "vae"} == {key: wanted[key] for key in wanted if key != "vae"}
         assert {**own["vae"]["init_args"], "cache": 0} == {**wanted["vae"]["init_args"], "cache": 0}
         assert set(own) - set(wanted) <= {"snr_gamma", "noise_offset", "editing"}
+
+
+#: Settings of the paper's overlays that are numbers of somebody.
+SOURCED = re.compile(
+    r"^ *(max_epochs: \d|max_steps: \d|(triplet_)?batch_size: |precision: |gradient_clip_val: |init_args: {warmup|warmup: |val_overlap: |"
+    r"init_args: {(batch_size|sampler|hidden_size)|lora: |size: |pixel_size: \[|max_samples: |drop_queries: |per_caption: |num_queries: |"
+    r"max_text_tokens: |qformer: |llm: llm|diffusion: diffusion|policy: editing|pair_shares: |epoch_of: )"
+)
+
+
+def test_each_number_of_the_papers_overlays_names_its_source() -> None:
+    """On its line or the one above."""
+    bare, seen = [], 0
+    for path in SHIPPED.glob("paper*.yaml"):
+        lines = path.read_text("utf-8").splitlines()
+        for number, line in enumerate(lines):
+            if SOURCED.match(line):
+                seen += 1
+                said = line.partition("#")[2] or lines[number - 1].partition("#")[2]
+                if not re.search(r"App\. B|§\d|Table \d|Eqs?\. \d|released|ours|paper", said):
+                    bare.append(f"{path.name}:{number + 1}: {line.strip()}")
+    assert bare == []
+    assert seen > 30
 
 
 def test_what_the_configs_of_one_family_share_is_written_alike() -> None:
