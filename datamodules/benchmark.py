@@ -96,8 +96,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
         }
         place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
-        shares = (PAIRS_OF_PHASE_2 if triplets else PAIRS) if pair_shares is None else pair_shares
-        sizes = portions(batch_size, shares) if pairs else {}
+        sizes = portions(batch_size, _shares(pair_shares, triplets)) if pairs else {}
         _check_epoch(epoch_of, {"pairs": list(sizes), "triplets": ["fashioniq"] * triplets, "tryon": ["vitonhd"] * tryon})
         mixed = composed = worn = None
         if pairs:
@@ -117,6 +116,10 @@ class BenchmarkDataModule(MultiTaskDataModule):
             size = tryon_pixel_size or pixel_size or (512, 384)
             worn = VitonHDDataModule(**place("vitonhd"), batch_size=tryon_batch_size or batch_size, pixel_size=size)
         super().__init__(mixed, composed, worn, epoch_of)
+
+
+def _shares(given: dict[str, int] | None, triplets: bool) -> dict[str, int]:
+    return (PAIRS_OF_PHASE_2 if triplets else PAIRS) if given is None else given
 
 
 def _check_epoch(epoch_of: str | list[str] | None, streams: dict[str, list[str]]) -> None:
