@@ -153,3 +153,14 @@ def test_the_papers_phases_are_as_long_as_it_says() -> None:
     first, _, *rows = outlook(lasting(StreamsLoader({"pairs": MixedPairLoader(mix)}, names), 10)).splitlines()
     assert first == "training: 40,070 steps, 10 epochs of 4,007 steps; an epoch is one pass over pairs/fashiongen"
     assert [row.split()[1::4] for row in rows] == [["fashiongen", "10"], ["fashioniq_cap", "37.1"], ["fashion200k", "4.89"]]
+
+
+def test_an_epoch_without_an_end_has_no_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """As where a stream stands beside an endless loader of somebody else."""
+    trainer = lasting(StreamsLoader({"triplets": sized("fashioniq", 18_000, 128)}), 1)
+    trainer.is_global_zero = True
+    epochs.Outlook().on_train_start(trainer, L.LightningModule())
+    assert "training: 140 steps" in capsys.readouterr().out
+    trainer.num_training_batches = float("inf")
+    epochs.Outlook().on_train_start(trainer, L.LightningModule())
+    assert capsys.readouterr().out == ""

@@ -36,7 +36,9 @@ class Outlook(L.Callback):
                 "checkpoint's weights (init_from) instead of resuming"
             )
         self.epoch_of = now
-        if streams(trainer):
+        if streams(trainer) and math.isfinite(
+            trainer.num_training_batches
+        ):  # beside loaders of others there may be no end of an epoch
             say(trainer, outlook(trainer))
 
     def on_train_batch_end(
