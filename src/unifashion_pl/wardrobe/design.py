@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_f
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
 from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
 from unifashion_pl.wardrobe.texts import colour_phrase
-from unifashion_pl.wardrobe.tryon import fabric_of, person_of, picture_of, product_of, write_vitonhd
+from unifashion_pl.wardrobe.tryon import fabric_of, paletted, person_of, picture_of, product_of, write_vitonhd
 
 #: Dress Code's category -> the wardrobe's.
 CATEGORIES = {"dresses": ("dress",), "upper_body": UPPER, "lower_body": ("skirt", "trousers")}
-FIRST = {"dresses": 5_000_000, "upper_body": 5_100_000, "lower_body": 5_200_000}
+#: A garment's number says its category and split; the products of a category begin at FIRST and twice its first number.
+FIRST, PER_CATEGORY, PER_SPLIT = 5_000_000, 100_000, 50_000
 #: LIP labels of the drawn persons -> ATR's, as Dress Code has them (the neck is skin like the face).
 ATR = {"hair": 2, "upper": 4, "coat": 4, "dress": 7, "skirt": 5, "trousers": 6, "face": 11, "neck": 11, "left_leg": 12}
 ATR |= {"right_leg": 13, "left_arm": 14, "right_arm": 15, "left_shoe": 9, "right_shoe": 10}
@@ -40,37 +42,40 @@ def write_mgd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, 
     """
     write_vitonhd(root / "vitonhd", spec, seed, run)
     pairs = [line.split() for line in (root / "vitonhd/test_pairs.txt").read_text("utf-8").splitlines()]
-    jobs = [(root / "vitonhd/test", Path(p).stem, Path(g).stem, spec.tryon_size, seed) for p, g in pairs]
+    jobs = [(root / "vitonhd/test", _wearing, Path(p).stem, Path(g).stem, spec.tryon_size, seed) for p, g in pairs]
     list(run(_write_warped, jobs))
     return _write_dresscode(root / "dresscode", spec, seed, run)
 
 
-def _write_warped(root: Path, person: str, garment: str, size: tuple[int, int], seed: int) -> None:
+def _write_warped(root: Path, draw: Callable[..., Worn], person: str, garment: str, size: tuple[int, int], seed: int) -> None:
     """The garment's strokes on another person: the same figure and frame, another product."""
-    rng = person_of(seed, int(person.split("_")[0]))
-    number = int(garment.split("_")[0])
-    worn = render_worn(product_of(seed, number), *size, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
+    worn = draw(seed, int(person.split("_")[0]), int(garment.split("_")[0]), size)
     write_files(root, {f"im_sketch_unpaired/{person}_{garment}.png": encode_png(picture_of(worn.sketch))})
+
+
+def _wearing(seed: int, person: int, garment: int, size: tuple[int, int]) -> Worn:
+    """A person of VITON-HD in the garment of a pair."""
+    rng = person_of(seed, person)
+    return render_worn(product_of(seed, garment), *size, draw_figure(rng), rng, fabric_of(seed, garment), upper=True)
 
 
 def _write_dresscode(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[str, Any]:
     truth: dict[str, Any] = {}
     fine: dict[str, list[str]] = {}
     coarse: dict[str, list[str]] = {}
-    for category, kinds in CATEGORIES.items():
-        for split, total, start in (("train", spec.tryon_train, 0), ("test", spec.tryon_test, 50_000)):
+    for c, category in enumerate(CATEGORIES):
+        for split, total, start in (("train", spec.tryon_train, 0), ("test", spec.tryon_test, PER_SPLIT)):
             count = max(2, -(-total // len(CATEGORIES)))
-            numbers = [f"{start + i + FIRST[category] % 1_000_000:06d}" for i in range(count)]
-            jobs = [(root, category, kinds[i % len(kinds)], split, n, spec.tryon_size, seed) for i, n in enumerate(numbers)]
-            truth |= dict(zip(numbers, run(_write_sample, jobs)))
+            numbers = [f"{c * PER_CATEGORY + start + i:06d}" for i in range(count)]
+            truth |= dict(zip(numbers, run(_write_sample, [(root, split, int(n), spec.tryon_size, seed) for n in numbers])))
             others = numbers[1:] + numbers[:1]
             if split == "train":
                 _write_pairs(root / category / "train_pairs.txt", numbers, numbers)
             else:
                 _write_pairs(root / category / "test_pairs_paired.txt", numbers, numbers)
                 _write_pairs(root / category / "test_pairs_unpaired.txt", numbers, others)
-                warped = [(root, category, kinds, p, g, numbers, spec.tryon_size, seed) for p, g in zip(numbers, others)]
-                list(run(_write_warped_dresscode, warped))
+                names = [(f"{p}_0", f"{g}_1") for p, g in zip(numbers, others)]
+                list(run(_write_warped, [(root / category, _worn, *pair, spec.tryon_size, seed) for pair in names]))
             for i, number in enumerate(numbers):
                 (coarse if i % 2 else fine)[number] = truth[number]["phrases"]
     for name, captions in (("fine_captions.json", fine), ("coarse_captions.json", coarse)):
@@ -82,47 +87,32 @@ def _write_pairs(path: Path, persons: list[str], garments: list[str]) -> None:
     path.write_text("".join(f"{p}_0.jpg\t{g}_1.jpg\n" for p, g in zip(persons, garments)), "utf-8")
 
 
-def _product(seed: int, category: str, kind: str, number: str) -> Product:
-    return make_product(seed, FIRST[category] + int(number), kind, PLAIN_WORN)
+def _product(seed: int, number: int) -> Product:
+    category = number // PER_CATEGORY
+    kinds = list(CATEGORIES.values())[category]
+    return make_product(seed, FIRST + category * PER_CATEGORY + number, kinds[number % PER_SPLIT % len(kinds)], PLAIN_WORN)
 
 
-def _fabric(seed: int, garment: str) -> random.Random:
-    return random.Random(f"{seed}/dresscode/{garment}/fabric")
+def _fabric(seed: int, garment: int) -> random.Random:
+    return random.Random(f"{seed}/dresscode/{garment:06d}/fabric")
 
 
-def _worn(seed: int, category: str, product: Product, number: str, garment: str, size: tuple[int, int]) -> Worn:
-    """Person ``number``, whose head is cut off (drawn taller, then cut), in ``garment``."""
-    rng = random.Random(f"{seed}/dresscode/{category}/{number}")
+def _worn(seed: int, person: int, garment: int, size: tuple[int, int]) -> Worn:
+    """A person, whose head is cut off (drawn taller, then cut), in a garment."""
+    rng = random.Random(f"{seed}/dresscode/{list(CATEGORIES)[person // PER_CATEGORY]}/{person:06d}")
     width, height = size
     cut = round(HEADLESS * height)
-    worn = render_worn(product, width, height + cut, draw_figure(rng), rng, _fabric(seed, garment))
+    worn = render_worn(_product(seed, garment), width, height + cut, draw_figure(rng), rng, _fabric(seed, garment))
     joints = [(x, y - cut, c) if c else (x, y, c) for x, y, c in worn.joints]
     cropped = worn.image.crop((0, cut, width, height + cut))
     cut_off = {name: getattr(worn, name)[cut:] for name in ("parse", "garment", "dense", "arms", "reach", "sketch")}
     return Worn(image=cropped, joints=joints, **cut_off)
 
 
-def _write_warped_dresscode(
-    root: Path,
-    category: str,
-    kinds: tuple[str, ...],
-    person: str,
-    garment: str,
-    numbers: list[str],
-    size: tuple[int, int],
-    seed: int,
-) -> None:
-    product = _product(seed, category, kinds[numbers.index(garment) % len(kinds)], garment)
-    worn = _worn(seed, category, product, person, garment, size)
-    write_files(root / category, {f"im_sketch_unpaired/{person}_0_{garment}_1.png": encode_png(picture_of(worn.sketch))})
-
-
-def _write_sample(
-    root: Path, category: str, kind: str, split: str, number: str, size: tuple[int, int], seed: int
-) -> dict[str, Any]:
-    product = _product(seed, category, kind, number)
-    worn = _worn(seed, category, product, number, number, size)
-    shop, _, _ = render_flat(product, *size, random.Random(f"{seed}/dresscode/shop/{number}"), _fabric(seed, number))
+def _write_sample(root: Path, split: str, garment: int, size: tuple[int, int], seed: int) -> dict[str, Any]:
+    number, category = f"{garment:06d}", list(CATEGORIES)[garment // PER_CATEGORY]
+    product, worn = _product(seed, garment), _worn(seed, garment, garment, size)
+    shop, _, _ = render_flat(product, *size, random.Random(f"{seed}/dresscode/shop/{number}"), _fabric(seed, garment))
     visible = [(x, y, c) if y > 0 else (0.0, 0.0, 0.0) for x, y, c in worn.joints]
     files = {
         f"{category}/images/{number}_0.jpg": encode_jpeg(worn.image),
@@ -145,9 +135,7 @@ def _label_map(parse: NDArray[np.uint8]) -> Image.Image:
     table = np.zeros(256, np.uint8)
     for name, label in ATR.items():
         table[LIP[name]] = label
-    picture = Image.fromarray(table[parse])
-    picture.putpalette([(37 * k * (c + 3)) % 256 if k else 0 for k in range(18) for c in range(3)])
-    return picture
+    return paletted(table[parse], [(37 * k * (c + 3)) % 256 if k else 0 for k in range(18) for c in range(3)])
 
 
 def _dense_labels(dense: NDArray[np.uint8]) -> Image.Image:

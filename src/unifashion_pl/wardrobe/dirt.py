@@ -22,10 +22,10 @@ from unifashion_pl.wardrobe.layouts import hdf5
 DAMAGES = {"missing": "missing", "truncated": "truncated", "zero-byte": "empty file", "html": "text/html, not an image"}
 #: Kinds that leave a picture usable, but not plain RGB.
 MODES = ("grey", "cmyk", "palette", "exif")
-#: Kinds that concern texts.
-TEXTS = ("unicode", "empty-text")
-KINDS = (*DAMAGES, "duplicate", *MODES, *TEXTS)
 UNICODE = "Café robe à pois – 赤いドレス ✓ naïve"
+#: Kinds that concern texts -> the text instead.
+TEXTS = {"unicode": UNICODE, "empty-text": ""}
+KINDS = (*DAMAGES, "duplicate", *MODES, *TEXTS)
 PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>Not Found</body></html>\n"
 TRAIN, HELD_OUT = "train", "evaluation"
 
@@ -59,14 +59,16 @@ def soil(root: Path, kinds: Sequence[str], seed: int) -> list[Stain]:
     Every kind hits one picture of each split of each dataset, as long as at least half of a split's pictures stay as they were.
     """
     stains: list[Stain] = []
-    for dataset, pictures in PICTURES.items():
+    for dataset, (train, held_out, pictures) in PICTURES.items():
         if (root / dataset).is_dir():
-            stains += _soil_pictures(root, dataset, pictures(root / dataset), kinds, seed)
+            found = {TRAIN: pictures(root / dataset, train), HELD_OUT: pictures(root / dataset, held_out)}
+            found[TRAIN] = {id: path for id, path in found[TRAIN].items() if id not in found[HELD_OUT]}
+            stains += _soil_pictures(root, dataset, found, kinds, seed)
     for dataset, write in WRITERS.items():
-        if (root / dataset).is_dir():
-            for kind in TEXTS:
-                if kind in kinds:
-                    stains += [Stain(dataset, s, kind, f"{dataset}/{file}", id) for s, file, id in write(root / dataset, kind)]
+        for number, (kind, text) in enumerate(TEXTS.items()):
+            if kind in kinds and (root / dataset).is_dir():
+                places = write(root / dataset, number, text)
+                stains += [Stain(dataset, split, kind, f"{dataset}/{file}", id) for split, file, id in places]
     if "duplicate" in kinds and (root / "fashiongen").is_dir():
         stains += _double_row(root / "fashiongen")
     content = json.dumps([asdict(stain) for stain in stains], indent=1, ensure_ascii=False)
@@ -91,8 +93,10 @@ def _soil_pictures(
             other = ids.pop() if kind == "duplicate" else ""
             if other:
                 path.write_bytes(found[other].read_bytes())
+            elif kind == "missing":
+                path.unlink()
             else:
-                _spoil(path, kind)
+                path.write_bytes(SPOILED[kind](path.read_bytes()))
             stains.append(Stain(dataset, split, kind, path.relative_to(root).as_posix(), id, DAMAGES.get(kind, ""), other))
     if "duplicate" in kinds and all(len(ids) > 1 for ids in spare.values()):
         other, id = spare[TRAIN].pop(), spare[HELD_OUT].pop()
@@ -102,130 +106,106 @@ def _soil_pictures(
     return stains
 
 
-def _spoil(path: Path, kind: str) -> None:
-    data = path.read_bytes()
-    if kind == "missing":
-        path.unlink()
-    elif kind == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    elif kind == "zero-byte":
-        path.write_bytes(b"")
-    elif kind == "html":
-        path.write_bytes(PAGE)
-    else:
-        path.write_bytes(_in_mode(Image.open(BytesIO(data)), kind))
-
-
-def _in_mode(image: Image.Image, kind: str) -> bytes:
+def _saved(image: Image.Image, kind: str, **settings: Any) -> bytes:
     buffer = BytesIO()
-    if kind == "grey":
-        image.convert("L").save(buffer, "JPEG", quality=92)
-    elif kind == "cmyk":
-        image.convert("CMYK").save(buffer, "JPEG", quality=92)
-    elif kind == "palette":
-        image.convert("RGB").quantize(64).save(buffer, "PNG")
-    else:
-        # exif, orientation 6: the file holds the picture turned by 90° against the clock, and says so
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        image.convert("RGB").transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=92, exif=exif)
+    image.save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
-# pictures of each dataset: split -> id -> file
+def _turned(image: Image.Image) -> bytes:
+    """EXIF orientation 6: the file holds the picture turned by 90° against the clock, and says so."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return _saved(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", quality=92, exif=exif)
 
 
-def _fashion200k(root: Path) -> dict[str, dict[str, Path]]:
-    found: dict[str, dict[str, Path]] = {}
-    for split, name in ((TRAIN, "train"), (HELD_OUT, "test")):
-        lines = [line for p in sorted((root / "labels").glob(f"*_{name}_*.txt")) for line in p.read_text("utf-8").splitlines()]
-        paths = [root / line.split("\t")[0] for line in lines]
-        found[split] = {path.stem: path for path in paths}
-    return found
-
-
-def _fashioniq(root: Path) -> dict[str, dict[str, Path]]:
-    ids: dict[str, set[str]] = {TRAIN: set(), HELD_OUT: set()}
-    for split, name in ((TRAIN, "train"), (HELD_OUT, "val")):
-        for path in (root / "captions").glob(f"cap.*.{name}.json"):
-            ids[split] |= {e[k] for e in json.loads(path.read_text("utf-8")) for k in ("candidate", "target")}
-    ids[TRAIN] -= ids[HELD_OUT]
-    return {split: {id: root / "images" / f"{id}.jpg" for id in found} for split, found in ids.items()}
-
-
-def _vitonhd(root: Path) -> dict[str, dict[str, Path]]:
-    return {
-        split: {p.stem: p for p in (root / name / "image").glob("*.jpg")}
-        for split, name in ((TRAIN, "train"), (HELD_OUT, "test"))
-    }
-
-
-def _dresscode(root: Path) -> dict[str, dict[str, Path]]:
-    found: dict[str, dict[str, Path]] = {TRAIN: {}, HELD_OUT: {}}
-    for split, name in ((TRAIN, "train_pairs.txt"), (HELD_OUT, "test_pairs_paired.txt")):
-        for path in root.glob(f"*/{name}"):
-            for line in path.read_text("utf-8").splitlines():
-                person = line.split()[0]
-                found[split][person.partition("_")[0]] = path.parent / "images" / person
-    return found
-
-
-PICTURES: dict[str, Callable[[Path], dict[str, dict[str, Path]]]] = {
-    "fashion200k": _fashion200k,
-    "fashion-iq": _fashioniq,
-    "viton-hd": _vitonhd,
-    "mgd/dresscode": _dresscode,
+#: Kind -> what becomes of a file's bytes; of a picture for :data:`MODES`.
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "zero-byte": lambda data: b"",
+    "html": lambda data: PAGE,
+    "grey": lambda data: _saved(Image.open(BytesIO(data)).convert("L"), "JPEG", quality=92),
+    "cmyk": lambda data: _saved(Image.open(BytesIO(data)).convert("CMYK"), "JPEG", quality=92),
+    "palette": lambda data: _saved(Image.open(BytesIO(data)).convert("RGB").quantize(64), "PNG"),
+    "exif": lambda data: _turned(Image.open(BytesIO(data))),
 }
 
 
-# texts of each dataset: (split, annotation file, id) of what was changed
+# pictures of each dataset's split: id -> file
 
 
-def _fashion200k_text(root: Path, kind: str) -> list[tuple[str, str, str]]:
+def _fashion200k(root: Path, split: str) -> dict[str, Path]:
+    lines = [line for p in (root / "labels").glob(f"*_{split}_*.txt") for line in p.read_text("utf-8").splitlines()]
+    return {path.stem: path for path in (root / line.split("\t")[0] for line in lines)}
+
+
+def _fashioniq(root: Path, split: str) -> dict[str, Path]:
+    entries = [e for p in (root / "captions").glob(f"cap.*.{split}.json") for e in json.loads(p.read_text("utf-8"))]
+    return {id: root / "images" / f"{id}.jpg" for entry in entries for id in (entry["candidate"], entry["target"])}
+
+
+def _vitonhd(root: Path, split: str) -> dict[str, Path]:
+    return {path.stem: path for path in (root / split / "image").glob("*.jpg")}
+
+
+def _dresscode(root: Path, pairs: str) -> dict[str, Path]:
+    lines = [(p.parent, line.split()[0]) for p in root.glob(f"*/{pairs}.txt") for line in p.read_text("utf-8").splitlines()]
+    return {person.partition("_")[0]: folder / "images" / person for folder, person in lines}
+
+
+#: Dataset -> how its files call training and evaluation, and their pictures.
+PICTURES: dict[str, tuple[str, str, Callable[[Path, str], dict[str, Path]]]] = {
+    "fashion200k": ("train", "test", _fashion200k),
+    "fashion-iq": ("train", "val", _fashioniq),
+    "viton-hd": ("train", "test", _vitonhd),
+    "mgd/dresscode": ("train_pairs", "test_pairs_paired", _dresscode),
+}
+
+
+# texts of each dataset, the one at a position: (split, annotation file, id) of what was changed
+
+
+def _fashion200k_text(root: Path, number: int, text: str) -> list[tuple[str, str, str]]:
     path = root / "labels/dress_train_detect_all.txt"
     lines = path.read_text("utf-8").splitlines()
-    number = TEXTS.index(kind)
     image, score, _ = lines[number].split("\t")
-    lines[number] = f"{image}\t{score}\t{UNICODE if kind == 'unicode' else ''}"
+    lines[number] = f"{image}\t{score}\t{text}"
     path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return [(TRAIN, path.relative_to(root).as_posix(), Path(image).stem)]
 
 
-def _fashioniq_text(root: Path, kind: str) -> list[tuple[str, str, str]]:
+def _fashioniq_text(root: Path, number: int, text: str) -> list[tuple[str, str, str]]:
     done = []
     for split, name in ((TRAIN, "train"), (HELD_OUT, "val")):
         path = root / f"captions/cap.shirt.{name}.json"
         entries = json.loads(path.read_text("utf-8"))
-        number = TEXTS.index(kind)
-        entries[number]["captions"][0] = UNICODE if kind == "unicode" else ""
+        entries[number]["captions"][0] = text
         path.write_text(json.dumps(entries, ensure_ascii=False, indent=1), "utf-8")
         done.append((split, path.relative_to(root).as_posix(), f"shirt-{name}-{number:05d}"))
     return done
 
 
-def _vitonhd_text(root: Path, kind: str) -> list[tuple[str, str, str]]:
+def _vitonhd_text(root: Path, number: int, text: str) -> list[tuple[str, str, str]]:
     path = root / "captions.json"
     phrases: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    garment = sorted(phrases)[TEXTS.index(kind)]
-    phrases[garment] = [UNICODE, *phrases[garment][1:]] if kind == "unicode" else []
+    garment = sorted(phrases)[number]
+    phrases[garment] = [text, *phrases[garment][1:]] if text else []
     path.write_text(json.dumps(phrases, indent=1, sort_keys=True, ensure_ascii=False), "utf-8")
     return [(TRAIN, path.name, f"{garment}_00")]
 
 
-def _fashiongen_text(root: Path, kind: str) -> list[tuple[str, str, str]]:
+def _fashiongen_text(root: Path, number: int, text: str) -> list[tuple[str, str, str]]:
     path = root / "fashiongen_256_256_train.h5"
-    number = TEXTS.index(kind)
     with hdf5(path, "r+") as file:
         column = file["input_description"][:]
-        text = UNICODE.encode() if kind == "unicode" else b""
-        column = column.astype(f"S{max(column.dtype.itemsize, len(text))}")
-        column[number] = text
+        column = column.astype(f"S{max(column.dtype.itemsize, len(text.encode()))}")
+        column[number] = text.encode()
         del file["input_description"]
         file.create_dataset("input_description", data=column)
     return [(TRAIN, path.name, f"r{number:07d}")]
 
 
-WRITERS: dict[str, Callable[[Path, str], list[tuple[str, str, str]]]] = {
+WRITERS: dict[str, Callable[[Path, int, str], list[tuple[str, str, str]]]] = {
     "fashiongen": _fashiongen_text,
     "fashion200k": _fashion200k_text,
     "fashion-iq": _fashioniq_text,

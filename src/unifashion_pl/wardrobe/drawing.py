@@ -16,6 +16,7 @@ from unifashion_pl.wardrobe.products import COLOURS, Product
 
 Array = NDArray[np.floating[Any]]
 OVERSAMPLE = 3
+BLACK = (0, 0, 0)
 BACKDROPS = (
     (233, 228, 220), (221, 227, 232), (236, 231, 226), (226, 232, 224), (238, 229, 229), (229, 229, 236), (240, 236, 226),
 )  # fmt: skip
@@ -57,6 +58,12 @@ def fill(frame: Frame, outlines: list[shapes.Points], rounded: bool = True) -> A
     return np.asarray(canvas.reduce(OVERSAMPLE), np.float32) / 255
 
 
+def over(base: Array, colour: Array | tuple[int, int, int], cover: Array) -> Array:
+    """A colour, or a picture, laid over a picture (H, W, 3) where ``cover`` (H, W) is above 0."""
+    alpha = cover[..., None]
+    return base * (1 - alpha) + np.asarray(colour, np.float32) * alpha
+
+
 def blur(mask: Array, radius: float) -> Array:
     image = Image.fromarray((np.clip(mask, 0, 1) * 255).astype(np.uint8))
     return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32) / 255
@@ -81,24 +88,21 @@ def draw_garment(product: Product, frame: Frame, rng: random.Random, fabric: ran
     torso = fill(frame, shapes.body(product))
     arms = fill(frame, shapes.sleeves(product, raised))
     mask = np.maximum(torso, arms)
-    hole = shapes.neck(product)
+    hole = fill(frame, shapes.neck(product), rounded=product.neckline != "v")
     flaps = fill(frame, shapes.collar(product), rounded=False)
-    if hole is not None:
-        mask = np.maximum(mask * (1 - fill(frame, [hole], rounded=product.neckline != "v")), flaps)
+    mask = np.maximum(mask * (1 - hole), flaps)
     x, y = frame.units()
     rgb = texture(product, x, y, fabric, blur_units=0.7 / frame.scale)
-    light = _folds(product, x, y, rng) * _volume(mask, torso, arms, frame)
+    # darker towards the sides, as on a rounded body; sleeves lie a little behind
+    depth = blur(mask, max(1.0, frame.scale * 0.05))
+    volume = (0.80 + 0.26 * depth) * (1 - 0.07 * np.clip(arms - torso, 0, 1))
     edge = np.clip((blur(mask, max(0.8, frame.scale * 0.012)) - 0.45) * 2.2, 0, 1)
-    light = light * (0.80 + 0.20 * edge)
-    rgb = rgb * light[..., None]
+    rgb = rgb * (_folds(product, x, y, rng) * volume * (0.80 + 0.20 * edge))[..., None]
     patches = fill(frame, shapes.pockets(product), rounded=False)
-    rgb = rgb * (1 - 0.16 * patches[..., None])
+    rgb = over(rgb, BLACK, 0.16 * patches)
     lines = _lines(frame, np.maximum(flaps, patches), torso, arms)
-    band = shapes.waistband(product)
-    if band is not None:
-        lines = np.maximum(lines, fill(frame, [band], rounded=False))
-    rgb = rgb * (1 - 0.30 * lines[..., None])
-    rgb = _buttons(product, frame, rgb)
+    lines = np.maximum(lines, fill(frame, shapes.waistband(product), rounded=False))
+    rgb = _buttons(product, frame, over(rgb, BLACK, 0.30 * lines))
     outline = np.clip(mask * (1 - blur(mask, max(1.0, frame.scale * 0.008))) * 3.2, 0, 1)
     return Garment(rgb, mask, np.clip(np.maximum(outline, lines * mask), 0, 1))
 
@@ -111,13 +115,6 @@ def _folds(product: Product, x: Array, y: Array, rng: random.Random) -> Array:
     waves = np.sin(x * 24 * spread + phase + 1.5 * np.sin(y * 3 + other)) * np.clip(y - 0.3, 0, 1) * loose
     drape = np.sin((x * 0.8 + y) * 9 + other) * 0.05
     return (1.0 + 0.13 * waves + 0.5 * drape + 0.10 * side * x / 0.4).astype(np.float32)
-
-
-def _volume(mask: Array, torso: Array, arms: Array, frame: Frame) -> Array:
-    """Darker towards the sides, as on a rounded body; sleeves lie a little behind."""
-    depth = blur(mask, max(1.0, frame.scale * 0.05))
-    behind = np.clip(arms - torso, 0, 1)
-    return (0.80 + 0.26 * depth) * (1 - 0.07 * behind)
 
 
 def _lines(frame: Frame, flaps: Array, torso: Array, arms: Array) -> Array:
@@ -133,16 +130,14 @@ def _buttons(product: Product, frame: Frame, rgb: Array) -> Array:
     if not places:
         return rgb
     dark = sum(COLOURS[product.colour]) > 330
-    colour = np.array((46, 40, 38) if dark else (236, 228, 212), np.float32)
     angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
     top, bottom = places[0][1] - 0.06, places[-1][1] + 0.08
     line = fill(frame, [np.array([(-0.004, top), (0.004, top), (0.004, bottom), (-0.004, bottom)])], rounded=False)
-    rgb = rgb * (1 - 0.35 * line[..., None])
     disc = fill(frame, [circle * 0.024 + np.array(place) for place in places], rounded=False)
     rim = fill(frame, [circle * 0.030 + np.array(place) + (0.003, 0.005) for place in places], rounded=False)
-    rgb = rgb * (1 - 0.4 * rim[..., None])
-    return rgb * (1 - disc[..., None]) + colour * disc[..., None]
+    rgb = over(over(rgb, BLACK, 0.35 * line), BLACK, 0.4 * rim)
+    return over(rgb, (46, 40, 38) if dark else (236, 228, 212), disc)
 
 
 def backdrop(width: int, height: int, rng: random.Random) -> Array:
@@ -158,9 +153,7 @@ def composite(base: Array, garment: Garment, frame: Frame, shadow: float = 0.22)
     """Lay a garment with a soft shadow over a picture."""
     radius = max(1.5, frame.scale * 0.03)
     shade = np.roll(blur(garment.mask, radius), (round(radius * 0.9), round(radius * 0.5)), (0, 1))
-    base = base * (1 - shadow * (shade * (1 - garment.mask))[..., None])
-    alpha = garment.mask[..., None]
-    return base * (1 - alpha) + garment.rgb * alpha
+    return over(over(base, BLACK, shadow * (shade * (1 - garment.mask))), garment.rgb, garment.mask)
 
 
 def flat_frame(product: Product, width: int, height: int, rng: random.Random) -> Frame:
@@ -197,7 +190,6 @@ def render_flat(
     frame = flat_frame(product, width, height, rng)
     base = backdrop(width, height, rng)
     if on_hanger:
-        wood = hanger(frame, product)[..., None]
-        base = base * (1 - wood) + np.array((150, 108, 70), np.float32) * wood
+        base = over(base, (150, 108, 70), hanger(frame, product))
     garment = draw_garment(product, frame, rng, fabric, raised=0.15 if on_hanger else rng.uniform(0.4, 0.9))
     return to_image(composite(base, garment, frame)), garment.mask, garment.sketch

@@ -12,20 +12,6 @@ from unifashion_pl.wardrobe.products import Product, differences
 from unifashion_pl.wardrobe.texts import modifying_texts
 
 
-def fashioniq_products(spec: WardrobeSpec | str = "demo", seed: int = 0) -> dict[str, Product]:
-    """What every image of the wardrobe's Fashion-IQ shows, by id, over all splits; from spec and seed alone, no file is read.
-
-    Raises:
-        ValueError: unknown size.
-    """
-    products: dict[str, Product] = {}
-    for part in fiq_parts(spec_of(spec), seed):
-        products.update(zip(part.ids, part.products))
-    for split in FIQ_SPLITS:
-        products.update(fiq_distractors(seed, split))
-    return products
-
-
 @dataclass(frozen=True)
 class WardrobeFeedback:
     """``feedback(candidate_id, target_id)`` for ``multi_round`` of ``benchmarks/dialogues.py``.
@@ -34,7 +20,7 @@ class WardrobeFeedback:
     texts are ("A and b"). The same two ids always give the same text.
 
     Attributes:
-        products: by image id, see :func:`fashioniq_products`.
+        products: what every image of the wardrobe's Fashion-IQ shows, by id, over all splits.
         seed: of the choice of words.
     """
 
@@ -43,14 +29,19 @@ class WardrobeFeedback:
 
     @classmethod
     def of(cls, spec: WardrobeSpec | str = "demo", seed: int = 0) -> WardrobeFeedback:
-        """The user of the wardrobe with this spec and seed.
+        """The user of the wardrobe with this spec and seed; no file is read.
 
         >>> feedback = WardrobeFeedback.of("tiny")
         >>> a, b = list(feedback.products)[:2]
         >>> feedback(a, a) is None, feedback(a, b)
         (True, 'Has no sleeves and has no buttons and has red vertical stripes and without sleeves and fewer buttons and red vertical stripes')
         """
-        return cls(fashioniq_products(spec, seed), seed)
+        products: dict[str, Product] = {}
+        for part in fiq_parts(spec_of(spec), seed):
+            products |= zip(part.ids, part.products)
+        for split in FIQ_SPLITS:
+            products |= fiq_distractors(seed, split)
+        return cls(products, seed)
 
     def __call__(self, candidate: str, target: str) -> str | None:
         """What leads from the candidate to the target; None where a modifying text has nothing to say: another category, no difference.

@@ -30,6 +30,11 @@ def _jpeg(product: Product, view: str, size: int, key: str) -> bytes:
     return encode_jpeg(render_product(product, view, size, key))
 
 
+def _write_pictures(root: Path, jobs: Mapping[str, tuple[Product, str, int, str]], run: Map) -> None:
+    """Path below ``root`` -> what is drawn there."""
+    write_files(root, dict(zip(jobs, run(_jpeg, jobs.values()))))
+
+
 @contextmanager
 def hdf5(path: Path, mode: Literal["w", "r+"], **settings: Any) -> Iterator[h5py.File]:
     """An HDF5 file that is made or changed in memory and then written: on a full disk HDF5 itself may crash the process."""
@@ -87,18 +92,17 @@ def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> No
     """Label files, the image tree and ``test_queries.txt``; front and worn views of each product."""
     for split, total in (("train", spec.short_train), ("test", spec.short_test)):
         lines: dict[str, list[str]] = {c: [] for c in ("dress", "jacket", "pants", "skirt", "top")}
-        files, jobs = [], []
+        jobs = {}
         for i, product in enumerate(pair_products(seed, f"short-{split}", total)):
             category = {"trousers": "pants", "shirt": "top"}.get(product.category, product.category)
             folder = {"dress": "dresses", "jacket": "jackets", "pants": "pants", "skirt": "skirts", "top": "tops"}[category]
             number = 10_000_000 + i + (0 if split == "train" else 1_000_000)
             for view in VIEWS[:2]:
                 path = f"women/{folder}/{product.category}s/{number}/{number}_{VIEWS.index(view)}.jpeg"
-                files.append(path)
-                jobs.append((product, view, spec.image_size, f"{seed}/fashion200k/{split}/{i}"))
+                jobs[path] = (product, view, spec.image_size, f"{seed}/fashion200k/{split}/{i}")
                 text = describe(product, "fashion200k", random.Random(f"{seed}/200k/{i}"))
                 lines[category].append(f"{path}\t{-0.1 * (i % 9) - 0.2:.6f}\t{text}")
-        write_files(root, dict(zip(files, run(_jpeg, jobs))))
+        _write_pictures(root, jobs, run)
         (root / "labels").mkdir(exist_ok=True)
         for category, content in lines.items():
             (root / "labels" / f"{category}_{split}_detect_all.txt").write_text("".join(f"{x}\n" for x in content), "utf-8")
@@ -122,15 +126,17 @@ def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict
     library: list[dict[str, Any]] = []
     shared = {split: fiq_distractors(seed, split) for split in FIQ_SPLITS}
     for part in fiq_parts(spec, seed):
-        _write_fiq_images(root, part, spec, seed, run)
-        _write_fiq_json(root, part, [*part.ids, *(shared[part.split] if part.category != "dress" else ())])
         named = list(zip(part.ids, part.products))
+        views = [random.Random(f"{seed}/fiq-view/{i}").choice(VIEWS[:3]) for i in part.ids]
+        jobs = [(p, view, spec.image_size, f"{seed}/fiq/{i}") for (i, p), view in zip(named, views)]
+        _write_pictures(root, dict(zip([f"images/{i}.jpg" for i in part.ids], jobs)), run)
+        _write_fiq_json(root, part, [*part.ids, *(shared[part.split] if part.category != "dress" else ())])
         truth |= {i: {**p.attributes(), "split": part.split, "category_file": part.category} for i, p in named}
         if part.split == "train":
             library += [_library_line(i, p, seed) for i, p in named]
     for split, distractors in shared.items():
         jobs = [(p, "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k, p in enumerate(distractors.values())]
-        write_files(root, dict(zip([f"images/{name}.jpg" for name in distractors], run(_jpeg, jobs))))
+        _write_pictures(root, dict(zip([f"images/{name}.jpg" for name in distractors], jobs)), run)
     lines = [json.dumps(line, sort_keys=True, ensure_ascii=False) for line in sorted(library, key=lambda x: str(x["image"]))]
     (root / "captions.train.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return truth
@@ -140,12 +146,6 @@ def _library_line(image: str, product: Product, seed: int) -> dict[str, Any]:
     """A caption of a training image with its provenance: made from the drawing's truth, without any query."""
     text = describe(product, "fashioniq", random.Random(f"{seed}/fiq-caption/{image}"))
     return {"image": image, "caption": text, "captioner": "wardrobe truth", "inputs": ["image", "category"], "split": "train"}
-
-
-def _write_fiq_images(root: Path, part: FiqPart, spec: WardrobeSpec, seed: int, run: Map) -> None:
-    views = [random.Random(f"{seed}/fiq-view/{i}").choice(VIEWS[:3]) for i in part.ids]
-    jobs = [(p, view, spec.image_size, f"{seed}/fiq/{i}") for p, view, i in zip(part.products, views, part.ids)]
-    write_files(root, dict(zip([f"images/{i}.jpg" for i in part.ids], run(_jpeg, jobs))))
 
 
 def _write_fiq_json(root: Path, part: FiqPart, gallery: list[str]) -> None:

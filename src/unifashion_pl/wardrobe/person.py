@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from unifashion_pl.wardrobe import shapes
-from unifashion_pl.wardrobe.drawing import Array, Frame, Garment, backdrop, blur, composite, draw_garment, fill, to_image
+from unifashion_pl.wardrobe.drawing import Array, Frame, Garment, backdrop, blur, composite, draw_garment, fill, over, to_image
 from unifashion_pl.wardrobe.products import Product
 
 SKINS = ((246, 214, 190), (228, 184, 150), (198, 148, 112), (158, 108, 78), (112, 74, 54))
@@ -128,13 +128,17 @@ def render_worn(
     rgb = backdrop(width, height, rng)
     parse = np.zeros((height, width), np.uint8)
     dense = np.zeros((height, width, 3), np.uint8)
-    colours = _body_colours(figure, product)
-    for name, cover in covers.items():
+    for name, (colour, label) in _body(figure, product).items():
+        cover = covers[name]
         shade = 0.84 + 0.20 * blur(cover, max(1.0, frame.scale * 0.03))
-        alpha = cover[..., None]
-        rgb = rgb * (1 - alpha) + np.array(colours[name], np.float32) * shade[..., None] * alpha
-        _label(parse, dense, name, cover > 0.5, product)
-    rgb = _face(frame, rgb)
+        rgb = over(rgb, np.array(colour, np.float32) * shade[..., None], cover)
+        parse[cover > 0.5] = LIP[label]
+        if name in PART_COLOURS:
+            dense[cover > 0.5] = PART_COLOURS[name]
+    eyes = [_ellipse(x, -0.235, 0.0085, 0.010) for x in (-0.034, 0.034)]
+    rgb = over(rgb, (42, 34, 34), fill(frame, eyes, rounded=False))
+    mouth = fill(frame, [_ellipse(0.0, -0.172, 0.021, 0.007)], rounded=False)
+    rgb = over(rgb, (176, 84, 84), 0.8 * mouth)
     drawn = draw_garment(product, frame, rng, fabric, raised=figure.raised)
     visible = drawn.mask * (1 - np.maximum(covers["face"], covers["hair"]))
     garment = Garment(drawn.rgb, visible, drawn.sketch * visible)
@@ -162,42 +166,21 @@ def _upper_outlines(product: Product, raised: float) -> list[shapes.Points]:
     return [outline for kind in kinds for outline in (*shapes.body(kind), *shapes.sleeves(kind, raised))]
 
 
-def _body_colours(figure: Figure, product: Product) -> dict[str, tuple[int, int, int]]:
-    """Skin where the outfit shows it; neutral base clothes where the product leaves the body bare."""
-    colours = dict.fromkeys(_parts(figure), figure.skin)
-    colours["hair"] = colours["hair_back"] = figure.hair
-    colours["left_shoe"] = colours["right_shoe"] = (60, 52, 50)
+def _body(figure: Figure, product: Product) -> dict[str, tuple[tuple[int, int, int], str]]:
+    """Colour and LIP label of body parts: skin where the outfit shows it, neutral base clothes where the product leaves the body bare."""
+    found = {name: (figure.skin, name) for name in _parts(figure)} | {"torso": (figure.skin, "neck")}
+    found |= dict.fromkeys(("hair", "hair_back"), (figure.hair, "hair"))
+    found |= {shoe: ((60, 52, 50), shoe) for shoe in ("left_shoe", "right_shoe")}
     if product.category not in shapes.SLEEVED:
-        colours["torso"] = figure.base_top
+        found["torso"] = (figure.base_top, "upper")
     elif product.category != "dress":
-        colours["left_leg"] = colours["right_leg"] = figure.base_bottom
-    return colours
-
-
-def _label(parse: NDArray[np.uint8], dense: NDArray[np.uint8], name: str, where: NDArray[np.bool_], product: Product) -> None:
-    base = {"torso": "neck" if product.category in shapes.SLEEVED else "upper", "hair_back": "hair"}.get(name, name)
-    if product.category in shapes.SLEEVED and product.category != "dress" and name in ("left_leg", "right_leg"):
-        base = "trousers"
-    parse[where] = LIP[base]
-    if name in PART_COLOURS:
-        dense[where] = PART_COLOURS[name]
-
-
-def _face(frame: Frame, rgb: Array) -> Array:
-    pair = [_ellipse(x, -0.235, 0.0085, 0.010) for x in (-0.034, 0.034)]
-    eyes = fill(frame, pair, rounded=False)[..., None]
-    mouth = fill(frame, [_ellipse(0.0, -0.172, 0.021, 0.007)], rounded=False)[..., None]
-    rgb = rgb * (1 - eyes) + np.array((42, 34, 34), np.float32) * eyes
-    return rgb * (1 - 0.8 * mouth) + np.array((176, 84, 84), np.float32) * 0.8 * mouth
+        found |= dict.fromkeys(("left_leg", "right_leg"), (figure.base_bottom, "trousers"))
+    return found
 
 
 def _joints(frame: Frame) -> list[tuple[float, float, float]]:
-    out = []
-    for joint in JOINTS:
-        x, y = frame.pixels(np.array([joint]))[0]
-        inside = 0 <= x < frame.width and 0 <= y < frame.height
-        out.append((round(float(x), 2), round(float(y), 2), 0.9) if inside else (0.0, 0.0, 0.0))
-    return out
+    seen = [(float(x), float(y), 0 <= x < frame.width and 0 <= y < frame.height) for x, y in frame.pixels(np.array(JOINTS))]
+    return [(round(x, 2), round(y, 2), 0.9) if inside else (0.0, 0.0, 0.0) for x, y, inside in seen]
 
 
 _LIMBS = (

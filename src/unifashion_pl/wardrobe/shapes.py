@@ -62,27 +62,30 @@ def sleeves(product: Product, raised: float = 0.0) -> list[Points]:
     else:
         outer, inner = [(0.41 + out, 0.33), (0.46 + out, 0.62)], [(0.355 + out, 0.645), (0.31 + out, 0.36)]
         arm = [(0.20, 0.01), (0.28, 0.03), *outer, *inner, (0.235, 0.21)]
-    right = np.array(arm)
-    return [right, right * (-1, 1)]
+    return _both(arm)
 
 
-def neck(product: Product) -> Points | None:
-    """The hole at the neck, None where the garment has none."""
+def _both(right: list[tuple[float, float]]) -> list[Points]:
+    """An outline on the right and its mirror image."""
+    return [np.array(right), np.array(right) * (-1, 1)]
+
+
+def neck(product: Product) -> list[Points]:
+    """The hole at the neck, none where the garment has none."""
     if product.category not in SLEEVED or product.neckline == "strapless":
-        return None
+        return []
     if product.neckline == "v":
-        return np.array([(-0.115, -0.05), (0.115, -0.05), (0.0, 0.25)])
+        return [np.array([(-0.115, -0.05), (0.115, -0.05), (0.0, 0.25)])]
     depth = 0.12 if product.neckline == "round" else 0.06
     angle = np.linspace(0, np.pi, 15)
-    return np.stack([0.125 * np.cos(angle), -0.03 + (depth + 0.03) * np.sin(angle)], 1)
+    return [np.stack([0.125 * np.cos(angle), -0.03 + (depth + 0.03) * np.sin(angle)], 1)]
 
 
 def collar(product: Product) -> list[Points]:
     """The two flaps of a shirt collar."""
     if product.category not in SLEEVED or product.neckline != "collar":
         return []
-    flap = np.array([(0.005, 0.055), (0.125, -0.055), (0.185, 0.02), (0.075, 0.155)])
-    return [flap, flap * (-1, 1)]
+    return _both([(0.005, 0.055), (0.125, -0.055), (0.185, 0.02), (0.075, 0.155)])
 
 
 def button_places(product: Product) -> list[tuple[float, float]]:
@@ -98,18 +101,17 @@ def button_places(product: Product) -> list[tuple[float, float]]:
 def pockets(product: Product) -> list[Points]:
     """Outlines of flaps: two at the hips of a jacket, one on the chest of a shirt with a collar."""
     if product.category == "jacket":
-        flap = np.array([(0.09, 0.53), (0.26, 0.53), (0.26, 0.61), (0.09, 0.61)])
-        return [flap, flap * (-1, 1)]
+        return _both([(0.09, 0.53), (0.26, 0.53), (0.26, 0.61), (0.09, 0.61)])
     if product.category == "shirt" and product.neckline == "collar":
         return [np.array([(0.07, 0.24), (0.17, 0.24), (0.17, 0.33), (0.07, 0.33)])]
     return []
 
 
-def waistband(product: Product) -> Points | None:
+def waistband(product: Product) -> list[Points]:
     """A line across the waist of skirts and trousers."""
-    if product.category not in ("skirt", "trousers"):
-        return None
-    return np.array([(-0.205, 0.462), (0.205, 0.462), (0.207, 0.472), (-0.207, 0.472)])
+    if product.category in SLEEVED:
+        return []
+    return [np.array([(-0.205, 0.462), (0.205, 0.462), (0.207, 0.472), (-0.207, 0.472)])]
 
 
 def extent(product: Product) -> tuple[float, float, float, float]:

@@ -42,9 +42,8 @@ def write_vitonhd(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict[s
 
 def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed: int, number: int) -> dict[str, Any]:
     rng, product = person_of(seed, number), product_of(seed, number)
-    width, height = size
-    worn = render_worn(product, width, height, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
-    cloth, cloth_mask, _ = render_flat(product, width, height, rng, fabric_of(seed, number))
+    worn = render_worn(product, *size, draw_figure(rng), rng, fabric_of(seed, number), upper=True)
+    cloth, cloth_mask, _ = render_flat(product, *size, rng, fabric_of(seed, number))
     mask = repaint_mask(worn)
     agnostic = np.where(mask[..., None] > 127, 128, np.asarray(worn.image)).astype(np.uint8)
     pose = {"version": 1.3, "people": [{"pose_keypoints_2d": [value for joint in worn.joints for value in joint]}]}
@@ -58,7 +57,7 @@ def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed
         f"image-parse-v3/{name}.png": encode_png(_label_map(worn.parse)),
         f"image-parse-agnostic-v3.2/{name}.png": encode_png(_label_map(np.where(mask > 127, 0, worn.parse).astype(np.uint8))),
         f"openpose_json/{name}_keypoints.json": json.dumps(pose).encode(),
-        f"openpose_img/{name}_rendered.png": encode_png(draw_skeleton(worn.joints, width, height)),
+        f"openpose_img/{name}_rendered.png": encode_png(draw_skeleton(worn.joints, *size)),
         f"im_sketch/{name}.png": encode_png(picture_of(worn.sketch)),
     }
     if split == "train":
@@ -108,6 +107,11 @@ def _label_map(labels: NDArray[np.uint8]) -> Image.Image:
     colours = [(0, 0, 0)] + [
         tuple(int(127 + 120 * np.sin(k * f + p)) for f, p in ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))) for k in range(1, 20)
     ]
+    return paletted(labels, [int(v) for colour in colours for v in colour])
+
+
+def paletted(labels: NDArray[np.uint8], palette: list[int]) -> Image.Image:
+    """Labels (H, W) as a picture that keeps them; three numbers of the palette for each."""
     picture = Image.fromarray(labels)
-    picture.putpalette([int(v) for colour in colours for v in colour])
+    picture.putpalette(palette)
     return picture
