@@ -216,7 +216,16 @@ def check_batch(model: L.LightningModule, stream: str, batch: TrainBatch) -> lis
     """
     backbone = getattr(model, "backbone", None)
     if backbone is not None:
-        _check_seen(stream, _seen(batch), backbone.vision.image_size, backbone.vision.width)
+        images, size, width = _seen(batch), backbone.vision.image_size, backbone.vision.width
+        if images.ndim == 3 and images.shape[-1] != width:
+            raise ValueError(
+                f"stream {stream}: cached vision features are {images.shape[-1]} wide, the vision tower gives {width}"
+            )
+        if images.ndim == 4 and tuple(images.shape[-2:]) != (size, size):
+            raise ValueError(
+                f"stream {stream}: images are {images.shape[-2]} × {images.shape[-1]}, the vision tower takes {size} × {size}: set "
+                f"image_size of the data to {size}"
+            )
     active = getattr(model, "active_families", [])
     head = getattr(model, "diffusion_head", None)
     if "q2i" in active and head is not None and isinstance(batch, PairBatch | TripletBatch | TryOnBatch):
@@ -235,27 +244,14 @@ def check_batch(model: L.LightningModule, stream: str, batch: TrainBatch) -> lis
         retrieval: Any = getattr(model, "retrieval_head", None)
         if retrieval.itm_text == "caption" and retrieval.itm_head is not None:
             learners.append("matching (itm_text: caption)")
-    if not learners:
-        return []
-    return [
-        f"stream {stream}: none of the first {len(batch)} samples has a caption, from which {', '.join(learners)} would learn"
-    ]
+    note = f"none of the first {len(batch)} samples has a caption, from which {', '.join(learners)} would learn"
+    return [f"stream {stream}: {note}"] if learners else []
 
 
 def _seen(batch: TrainBatch) -> Tensor:
     if isinstance(batch, TryOnBatch):
         return batch.garments
     return batch.references if isinstance(batch, TripletBatch) else batch.images
-
-
-def _check_seen(stream: str, images: Tensor, size: int, width: int) -> None:
-    if images.ndim == 3 and images.shape[-1] != width:
-        raise ValueError(f"stream {stream}: cached vision features are {images.shape[-1]} wide, the vision tower gives {width}")
-    if images.ndim == 4 and tuple(images.shape[-2:]) != (size, size):
-        raise ValueError(
-            f"stream {stream}: images are {images.shape[-2]} × {images.shape[-1]}, the vision tower takes {size} × {size}: set "
-            f"image_size of the data to {size}"
-        )
 
 
 def say(trainer: L.Trainer, sentence: str) -> None:

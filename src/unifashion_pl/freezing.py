@@ -197,7 +197,10 @@ def apply_policy(
     further = {OLDER_NAMES.get(part, part) for part in also_train}
     trains = {*chosen.trains, *further}
     names = {name: part_of(name) for name, _ in model.named_parameters()}
-    _check_parts(names, further)
+    if orphans := [name for name, part in names.items() if part is None]:
+        raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
+    for part in sorted(further - set(PARTS)):
+        raise ValueError(f"also_train: {unknown('part', part, PARTS)}")
     families = set(chosen.losses if active is None else active)
     idle = {part for part in trains if not families & set(PARTS[part].families)}
     beyond = chosen.unreached if "cross" in families else (*chosen.unreached, *_MATCHED, *(_READ if chosen.pairs_alone else ()))
@@ -278,14 +281,6 @@ def set_frozen_to_eval(module: M) -> M:
         if parameters and not any(p.requires_grad for p in parameters):
             part.eval()
     return module
-
-
-def _check_parts(names: dict[str, str | None], also_train: set[str]) -> None:
-    orphans = [name for name, part in names.items() if part is None]
-    if orphans:
-        raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
-    for part in sorted(also_train - set(PARTS)):
-        raise ValueError(f"also_train: {unknown('part', part, PARTS)}")
 
 
 #: Its name until 2026-11-29.

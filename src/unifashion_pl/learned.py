@@ -190,12 +190,8 @@ def give(model: Any, record: Learned) -> None:
 
 def joined(records: Iterable[Learned]) -> Learned:
     """What several sources of one model have learned together; not known if one of them does not tell."""
-    out: frozenset[str] = frozenset()
-    for record in records:
-        if record is None:
-            return None
-        out |= record
-    return out
+    known = [*records]
+    return None if None in known else frozenset[str]().union(*(record or () for record in known))
 
 
 def stored(learned: Learned) -> list[str] | None:
@@ -212,14 +208,9 @@ def said(learned: Learned) -> str:
     return "not known" if learned is None else ", ".join(stored(learned) or ()) or "nothing"
 
 
-def of_model(model: Any) -> Learned:
-    """What a model has learned; other modules than ours keep no record."""
-    return getattr(model, "learned", None)
-
-
 def lacks(model: FashionModel, task: Task) -> str:
     """A sentence about what a model has not learned, "" if it has, or if nobody knows."""
-    known = of_model(model)
+    known: Learned = getattr(model, "learned", None)  # other modules than ours keep no record
     if known is None or task in known:
         return ""
     _, what, cure, instead = MEANINGS[task]
@@ -238,7 +229,7 @@ def require(model: FashionModel, task: Task) -> None:
         RuntimeError: it was trained for something else; with what that was, and what to do.
     """
     sentence = lacks(model, task)
-    if sentence and of_model(model):
+    if sentence and model.learned:
         raise RuntimeError(f"{sentence}. To ask it all the same, set model.learned = None in Python")
     if sentence:
         warnings.warn(sentence, stacklevel=3)
@@ -246,10 +237,9 @@ def require(model: FashionModel, task: Task) -> None:
 
 def label(model: FashionModel, task: Task) -> str | None:
     """What to write beside numbers of a model that was not trained for them; None if it was, or if nobody knows."""
-    known = of_model(model)
-    if known is None or task in known:
+    if not lacks(model, task):
         return None
-    return f"not trained for {task}" if known else "random"
+    return f"not trained for {task}" if model.learned else "random"
 
 
 def say_if_random(model: Any) -> None:

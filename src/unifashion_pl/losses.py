@@ -91,56 +91,35 @@ def itc_loss(
         Scalar; 0 when nothing is valid. It is computed in float32 under mixed precision too: at a temperature of 0.01 neighbouring logits
         of bf16 are 0.5 apart.
     """
-    with torch.autocast(text.device.type, enabled=False):
-        return _itc_loss(
-            text.float(), image.float(), temperature, ids, valid, multi_positive, label_smoothing, reduction, gather
-        )
-
-
-def _itc_loss(
-    text: Tensor,
-    image: Tensor,
-    temperature: Tensor | float,
-    ids: Tensor | None,
-    valid: Tensor | None,
-    multi_positive: bool,
-    label_smoothing: float,
-    reduction: Reduction,
-    gather: bool,
-) -> Tensor:
     B = text.shape[0]
     rank, world = _world(gather)
-    rows = slice(rank * B, (rank + 1) * B)
-    logits = max_sim(gather_rows(text, gather), image) / temperature
-    allowed, positive = _pairs(B, rank, text.device, ids, valid, multi_positive, gather)
-    logits = logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
-    kept = torch.ones(B, dtype=torch.bool, device=text.device) if valid is None else valid
-    count = kept.sum().to(logits.dtype)
-    if world > 1:
-        dist.all_reduce(count)
-    scale = kept.to(logits.dtype) * world / count.clamp(min=1)
-
-    image_to_text = torch.logsumexp(logits, 0) - (_targets(positive, allowed, 0, label_smoothing) * logits).sum(0)
-    counts = torch.stack([positive.sum(1), allowed.sum(1)]).to(logits.dtype)
-    if world > 1:
-        dist.all_reduce(counts)
-    target = _mix(positive / counts[0, :, None].clamp(min=1), allowed / counts[1, :, None].clamp(min=1), label_smoothing)
-    parts = torch.stack([torch.logsumexp(logits, 1), (target * logits).sum(1)], 1)
-    if world > 1:
-        parts = gather_rows(parts[None], gather)
-        total, matched = torch.logsumexp(parts[..., 0], 0), parts[..., 1].sum(0)
-    else:
-        total, matched = parts[:, 0], parts[:, 1]
-    text_to_image = (total - matched)[rows]
+    with torch.autocast(text.device.type, enabled=False):
+        logits = max_sim(gather_rows(text.float(), gather), image.float()) / temperature
+    pairs = _pairs(B, rank, text.device, ids, valid, multi_positive, gather)
+    logits = logits.masked_fill(~pairs[1], torch.finfo(logits.dtype).min)
+    kept = torch.ones(B, device=text.device) if valid is None else valid.to(logits.dtype)
+    scale = kept * world / _over_ranks(kept.sum(), world)
+    shares = pairs.to(logits.dtype)
+    own, all_ = shares / shares.sum(1, keepdim=True).clamp(min=1), shares / _over_ranks(shares.sum(2, keepdim=True), world)
+    per_image, per_text = ((1 - label_smoothing) * share[0] + label_smoothing * share[1] for share in (own, all_))
+    image_to_text = torch.logsumexp(logits, 0) - (per_image * logits).sum(0)
+    parts = gather_rows(torch.stack([torch.logsumexp(logits, 1), (per_text * logits).sum(1)], 1)[None], gather)
+    text_to_image = (torch.logsumexp(parts[..., 0], 0) - parts[..., 1].sum(0))[rank * B : (rank + 1) * B]
     loss = (image_to_text * scale).sum() + (text_to_image * scale).sum()
     return loss if reduction == "sum" else loss / 2
 
 
+def _over_ranks(count: Tensor, world: int) -> Tensor:
+    """Counts of all ranks added, at least 1."""
+    if world > 1:
+        dist.all_reduce(count)
+    return count.clamp(min=1)
+
+
 def _pairs(
     B: int, rank: int, device: torch.device, ids: Tensor | None, valid: Tensor | None, multi_positive: bool, gather: bool
-) -> tuple[Tensor, Tensor]:
-    """(N, B) bool masks over (text, own image): admissible entries and positives."""
-    all_valid = gather_rows(valid, gather) if valid is not None else None
+) -> Tensor:
+    """(2, N, B) bool over (text, own image): positives, and admissible entries."""
     N = B * _world(gather)[1]
     positive = torch.zeros(N, B, dtype=torch.bool, device=device)
     own = torch.arange(B, device=device)
@@ -152,22 +131,10 @@ def _pairs(
             positive = same
         else:
             allowed = ~same | positive
-    if valid is not None and all_valid is not None:
-        allowed = allowed & all_valid[:, None] & valid[None, :]
+    if valid is not None:
+        allowed = allowed & gather_rows(valid, gather)[:, None] & valid[None, :]
         positive = positive & allowed
-    return allowed, positive
-
-
-def _mix(positive: Tensor, allowed: Tensor, smoothing: float) -> Tensor:
-    return (1 - smoothing) * positive + smoothing * allowed
-
-
-def _targets(positive: Tensor, allowed: Tensor, dim: int, smoothing: float) -> Tensor:
-    return _mix(
-        positive / positive.sum(dim, keepdim=True).clamp(min=1),
-        allowed / allowed.sum(dim, keepdim=True).clamp(min=1),
-        smoothing,
-    )
+    return torch.stack([positive, allowed])
 
 
 def hard_negatives(

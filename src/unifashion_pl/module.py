@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
 
 from unifashion_pl import learned
 from unifashion_pl.backbone import QFormerBackbone
-from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
+from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.evaluation import Evaluator, Painter
 from unifashion_pl.files import check_writable
 from unifashion_pl.freezing import (
@@ -25,7 +24,6 @@ from unifashion_pl.freezing import (
     find_policy,
     left_out,
     part_of,
-    set_frozen_to_eval,
 )
 from unifashion_pl.gallery.gallery import gallery_of
 from unifashion_pl.inference.captions import caption
@@ -36,13 +34,13 @@ from unifashion_pl.memory import check_memory
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.parts.rebuild import PARTS, blueprints
-from unifashion_pl.resume import run_callbacks
 from unifashion_pl.sharding import reshard, shard, shards_of, unshard
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
+from unifashion_pl.tasks.base import LossModule
 from unifashion_pl.weights.checkpoint import PretrainedMethods, load_weights
 
 
-class UniFashionModule(PretrainedMethods):
+class UniFashionModule(LossModule, PretrainedMethods):
     """UniFashion (arXiv 2408.11305): a shared Q-Former with retrieval, caption and diffusion heads.
 
     A training step receives ``{stream: batch}``, or one batch. Pairs give the losses of phase 1, L_cross + L_ITG + L_q2I (Eq. 8); triplets those of
@@ -162,34 +160,13 @@ class UniFashionModule(PretrainedMethods):
                 self._in_step |= learned.taught(batch, [family], edits)
         return losses
 
-    def training_step(self, batch: TrainBatch | dict[str, TrainBatch], batch_idx: int) -> Tensor:
-        terms: list[Tensor] = []
-        streams = by_stream(batch)
-        for stream, part in streams.items():
-            losses = self.compute_losses(part)
-            logged = {f"train/{stream}/{name}": loss.detach() for name, loss in losses.items()}
-            self.log_dict(logged, batch_size=len(part))
-            terms += losses.values()
-        if not terms:
-            raise ValueError(
-                f"no loss in a batch with the streams {sorted(streams)}: policy {self.policy!r} has no head for them"
-            )
-        total = torch.stack(terms).sum()
-        self.log("train/loss", total.detach(), prog_bar=True)
-        return total
+    def why_no_loss(self) -> str:
+        return f"policy {self.policy!r} has no head for them"
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.learned is not None:
             self.learned |= self._in_step
         self._in_step.clear()
-
-    def train(self, mode: bool = True) -> UniFashionModule:
-        """Frozen parts stay in eval mode: no dropout, no running statistics."""
-        super().train(mode)
-        return set_frozen_to_eval(self) if mode else self
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        return run_callbacks(self)
 
     def configure_model(self) -> None:
         """Shard the model where the strategy asks for it (FSDP2, see :mod:`unifashion_pl.sharding`), if its memory can do."""
@@ -216,7 +193,7 @@ class UniFashionModule(PretrainedMethods):
         return build_optimizer(self, self.optim, self.trainer.estimated_stepping_batches)
 
     def on_fit_start(self) -> None:
-        self.train()  # Lightning trains in whatever mode it finds
+        super().on_fit_start()
         if self.trainer.is_global_zero:
             print(self.describe_parameters())
 

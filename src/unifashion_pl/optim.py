@@ -118,17 +118,9 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[di
     groups, presets = [], []
     for (side, decayed), parameters in buckets.items():
         preset = settings.preset(side)
-        decay = preset.weight_decay if decayed else 0.0
-        groups.append(
-            {
-                "params": parameters,
-                "lr": preset.lr,
-                "betas": preset.betas,
-                "eps": preset.eps,
-                "weight_decay": decay,
-                "name": side if decayed else f"{side}/no_decay",
-            }
-        )
+        decay, name = (preset.weight_decay, side) if decayed else (0.0, f"{side}/no_decay")
+        values = {name: getattr(preset, name) for name in ("lr", "betas", "eps")}
+        groups.append({"params": parameters, **values, "weight_decay": decay, "name": name})
         presets.append(preset)
     return groups, presets
 
@@ -139,10 +131,14 @@ def _anneal(start: float, end: float, fraction: float) -> float:
 
 def one_cycle(step: int, total: int, warmup: float, div: float = 100.0, final_div: float = 1e4) -> float:
     """Factor on the peak rate, equal to ``torch.optim.lr_scheduler.OneCycleLR(anneal_strategy="cos")``."""
-    top, end = warmup * total - 1, total - 1
-    if step <= top or top >= end:
-        return _anneal(1 / div, 1.0, max(0.0, step / top) if top > 0 else 1.0)
-    return _anneal(1.0, 1 / div / final_div, min(1.0, (step - top) / (end - top)))
+    return _cycle(step, total, warmup, 1 / div, 1.0, 1 / div / final_div)
+
+
+def _cycle(step: int, total: int, warmup: float, start: float, peak: float, end: float) -> float:
+    top, last = warmup * total - 1, total - 1
+    if step <= top or top >= last:
+        return _anneal(start, peak, max(0.0, step / top) if top > 0 else 1.0)
+    return _anneal(peak, end, min(1.0, (step - top) / (last - top)))
 
 
 def schedule(preset: Preset, total: int | None) -> Callable[[int], float]:
@@ -155,7 +151,7 @@ def schedule(preset: Preset, total: int | None) -> Callable[[int], float]:
         ValueError: the preset needs an end.
     """
     if preset.endless:
-        return _unchanged
+        return lambda step: 1.0
     if total is None:
         raise ValueError(
             f"the learning rate's schedule ({preset.shape}, warm-up {preset.warmup:g}) follows the length of the training, and this one "
@@ -191,7 +187,8 @@ class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
     def get_lr(self) -> list[float | Tensor]:
         for group, preset in zip(self.optimizer.param_groups, self.presets):
             if preset.cycle_beta1 and self.total is not None:
-                group["betas"] = (_beta1(min(self.last_epoch, self.total - 1), self.total, preset.warmup), group["betas"][1])
+                beta1 = _cycle(min(self.last_epoch, self.total - 1), self.total, preset.warmup, 0.95, 0.85, 0.95)
+                group["betas"] = (beta1, group["betas"][1])
         return super().get_lr()
 
     def set_peak(self, rate: float) -> None:
@@ -203,17 +200,6 @@ class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
     def state_dict(self) -> dict[str, Any]:
         """Plain values only, so that checkpoints load with ``weights_only=True``; presets come back from the config."""
         return {key: value for key, value in super().state_dict().items() if key != "presets"}
-
-
-def _beta1(step: int, total: int, warmup: float) -> float:
-    top, end = warmup * total - 1, total - 1
-    if step <= top:
-        return _anneal(0.95, 0.85, max(0.0, step / top) if top > 0 else 1.0)
-    return _anneal(0.85, 0.95, min(1.0, (step - top) / max(1e-9, end - top)))
-
-
-def _unchanged(step: int) -> float:
-    return 1.0
 
 
 def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: float) -> dict[str, Any]:

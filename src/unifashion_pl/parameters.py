@@ -93,8 +93,7 @@ def shapes_only(configs: Sequence[str]) -> UniFashionModule:
         OSError: the configs name other published parts, which are not here.
     """
     chain = with_random_weights(configs)
-    large = len(chain) > len(configs)
-    with offline(), torch.device("meta" if large else "cpu"), warnings.catch_warnings():
+    with offline(), torch.device("meta" if len(chain) > len(configs) else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return UniFashionModule.from_config(chain, {"init_from": None, "leave_out": []})
 

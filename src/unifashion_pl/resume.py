@@ -38,19 +38,15 @@ def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
     """
     trainer = model.trainer
     if trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False):
-        for folder in _folders(trainer) if trainer.is_global_zero else ():
-            check_writable(folder, folder=True)
+        savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        given = [saver.dirpath for saver in savers] + [logger.save_dir for logger in trainer.loggers]
+        for place in {str(place or trainer.default_root_dir) for place in given} if trainer.is_global_zero else ():
+            if "://" not in place:
+                check_writable(place, folder=True)
     take_over(trainer)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
     return [StepSeeds(), Resume(), Outlook(), Streams()]
-
-
-def _folders(trainer: L.Trainer) -> set[str]:
-    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    given = [saver.dirpath for saver in savers] + [logger.save_dir for logger in trainer.loggers]
-    places = {str(place or trainer.default_root_dir) for place in given}
-    return {place for place in places if "://" not in place}
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -134,8 +130,10 @@ class Resume(L.Callback):
         loaded, self.loaded = self.loaded, None
         if loaded is not None:
             self._streams(trainer, loaded[STATES])
-            if loaded[GRADIENTS] is not None:
-                _restore(pl_module, loaded[GRADIENTS][trainer.global_rank])
+            waiting = {} if loaded[GRADIENTS] is None else loaded[GRADIENTS][trainer.global_rank]
+            for name, parameter in pl_module.named_parameters():
+                if plain(name) in waiting:
+                    parameter.grad = waiting[plain(name)].to(parameter.device, parameter.dtype)
             _curves(trainer, loaded[CURVES] or {}, loaded["step"])
             if self.stage:
                 _go_on(trainer.fit_loop, self.stage)
@@ -274,9 +272,3 @@ def _waiting_gradients(model: L.LightningModule) -> list[dict[str, Tensor]]:
     ranks: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(own, ranks)
     return ranks or [own]
-
-
-def _restore(model: L.LightningModule, gradients: dict[str, Tensor]) -> None:
-    for name, parameter in model.named_parameters():
-        if plain(name) in gradients:
-            parameter.grad = gradients[plain(name)].to(parameter.device, parameter.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,21 @@ from unifashion_pl.names import plain_state
 ENTRIES = ("training_step", "validation_step", "test_step", "predict_step")
 
 
-def blocks_of(model: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(model: nn.Module, named: Collection[str] | None = None) -> Iterator[nn.Module]:
     """The modules that are unsharded and resharded one at a time: the outermost that a model names in ``_no_split_modules``.
 
     It is the attribute by which models of transformers and diffusers tell what must stay on one device. Parts of this library that call
     a model's inner modules themselves name their own; the outermost holder of the attribute speaks for all within.
+
+    Args:
+        named: by a module around this one.
     """
-    names = getattr(model, "_no_split_modules", None)
+    names = getattr(model, "_no_split_modules", None) if named is None else named
     for child in model.children():
-        yield from blocks_of(child) if names is None else _named(child, set(names))
-
-
-def _named(module: nn.Module, names: set[str]) -> Iterator[nn.Module]:
-    if type(module).__name__ in names:
-        yield module
-    else:
-        for child in module.children():
-            yield from _named(child, names)
+        if type(child).__name__ in (names or ()):
+            yield child
+        else:
+            yield from blocks_of(child, names)
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype | None = None) -> None:

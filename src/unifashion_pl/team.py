@@ -69,24 +69,17 @@ def merge(chunks: Sequence[Rows]) -> Rows:
         return Rows()
     ids = [i for chunk in chunks for i in chunk.ids]
     facts = {name: [v for chunk in chunks for v in chunk.facts[name]] for name in chunks[0].facts}
-    keep = first_of_each(ids, facts)
-    if len(chunks) == 1:
-        return chunks[0].take(keep)
-    tensors = {name: torch.cat([chunk.tensors[name] for chunk in chunks]) for name in chunks[0].tensors}
-    return Rows(ids, facts, tensors).take(keep)
-
-
-def first_of_each(ids: Sequence[Hashable], facts: dict[str, list[Any]]) -> list[int]:
-    """Positions of the first row of every id; error if a later row of the id disagrees with it."""
     seen: dict[Hashable, int] = {}
     for position, key in enumerate(ids):
         first = seen.setdefault(key, position)
         for name, column in facts.items():
-            if column[first] != column[position]:
-                raise ValueError(
-                    f"id {key!r} was given twice with different {name}: {column[first]!r} and {column[position]!r}"
-                )
-    return list(seen.values())
+            if (one := column[first]) != (other := column[position]):
+                raise ValueError(f"id {key!r} was given twice with different {name}: {one!r} and {other!r}")
+    keep = [*seen.values()]
+    if len(chunks) == 1:
+        return chunks[0].take(keep)
+    tensors = {name: torch.cat([chunk.tensors[name] for chunk in chunks]) for name in chunks[0].tensors}
+    return Rows(ids, facts, tensors).take(keep)
 
 
 class Team:

@@ -47,11 +47,9 @@ class Settings:
 
     def text(self) -> str:
         """For people."""
-        lengths = [
-            f"phase 1 {f'{self.phase1_epochs} epochs' if self.phase1_epochs else 'as configured'}",
-            f"phase 2 {f'{self.phase2_steps} steps' if self.phase2_steps else 'as configured'}",
-        ]
-        return f"wardrobe {self.size}, training seed {self.seed}, {', '.join(lengths)}"
+        first = f"{self.phase1_epochs} epochs" if self.phase1_epochs else "as configured"
+        second = f"{self.phase2_steps} steps" if self.phase2_steps else "as configured"
+        return f"wardrobe {self.size}, training seed {self.seed}, phase 1 {first}, phase 2 {second}"
 
 
 class _State(TypedDict):
@@ -94,32 +92,38 @@ def run_recipe(recipe: str, settings: Settings, methods: Sequence[str] = ()) -> 
     state = _state(folder, wanted)
     done = list(takewhile(lambda stage: stage in state["done"] and stages[stage][0].exists(), stages))
     rest = [stage for stage in stages if stage not in done]
+
+    def save(done: list[str]) -> None:
+        write_text(folder / STATE, json.dumps({"settings": wanted, "done": done}) + "\n")
+
     if done:
         rows = f" ({', '.join(methods)})" if methods else ""
         print(f"{folder}{rows}: {', '.join(done)} already done, skipped" + ("" if rest else "; nothing left to do"))
     for stage in rest:
         made, work = stages[stage]
-        _save(folder, wanted, done)
+        save(done)
         if made.is_dir():
             shutil.rmtree(made)
         print(f"{folder}: {stage}", flush=True)
         work()
         done.append(stage)
-        _save(folder, wanted, done)
+        save(done)
 
 
-def stages_of(recipe: str, settings: Settings) -> dict[str, tuple[Path, Callable[[], None]]]:
+Stages = dict[str, tuple[Path, Callable[[], None]]]
+
+
+def stages_of(recipe: str, settings: Settings) -> Stages:
     """Stage -> what it makes, and how; in order."""
     folder = Path("runs") / recipe
     captions, checkpoint = folder / "gallery-captions.jsonl", folder / "phase2" / "checkpoints" / "last.ckpt"
     common = ["--data.size", settings.size, "--seed_everything", str(settings.seed), *BATCHES.get(settings.size, [])]
-
     epochs = [] if settings.phase1_epochs is None else ["--trainer.max_epochs", str(settings.phase1_epochs)]
     steps = str(settings.phase2_steps)
     length = [] if settings.phase2_steps is None else ["--trainer.max_steps", steps, "--trainer.val_check_interval", steps]
     gallery = ["--data.gallery_captions", str(captions)] if recipe in CAPTIONED else []
     phase1, phase2 = (["--config", f"ablations/{recipe}-{phase}.yaml", *common] for phase in ("phase1", "phase2"))
-    stages: dict[str, tuple[Path, Callable[[], None]]] = {
+    stages: Stages = {
         "phase1": (folder / "phase1", lambda: train(["fit", *phase1, *epochs])),
         "phase2": (folder / "phase2", lambda: train(["fit", *phase2, *length])),
         "captions": (captions, lambda: write_captions(folder / "phase2", captions)),
@@ -158,7 +162,3 @@ def _state(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         other = [f"{key} {found.get(key)!r} (asked for: {wanted[key]!r})" for key in wanted if found.get(key) != wanted[key]]
         raise ValueError(f"{folder.resolve()} was made with {', '.join(other)}: name another --out, or remove that folder")
     return state
-
-
-def _save(folder: Path, settings: dict[str, Any], done: Sequence[str]) -> None:
-    write_text(folder / STATE, json.dumps({"settings": settings, "done": list(done)}) + "\n")

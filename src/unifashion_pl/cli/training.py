@@ -70,24 +70,16 @@ class UniFashionCLI(LightningCLI):
         section = {name: value for name, value in saved.section.items() if name not in OF_THE_COMMAND} | {"init_from": None}
         with buildable(found, chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
             # what was checked is what is laid: of the text of a class's name, the command's own parser would read a file of that name
-            parser = self._model_parser()
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(UniFashionModule, "model", fail_untyped=False)
             checked = parser.parse_object({"model": section}, defaults=False)
             section = json.loads(parser.dump(checked, format="json", skip_none=False))["model"]
-        self._lay_below_options(section)
-        self.config[self.config.subcommand].ckpt_path = found
-
-    def _lay_below_options(self, section: dict[str, Any]) -> None:
-        """A checkpoint's model over that of the configs and below the options of the command line."""
+        # over the configs and below the options of the command line
         left = nulls(self._args) & {*HEADS}
         model = json.dumps({"model": {name: value for name, value in section.items() if name not in left}})
         self.config = self.parser.parse_args(with_config(self._args, model))
         self.config[self.config.subcommand].model.init_from = None  # the checkpoint has all weights
-
-    @staticmethod
-    def _model_parser() -> ArgumentParser:
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(UniFashionModule, "model", fail_untyped=False)
-        return parser
+        self.config[self.config.subcommand].ckpt_path = found
 
     def instantiate_classes(self) -> None:
         """A model whose tensors are in the checkpoint needs no files that it was started from."""

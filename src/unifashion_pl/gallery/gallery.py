@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,8 +26,8 @@ from unifashion_pl.arguments import (
     identifiers,
     number,
     text_list,
-    vector,
 )
+from unifashion_pl.arguments import vector as query_vector
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
@@ -61,7 +60,8 @@ class Gallery:
         self.captions: list[str] = []
         self.tokens: dict[str, Tensor] = {}
         self.caption_vectors: Tensor | None = None
-        self._at: _Origin | None = None
+        #: The folder that it was read from or written to, and the state that was left there.
+        self._at: tuple[Path, str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -99,7 +99,9 @@ class Gallery:
         new = encode_image_sets(self.model, items, QUERY_SETS[self.query_set], batch_size=batch_size)
         vectors = self._embed_captions(texts, next(iter(new.values())).shape[-1])
         for tensor in (*new.values(), vectors):
-            _check_finite(tensor, names)
+            if bad := store.not_finite(tensor):
+                found = ", ".join(names[row] for row in bad)
+                raise ArgumentError(f"the vectors of {found} are NaN or infinite: look at the model's weights")
         self.tokens = {name: torch.cat([self.tokens[name], t]) if self.ids else t for name, t in new.items()}
         self.caption_vectors = torch.cat([self.caption_vectors, vectors]) if self.caption_vectors is not None else vectors
         self.ids += names
@@ -174,43 +176,37 @@ class Gallery:
             raise ValueError(f"search takes one image, got {len(given)}")
         if text is not None and len(texts := text_list(text)) > 1:
             raise ValueError(f"search takes one text, got {len(texts)}")
-        how = _Wanted(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
+        k, weight, left = count(k, "k"), number(caption_weight, "caption_weight"), identifiers(exclude)
         if image is not None and text is not None:
-            return self._by_vector(compose(self.model, image, text)[0], "target", how)
+            return self.by_vector(compose(self.model, image, text)[0], "target", k, weight, left)
         if text is not None:
-            return self._by_vector(encode_text(self.model, text, strict=True)[0], "reference", how)
+            return self.by_vector(encode_text(self.model, text, strict=True)[0], "reference", k, weight, left)
         assert image is not None
-        return self._by_example(encode_image(self.model, image)[0], how)
+        # each of the example's tokens finds its best match in an image; the score is their mean
+        query, tokens = encode_image(self.model, image)[0], self._tokens("reference")
+        with exact_fp32(tokens.device):
+            score = token_scores(query, tokens).mean(0)
+        return [Hit(self.ids[i], float(score[i]), float(score[i])) for i in self._best(score, k, left)]
 
     def by_vector(
         self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = ()
     ) -> list[Hit]:
         """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
-        how = _Wanted(count(k, "k"), number(caption_weight, "caption_weight"), frozenset(identifiers(exclude)))
-        return self._by_vector(vector, choice(query_set, "query set", USES), how)
-
-    def _by_vector(self, query: Any, query_set: str, how: _Wanted) -> list[Hit]:
-        tokens = self._tokens(query_set)
-        query = vector(query, tokens.shape[-1])
+        k, caption_weight, left = count(k, "k"), number(caption_weight, "caption_weight"), identifiers(exclude)
+        tokens = self._tokens(choice(query_set, "query set", USES))
+        query = query_vector(vector, tokens.shape[-1])
         with exact_fp32(tokens.device):
             image = token_scores(query[None], tokens)[0]
             caption = self.caption_vectors @ query if self.caption_vectors is not None else torch.zeros(len(self))
-        score = image + how.caption_weight * caption
+        score = image + caption_weight * caption
         hits = []
-        for i in self._best(score, how):
+        for i in self._best(score, k, left):
             with exact_fp32(tokens.device):
                 token = int((tokens[i] @ query).argmax())
             text = self.captions[i] or None
             part = float(caption[i]) if text else None
             hits.append(Hit(self.ids[i], float(score[i]), float(image[i]), token, part, text))
         return hits
-
-    def _by_example(self, query: Tensor, how: _Wanted) -> list[Hit]:
-        """Each of the example's tokens finds its best match in an image; the score is their mean."""
-        tokens = self._tokens("reference")
-        with exact_fp32(tokens.device):
-            score = token_scores(query, tokens).mean(0)
-        return [Hit(self.ids[i], float(score[i]), float(score[i])) for i in self._best(score, how)]
 
     def _tokens(self, query_set: str) -> Tensor:
         if query_set not in self.tokens:
@@ -220,14 +216,14 @@ class Gallery:
             )
         return self.tokens[query_set]
 
-    def _best(self, scores: Tensor, how: _Wanted) -> list[int]:
+    def _best(self, scores: Tensor, k: int, exclude: list[str]) -> list[int]:
         if not scores.isfinite().all():
             raise ValueError(
                 "scores are NaN or infinite: the query's numbers, caption_weight or the model's weights are out of range"
             )
-        values = scores.tolist()
+        values, left = scores.tolist(), set(exclude)
         order = sorted(range(len(values)), key=lambda i: (-values[i], self.ids[i]))
-        return [i for i in order if self.ids[i] not in how.exclude][: how.k]
+        return [i for i in order if self.ids[i] not in left][:k]
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
         """Start a search that is refined step by step."""
@@ -255,12 +251,12 @@ class Gallery:
         description = {"query_set": self.query_set, "model": model, "ids": self.ids, "captions": self.captions}
         with files.exclusive(folder):
             place, now = folder.resolve(), store.state_of(folder)
-            if self._at is not None and self._at.folder == place and now not in (None, self._at.state):
+            if self._at is not None and self._at[0] == place and now not in (None, self._at[1]):
                 raise RuntimeError(
                     f"the gallery in {folder} was changed by another process since it was read: load it again and repeat the change, "
                     "or save to another folder"
                 )
-            self._at = _Origin(place, store.write(folder, description, tensors))
+            self._at = place, store.write(folder, description, tensors)
         return folder
 
     @classmethod
@@ -287,25 +283,8 @@ class Gallery:
         gallery.ids, gallery.captions = content.ids, content.captions
         gallery.tokens = {n.removeprefix("tokens."): t for n, t in stored.tensors.items() if n.startswith("tokens.")}
         gallery.caption_vectors = stored.tensors.get("captions")
-        gallery._at = _Origin(folder.resolve(), stored.state)
+        gallery._at = folder.resolve(), stored.state
         return gallery
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """The folder that a gallery was read from or written to, and its state then."""
-
-    folder: Path
-    state: str
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """How many hits, the weight of captions, and the ids to leave out."""
-
-    k: int
-    caption_weight: float
-    exclude: frozenset[str]
 
 
 def _check_lengths(images: int, ids: list[str] | None, captions: list[str] | None) -> None:
@@ -313,17 +292,6 @@ def _check_lengths(images: int, ids: list[str] | None, captions: list[str] | Non
     for what, column in (("ids", ids), ("captions", captions)):
         if column is not None and len(column) != images:
             raise ValueError(f"{images} images but {len(column)} {what}")
-
-
-def _check_finite(vectors: Tensor, ids: Sequence[str]) -> None:
-    """Refuse vectors (n, …) that are NaN or infinite.
-
-    Raises:
-        ArgumentError: with the ids.
-    """
-    if bad := (~vectors.flatten(1).isfinite().all(1)).nonzero().flatten().tolist():
-        names = ", ".join(ids[row] for row in bad[:5])
-        raise ArgumentError(f"the vectors of {names} are NaN or infinite: look at the model's weights")
 
 
 def fingerprint(model: FashionModel) -> str:

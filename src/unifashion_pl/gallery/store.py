@@ -143,17 +143,18 @@ def check_tensors(stored: Stored, folder: Path, shapes: Mapping[str, tuple[int, 
                 f"{place}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected torch.float32 of {shapes[name]} "
                 f"for {len(ids)} ids and this model"
             )
-        if bad := (~tensor.flatten(1).isfinite().all(1)).nonzero().flatten().tolist():
-            names = ", ".join(repr(ids[row]) for row in bad[:5])
+        if bad := not_finite(tensor):
+            names = ", ".join(repr(ids[row]) for row in bad)
             raise FormatError(f"{place}: {name} has NaN or infinite numbers for {names}; build the gallery again")
 
 
-def _description(text: str, place: Path) -> Description:
-    """``gallery.json``, checked.
+def not_finite(vectors: Tensor) -> list[int]:
+    """The first few rows of vectors (n, …) that are NaN or infinite."""
+    bad: list[int] = (~vectors.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    return bad[:5]
 
-    Raises:
-        FormatError: with the field.
-    """
+
+def _description(text: str, place: Path) -> Description:
     what = f"the {DESCRIPTION} of a gallery"
     version: Version = from_json(text, Version, str(place), what)
     if version.format not in FORMATS:

@@ -93,16 +93,13 @@ def total_variation(attention: Tensor, grid: tuple[int, int], mask: Tensor) -> T
         attention: A (B, N, N).
         mask: (B, 1, H, W) bool, where the garment is worn; False everywhere leaves a sample out.
     """
-    h, w = grid
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    places = torch.stack([rows, columns], -1).view(-1, 2).to(attention)
+    places = torch.cartesian_prod(*(torch.arange(side) for side in grid)).to(attention)
     centres = (attention @ places).unflatten(1, grid)
     inside = F.interpolate(mask.float(), grid, mode="nearest")[:, 0] > 0.5
-    down = (centres[:, 1:] - centres[:, :-1]).abs().sum(-1), inside[:, 1:] & inside[:, :-1]
-    right = (centres[:, :, 1:] - centres[:, :, :-1]).abs().sum(-1), inside[:, :, 1:] & inside[:, :, :-1]
     total = attention.new_zeros(())
-    for jump, both in (down, right):
-        total = total + (jump * both).sum() / both.sum().clamp(min=1)
+    for dim, side in enumerate(grid, 1):
+        both = inside.narrow(dim, 1, side - 1) & inside.narrow(dim, 0, side - 1)
+        total = total + (centres.diff(dim=dim).abs().sum(-1) * both).sum() / both.sum().clamp(min=1)
     return total
 
 

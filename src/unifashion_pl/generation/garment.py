@@ -9,7 +9,6 @@ Letters: B batch, h x w latents, C_h channels of the decoder at a place, C_ref c
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ from diffusers import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.generation.placed_attention import PlacedLinear, PlacedTransformer
 
 #: Options of a U-Net of which :func:`denoise` knows Stable Diffusion 1.x's choice alone.
@@ -65,28 +65,19 @@ def places(unet: Any) -> list[Place]:
     widths = list(config.block_out_channels)
     if len(widths) < 2:
         raise ValueError(f"the garment branch needs a U-Net with at least two levels, this one has the widths {widths}")
-    skips = list(_skip_channels(unet))
+    # of the skip connections, from top to bottom: the first convolution, then each level's layers and downsampler
+    skips = [unet.conv_in.out_channels]
+    for down in unet.down_blocks:
+        skips += [layer.out_channels for layer in (*down.resnets, *(down.downsamplers or ()))]
+    heads = config.num_attention_heads or config.attention_head_dim  # diffusers: SD 1.x names its number of heads a dimension
+    per_level = [heads] * len(widths) if isinstance(heads, int) else heads
     found = []
     for i, block in enumerate(unet.up_blocks):
         for layer, resnet in enumerate(block.resnets):
             width = skips.pop()
             if i > 0:
-                place = Place(i, layer, resnet.in_channels - width, len(skips), width, _heads(config, len(widths) - 1 - i))
-                found.append(place)
+                found.append(Place(i, layer, resnet.in_channels - width, len(skips), width, per_level[len(widths) - 1 - i]))
     return found
-
-
-def _skip_channels(unet: Any) -> Iterator[int]:
-    """Channels of the encoder's skip connections from top to bottom: the first convolution, then each level's layers and downsampler."""
-    yield unet.conv_in.out_channels
-    for block in unet.down_blocks:
-        yield from (resnet.out_channels for resnet in block.resnets)
-        yield from (layer.out_channels for layer in block.downsamplers or ())
-
-
-def _heads(config: Any, level: int) -> int:
-    heads = config.num_attention_heads or config.attention_head_dim  # diffusers: SD 1.x names its number of heads a dimension
-    return int(heads if isinstance(heads, int) else heads[level])
 
 
 class GarmentBranch(nn.Module):
@@ -123,22 +114,22 @@ class GarmentBranch(nn.Module):
         positions: bool = False,
     ) -> None:
         super().__init__()
-        if extent not in ("truncated", "full"):
-            raise ValueError(f"unknown extent {extent!r} of the encoder copy; known are truncated, full")
+        choice(extent, "extent of the encoder copy", ("truncated", "full"))
         self.places = [place if heads is None else replace(place, heads=heads) for place in places(unet)]
         self.encoder = encoder_copy(unet, full=extent == "full")
         self.hint = nn.Conv2d(4, unet.conv_in.out_channels, 3, padding=1)
-        groups = unet.config.norm_num_groups
         self.positions = positions
-        logits = [PlacedLinear.LOGITS[k > 0] if positions else None for k in range(len(self.places))]
-        self.blocks = nn.ModuleList(_cross_attention(place, groups, logit) for place, logit in zip(self.places, logits))
+        self.blocks = nn.ModuleList()
+        for k, place in enumerate(self.places):
+            sizes: dict[str, Any] = {"in_channels": place.channels, "cross_attention_dim": place.feature_channels}
+            sizes |= {"num_layers": 1, "norm_num_groups": unet.config.norm_num_groups}
+            kind: Any = partial(PlacedTransformer, logit=PlacedLinear.LOGITS[k > 0]) if positions else Transformer2DModel
+            self.blocks.append(kind(place.heads, place.channels // place.heads, **sizes))
         self.zero_convs = nn.ModuleList(nn.Conv2d(p.channels, p.channels, 1) for p in self.places)
         for conv in (self.hint, *self.zero_convs):
             for parameter in conv.parameters():
                 nn.init.zeros_(parameter)
-        if hint not in get_args(Hint):
-            raise ValueError(f"unknown start of the hint {hint!r}; known are {', '.join(get_args(Hint))}")
-        if hint == "latents":
+        if choice(hint, "start of the hint", get_args(Hint)) == "latents":
             self.hint.weight.data.copy_(unet.conv_in.weight.data[:, :4])
         # as diffusers' modules have it, but around a place's whole call: where it looks is handed over beside the tensors
         self.gradient_checkpointing: bool = unet.is_gradient_checkpointing
@@ -208,20 +199,6 @@ def encoder_copy(unet: Any, *, full: bool = False) -> Any:
     else:
         encoder.down_blocks[-1].downsamplers = None
     return encoder.requires_grad_(True)
-
-
-def _cross_attention(place: Place, groups: int, logit: float | None) -> Any:
-    """Args: ``logit``: see :class:`PlacedLinear`; None = attention without positions."""
-    sizes: dict[str, Any] = {
-        "in_channels": place.channels,
-        "num_layers": 1,
-        "cross_attention_dim": place.feature_channels,
-        "norm_num_groups": groups,
-    }
-    width = place.channels // place.heads
-    if logit is None:
-        return Transformer2DModel(place.heads, width, **sizes)
-    return PlacedTransformer(place.heads, width, **sizes, logit=logit)
 
 
 def denoise(

@@ -106,9 +106,5 @@ def _load_model(source: str, dtype: torch.dtype) -> nn.Module:
 
 
 def _clip_config(fields: dict[str, Any], tokenizer: Any) -> CLIPTextConfig:
-    ids = {
-        "bos_token_id": tokenizer.cls_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    return CLIPTextConfig(**{"vocab_size": len(tokenizer), **ids, **fields})
+    ids = {"bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id, "pad": tokenizer.pad_token_id}
+    return CLIPTextConfig(**{"vocab_size": len(tokenizer), **{f"{n}_token_id": id for n, id in ids.items()}, **fields})

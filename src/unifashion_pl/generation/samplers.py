@@ -207,8 +207,7 @@ def released_start(noise: Tensor, truth: Tensor, alpha_bar: Tensor) -> Tensor:
         noise, truth: (B, C, h, w).
         alpha_bar: (1000,).
     """
-    level = alpha_bar[-1]
-    return level.sqrt() * truth + (1 - level).sqrt() * noise
+    return add_noise(truth, noise, torch.full((len(noise),), TRAIN_STEPS - 1, device=alpha_bar.device), alpha_bar)
 
 
 def sample(

@@ -52,19 +52,16 @@ def open_image(item: OneImage) -> Image.Image:
         ValueError: a file that is no image, or pixels of a wrong shape or range.
         TypeError: anything else.
     """
-    if isinstance(item, Image.Image):
-        try:
-            return decode.to_rgb(decode.own_image(item))
-        except decode.BadInput as error:
-            raise ValueError(f"{getattr(item, 'filename', '') or item!r} is no readable image: {error.reason}") from error
     if isinstance(item, str | Path):
-        path = Path(item)
-        if not path.exists() or path.is_dir():
-            raise FileNotFoundError(f"image {str(path)!r} not found" + (" (it is a folder)" if path.is_dir() else ""))
+        item = Path(item)
+        if not item.exists() or item.is_dir():
+            raise FileNotFoundError(f"image {str(item)!r} not found" + (" (it is a folder)" if item.is_dir() else ""))
+    if isinstance(item, Path | Image.Image):
         try:
-            return decode.to_rgb(decode.open_file(path))
+            return decode.to_rgb(decode.open_file(item) if isinstance(item, Path) else decode.own_image(item))
         except decode.BadInput as error:
-            raise ValueError(f"{str(path)!r} is no readable image: {error.reason}") from error
+            named = repr(str(item)) if isinstance(item, Path) else getattr(item, "filename", "") or repr(item)
+            raise ValueError(f"{named} is no readable image: {error.reason}") from error
     if not isinstance(item, Tensor | np.ndarray):
         raise TypeError(f"expected an image or a path, got {type(item).__name__}")
     array = decode.channels_last(item)
@@ -106,10 +103,11 @@ def unreadable(images: Sequence[OneImage], max_bad: int = 0) -> dict[int, str]:
             return str(error)
         return None
 
-    with ThreadPoolExecutor() as pool, _bar(images) as bar:
+    with ThreadPoolExecutor() as pool:
+        faults = pool.map(fault, images)
+        few = len(images) < 256
         bad = {}
-        for number, found in enumerate(pool.map(fault, images)):
-            bar.update()
+        for number, found in enumerate(tqdm(faults, total=len(images), desc="reading", unit="image", disable=few, leave=False)):
             if found is not None:
                 bad[number] = found if isinstance(images[number], str | Path) else f"image {number}: {found}"
     if len(bad) > max_bad:
@@ -120,7 +118,3 @@ def unreadable(images: Sequence[OneImage], max_bad: int = 0) -> dict[int, str]:
 def left_out(bad: dict[int, str]) -> str:
     """A sentence about pictures that were left out."""
     return f"{len(bad):,} images are left out: {shortened(bad.values(), NAMED)}"
-
-
-def _bar(images: Sequence[OneImage]) -> tqdm[None]:
-    return tqdm(total=len(images), desc="reading", unit="image", disable=len(images) < 256, leave=False)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -17,6 +16,7 @@ from unifashion_pl.data.transforms import resize
 from unifashion_pl.inference.images import Images, image_list
 from unifashion_pl.inference.requests import (
     check_scales,
+    edit_queries,
     evaluating,
     head_of,
     painted_in_batches,
@@ -92,14 +92,9 @@ def design(
     Raises:
         ValueError: unequal numbers, or a text of which the model can read nothing.
     """
-    columns = {
-        "person": person,
-        "text": readable(text, *readers_of(model, with_backbone=True)),
-        "sketch": sketch,
-        "mask": mask,
-        "pose": pose,
-    }
-    model.backbone.warn_if_cut(columns["text"])
+    texts = readable(text, *readers_of(model, with_backbone=True))
+    model.backbone.warn_if_cut(texts)
+    columns = {"person": person, "text": texts, "sketch": sketch, "mask": mask, "pose": pose}
     columns |= _taken(settings, ("garment", *OF_PERSON))
     return _paint(model, columns, prepare_design, seed, batch_size, paste_back, settings)
 
@@ -144,13 +139,12 @@ def _taken(settings: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def _listed(name: str, value: Any) -> list[Any]:
     if name in ("person", "garment", "sketch") and value is not None:
         return list(image_list(value))
-    return list(value) if isinstance(value, list | tuple) and not _is_one(name, value) else [value]
-
-
-def _is_one(name: str, value: Sequence[Any]) -> bool:
-    """A list that is one input: four numbers of a box, two of a size, joints of two or three numbers."""
+    if not isinstance(value, list | tuple):
+        return [value]
+    # four numbers of a box, two of a size, joints of two or three numbers are a list that is one input
     points = [item if name == "pose" and isinstance(item, list | tuple) else [item] for item in value]
-    return name in LISTS and len(points) > 0 and all(isinstance(x, int | float) for point in points for x in point)
+    one = name in LISTS and points and all(isinstance(x, int | float) for point in points for x in point)
+    return [value] if one else list(value)
 
 
 def _paint(
@@ -175,13 +169,11 @@ def _paint(
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:
         items = [item for item, _ in part]
         batch = edit_batch(batch_of(items), [task_of(item) for item in items]).to(model.device)
-        # each alone: texts are padded to the longest
-        queries = torch.cat([model.backbone.encode(batch[i]).queries for i in range(len(batch))])
-        made: Tensor = head.paint(queries, batch, seeds=[own for _, own in part], **painting).cpu()
+        made: Tensor = head.paint(edit_queries(model, batch), batch, seeds=[own for _, own in part], **painting).cpu()
         return [paste(x, item.person, item.mask if paste_back else None) for x, item in zip(made, items)]
 
     def task_of(item: TryOnInputs) -> Task:
         return "tryon" if prepare is prepare_tryon else "text" if item.sketches is None else "design"
 
-    with evaluating(model), torch.no_grad():
+    with evaluating(model):
         return painted_in_batches(list(zip(inputs, noise)), batch_size, work)

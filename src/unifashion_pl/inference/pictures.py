@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.inference.images import Images, OneImage, image_list
 from unifashion_pl.inference.requests import (
     check_scales,
+    composed_queries,
     evaluating,
     head_of,
     painted_in_batches,
@@ -61,9 +61,7 @@ def generate(
     def work(part: list[dict[str, Any]]) -> list[Image.Image]:
         texts, queries = [row["prompt"] for row in part], None
         if image is not None:
-            backbone = model.backbone  # each alone: texts are padded to the longest
-            features = [backbone.image_features(pixels_for(model, [row["image"]])) for row in part]
-            queries = torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
+            queries = composed_queries(model, pixels_for(model, [row["image"] for row in part]), texts)
         made: Tensor = head.generate(queries, texts, seeds=[row["seed"] for row in part], **settings)
         return [to_pil(picture) for picture in made]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +19,14 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.decode import BadInput, decode_picture
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
 from unifashion_pl.generation.samplers import steps_of
 from unifashion_pl.inference.persons import editing_head
-from unifashion_pl.inference.requests import TOGETHER, head_of
+from unifashion_pl.inference.requests import TOGETHER, composed_queries, edit_queries, head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.learned import lacks
@@ -36,6 +38,8 @@ from unifashion_pl.tasks.editing import TASKS, Task, edit_batch
 from unifashion_pl.team import merged, team_of_all
 
 Line = dict[str, Any]
+#: Batches whose samples are painted.
+Painted = PairBatch | QueryBatch | TripletBatch | TryOnBatch
 MANIFEST = "manifest.jsonl"
 #: Name of the PNG text that holds a picture's line.
 CHUNK = "unifashion"
@@ -89,19 +93,13 @@ class Painter:
         start: Literal["noise", "released"] = "noise",
         paste_back: bool = False,
     ) -> None:
-        if task not in TASKS:
-            raise ValueError(f"unknown task {task!r}; known are {', '.join(TASKS)}")
-        if start not in ("noise", "released"):
-            raise ValueError(f"unknown start {start!r}; known are noise, released")
+        choice(task, "task", TASKS)
+        choice(start, "start", ("noise", "released"))
         self.out = None if out is None else Path(out)
         self.task, self.reconstruct, self.paste_back = task, reconstruct, paste_back
         self.common: dict[str, Any] = {"seed": seed, "sampler": sampler, "steps": steps_of(sampler, steps)}
         self.guidance = guidance
-        self.edits: dict[str, Any] = {
-            "garment_guidance": garment_guidance,
-            "garment_until": garment_until,
-            "start": start,
-        }
+        self.edits: dict[str, Any] = {"garment_guidance": garment_guidance, "garment_until": garment_until, "start": start}
         self.folder = Path("predict")
         self._lines: list[Line] = []
         self._made_by: dict[str, Any] = {}
@@ -130,7 +128,7 @@ class Painter:
             ValueError: a file is there that was made in another way.
             RuntimeError: try-on samples, and a U-Net that reads no persons.
         """
-        if not isinstance(batch, PairBatch | QueryBatch | TripletBatch | TryOnBatch):
+        if not isinstance(batch, Painted):
             return []
         lines = self._described(model, batch)
         kept = [self._kept(line) for line in lines]
@@ -178,11 +176,13 @@ class Painter:
                 lines.append(line)
         return lines
 
-    def _described(self, model: FashionModel, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> list[Line]:
+    def _described(self, model: FashionModel, batch: Painted) -> list[Line]:
         """A line per sample, without the picture's hash."""
         head = model.diffusion_head
         assert head is not None
-        kind = self._kind(batch)
+        kind = "composed"
+        if isinstance(batch, TryOnBatch | PairBatch):
+            kind = self.task if isinstance(batch, TryOnBatch) else "reconstruction" if self.reconstruct else "caption"
         if sentence := lacks(model, LEARNED[kind]):
             warnings.warn(sentence, stacklevel=2)
         guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
@@ -206,16 +206,7 @@ class Painter:
             lines.append({**line, "file": f"{folder}/{name}.png"})
         return lines
 
-    def _kind(self, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch) -> str:
-        if isinstance(batch, TryOnBatch):
-            return self.task
-        if isinstance(batch, PairBatch):
-            return "reconstruction" if self.reconstruct else "caption"
-        return "composed"
-
-    def _painted(
-        self, model: FashionModel, batch: PairBatch | QueryBatch | TripletBatch | TryOnBatch, lines: list[Line]
-    ) -> Tensor:
+    def _painted(self, model: FashionModel, batch: Painted, lines: list[Line]) -> Tensor:
         """(B, 3, H, W) uint8."""
         head = model.diffusion_head
         assert head is not None
@@ -225,12 +216,11 @@ class Painter:
             if isinstance(batch, TryOnBatch):
                 editing_head(model)
                 rows = edit_batch(batch, [self.task] * len(batch))
-                queries = torch.cat([model.backbone.encode(rows[i]).queries for i in range(len(rows))])
-                made = head.paint(queries, rows, seeds=seeds, **settings, **self.edits)
+                made = head.paint(edit_queries(model, rows), rows, seeds=seeds, **settings, **self.edits)
                 return torch.where(batch.masks, made, batch.pixels) if self.paste_back else made
             given: Tensor | None = None
             if isinstance(batch, QueryBatch | TripletBatch):
-                given = torch.cat([_composed(model, batch.references[i : i + 1], text) for i, text in enumerate(batch.texts)])
+                given = composed_queries(model, batch.references, batch.texts)
             elif self.reconstruct:
                 given = model.backbone.image_pass(model.backbone.image_features(batch.images))
             return head.generate(given, [line["prompt"] for line in lines], seeds=seeds, **settings)
@@ -250,7 +240,9 @@ class Painter:
         except BadInput as error:
             warnings.warn(f"{path} is damaged ({error}) and is painted again", stacklevel=2)
             return None
-        found = _line_of(text)
+        found: Line = {}  # of a picture that carries no line of ours
+        with suppress(FormatError):
+            found = from_json(text, Line) if isinstance(text, str) else {}
         expected = {name: value for name, value in line.items() if name not in AFTER}
         if found != expected:
             names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
@@ -269,21 +261,6 @@ class Painter:
         with replacing(path) as file:
             file.write(buffer.getvalue())
         return hashlib.sha256(buffer.getvalue()).hexdigest()
-
-
-def _line_of(text: Any) -> Line:
-    """The line that a picture carries; {} if it carries none of ours."""
-    try:
-        line: Line = from_json(text, Line) if isinstance(text, str) else {}
-    except FormatError:
-        return {}
-    return line
-
-
-def _composed(model: FashionModel, reference: Tensor, text: str) -> Tensor:
-    """Queries (1, Q, D) of one composed query: among others, its text would be padded to the longest, which changes a last bit."""
-    features = model.backbone.image_features(reference)
-    return model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
 
 
 def noise_seed(seed: int, key: str) -> int:

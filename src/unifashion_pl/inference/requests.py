@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from unifashion_pl import toy
 from unifashion_pl.arguments import ArgumentError, asked_at, count, number, text_list
 from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
+from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.inference.images import OneImage, open_image
 from unifashion_pl.interface import FashionModel
@@ -131,13 +132,24 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], wh
 
 def painted_in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], list[Image.Image]]) -> list[Image.Image]:
     """As :func:`in_batches`, one picture an item, and always :data:`TOGETHER` at once, so that ``size`` cannot change a picture."""
-    if size < 1:
-        raise ValueError(f"batch_size is {size}, expected at least 1")
+    count(size, "batch_size")
 
     def group(part: list[T]) -> list[Image.Image]:
         return work([*part, *part[:1] * (TOGETHER - len(part))])[: len(part)]
 
     return [picture for part in in_batches(items, TOGETHER, group, "painting") for picture in part]
+
+
+def composed_queries(model: FashionModel, references: Tensor, texts: Sequence[str]) -> Tensor:
+    """Queries (B, Q, D) of composed queries, each alone: among others its text would be padded to the longest, which changes a last bit."""
+    backbone = model.backbone
+    features = (backbone.image_features(references[i : i + 1]) for i in range(len(texts)))
+    return torch.cat([backbone.fused_pass(f, backbone.tokenize([text]))[0] for f, text in zip(features, texts)])
+
+
+def edit_queries(model: FashionModel, batch: EditBatch) -> Tensor:
+    """Queries (B, Q, D) of what persons are painted from, each alone."""
+    return torch.cat([model.backbone.encode(batch[i]).queries for i in range(len(batch))])
 
 
 def pixels_for(model: FashionModel, items: Sequence[OneImage]) -> Tensor:

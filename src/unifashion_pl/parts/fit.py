@@ -43,12 +43,9 @@ def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], opt
     >>> print(differences({"a": torch.ones(2), "b": torch.ones(1)}, {"a": torch.ones(3), "c": torch.ones(1)}))
     1 tensors missing ['c'], 1 left over ['b'], 1 of another shape ['a: file (2,), expected (3,)']
     """
-    return Differences(
-        sorted(expected.keys() - found.keys() - set(optional)),
-        sorted(found.keys() - expected.keys()),
-        {name: _shapes(found[name], expected[name]) for name in sorted(found.keys() & expected.keys())
-         if found[name].shape != expected[name].shape or _kind(found[name]) != _kind(expected[name])},
-    )  # fmt: skip
+    shapes = {name: _shapes(found[name], expected[name]) for name in sorted(found.keys() & expected.keys())}
+    missing, extra = expected.keys() - found.keys() - set(optional), found.keys() - expected.keys()
+    return Differences(sorted(missing), sorted(extra), {name: apart for name, apart in shapes.items() if apart})
 
 
 def require_fit(
@@ -84,10 +81,8 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str, optiona
 
 
 def _shapes(found: Tensor, expected: Tensor) -> str:
-    kinds = _kind(found), _kind(expected)
-    names = [f" {kind}" for kind in kinds] if kinds[0] != kinds[1] else ["", ""]
-    return f"file {tuple(found.shape)}{names[0]}, expected {tuple(expected.shape)}{names[1]}"
-
-
-def _kind(tensor: Tensor) -> str:
-    return "complex" if tensor.is_complex() else "floats" if tensor.is_floating_point() else "integers"
+    """Shapes, and kinds of numbers where they differ; "" where both are the same."""
+    one, other = ("complex" if x.is_complex() else "floats" if x.is_floating_point() else "integers" for x in (found, expected))
+    if one != other:
+        return f"file {tuple(found.shape)} {one}, expected {tuple(expected.shape)} {other}"
+    return "" if found.shape == expected.shape else f"file {tuple(found.shape)}, expected {tuple(expected.shape)}"

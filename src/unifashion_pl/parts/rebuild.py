@@ -121,9 +121,8 @@ def brings_tensors(part: str) -> bool:
 def blueprint_of(part: str) -> Path | None:
     """The folder with a part's blueprint, if the model that is being built again has one and its tensors too."""
     current = _current.get()
-    if current is None or current.folder is None or not brings_tensors(part) or not (current.folder / part).is_dir():
-        return None
-    return current.folder / part
+    folder = current.folder / part if current is not None and current.folder is not None and brings_tensors(part) else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
@@ -131,14 +130,7 @@ def tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="unifashion-") as work:
         tokenizer.save_pretrained(work)
         files = {path.name: path.read_bytes() for path in Path(work).iterdir() if path.is_file()}
-    if "tokenizer.json" in files:
-        files = {name: data for name, data in files.items() if name.endswith(".json")}
-    return files
-
-
-def _is_path(source: str) -> bool:
-    """No hub id, so that the hub need not be asked."""
-    return Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+    return {name: data for name, data in files.items() if name.endswith(".json") or "tokenizer.json" not in files}
 
 
 @contextmanager
@@ -149,20 +141,18 @@ def reading_source(part: str, source: str | None) -> Iterator[None]:
         SourceMissing: the source is not there, with the saved file, the part, and the cure.
     """
     current = _current.get()
-    try:
-        if (
-            current is not None
-            and blueprint_of(part) is None
-            and source is not None
-            and _is_path(source)
-            and not Path(source).exists()
-        ):
-            raise FileNotFoundError("there is nothing")
+    if current is None or source is None or blueprint_of(part) is not None:
         with nullcontext() if current is None else torch.device("cpu"):  # read, even where the rest is built without memory
             yield
+        return
+    # no hub id, so that the hub need not be asked
+    is_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
+    try:
+        if is_path and not Path(source).exists():
+            raise FileNotFoundError("there is nothing")
+        with torch.device("cpu"):
+            yield
     except (OSError, ValueError) as error:
-        if current is None or source is None or blueprint_of(part) is not None:
-            raise
         left = part in current.published
         why = "leaves its tensors out (`leave_out`)" if left else "was saved by an older version, without what this part needs"
         cure = "take the part out of leave_out where it was trained" if left else "save it again where its sources are"

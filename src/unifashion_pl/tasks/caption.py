@@ -65,7 +65,10 @@ class CaptionModule(TaskModule):
         learning_rate: float = 1e-4,
     ) -> None:
         super().__init__(backbone, learning_rate)
-        self.adapter = _build_adapter(adapter, query_width, language_model.width)
+        arguments.choice(adapter, "adapter", ("linear", "mlp2"))
+        width = language_model.width
+        first = nn.Linear(query_width, width)
+        self.adapter = first if adapter == "linear" else nn.Sequential(first, nn.GELU(), nn.Linear(width, width))
         self.language_model = language_model
         self.styles = dict(STYLES if styles is None else styles)
         self.per_caption = per_caption
@@ -199,11 +202,3 @@ class CaptionModule(TaskModule):
 
     def _encode(self, text: str) -> list[int]:
         return list(self.language_model.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
-    if kind == "linear":
-        return nn.Linear(query_width, width)
-    if kind == "mlp2":
-        return nn.Sequential(nn.Linear(query_width, width), nn.GELU(), nn.Linear(width, width))
-    raise ValueError(f"unknown adapter {kind!r}; known are linear, mlp2")

@@ -103,10 +103,8 @@ class DiffusionModule(TaskModule):
         learning_rate: float = 1e-4,
     ) -> None:
         super().__init__(backbone, learning_rate)
-        if context not in ("tsa+text", "tsa", "text"):
-            raise ValueError(f"unknown context {context!r}; known are tsa+text, tsa, text")
-        if drop_scope not in ("sample", "batch"):
-            raise ValueError(f"unknown drop_scope {drop_scope!r}; known are sample, batch")
+        arguments.choice(context, "context", ("tsa+text", "tsa", "text"))
+        self.drop_scope = arguments.choice(drop_scope, "drop_scope", ("sample", "batch"))
         width = denoiser.context_width
         if context_width not in (None, width):
             raise ValueError(f"context_width is {context_width}, the U-Net's cross_attention_dim is {width}")
@@ -128,7 +126,6 @@ class DiffusionModule(TaskModule):
             )
         self.drop_context = drop_context
         self.drop_queries = drop_queries
-        self.drop_scope = drop_scope
         self.size = (size[0], size[1])
         self.guidance = guidance
         self.edit_size = self.size if edit_size is None else (edit_size[0], edit_size[1])
@@ -331,8 +328,7 @@ class DiffusionModule(TaskModule):
         self._check_request(queries, batch.texts, seeds)
         if tuple(batch.pixels.shape[-2:]) != self.edit_size:
             raise ValueError(f"persons are {tuple(batch.pixels.shape[-2:])}, this head paints {self.edit_size}")
-        if start not in ("noise", "released"):
-            raise ValueError(f"unknown start {start!r}; known are noise, released")
+        arguments.choice(start, "start", ("noise", "released"))
         until = arguments.number(garment_until, "garment_until")
         if not 0 <= until <= 1:
             raise ValueError(f"garment_until is {until:g}, expected 0 to 1, the part of the steps in which the garment is read")

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.samples import EditBatch, TryOnBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE
@@ -55,8 +56,7 @@ class EditSettings:
             raise ValueError(f"unknown tasks {sorted(unknown)}; known are {', '.join(TASKS)}")
         if any(share < 0 for share in self.tasks.values()) or not sum(self.tasks.values()) > 0:
             raise ValueError(f"shares of tasks are {self.tasks}, expected numbers from 0 on, not all 0")
-        if self.drops not in ("each", "released"):
-            raise ValueError(f"unknown drops {self.drops!r}; known are each, released")
+        choice(self.drops, "drops", ("each", "released"))
 
     @property
     def looks(self) -> bool:
@@ -67,10 +67,6 @@ class EditSettings:
         """A task per row."""
         shares = torch.tensor([float(self.tasks.get(task, 0.0)) for task in TASKS])
         return [TASKS[i] for i in torch.multinomial(shares, rows, replacement=True).tolist()]
-
-    def chance(self, probability: float) -> float:
-        """``probability``, or 0 where only the context is dropped."""
-        return 0.0 if self.drops == "released" else probability
 
 
 def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
@@ -130,8 +126,8 @@ def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sa
 def drop_conditions(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, Tensor]:
     """Pose and garment left out at random, each sample with draws of its own."""
     rows, device = conditions["pose"].shape[0], conditions["pose"].device
-    has_pose = torch.rand(rows, device=device) >= settings.chance(settings.drop_pose)
-    has_garment = torch.rand(rows, device=device) >= settings.chance(settings.drop_garment)
+    chances = (0.0, 0.0) if settings.drops == "released" else (settings.drop_pose, settings.drop_garment)
+    has_pose, has_garment = (torch.rand(rows, device=device) >= chance for chance in chances)
     out = {**conditions, "pose": conditions["pose"] * has_pose.view(-1, 1, 1, 1)}
     if "gate" in out:
         out["gate"] = out["gate"] * has_garment

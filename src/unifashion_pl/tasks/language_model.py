@@ -93,9 +93,12 @@ class LanguageModel(nn.Module):
         self._shipped = source == "tiny"
         with rebuild.reading_source(self.part, source):
             self.tokenizer = load_llm_tokenizer(source)
-            model: Any = (
-                _load(source, torch_dtype) if config is None else _build(_new_config(config, self.tokenizer), torch_dtype)
-            )
+            if config is None:
+                model: Any = _load(source, torch_dtype)
+            else:
+                ids = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+                usual = {"model_type": "llama", "vocab_size": len(self.tokenizer), **ids}
+                model = _build(_config({**usual, **config}), torch_dtype)
         self.width: int = model.get_input_embeddings().embedding_dim
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -144,13 +147,8 @@ def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """``tiny`` (shipped byte-level BPE), a folder or a hub id; a tokenizer without a padding token pads with its end token."""
     if source == "tiny":
         with as_file(files("unifashion_pl.configs") / "tiny_llm_tokenizer.json") as path:
-            return PreTrainedTokenizerFast(
-                tokenizer_file=str(path),
-                bos_token="<s>",
-                eos_token="</s>",
-                pad_token="<pad>",
-                clean_up_tokenization_spaces=False,
-            )
+            special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+            return PreTrainedTokenizerFast(tokenizer_file=str(path), **special, clean_up_tokenization_spaces=False)
     tokenizer = AutoTokenizer.from_pretrained(rebuild.blueprint_of("llm") or source, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -192,22 +190,11 @@ def _refused(value: Any) -> set[str]:
     return set().union(*map(_refused, value)) if isinstance(value, list | tuple) else set()
 
 
-def _new_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    return _config({"model_type": "llama", "vocab_size": len(tokenizer), **ids, **fields})
-
-
 def _with_lora(model: PreTrainedModel, settings: LoraSettings) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
+    rank, alpha, dropout, modules = settings.rank, settings.alpha, settings.dropout, settings.target_modules
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
         # peft reads it, which no user of this library can change
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -59,22 +59,17 @@ class RetrievalModule(TaskModule):
         self.lm_head = LanguageHead(hidden_size, lm_vocab) if lm_vocab else None
         self.itm_samples = itm_samples
         self.negatives: Negatives = negatives
-        self.reduction: Reduction = reduction
-        self.label_smoothing = label_smoothing
-        self.multi_positive = multi_positive
-        self.gather = gather
+        self.itc: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
+        self.itc |= {"multi_positive": multi_positive, "gather": gather}
         self.caption_term = caption_term
         self.itm_text = itm_text
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """``itc, itm[, lm]`` of a PairBatch; ``cir_itc, cir_caption, cir_itm`` of a TripletBatch."""
-        if isinstance(batch, PairBatch):
-            return self._pair_losses(backbone, batch, encoding)
         if isinstance(batch, TripletBatch):
             return self._triplet_losses(backbone, batch, encoding)
-        return {}
-
-    def _pair_losses(self, backbone: QFormerBackbone, batch: PairBatch, encoding: Encoding) -> dict[str, Tensor]:
+        if not isinstance(batch, PairBatch):
+            return {}
         z = self.project_images(encoding.queries)
         c = self.project_texts(backbone.text_pass(encoding.tokens))
         losses = {"itc": self._itc(c, z, batch.products)}
@@ -93,8 +88,11 @@ class RetrievalModule(TaskModule):
         features = backbone.image_features(batch.targets)
         e = self.project_texts(encoding.cls)
         z = self.project_images(backbone.image_pass(features, "target"))
-        losses = {"cir_itc": self._itc(e, z, batch.target_ids)}
-        losses["cir_caption"] = self._caption_term(backbone, batch, e, encoding.queries)
+        # samples without a caption take no part in the term of captions
+        valid = torch.tensor([bool(c.strip()) for c in batch.captions]).to(e.device)
+        c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
+        composed = e[:, None] if self.caption_term == "cls" else self.project_images(encoding.queries)
+        losses = {"cir_itc": self._itc(e, z, batch.target_ids), "cir_caption": self._itc(c, composed, batch.target_ids, valid)}
         if self.itm_head is not None:
             scores = max_sim(e.detach(), z.detach()) / self.clamped_temperature.detach()
             if self.itm_text == "modifying":
@@ -112,25 +110,8 @@ class RetrievalModule(TaskModule):
         tokens = backbone.tokenize([batch.captions[i] for i in rows])
         return self._itm(backbone, features[own], tokens, scores[own][:, own], batch.target_ids[own], "target")
 
-    def _caption_term(self, backbone: QFormerBackbone, batch: TripletBatch, e: Tensor, queries: Tensor) -> Tensor:
-        """ITC between composed query and target caption; samples without a caption take no part."""
-        valid = torch.tensor([bool(c.strip()) for c in batch.captions]).to(e.device)
-        c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
-        composed = e[:, None] if self.caption_term == "cls" else self.project_images(queries)
-        return self._itc(c, composed, batch.target_ids, valid)
-
     def _itc(self, text: Tensor, image: Tensor, ids: Tensor, valid: Tensor | None = None) -> Tensor:
-        return itc_loss(
-            text,
-            image,
-            self.clamped_temperature,
-            ids=ids,
-            valid=valid,
-            multi_positive=self.multi_positive,
-            label_smoothing=self.label_smoothing,
-            reduction=self.reduction,
-            gather=self.gather,
-        )
+        return itc_loss(text, image, self.clamped_temperature, ids=ids, valid=valid, **self.itc)
 
     def _itm(
         self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, scores: Tensor, ids: Tensor, query_set: QuerySet
