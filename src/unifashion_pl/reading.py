@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -140,28 +141,30 @@ def from_json(text: str | bytes, kind: Any = Any, where: str = "JSON", what: str
     ...
     unifashion_pl.reading.FormatError: f.json: Expected `int`, got `str` - at `$[...][1]`
     """
-    try:
+    with _named(where, what, "; the file is empty" if not text.strip() else ""):
         data = text.encode() if isinstance(text, str) else text  # msgspec takes no subclasses of str, as Pillow's texts are
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        empty = "; the file is empty" if not text.strip() else ""
-        raise FormatError(f"{where}{_expected(what)}: {_words(error)}{empty}") from error
 
 
 def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
     """Plain values of JSON or YAML as a value of a type; arguments and errors as in :func:`read_json`."""
-    try:
+    with _named(where, what):
         return msgspec.convert(value, kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise FormatError(f"{where}{_expected(what)}: {_words(error)}") from error
 
 
-def _expected(what: str) -> str:
-    return f" is not {what}" if what else ""
-
-
-def _words(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+@contextmanager
+def _named(where: str, what: str, addition: str = "") -> Iterator[None]:
+    """What a parser raises becomes a sentence about the file."""
+    expected = f"{where} is not {what}" if what else where
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = expected if mark is None else expected.replace(where, f"{where}:{mark.line + 1}", 1)
+        raise FormatError(f"{place}: {error.problem or error.context}") from error
+    except (msgspec.MsgspecError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise FormatError(f"{expected}: {said}{addition}") from error
 
 
 def read_yaml(path: str | Path, kind: Any = Any, what: str = "") -> Any:
@@ -176,14 +179,8 @@ def read_yaml(path: str | Path, kind: Any = Any, what: str = "") -> Any:
 
 def from_yaml(text: str, kind: Any = Any, where: str = "YAML", what: str = "") -> Any:
     """YAML as a value of a type; arguments and errors as in :func:`read_yaml`."""
-    try:
+    with _named(where, what):
         plain = _written_out(yaml.safe_load(text), [MAX_VALUES])
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise FormatError(f"{where}{line}{_expected(what)}: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
-        raise FormatError(f"{where}{_expected(what)}: {_words(error)}") from error
     return converted(plain, kind, where, what)
 
 

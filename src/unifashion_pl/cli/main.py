@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             from unifashion_pl.commands import run
 
-            run(spelled(argv, "-"))
+            run(spelled(argv, "-"), argv)
         sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
 
 

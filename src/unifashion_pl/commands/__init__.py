@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from unifashion_pl.commands import data, index, paint, runs, weights
-from unifashion_pl.commands.signature import Command, add_arguments, call, summary
+from unifashion_pl.commands.signature import Command, LinesFormatter, add_arguments, call, summary
 
 EPILOG = (
     "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."
@@ -41,7 +41,7 @@ def _add(parent: ArgumentParser, commands: Sequence[Any], argv: list[str], metav
     choices = parent.add_subparsers(dest=metavar, metavar=metavar, required=True)
     for command in commands:
         name, said, actions = command if isinstance(command, tuple) else (command.__name__.rstrip("_"), summary(command), ())
-        chosen = choices.add_parser(name, help=said, allow_abbrev=False)
+        chosen = choices.add_parser(name, help=said, allow_abbrev=False, formatter_class=LinesFormatter)
         if argv[:1] == [name] and actions:
             _add(chosen, actions, argv[1:], "ACTION")
         elif argv[:1] == [name]:
@@ -49,8 +49,17 @@ def _add(parent: ArgumentParser, commands: Sequence[Any], argv: list[str], metav
             chosen.set_defaults(command=command)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Parse, run and exit with the command's status; :func:`unifashion_pl.cli.main.sentences` turns errors into sentences."""
-    values = vars(parser(argv).parse_args(argv))
+def run(argv: Sequence[str], typed: Sequence[str] = ()) -> None:
+    """Parse, run and exit with the command's status; :func:`unifashion_pl.cli.main.sentences` turns errors into sentences.
+
+    Args:
+        typed: the same arguments as a person spelled them, for messages.
+    """
+    top = parser(argv)
+    found, left = top.parse_known_args(argv)
+    if left:
+        spelling = dict(zip(argv, typed))
+        top.error(f"unrecognized arguments: {' '.join(spelling.get(arg, arg) for arg in left)}")
+    values = vars(found)
     if status := call(values["command"], values):
         raise SystemExit(status)

@@ -95,7 +95,9 @@ def annotate(
     out: Annotated[Path, FILE, "the caption library, e.g. captions.train.jsonl"],
     split: Annotated[Literal["train", "val"], "whose images; keywords always come from train"] = "train",
     model: Model,
-    vlm: Annotated[str | None, "instead of --model any image-text-to-text model of transformers: a folder or a hub id"] = None,
+    vlm: Annotated[
+        str | None, "not beside --model, in its place: any image-text-to-text model of transformers, a folder or a hub id"
+    ] = None,
     style: Annotated[Literal["fashion200k", "fashiongen", "fashioniq"], "of --model"] = "fashioniq",
     keywords: Annotated[int, {"metavar": "N"}, "words per category in the prompt"] = 40,
     batch_size: int = 8,
@@ -114,10 +116,9 @@ def annotate(
     for category, words in found.counts.items():
         print(f"{category}: {', '.join(f'{word} {count:,}' for word, count in words[:12])}, …")
     targets = caption_targets(root, split)
+    heads = {"style": style, "max_new_tokens": max_new_tokens}
     captioner = (
-        HeadCaptioner(model.load(), style, max_new_tokens=max_new_tokens)
-        if vlm is None
-        else TransformersCaptioner(vlm, model.place(), max_new_tokens)
+        HeadCaptioner(model.load(), **heads) if vlm is None else TransformersCaptioner(vlm, model.place(), max_new_tokens)
     )
     library = annotate(targets, captioner, found, out, batch_size=batch_size, allow_missing=allow_missing)
     beside = library.with_suffix(".keywords.json")

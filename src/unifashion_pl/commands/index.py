@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from unifashion_pl.commands.options import MaxBad, Model
+from unifashion_pl.commands.options import MaxBad, Model, usable
 from unifashion_pl.commands.signature import FOLDER
 
 if TYPE_CHECKING:
@@ -32,14 +31,9 @@ class Catalogue:
             UnreadableImages: they are more than ``max_bad``.
         """
         from unifashion_pl.datamodules.catalogue import read_catalogue
-        from unifashion_pl.inference.images import left_out, unreadable
 
         rows = read_catalogue(self.csv, self.root)
-        if bad := unreadable([row.image for row in rows], self.max_bad):
-            print(left_out(bad), file=sys.stderr)
-            rows = [row for i, row in enumerate(rows) if i not in bad]
-        if not rows:
-            raise ValueError(f"{self.csv}: none of the images can be used")
+        rows = [rows[i] for i in usable([row.image for row in rows], self.max_bad, f"{self.csv}: ")]
         captions = [row.text for row in rows] if self.texts else None
         if captions is not None and not any(captions):
             raise ValueError(f"{self.csv} has no texts: --texts needs a column text")

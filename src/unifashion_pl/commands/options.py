@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
@@ -14,6 +17,22 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return int(text)
+
+
+def usable(images: Sequence[Path], max_bad: int, where: str = "") -> list[int]:
+    """Positions of the images that can be read; the others are named.
+
+    Raises:
+        UnreadableImages: they are more than ``max_bad``.
+        ValueError: none can be read.
+    """
+    from unifashion_pl.inference.images import left_out, unreadable
+
+    if bad := unreadable(images, max_bad):
+        print(left_out(bad), file=sys.stderr)
+    if len(bad) == len(images):
+        raise ValueError(f"{where}none of the images can be used")
+    return [i for i in range(len(images)) if i not in bad]
 
 
 MaxBad = Annotated[int, {"type": _count, "metavar": "N"}]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from unifashion_pl.commands.options import MaxBad, Model
+from unifashion_pl.commands.options import MaxBad, Model, usable
 from unifashion_pl.commands.signature import FILE
 
 if TYPE_CHECKING:
@@ -59,14 +58,7 @@ def caption(
     model: Model,
 ) -> None:
     """Describe images."""
-    from unifashion_pl.inference.images import left_out, unreadable
-
-    bad = unreadable(images, max_bad)
-    used = [path for i, path in enumerate(images) if i not in bad]
-    if bad:
-        print(left_out(bad), file=sys.stderr)
-    if not used:
-        raise ValueError("none of the images can be used")
+    used = [images[i] for i in usable(images, max_bad)]
     captioner = model.load()
     for start in range(0, len(used), BATCH):  # each batch is printed when it is there, so that an interruption loses none
         part = used[start : start + BATCH]

@@ -6,7 +6,7 @@ argparse parses. jsonargparse reads signatures too, but takes the text ``null`` 
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, HelpFormatter
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from inspect import getdoc, signature
@@ -18,6 +18,13 @@ from unifashion_pl.files import check_writable
 Command = Callable[..., int | None]
 #: Annotations of places that a command writes: they are looked at before it begins.
 FILE, FOLDER = {"writes": "file"}, {"writes": "folder"}
+
+
+class LinesFormatter(HelpFormatter):
+    """argparse's, with the line breaks that a help has."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return [line for part in text.split("\n") for line in super(LinesFormatter, self)._split_lines(part, width)]
 
 
 def summary(command: Command) -> str:

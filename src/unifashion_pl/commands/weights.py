@@ -27,8 +27,8 @@ def check(path: Path) -> int:
 def _kind() -> dict[str, Any]:
     from unifashion_pl.weights.manifest import KINDS
 
-    known = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
-    return {"flag": "--as", "metavar": "KIND", "help": f"instead of recognising it, one of the kinds of checkpoints: {known}"}
+    known = "".join(f"\n{kind}: {what}" for kind, what in KINDS.items())
+    return {"flag": "--as", "metavar": "KIND", "help": f"instead of recognising it, one of the kinds of checkpoints:{known}"}
 
 
 def import_(

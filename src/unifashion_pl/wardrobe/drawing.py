@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from unifashion_pl.wardrobe import shapes
-from unifashion_pl.wardrobe.patterns import texture
+from unifashion_pl.wardrobe.patterns import over, texture
 from unifashion_pl.wardrobe.products import COLOURS, Product
 
 Array = NDArray[np.floating[Any]]
@@ -56,12 +56,6 @@ def fill(frame: Frame, outlines: list[shapes.Points], rounded: bool = True) -> A
         points = frame.pixels(shapes.smooth(outline) if rounded else outline) * OVERSAMPLE
         draw.polygon([(float(x), float(y)) for x, y in points], fill=255)
     return np.asarray(canvas.reduce(OVERSAMPLE), np.float32) / 255
-
-
-def over(base: Array, colour: Array | tuple[int, int, int], cover: Array) -> Array:
-    """A colour, or a picture, laid over a picture (H, W, 3) where ``cover`` (H, W) is above 0."""
-    alpha = cover[..., None]
-    return base * (1 - alpha) + np.asarray(colour, np.float32) * alpha
 
 
 def blur(mask: Array, radius: float) -> Array:

@@ -79,8 +79,7 @@ def _fashiongen_columns(file: h5py.File, products: list[Product], rows: list[tup
         "input_subcategory": [f"{products[i].category.upper()}S" for i, _ in rows],
     }
     for name, values in columns.items():
-        data = np.array([[v.encode("latin-1")] for v in values])
-        file.create_dataset(name, data=data)
+        file.create_dataset(name, data=np.array([[v.encode("latin-1")] for v in values]))
     ids = np.array([[i + (0 if split == "train" else 1_000_000)] for i, _ in rows], np.int64)
     file.create_dataset("input_productID", data=ids)
     file.create_dataset("input_msrpUSD", data=np.array([[20.0 + i % 180] for i, _ in rows]))
@@ -133,19 +132,16 @@ def write_fashioniq(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dict
         _write_fiq_json(root, part, [*part.ids, *(shared[part.split] if part.category != "dress" else ())])
         truth |= {i: {**p.attributes(), "split": part.split, "category_file": part.category} for i, p in named}
         if part.split == "train":
-            library += [_library_line(i, p, seed) for i, p in named]
+            # captions of training images with their provenance: made from the drawing's truth, without any query
+            source = {"captioner": "wardrobe truth", "inputs": ["image", "category"], "split": "train"}
+            texts = [describe(p, "fashioniq", random.Random(f"{seed}/fiq-caption/{i}")) for i, p in named]
+            library += [{"image": i, "caption": text, **source} for (i, _), text in zip(named, texts)]
     for split, distractors in shared.items():
         jobs = [(p, "front", spec.image_size, f"{seed}/shared/{split}/{k}") for k, p in enumerate(distractors.values())]
         _write_pictures(root, dict(zip([f"images/{name}.jpg" for name in distractors], jobs)), run)
     lines = [json.dumps(line, sort_keys=True, ensure_ascii=False) for line in sorted(library, key=lambda x: str(x["image"]))]
     (root / "captions.train.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return truth
-
-
-def _library_line(image: str, product: Product, seed: int) -> dict[str, Any]:
-    """A caption of a training image with its provenance: made from the drawing's truth, without any query."""
-    text = describe(product, "fashioniq", random.Random(f"{seed}/fiq-caption/{image}"))
-    return {"image": image, "caption": text, "captioner": "wardrobe truth", "inputs": ["image", "category"], "split": "train"}
 
 
 def _write_fiq_json(root: Path, part: FiqPart, gallery: list[str]) -> None:

@@ -26,6 +26,12 @@ GLYPHS = {
 WORDS = ("NEO", "LUNA", "MOON", "ALMA", "UNI", "LEO")
 
 
+def over(base: Array, colour: Array | tuple[int, int, int], cover: Array) -> Array:
+    """A colour, or a picture, laid over a picture (H, W, 3) where ``cover`` (H, W) is above 0."""
+    alpha = cover[..., None]
+    return base * (1 - alpha) + np.asarray(colour, np.float32) * alpha
+
+
 def _soft(distance: Array, width: float) -> Array:
     """1 inside (distance < 0), 0 outside, a ramp of ``width`` garment units between."""
     return np.clip(0.5 - distance / max(width, 1e-6), 0, 1).astype(np.float32)
@@ -43,15 +49,6 @@ def _cells(x: Array, y: Array, step: float) -> tuple[Array, Array, NDArray[np.in
     shift = (row % 2) * 0.5 * step
     column = np.rint((x - shift) / step).astype(np.int64)
     return (x - shift - column * step).astype(np.float32), (y - row * step * 0.866).astype(np.float32), column, row
-
-
-def _flowers(x: Array, y: Array, width: float) -> tuple[Array, Array]:
-    """Coverage of petals and of centres."""
-    dx, dy, column, row = _cells(x, y, 0.17)
-    angle = np.arctan2(dy, dx) + (column * 1.7 + row * 2.9)
-    radius = np.hypot(dx, dy)
-    petals = _soft(radius - 0.058 * (0.72 + 0.28 * np.cos(5 * angle)), width)
-    return petals, _soft(radius - 0.016, width)
 
 
 def _word(x: Array, y: Array, word: str, width: float) -> Array:
@@ -83,7 +80,7 @@ def texture(product: Product, x: Array, y: Array, fabric: random.Random, blur_un
         base = base + 10
     px, py = fabric.uniform(0, 1), fabric.uniform(0, 1)
     width = 1.6 * blur_units
-    cover = np.zeros_like(x)
+    cover = hearts = np.zeros_like(x)
     if product.pattern == "striped":
         cover = _bands(y + px, 0.14, 0.42, width)
     elif product.pattern == "pinstriped":
@@ -96,8 +93,9 @@ def texture(product: Product, x: Array, y: Array, fabric: random.Random, blur_un
     elif product.pattern == "lettered":
         cover = _word(x, y, fabric.choice(WORDS), width)
     elif product.pattern == "floral":
-        cover, heart = _flowers(x + px, y + py, width)
-        rgb = base * (1 - cover[..., None]) + second * cover[..., None]
-        centre = np.array((250, 226, 120) if product.second not in ("yellow", "white") else (180, 90, 40), np.float32)
-        return (rgb * (1 - heart[..., None]) + centre * heart[..., None]).astype(np.float32)
-    return (base * (1 - cover[..., None]) + second * cover[..., None]).astype(np.float32)
+        dx, dy, column, row = _cells(x + px, y + py, 0.17)
+        angle, radius = np.arctan2(dy, dx) + (column * 1.7 + row * 2.9), np.hypot(dx, dy)
+        cover = _soft(radius - 0.058 * (0.72 + 0.28 * np.cos(5 * angle)), width)
+        hearts = _soft(radius - 0.016, width)
+    centre = (250, 226, 120) if product.second not in ("yellow", "white") else (180, 90, 40)
+    return over(over(base, second, cover), centre, hearts).astype(np.float32)

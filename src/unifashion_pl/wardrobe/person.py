@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from unifashion_pl.wardrobe import shapes
-from unifashion_pl.wardrobe.drawing import Array, Frame, Garment, backdrop, blur, composite, draw_garment, fill, over, to_image
+from unifashion_pl.wardrobe.drawing import Array, Frame, Garment, backdrop, blur, composite, draw_garment, fill, to_image
+from unifashion_pl.wardrobe.patterns import over
 from unifashion_pl.wardrobe.products import Product
 
 SKINS = ((246, 214, 190), (228, 184, 150), (198, 148, 112), (158, 108, 78), (112, 74, 54))

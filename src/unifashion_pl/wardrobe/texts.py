@@ -59,10 +59,13 @@ def name_of(product: Product) -> str:
     return f"{product.colour} {product.pattern} {product.category}".title()
 
 
+def _long(product: Product) -> str:
+    """``knee-length dress``, or the category alone where it has but one length."""
+    return f"{LENGTH_WORDS[product.length]} {product.category}" if _has(product, "length") else product.category
+
+
 def _stylist(product: Product, rng: random.Random) -> str:
-    length = f"{LENGTH_WORDS[product.length].capitalize()} " if _has(product, "length") else ""
-    noun = product.category if length else product.category.capitalize()
-    first = f"{length}{noun} in {colour_phrase(product)}."
+    first = f"{_long(product).capitalize()} in {colour_phrase(product)}."
     details = []
     if _has(product, "sleeve"):
         details.append(SLEEVE_WORDS[product.sleeve].capitalize())
@@ -70,17 +73,14 @@ def _stylist(product: Product, rng: random.Random) -> str:
         names = {"collar": "shirt collar", "strapless": "strapless cut"}
         details.append(names.get(product.neckline, NECK_WORDS[product.neckline]))
     second = f"{' and '.join(details)}." if details else ""
-    third = (
-        f"{COUNT_WORDS[product.buttons]} buttons at front.".capitalize() if product.buttons else rng.choice(["No buttons.", ""])
-    )
+    buttons = COUNT_WORDS[product.buttons].capitalize()
+    third = f"{buttons} buttons at front." if product.buttons else rng.choice(["No buttons.", ""])
     return " ".join(part for part in (first, second, third) if part)
 
 
 def _detailed(product: Product, rng: random.Random) -> str:
-    lead = rng.choice(["A", "This is a"])
-    length = f"{LENGTH_WORDS[product.length]} " if _has(product, "length") else ""
-    noun = "pair of trousers" if product.category == "trousers" else product.category
-    text = f"{lead} {length}{noun} in {colour_phrase(product)}"
+    noun = _long(product).replace("trousers", "pair of trousers")
+    text = f"{rng.choice(['A', 'This is a'])} {noun} in {colour_phrase(product)}"
     details = []
     if _has(product, "sleeve"):
         details.append("no sleeves" if product.sleeve == "none" else SLEEVE_WORDS[product.sleeve])
@@ -88,11 +88,8 @@ def _detailed(product: Product, rng: random.Random) -> str:
         details.append("no straps" if product.neckline == "strapless" else f"a {NECK_WORDS[product.neckline]}")
     if product.buttons:
         details.append(f"{COUNT_WORDS[product.buttons]} buttons")
-    return text + (f", with {_listed(details)}" if details else "") + "."
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    *most, last = details or [""]
+    return f"{text}, with {', '.join(most)}{' and ' if most else ''}{last}." if details else f"{text}."
 
 
 def _absolute(target: Product, name: str, rng: random.Random) -> str:
@@ -105,7 +102,7 @@ def _absolute(target: Product, name: str, rng: random.Random) -> str:
     if name == "sleeve":
         return rng.choice(["is sleeveless", "has no sleeves"]) if target.sleeve == "none" else f"has {target.sleeve} sleeves"
     if name == "length":
-        return {"short": "is short", "knee": "is knee-length", "long": "is long"}[target.length]
+        return f"is {LENGTH_WORDS[target.length]}"
     if name == "neckline":
         return "is strapless" if target.neckline == "strapless" else f"has a {NECK_WORDS[target.neckline]}"
     return f"has {COUNT_WORDS[target.buttons]} buttons"
