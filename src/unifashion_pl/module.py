@@ -110,6 +110,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
         self.caption_head = caption
         self.diffusion_head = diffusion
         self.policy = policy
+        self.without_loss = f"policy {policy!r} has no head for them"
         find_policy(policy)  # a wrong name is told before weights are read
         self.loss_weights = {family: (loss_weights or {}).get(family, 1.0) for family in ("cross", "itg", "q2i")}
         for family in set(loss_weights or {}) - set(self.loss_weights):
@@ -159,9 +160,6 @@ class UniFashionModule(LossModule, PretrainedMethods):
                 edits = None if self.diffusion_head is None else self.diffusion_head.editing.tasks
                 self._in_step |= learned.taught(batch, [family], edits)
         return losses
-
-    def why_no_loss(self) -> str:
-        return f"policy {self.policy!r} has no head for them"
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.learned is not None:

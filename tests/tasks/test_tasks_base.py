@@ -68,7 +68,9 @@ def test_what_prepare_makes_of_a_batch_is_what_is_learned_from() -> None:
     module = Prepared(small_backbone())
     assert set(run(module, {"pairs": pair_batch()}).callback_metrics) == {"train/third", "train/loss"}
     # persons are no batch to encode before a head has made edits of them
-    with pytest.raises(ValueError, match=r"Prepared found nothing to learn in a batch with the streams \['tryon'\]"):
+    with pytest.raises(
+        ValueError, match=r"no loss in a batch with the streams \['tryon'\]: Prepared found nothing to learn in it"
+    ):
         module.training_step({"tryon": tryon_batch()}, 0)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -93,8 +94,7 @@ class Gallery:
         names = self._names(items) if ids is None else identifiers(ids)
         texts = [""] * len(items) if captions is None else text_list(captions)
         _check_lengths(len(items), names, texts)
-        seen = set(self.ids)
-        if twice := [n for n in names if n in seen or seen.add(n)]:  # type: ignore[func-returns-value]
+        if twice := [name for name, times in Counter([*self.ids, *names]).items() if times > 1]:
             raise ValueError(f"ids must be unique, these are there already: {', '.join(twice[:5])}")
         new = encode_image_sets(self.model, items, QUERY_SETS[self.query_set], batch_size=batch_size)
         vectors = self._embed_captions(texts, next(iter(new.values())).shape[-1])

@@ -158,15 +158,15 @@ def start_noise(seeds: Sequence[int], shape: tuple[int, ...], device: torch.devi
     return torch.stack(noise).to(device)
 
 
-def scale_of(guidance: Any, name: str) -> float:
+def scale_of(guidance: Any, name: str, zero: bool = True) -> float:
     """A scale of guidance: 1 = none, 0 = as if the condition were absent, a control.
 
     Raises:
-        ValueError: not a number from 0.
+        ValueError: not a number from 0, or without ``zero`` not above it.
     """
-    expected = "a number from 0; 1 = none"
+    expected = f"a number {'from' if zero else 'above'} 0; 1 = none"
     scale = arguments.number(guidance, name, expected)
-    if scale < 0:
+    if scale < 0 or not (scale or zero):
         raise arguments.ArgumentError(f"{name} is {scale:g}, expected {expected}")
     return scale
 

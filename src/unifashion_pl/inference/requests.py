@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -13,10 +13,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import ArgumentError, asked_at, count, number, text_list
-from unifashion_pl.backbone.tokenizer import Reading, scripts_of, shorten
+from unifashion_pl.arguments import ArgumentError, asked_at, count, text_list
+from unifashion_pl.backbone import QFormerBackbone
+from unifashion_pl.backbone.tokenizer import scripts_of, shorten
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.generation import PromptEncoder
+from unifashion_pl.generation.samplers import scale_of
 from unifashion_pl.inference.images import OneImage, open_image
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.tasks import eval_mode
@@ -24,16 +27,9 @@ from unifashion_pl.tasks import eval_mode
 T = TypeVar("T")
 #: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
 TOGETHER = 2
+#: Parts of a model that read texts.
+Reader = QFormerBackbone | PromptEncoder
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
-
-
-class Reader(Protocol):
-    """A part of the model that reads texts: the backbone, or a text encoder."""
-
-    tokenizer: Any
-
-    def reading_of(self, text: str) -> Reading:
-        """What its vocabulary has of a text."""
 
 
 def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) -> list[str]:
@@ -110,9 +106,8 @@ def check_scales(settings: Mapping[str, Any]) -> None:
         ValueError: not a number above 0.
     """
     for name in ("guidance", "garment_guidance"):
-        scale, expected = settings.get(name), "a number above 0; 1 = none"
-        if scale is not None and number(scale, name, expected) <= 0:
-            raise ArgumentError(f"{name} is {scale}, expected {expected}")
+        if settings.get(name) is not None:
+            scale_of(settings[name], name, zero=False)
 
 
 @contextmanager

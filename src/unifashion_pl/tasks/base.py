@@ -23,6 +23,8 @@ class LossModule(L.LightningModule):
 
     #: Name under which a loss is logged.
     logged = "train/{stream}/{name}"
+    #: What may be wrong where no stream gives a loss.
+    without_loss: str
 
     @abstractmethod
     def compute_losses(self, batch: TrainBatch) -> dict[str, Tensor]:
@@ -37,14 +39,10 @@ class LossModule(L.LightningModule):
             self.log_dict(logged, batch_size=len(part))
             terms += losses.values()
         if not terms:
-            raise ValueError(f"no loss in a batch with the streams {sorted(streams)}: {self.why_no_loss()}")
+            raise ValueError(f"no loss in a batch with the streams {sorted(streams)}: {self.without_loss}")
         total = torch.stack(terms).sum()
         self.log("train/loss", total.detach(), prog_bar=True)
         return total
-
-    def why_no_loss(self) -> str:
-        """What may be wrong where no stream gives a loss."""
-        return f"{type(self).__name__} found nothing to learn in it"
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in eval mode: no dropout, no running statistics."""
@@ -77,6 +75,7 @@ class TaskModule(LibraryOnly, LossModule):
         keep_names_plain(self)
         self.backbone = backbone
         self.learning_rate = learning_rate
+        self.without_loss = f"{type(self).__name__} found nothing to learn in it"
 
     def prepare(self, batch: TrainBatch) -> TrainBatch:
         """What :meth:`losses` and the backbone are given for a batch of the data; a head that draws tasks does it here."""

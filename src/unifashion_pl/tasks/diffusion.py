@@ -371,8 +371,7 @@ class DiffusionModule(TaskModule):
         return predict
 
     def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
-        h, w = size[0] // self.vae.factor, size[1] // self.vae.factor
-        return start_noise(seeds, (4, h, w), self.null_context.device)
+        return start_noise(seeds, (4, *(side // self.vae.factor for side in size)), self.null_context.device)
 
     def _check_request(self, queries: Tensor | None, prompts: list[str], seeds: Sequence[int]) -> None:
         rows = len(prompts) if queries is None else len(queries)

@@ -69,11 +69,13 @@ def _write_dresscode(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dic
             numbers = [f"{c * PER_CATEGORY + start + i:06d}" for i in range(count)]
             truth |= dict(zip(numbers, run(_write_sample, [(root, split, int(n), spec.tryon_size, seed) for n in numbers])))
             others = numbers[1:] + numbers[:1]
-            if split == "train":
-                _write_pairs(root / category / "train_pairs.txt", numbers, numbers)
-            else:
-                _write_pairs(root / category / "test_pairs_paired.txt", numbers, numbers)
-                _write_pairs(root / category / "test_pairs_unpaired.txt", numbers, others)
+            files = (
+                {"train_pairs": numbers} if split == "train" else {"test_pairs_paired": numbers, "test_pairs_unpaired": others}
+            )
+            for name, garments in files.items():
+                lines = "".join(f"{p}_0.jpg\t{g}_1.jpg\n" for p, g in zip(numbers, garments))
+                (root / category / f"{name}.txt").write_text(lines, "utf-8")
+            if split == "test":
                 names = [(f"{p}_0", f"{g}_1") for p, g in zip(numbers, others)]
                 list(run(_write_warped, [(root / category, _worn, *pair, spec.tryon_size, seed) for pair in names]))
             for i, number in enumerate(numbers):
@@ -81,10 +83,6 @@ def _write_dresscode(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dic
     for name, captions in (("fine_captions.json", fine), ("coarse_captions.json", coarse)):
         (root / name).write_text(json.dumps(captions, indent=1, sort_keys=True), "utf-8")
     return truth
-
-
-def _write_pairs(path: Path, persons: list[str], garments: list[str]) -> None:
-    path.write_text("".join(f"{p}_0.jpg\t{g}_1.jpg\n" for p, g in zip(persons, garments)), "utf-8")
 
 
 def _product(seed: int, number: int) -> Product:

@@ -69,8 +69,13 @@ def soil(root: Path, kinds: Sequence[str], seed: int) -> list[Stain]:
             if kind in kinds and (root / dataset).is_dir():
                 places = write(root / dataset, number, text)
                 stains += [Stain(dataset, split, kind, f"{dataset}/{file}", id) for split, file, id in places]
-    if "duplicate" in kinds and (root / "fashiongen").is_dir():
-        stains += _double_row(root / "fashiongen")
+    for split, name in ((TRAIN, "train"), (HELD_OUT, "validation")) if "duplicate" in kinds else ():
+        path = root / "fashiongen" / f"fashiongen_256_256_{name}.h5"
+        if path.is_file():  # its last row gets the pixels of the first
+            with hdf5(path, "r+") as file:
+                last = len(file["input_image"]) - 1
+                file["input_image"][last] = np.asarray(file["input_image"][0])
+            stains.append(Stain("fashiongen", split, "duplicate", f"fashiongen/{path.name}", f"r{last:07d}", "", "r0000000"))
     content = json.dumps([asdict(stain) for stain in stains], indent=1, ensure_ascii=False)
     (root / "dirt.json").write_text(content + "\n", "utf-8")
     return stains
@@ -211,15 +216,3 @@ WRITERS: dict[str, Callable[[Path, int, str], list[tuple[str, str, str]]]] = {
     "fashion-iq": _fashioniq_text,
     "viton-hd": _vitonhd_text,
 }
-
-
-def _double_row(root: Path) -> list[Stain]:
-    """The last row of a file gets the pixels of the first."""
-    stains = []
-    for split, name in ((TRAIN, "train"), (HELD_OUT, "validation")):
-        path = root / f"fashiongen_256_256_{name}.h5"
-        with hdf5(path, "r+") as file:
-            last = len(file["input_image"]) - 1
-            file["input_image"][last] = np.asarray(file["input_image"][0])
-        stains.append(Stain("fashiongen", split, "duplicate", f"fashiongen/{path.name}", f"r{last:07d}", "", "r0000000"))
-    return stains

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from PIL import Image
 
 from unifashion_pl.wardrobe.render import encode_png
@@ -25,19 +24,16 @@ def fame_vil(source: Path, out: Path) -> None:
             entries: dict[int, dict[str, Any]] = {}
             kinds = {n: sorted({row[0] for row in file[n][:]}) for n in ("input_category", "input_subcategory")}
             for row, product in enumerate(file["input_productID"][:, 0]):
-                texts = {n: file[f"input_{n}"][row, 0] for n in ("name", "description", "category", "subcategory")}
-                entry = entries.setdefault(
-                    int(product),
-                    {
-                        "id": len(entries),
-                        "title": texts["name"].decode("latin-1"),
-                        "description": texts["description"].decode("latin-1"),
-                        "images": [],
-                        "attributes_id": [],
-                        "category_id": kinds["input_category"].index(texts["category"]),
-                        "subcategory_id": kinds["input_subcategory"].index(texts["subcategory"]),
-                    },
-                )
+                title, text = (file[f"input_{n}"][row, 0].decode("latin-1") for n in ("name", "description"))
+                new: dict[str, Any] = {
+                    "id": len(entries),
+                    "title": title,
+                    "description": text,
+                    "images": [],
+                    "attributes_id": [],
+                }
+                new |= {f"{n.removeprefix('input_')}_id": known.index(file[n][row, 0]) for n, known in kinds.items()}
+                entry = entries.setdefault(int(product), new)
                 name = f"{product}_{len(entry['images'])}.png"
                 (out / short / name).write_bytes(encode_png(Image.fromarray(file["input_image"][row])))
                 entry["images"].append(name)
@@ -52,7 +48,8 @@ def fashion_sap(source: Path, out: Path) -> None:
         shutil.copyfile(source / name, out / name)
         with h5py.File(out / name) as file:
             columns = {key: file[key][:] for key in file if key != "input_image"}
-        rows = [{k: _plain(np.ravel(v[i])[0]) for k, v in columns.items()} for i in range(len(columns["index_2"]))]
+        plain = {k: [v.decode("latin-1") if isinstance(v, bytes) else v.item() for v in c.ravel()] for k, c in columns.items()}
+        rows = [dict(zip(plain, values)) for values in zip(*plain.values())]
         products: list[tuple[int, list[int]]] = []
         for number, row in enumerate(rows):
             if not products or products[-1][0] != row["input_productID"]:
@@ -60,10 +57,6 @@ def fashion_sap(source: Path, out: Path) -> None:
             products[-1][1].append(number)
         (out / split / "info_data.json").write_text(json.dumps(rows, ensure_ascii=False, indent=2), "utf-8")
         (out / split / "productid_list.json").write_text(json.dumps(products), "utf-8")
-
-
-def _plain(value: Any) -> Any:
-    return value.decode("latin-1") if isinstance(value, bytes) else value.item()
 
 
 def fashioniq_by_category(source: Path, out: Path) -> None:
