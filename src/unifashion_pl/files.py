@@ -228,7 +228,11 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
             raise NotADirectoryError(errno.ENOTDIR, "it is a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.with_name("." + path.name))
-        _settle_older(path)
+        for older in path.parent.glob(f".{glob.escape(path.name)}.*{OLD}"):  # put aside by a process which then was killed
+            if path.exists():  # the newer one took its place
+                shutil.rmtree(older, ignore_errors=True)
+            else:
+                os.replace(older, path)
         try:
             part.mkdir()
             yield part
@@ -345,12 +349,3 @@ def _exchange(one: bytes, other: bytes) -> bool:
             return bool(system.renamex_np(one, other, EXCHANGE) == 0)
         return bool(system.renameat2(AT_FDCWD, one, AT_FDCWD, other, EXCHANGE) == 0)
     return False
-
-
-def _settle_older(path: Path) -> None:
-    """A folder that was put aside by a process which then was killed comes back, or goes if the newer one took its place."""
-    for older in path.parent.glob(f".{glob.escape(path.name)}.*{OLD}"):
-        if path.exists():
-            shutil.rmtree(older, ignore_errors=True)
-        else:
-            os.replace(older, path)

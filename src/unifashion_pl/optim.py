@@ -215,18 +215,14 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: floa
     if not groups:
         raise ValueError("no parameter trains: choose another policy or remove heads that have nothing to learn")
     optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    _keep_group_names(optimizer)
-    ends = 0 <= total_steps < math.inf
-    scheduler = GroupSchedule(optimizer, presets, max(1, int(total_steps)) if ends else None)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _keep_group_names(optimizer: torch.optim.Optimizer) -> None:
-    """A loaded state brings the names of its groups along; older checkpoints have the same name for both groups of a side."""
-    names = [group["name"] for group in optimizer.param_groups]
+    names = [group["name"] for group in groups]
 
     def rename(loaded: torch.optim.Optimizer) -> None:
+        """A loaded state brings the names of its groups along; older checkpoints have the same name for both groups of a side."""
         for group, name in zip(loaded.param_groups, names):
             group["name"] = name
 
     optimizer.register_load_state_dict_post_hook(rename)
+    ends = 0 <= total_steps < math.inf
+    scheduler = GroupSchedule(optimizer, presets, max(1, int(total_steps)) if ends else None)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

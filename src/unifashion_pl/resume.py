@@ -7,7 +7,6 @@ curves that was about to come is left out. Here the counters are settled before 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,10 @@ class Resume(L.Callback):
         progress = checkpoint["loops"]["fit_loop"][LOOP]["total"]
         between = progress["ready"] == progress["processed"]
         checkpoint[STATES] = self._states(trainer) if between else self.places
-        if _is_waiting(trainer) and (gradients := _waiting_gradients(pl_module)):
+        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = current.processed
+        waiting = done % trainer.accumulate_grad_batches != 0 and done != trainer.num_training_batches
+        if waiting and (gradients := _waiting_gradients(pl_module)):
             checkpoint[GRADIENTS] = gradients
         for logger in trainer.loggers:
             logger.save()
@@ -112,7 +114,9 @@ class Resume(L.Callback):
             for loader, state in self.tried:
                 loader.load_state_dict(state)
             return
-        if tuner := _tuner_at_start(trainer):
+        starts = (BatchSizeFinder.on_fit_start, LearningRateFinder.on_fit_start)
+        callbacks: list[L.Callback] = getattr(trainer, "callbacks", []) if trainer.training else []
+        for tuner in (type(callback).__name__ for callback in callbacks if type(callback).on_fit_start in starts):
             raise ValueError(
                 f"cannot resume with a {tuner}: its trial makes Lightning forget optimiser and position of the checkpoint (lightning 2.6). "
                 "Leave it out of the run that resumes"
@@ -166,23 +170,13 @@ class Resume(L.Callback):
         if states is None:
             return
         if set(states) != set(loaders):
+            before, now = (", ".join(sorted(found)) or "of other loaders than this library's" for found in (states, loaders))
             raise ValueError(
-                f"cannot resume: the run trained on the streams {_names(states)}, now there are {_names(loaders)}. Use "
+                f"cannot resume: the run trained on the streams {before}, now there are {now}. Use "
                 "the old ones, or start from the checkpoint's weights (init_from) instead of resuming"
             )
         for name, loader in loaders.items():
             loader.load_state_dict(states[name])
-
-
-def _names(found: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(found)) or "of other loaders than this library's"
-
-
-def _tuner_at_start(trainer: L.Trainer) -> str:
-    """The first callback that tries things out before the training begins."""
-    starts = (BatchSizeFinder.on_fit_start, LearningRateFinder.on_fit_start)
-    callbacks: list[L.Callback] = getattr(trainer, "callbacks", []) if trainer.training else []
-    return next((type(callback).__name__ for callback in callbacks if type(callback).on_fit_start in starts), "")
 
 
 def settle(loop: dict[str, Any]) -> str:
@@ -230,13 +224,6 @@ def _go_on(loop: Any, stage: str) -> None:
         inner.val_loop._restarting = False
     if not due:
         inner.val_loop._has_run = True
-
-
-def _is_waiting(trainer: L.Trainer) -> bool:
-    """Whether gradients of whole batches wait for their optimiser's step."""
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    done = int(progress.processed)
-    return done % trainer.accumulate_grad_batches != 0 and done != trainer.num_training_batches
 
 
 def _next_row(trainer: L.Trainer) -> dict[str, Any] | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json as json_
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,16 +16,13 @@ from unifashion_pl.commands.signature import FILE, FOLDER
 NAMES = {"type": lambda text: [name.strip() for name in text.split(",") if name.strip()], "metavar": "NAME,…"}
 
 
-def _layouts() -> dict[str, Any]:
-    from unifashion_pl.wardrobe.write import LAYOUTS
+def _extras(said: str, module: str, names: str) -> Callable[[], dict[str, Any]]:
+    """A help with names that a module of the wardrobe knows."""
+    return lambda: {"help": said.format(", ".join(getattr(import_module(f"unifashion_pl.wardrobe.{module}"), names)))}
 
-    return {"help": f"also write {', '.join(LAYOUTS)}, or all"}
 
-
-def _dirt() -> dict[str, Any]:
-    from unifashion_pl.wardrobe.dirt import KINDS
-
-    return {"help": f"break some files on purpose: {', '.join(KINDS)}, or all; dirt.json says which"}
+LAYOUTS = _extras("also write {}, or all", "write", "LAYOUTS")
+DIRT = _extras("break some files on purpose: {}, or all; dirt.json says which", "dirt", "KINDS")
 
 
 def _datasets() -> dict[str, Any]:
@@ -39,8 +38,8 @@ def wardrobe(
     products: Annotated[int | None, "number of training products instead of the size's"] = None,
     seed: int = 0,
     workers: int | None = None,
-    layouts: Annotated[list[str] | None, NAMES, _layouts] = None,
-    dirt: Annotated[list[str] | None, NAMES, _dirt] = None,
+    layouts: Annotated[list[str] | None, NAMES, LAYOUTS] = None,
+    dirt: Annotated[list[str] | None, NAMES, DIRT] = None,
 ) -> None:
     """Write the procedural catalogue in the datasets' raw layouts."""
     from unifashion_pl.wardrobe import SIZES, write_wardrobe

@@ -31,8 +31,7 @@ from unifashion_pl.arguments import (
 from unifashion_pl.arguments import vector as query_vector
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.hits import Hit
-from unifashion_pl.gallery.session import Session
+from unifashion_pl.gallery.session import Hit, Session
 from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
 from unifashion_pl.inference.images import Images, image_list, left_out, unreadable
 from unifashion_pl.inference.requests import head_of

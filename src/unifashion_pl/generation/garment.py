@@ -234,7 +234,13 @@ def denoise(
             if i > 0:
                 sample, found = branch.read(k, sample, features, gate, found)
                 k += 1
-            sample = _up_layer(block, layer, torch.cat([sample, skips.pop()], 1), embedded, context)
+            sample = torch.cat([sample, skips.pop()], 1)
+            if torch.is_grad_enabled() and block.gradient_checkpointing:
+                sample = block._gradient_checkpointing_func(block.resnets[layer], sample, embedded)
+            else:
+                sample = block.resnets[layer](sample, embedded)
+            if getattr(block, "has_cross_attention", False):
+                sample = block.attentions[layer](sample, encoder_hidden_states=context, return_dict=False)[0]
         for upsampler in block.upsamplers or ():
             sample = upsampler(sample)
     out: Tensor = unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
@@ -245,14 +251,3 @@ def _down(block: Any, sample: Tensor, embedded: Tensor, context: Tensor) -> tupl
     extra = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
     out: tuple[Tensor, tuple[Tensor, ...]] = block(hidden_states=sample, temb=embedded, **extra)
     return out
-
-
-def _up_layer(block: Any, layer: int, sample: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
-    resnet = block.resnets[layer]
-    if torch.is_grad_enabled() and block.gradient_checkpointing:
-        sample = block._gradient_checkpointing_func(resnet, sample, embedded)
-    else:
-        sample = resnet(sample, embedded)
-    if getattr(block, "has_cross_attention", False):
-        sample = block.attentions[layer](sample, encoder_hidden_states=context, return_dict=False)[0]
-    return sample

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import Any
@@ -123,24 +122,16 @@ class LanguageModel(nn.Module):
 
     def logits(self, embeddings: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Input embeddings (B, T, H), mask (B, T) -> logits (B, keep, V) of the last ``keep`` positions."""
-        with _checkpointing(self.model):
-            return self.model(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits
-
-
-@contextmanager
-def _checkpointing(model: nn.Module) -> Iterator[None]:
-    """Let transformers recompute activations in eval mode too: a frozen model, which stays in it, still passes gradients on.
-
-    Transformers asks each layer whether it trains. The layer alone is told so, not the dropout and the norms inside it.
-    """
-    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
+        # activations are recomputed in eval mode too: a frozen model, which stays in it, still passes gradients on. Transformers asks each
+        # layer whether it trains; the layer alone is told so, not the dropout and the norms inside it
+        layers = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
         for layer in layers:
-            layer.training = False
+            layer.training = True
+        try:
+            return self.model(inputs_embeds=embeddings, attention_mask=mask, logits_to_keep=keep, use_cache=False).logits
+        finally:
+            for layer in layers:
+                layer.training = False
 
 
 def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
