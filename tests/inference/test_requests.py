@@ -15,7 +15,6 @@ from small import images, painter
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.inference.requests import (
     check_scales,
-    evaluating,
     head_of,
     in_batches,
     painted_in_batches,
@@ -60,20 +59,23 @@ def test_modes_come_back(model: UniFashionModule, files: list[Path]) -> None:
     with pytest.raises(FileNotFoundError):
         model.encode_image("nothing.jpg")
     assert [m.training for m in model.modules()] == before
-    with evaluating(model):
-        assert not any(m.training for m in model.modules())
-        assert not torch.is_grad_enabled()
+
+    def work(part: list[int]) -> bool:
+        return torch.is_grad_enabled() or any(m.training for m in model.modules())
+
+    assert in_batches(model, [1], 1, work, "modes") == [False]
     assert [m.training for m in model.modules()] == before
     assert torch.is_grad_enabled()
 
 
 def test_progress_bar_only_for_long_work(capsys: pytest.CaptureFixture[str]) -> None:
-    assert in_batches(list(range(10)), 4, lambda part: sum(part), "few") == [6, 22, 17]
+    model = torch.nn.Module()
+    assert in_batches(model, list(range(10)), 4, lambda part: sum(part), "few") == [6, 22, 17]
     assert capsys.readouterr().err == ""
-    in_batches(list(range(10)), 1, lambda part: part, "many")
+    in_batches(model, list(range(10)), 1, lambda part: part, "many")
     assert "many" in capsys.readouterr().err
     with pytest.raises(ValueError, match="batch_size is 0"):
-        in_batches([1], 0, lambda part: part, "none")
+        in_batches(model, [1], 0, lambda part: part, "none")
 
 
 def test_words_that_a_reader_has_not_are_named_and_the_rest_is_read(model: UniFashionModule) -> None:
@@ -130,10 +132,10 @@ def test_pictures_are_painted_in_pairs_whatever_the_batch_size(size: int) -> Non
         groups.append(part)
         return [Image.new("L", (1, 1), item) for item in part]
 
-    made = painted_in_batches([10, 20, 30], size, work)
+    made = painted_in_batches(torch.nn.Module(), [10, 20, 30], size, work)
     assert [picture.getpixel((0, 0)) for picture in made] == [10, 20, 30]
     assert groups == [[10, 20], [30, 30]]
-    assert painted_in_batches([], size, work) == []
+    assert painted_in_batches(torch.nn.Module(), [], size, work) == []
 
 
 def test_pictures_of_all_sizes_become_one_batch_of_the_tower_s(model: UniFashionModule) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unifashion_pl.inference.images import Images, OneImage, image_list
-from unifashion_pl.inference.requests import evaluating, head_of, in_batches, pixels_for
+from unifashion_pl.inference.requests import head_of, in_batches, pixels_for
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 
@@ -30,5 +30,4 @@ def caption(
         texts: list[str] = head.generate(queries, [style] * len(items), **settings)
         return texts
 
-    with evaluating(model):
-        return [text for part in in_batches(image_list(images), batch_size, work, "captions") for text in part]
+    return [text for part in in_batches(model, image_list(images), batch_size, work, "captions") for text in part]

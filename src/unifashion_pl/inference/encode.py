@@ -11,7 +11,7 @@ from torch import Tensor
 from unifashion_pl.arguments import choice
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.inference.images import Images, OneImage, image_list
-from unifashion_pl.inference.requests import evaluating, head_of, in_batches, pixels_for, readable, rows_of
+from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, readable, rows_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 
@@ -32,8 +32,7 @@ def encode_image_sets(
         features = backbone.image_features(pixels_for(model, items))
         return [head.project_images(backbone.image_pass(features, name)).float().cpu() for name in names]
 
-    with evaluating(model):
-        parts = in_batches(image_list(images), batch_size, work, "images")
+    parts = in_batches(model, image_list(images), batch_size, work, "images")
     return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(query_sets)}
 
 
@@ -50,10 +49,12 @@ def encode_text(model: FashionModel, texts: str | Sequence[str], *, batch_size: 
     head, listed = head_of(model, "retrieval"), readable(texts, model.backbone, strict=strict)
     require(model, "retrieval")
     model.backbone.warn_if_cut(listed)
-    with evaluating(model):
-        return torch.cat(
-            in_batches(listed, batch_size, lambda part: head.text_embeddings(model.backbone, part).float().cpu(), "texts")
-        )
+
+    def work(part: list[str]) -> Tensor:
+        vectors: Tensor = head.text_embeddings(model.backbone, part)
+        return vectors.float().cpu()
+
+    return torch.cat(in_batches(model, listed, batch_size, work, "texts"))
 
 
 def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
@@ -74,5 +75,4 @@ def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, 
         vectors: Tensor = head.compose(model.backbone, pixels, [row["texts"] for row in part])
         return vectors.float().cpu()
 
-    with evaluating(model):
-        return torch.cat(in_batches(pairs, batch_size, work, "composing"))
+    return torch.cat(in_batches(model, pairs, batch_size, work, "composing"))

@@ -17,7 +17,6 @@ from unifashion_pl.inference.images import Images, image_list
 from unifashion_pl.inference.requests import (
     check_scales,
     edit_queries,
-    evaluating,
     head_of,
     painted_in_batches,
     readable,
@@ -175,5 +174,4 @@ def _paint(
     def task_of(item: TryOnInputs) -> Task:
         return "tryon" if prepare is prepare_tryon else "text" if item.sketches is None else "design"
 
-    with evaluating(model):
-        return painted_in_batches(list(zip(inputs, noise)), batch_size, work)
+    return painted_in_batches(model, list(zip(inputs, noise)), batch_size, work)

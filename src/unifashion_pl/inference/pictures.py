@@ -14,7 +14,6 @@ from unifashion_pl.inference.images import Images, OneImage, image_list
 from unifashion_pl.inference.requests import (
     check_scales,
     composed_queries,
-    evaluating,
     head_of,
     painted_in_batches,
     pixels_for,
@@ -65,5 +64,4 @@ def generate(
         made: Tensor = head.generate(queries, texts, seeds=[row["seed"] for row in part], **settings)
         return [to_pil(picture) for picture in made]
 
-    with evaluating(model):
-        return painted_in_batches(rows, batch_size, work)
+    return painted_in_batches(model, rows, batch_size, work)

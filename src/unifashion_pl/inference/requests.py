@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -22,9 +21,10 @@ from unifashion_pl.generation import PromptEncoder
 from unifashion_pl.generation.samplers import scale_of
 from unifashion_pl.inference.images import OneImage, open_image
 from unifashion_pl.interface import FashionModel
-from unifashion_pl.tasks import eval_mode
+from unifashion_pl.tasks.eval_mode import Parts, evaluating
 
 T = TypeVar("T")
+R = TypeVar("R")
 #: Pictures that are painted at once, always: a library's kernels round differently for other numbers of rows, which shows in a last bit.
 TOGETHER = 2
 #: Parts of a model that read texts.
@@ -110,29 +110,28 @@ def check_scales(settings: Mapping[str, Any]) -> None:
             scale_of(settings[name], name, zero=False)
 
 
-@contextmanager
-def evaluating(model: FashionModel) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every module is in the mode it was in."""
-    with eval_mode.evaluating(model), torch.no_grad():
-        yield
+def in_batches(model: Parts, items: Sequence[T], size: int, work: Callable[[list[T]], R], what: str) -> list[R]:
+    """``work`` on batches of items, in eval mode without gradients, with a progress bar when there are more than a few.
 
-
-def in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], Any], what: str) -> list[Any]:
-    """``work`` on batches of items, with a progress bar when there are more than a few."""
+    Afterwards every module is in the mode it was in.
+    """
     size = count(size, "batch_size")
     starts = range(0, len(items), size)
     bar = tqdm(starts, desc=what, unit="batch", disable=len(starts) < 8, leave=False)
-    return [work(list(items[start : start + size])) for start in bar]
+    with evaluating(model), torch.no_grad():
+        return [work(list(items[start : start + size])) for start in bar]
 
 
-def painted_in_batches(items: Sequence[T], size: int, work: Callable[[list[T]], list[Image.Image]]) -> list[Image.Image]:
+def painted_in_batches(
+    model: Parts, items: Sequence[T], size: int, work: Callable[[list[T]], list[Image.Image]]
+) -> list[Image.Image]:
     """As :func:`in_batches`, one picture an item, and always :data:`TOGETHER` at once, so that ``size`` cannot change a picture."""
     count(size, "batch_size")
 
     def group(part: list[T]) -> list[Image.Image]:
         return work([*part, *part[:1] * (TOGETHER - len(part))])[: len(part)]
 
-    return [picture for part in in_batches(items, TOGETHER, group, "painting") for picture in part]
+    return [picture for part in in_batches(model, items, TOGETHER, group, "painting") for picture in part]
 
 
 def composed_queries(model: FashionModel, references: Tensor, texts: Sequence[str]) -> Tensor:

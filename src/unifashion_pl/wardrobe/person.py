@@ -64,12 +64,10 @@ def _ellipse(x: float, y: float, rx: float, ry: float) -> shapes.Points:
 def _parts(figure: Figure) -> dict[str, list[shapes.Points]]:
     """Body parts from back to front."""
     spread = 0.06 + 0.10 * figure.raised
-    parts: dict[str, list[shapes.Points]] = {}
     ends = [(0.13, 0.04), (0.0, 0.06)] if figure.long_hair else [(0.13, -0.16), (0.0, -0.15)]
-    back = [(0.10, -0.34), (0.125, -0.2), *ends]
-    parts["hair_back"] = [shapes.mirrored(back)]
     trunk = [(0.06, -0.02), (0.225, 0.03), (0.23, 0.20), (0.175, 0.42), (0.215, 0.56), (0.02, 0.62)]
-    parts["torso"] = [shapes.mirrored(trunk)]
+    back = [(0.10, -0.34), (0.125, -0.2), *ends]
+    parts = {"hair_back": [shapes.mirrored(back)], "torso": [shapes.mirrored(trunk)]}
     for side, sign in LEFT_RIGHT:
         flip = (-sign, 1.0)
         leg = [
