@@ -66,6 +66,19 @@ def test_both_spellings_of_an_option_mean_the_same(
     assert found == [value, value]
 
 
+def test_an_option_that_nobody_knows_is_named_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--max_nothing", "--max-nothing", "--max_nothing=3"):
+        with pytest.raises(SystemExit):
+            main(["caption", "a.jpg", option])
+        assert capsys.readouterr().err.endswith(f"error: unrecognized arguments: {option}\n")
+
+
+def test_the_help_of_annotate_says_that_model_and_vlm_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["data", "annotate", "--help"])
+    assert "--vlm VLM not beside --model, in its place" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_help_imports_no_more_than_its_own_command_needs(tmp_path: Path) -> None:
     code = "import sys; from unifashion_pl.cli import main; sys.argv = ['unifashion', *sys.argv[1:]]\ntry: main()\nexcept SystemExit: pass\n"
     code += "print(*[name for name in ('torch', 'numpy', 'h5py', 'lightning', 'jsonargparse', 'transformers') if name in sys.modules])"
