@@ -112,8 +112,7 @@ def fiq_split(seed: int, split: str, category: str, triplets: int, gallery: int,
     chosen = []
     for members in families:
         for target in members:
-            options = [m for m in members if m != target and 1 <= len(differences(products[m], products[target])) <= 3]
-            if options:
+            if options := [m for m in members if 1 <= len(differences(products[m], products[target])) <= 3]:
                 chosen.append((rng.choice(options), target))
     rng.shuffle(chosen)
     found = tuple(Triplet(r, t, _dirty(modifying_texts(products[r], products[t], rng), rng)) for r, t in chosen[:triplets])
@@ -139,10 +138,8 @@ def fiq_distractors(seed: int, split: str) -> dict[str, Product]:
 
 
 def _family(rng: random.Random, category: str, names: list[str], taken: set[Product]) -> list[Product]:
-    while True:
-        base = draw_product(rng, category)
-        if base not in taken:
-            break
+    while (base := draw_product(rng, category)) in taken:
+        pass
     family = [base]
     taken.add(base)
     for _ in range(40):

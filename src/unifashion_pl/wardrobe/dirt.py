@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from unifashion_pl.wardrobe.layouts import hdf5
+from unifashion_pl.wardrobe.render import encode
 
 #: Kinds that make a picture unusable -> the reason that a check has to give.
 DAMAGES = {"missing": "missing", "truncated": "truncated", "zero-byte": "empty file", "html": "text/html, not an image"}
@@ -103,17 +104,11 @@ def _soil_pictures(
     return stains
 
 
-def _saved(image: Image.Image, kind: str, **settings: Any) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **settings)
-    return buffer.getvalue()
-
-
 def _turned(image: Image.Image) -> bytes:
     """EXIF orientation 6: the file holds the picture turned by 90° against the clock, and says so."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return _saved(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", quality=92, exif=exif)
+    return encode(image.convert("RGB").transpose(Image.Transpose.ROTATE_90), "JPEG", quality=92, exif=exif)
 
 
 #: Kind -> what becomes of a file's bytes; of a picture for :data:`MODES`.
@@ -121,9 +116,9 @@ SPOILED: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[: len(data) // 2],
     "zero-byte": lambda data: b"",
     "html": lambda data: PAGE,
-    "grey": lambda data: _saved(Image.open(BytesIO(data)).convert("L"), "JPEG", quality=92),
-    "cmyk": lambda data: _saved(Image.open(BytesIO(data)).convert("CMYK"), "JPEG", quality=92),
-    "palette": lambda data: _saved(Image.open(BytesIO(data)).convert("RGB").quantize(64), "PNG"),
+    "grey": lambda data: encode(Image.open(BytesIO(data)).convert("L"), "JPEG", quality=92),
+    "cmyk": lambda data: encode(Image.open(BytesIO(data)).convert("CMYK"), "JPEG", quality=92),
+    "palette": lambda data: encode(Image.open(BytesIO(data)).convert("RGB").quantize(64), "PNG"),
     "exif": lambda data: _turned(Image.open(BytesIO(data))),
 }
 

@@ -62,9 +62,9 @@ def write_fashiongen(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> dic
 
 def _fashiongen_columns(file: h5py.File, products: list[Product], rows: list[tuple[int, str]], seed: int, split: str) -> None:
     texts = [describe(p, "fashiongen", random.Random(f"{seed}/text/{split}/{i}")) for i, p in enumerate(products)]
-    names = [name_of(p) for p in products]
     if len(products) > 1:
         texts[1] += " Café style."
+    names = [name_of(p) for p in products]
     columns: dict[str, list[str]] = {
         "input_brand": ["Wardrobe"] * len(rows),
         "input_category": [products[i].category.upper() for i, _ in rows],
@@ -80,8 +80,8 @@ def _fashiongen_columns(file: h5py.File, products: list[Product], rows: list[tup
     }
     for name, values in columns.items():
         file.create_dataset(name, data=np.array([[v.encode("latin-1")] for v in values]))
-    ids = np.array([[i + (0 if split == "train" else 1_000_000)] for i, _ in rows], np.int64)
-    file.create_dataset("input_productID", data=ids)
+    first = 0 if split == "train" else 1_000_000
+    file.create_dataset("input_productID", data=np.array([[first + i] for i, _ in rows], np.int64))
     file.create_dataset("input_msrpUSD", data=np.array([[20.0 + i % 180] for i, _ in rows]))
     file.create_dataset("index", data=np.arange(len(rows))[:, None])
     file.create_dataset("index_2", data=np.arange(len(rows)))
@@ -94,7 +94,7 @@ def write_fashion200k(root: Path, spec: WardrobeSpec, seed: int, run: Map) -> No
         jobs = {}
         for i, product in enumerate(pair_products(seed, f"short-{split}", total)):
             category = {"trousers": "pants", "shirt": "top"}.get(product.category, product.category)
-            folder = {"dress": "dresses", "jacket": "jackets", "pants": "pants", "skirt": "skirts", "top": "tops"}[category]
+            folder = {"dress": "dresses", "pants": "pants"}.get(category, f"{category}s")
             number = 10_000_000 + i + (0 if split == "train" else 1_000_000)
             for view in VIEWS[:2]:
                 path = f"women/{folder}/{product.category}s/{number}/{number}_{VIEWS.index(view)}.jpeg"

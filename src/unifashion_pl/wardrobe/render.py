@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+from functools import partial
+from typing import Any
 
 from PIL import Image
 
@@ -35,13 +37,12 @@ def render_product(product: Product, view: str, size: int, key: str) -> Image.Im
     return render_flat(product, size, size, rng, fabric, on_hanger=view == "hanger")[0]
 
 
-def encode_jpeg(image: Image.Image) -> bytes:
+def encode(image: Image.Image, kind: str, **settings: Any) -> bytes:
+    """The bytes of a file; settings are Pillow's."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=92, subsampling=0)
+    image.save(buffer, kind, **settings)
     return buffer.getvalue()
 
 
-def encode_png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+encode_jpeg = partial(encode, kind="JPEG", quality=92, subsampling=0)
+encode_png = partial(encode, kind="PNG")

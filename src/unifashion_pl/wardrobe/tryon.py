@@ -104,10 +104,8 @@ def picture_of(shares: NDArray[Any]) -> Image.Image:
 
 def _label_map(labels: NDArray[np.uint8]) -> Image.Image:
     """LIP labels 0..19 with a colour each, so that they can be looked at."""
-    colours = [(0, 0, 0)] + [
-        tuple(int(127 + 120 * np.sin(k * f + p)) for f, p in ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))) for k in range(1, 20)
-    ]
-    return paletted(labels, [int(v) for colour in colours for v in colour])
+    waves = ((1.7, 0.3), (2.3, 1.1), (3.1, 2.2))
+    return paletted(labels, [0, 0, 0, *(int(127 + 120 * np.sin(k * f + p)) for k in range(1, 20) for f, p in waves)])
 
 
 def paletted(labels: NDArray[np.uint8], palette: list[int]) -> Image.Image:
