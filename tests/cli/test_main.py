@@ -168,7 +168,7 @@ def test_warnings_of_this_library_are_notes_and_those_of_others_stay_whole() -> 
 
 def test_names_that_no_encoding_knows_are_printed(tmp_path: Path) -> None:
     """Bytes of a file's name that are no UTF-8, and a terminal that knows no accents, end no command after its work."""
-    program = "from unifashion_pl import commands; from unifashion_pl.cli import main; commands.run = lambda argv: print(*argv); main()"
+    program = "from unifashion_pl import commands; from unifashion_pl.cli import main; commands.run = lambda argv, typed: print(*argv); main()"
     run = [sys.executable, "-c", program, os.fsencode("é") + b"\xff.jpg"]
     done = subprocess.run(run, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONUTF8": "1"})
     assert (done.returncode, done.stdout) == (0, b"\\xe9\\udcff.jpg\n")

@@ -114,7 +114,7 @@ class GarmentBranch(nn.Module):
         positions: bool = False,
     ) -> None:
         super().__init__()
-        choice(extent, "extent of the encoder copy", ("truncated", "full"))
+        choice(extent, "extent", ("truncated", "full"))
         self.places = [place if heads is None else replace(place, heads=heads) for place in places(unet)]
         self.encoder = encoder_copy(unet, full=extent == "full")
         self.hint = nn.Conv2d(4, unet.conv_in.out_channels, 3, padding=1)
