@@ -68,6 +68,10 @@ class EditSettings:
         shares = torch.tensor([float(self.tasks.get(task, 0.0)) for task in TASKS])
         return [TASKS[i] for i in torch.multinomial(shares, rows, replacement=True).tolist()]
 
+    def chance(self, probability: float) -> float:
+        """``probability``, or 0 where only the context is dropped."""
+        return 0.0 if self.drops == "released" else probability
+
 
 def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     """Try-on samples as rows of the given tasks.
@@ -126,8 +130,8 @@ def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sa
 def drop_conditions(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, Tensor]:
     """Pose and garment left out at random, each sample with draws of its own."""
     rows, device = conditions["pose"].shape[0], conditions["pose"].device
-    chances = (0.0, 0.0) if settings.drops == "released" else (settings.drop_pose, settings.drop_garment)
-    has_pose, has_garment = (torch.rand(rows, device=device) >= chance for chance in chances)
+    has_pose = torch.rand(rows, device=device) >= settings.chance(settings.drop_pose)
+    has_garment = torch.rand(rows, device=device) >= settings.chance(settings.drop_garment)
     out = {**conditions, "pose": conditions["pose"] * has_pose.view(-1, 1, 1, 1)}
     if "gate" in out:
         out["gate"] = out["gate"] * has_garment

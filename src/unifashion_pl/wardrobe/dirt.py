@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body>N
 TRAIN, HELD_OUT = "train", "evaluation"
 
 
-def stain(dataset: str, split: str, kind: str, file: str, id: str, reason: str = "", other: str = "") -> dict[str, str]:
-    """One thing that was done, as ``dirt.json`` has it.
+@dataclass(frozen=True)
+class Stain:
+    """One thing that was done.
 
-    Args:
+    Attributes:
         dataset: folder of the wardrobe.
         split: ``train`` or ``evaluation``.
         kind: of :data:`KINDS`.
@@ -42,16 +44,22 @@ def stain(dataset: str, split: str, kind: str, file: str, id: str, reason: str =
         reason: what a check has to report, "" if the file stays usable.
         other: the id whose pixels were copied (``duplicate``), "" else.
     """
-    where = {"dataset": dataset, "split": split, "kind": kind, "file": file, "id": id}
-    return {**where, "reason": reason, "other": other}
+
+    dataset: str
+    split: str
+    kind: str
+    file: str
+    id: str
+    reason: str = ""
+    other: str = ""
 
 
-def soil(root: Path, kinds: Sequence[str], seed: int) -> list[dict[str, str]]:
+def soil(root: Path, kinds: Sequence[str], seed: int) -> list[Stain]:
     """Dirty a finished wardrobe in place and write ``dirt.json``.
 
     Every kind hits one picture of each split of each dataset, as long as at least half of a split's pictures stay as they were.
     """
-    stains: list[dict[str, str]] = []
+    stains: list[Stain] = []
     for dataset, (train, held_out, pictures) in PICTURES.items():
         if (root / dataset).is_dir():
             found = {TRAIN: pictures(root / dataset, train), HELD_OUT: pictures(root / dataset, held_out)}
@@ -61,22 +69,22 @@ def soil(root: Path, kinds: Sequence[str], seed: int) -> list[dict[str, str]]:
         for number, (kind, text) in enumerate(TEXTS.items()):
             if kind in kinds and (root / dataset).is_dir():
                 places = write(root / dataset, number, text)
-                stains += [stain(dataset, split, kind, f"{dataset}/{file}", id) for split, file, id in places]
+                stains += [Stain(dataset, split, kind, f"{dataset}/{file}", id) for split, file, id in places]
     for split, name in ((TRAIN, "train"), (HELD_OUT, "validation")) if "duplicate" in kinds else ():
         path = root / "fashiongen" / f"fashiongen_256_256_{name}.h5"
         if path.is_file():  # its last row gets the pixels of the first
             with hdf5(path, "r+") as file:
                 last = len(file["input_image"]) - 1
                 file["input_image"][last] = np.asarray(file["input_image"][0])
-            stains.append(stain("fashiongen", split, "duplicate", f"fashiongen/{path.name}", f"r{last:07d}", "", "r0000000"))
-    content = json.dumps(stains, indent=1, ensure_ascii=False)
+            stains.append(Stain("fashiongen", split, "duplicate", f"fashiongen/{path.name}", f"r{last:07d}", "", "r0000000"))
+    content = json.dumps([asdict(stain) for stain in stains], indent=1, ensure_ascii=False)
     (root / "dirt.json").write_text(content + "\n", "utf-8")
     return stains
 
 
 def _soil_pictures(
     root: Path, dataset: str, pictures: dict[str, dict[str, Path]], kinds: Sequence[str], seed: int
-) -> list[dict[str, str]]:
+) -> list[Stain]:
     stains = []
     spare: dict[str, list[str]] = {}
     for split, found in pictures.items():
@@ -95,12 +103,12 @@ def _soil_pictures(
                 path.unlink()
             else:
                 path.write_bytes(SPOILED[kind](path.read_bytes()))
-            stains.append(stain(dataset, split, kind, path.relative_to(root).as_posix(), id, DAMAGES.get(kind, ""), other))
+            stains.append(Stain(dataset, split, kind, path.relative_to(root).as_posix(), id, DAMAGES.get(kind, ""), other))
     if "duplicate" in kinds and all(len(ids) > 1 for ids in spare.values()):
         other, id = spare[TRAIN].pop(), spare[HELD_OUT].pop()
         path = pictures[HELD_OUT][id]
         path.write_bytes(pictures[TRAIN][other].read_bytes())
-        stains.append(stain(dataset, HELD_OUT, "duplicate", path.relative_to(root).as_posix(), id, "", other))
+        stains.append(Stain(dataset, HELD_OUT, "duplicate", path.relative_to(root).as_posix(), id, "", other))
     return stains
 
 
