@@ -169,15 +169,13 @@ def ordering(
     Returns:
         ``matches`` (None where a row has no value) and ``sentence``.
     """
-    absent = [method for method in paper if ours.get(method) is None or paper[method] is None]
-    if absent:
+    if absent := [method for method in paper if ours.get(method) is None or paper[method] is None]:
         return {"matches": None, "sentence": f"The order by {metric} cannot be judged: no value for {', '.join(absent)}."}
     own = {method: value for method, value in ours.items() if value is not None}
     order, printed = _ranking(own), _ranking({method: value for method in own if (value := paper.get(method)) is not None})
-    if order == printed:
-        text = f"By {metric} our rows stand in the paper's order, {order}"
-    else:
-        text = f"By {metric} our order, {order}, is not the paper's, {printed}; at tiny size it need not be"
+    same = f"our rows stand in the paper's order, {order}"
+    other = f"our order, {order}, is not the paper's, {printed}; at tiny size it need not be"
+    text = f"By {metric} {same if order == printed else other}"
     spans = [(intervals or {}).get(method) for method in sorted(own, key=lambda m: -own[m])]
     if all(spans):
         close = sum(low is not None and up is not None and up["low"] <= low["high"] for up, low in pairwise(spans))

@@ -90,8 +90,8 @@ def test_strata_are_drawn_by_themselves_and_the_same_for_all_variants():
 
 def test_records_say_n_ties_intervals_and_the_spread_over_draws():
     protocols = {variant: Protocol("mine", gallery=variant[0]) for variant in VARIANTS}
-    plain = RankedTable(queries(), KS, ("a", "b"), averages, "reference")
-    records = plain.records(protocols, "here", {"a": 70, "b": 60}, {"lost": 10}, 50, seed=3)
+    plain = RankedTable(queries(), KS, ("a", "b"), averages, "reference", dropped={"lost": 10})
+    records = plain.records(protocols, "here", {"a": 70, "b": 60}, 50, seed=3)
     assert [r.metric for r in records[:5]] == ["a/R@1", "a/R@5", "b/R@1", "b/R@5", "mean/R@1"]
     assert [(r.n, r.n_expected) for r in records[:5:2]] == [(60, 70), (60, 60), (120, 130)]
     assert {(r.seed, r.implementation, r.dropped["lost"]) for r in records} == {(3, "here", 10)}

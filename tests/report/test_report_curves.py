@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from unifashion_pl.report.curves import Panel, chart, nice_ticks, number, panels, smooth
+from unifashion_pl.report.curves import Panel, nice_ticks, number, panels, smooth
 from unifashion_pl.report.page import render
 
 
 def drawn(panel: Panel) -> str:
-    return render("curves.html", view=[chart(panel)])
+    return render("curves.html", view=[panel])
 
 
 def test_panels_group_columns() -> None:
@@ -38,19 +38,19 @@ def test_charts_of_odd_series_have_finite_coordinates(series: list[tuple[float, 
 
 
 def test_a_chart_draws_points_where_the_axes_put_them() -> None:
-    made = chart(Panel("t", "%", {"a": [(0.0, 0.0), (10.0, 50.0), (20.0, 100.0)]}))
-    (series,) = made.series
+    made = Panel("t", "%", {"a": [(0.0, 0.0), (10.0, 50.0), (20.0, 100.0)]})
+    (series,) = made.drawn
     assert series.dots == [(42.0, 160.0), (185.0, 86.0), (328.0, 12.0)]
     assert series.line == "M42.0 160.0L185.0 86.0L328.0 12.0"
     assert series.raw == ""
-    assert {text: y for y, text in made.grid} == {"0": 160.0, "25": 123.0, "50": 86.0, "75": 49.0, "100": 12.0}
+    assert {number(level): y for y, level in made.grid} == {"0": 160.0, "25": 123.0, "50": 86.0, "75": 49.0, "100": 12.0}
     svg = drawn(Panel("a <t>", "%", {"x<y>": [(0.0, 0.0), (1.0, 2.0)]}))
     assert 'aria-label="a &lt;t&gt;: x&lt;y&gt; ends at 2"' in svg
     assert svg.count("<circle") == 2
 
 
 def test_a_long_series_has_a_faint_line_under_its_average() -> None:
-    (series,) = chart(Panel("t", "", {"a": [(float(i), float(i % 2)) for i in range(1000)]})).series
+    (series,) = Panel("t", "", {"a": [(float(i), float(i % 2)) for i in range(1000)]}).drawn
     assert series.dots == []
     assert series.raw.count("L") == series.line.count("L") == 499
     assert series.raw != series.line

@@ -21,11 +21,11 @@ def run(tmp_path: Path) -> Path:
 
 def test_run_folder_is_read_by_phase(tmp_path: Path) -> None:
     run = read_run(make_run(tmp_path / "demo"))
-    assert [c.label for c in run.curves] == ["phase1", "phase2"]
+    assert [label for label, _ in run.curves] == ["phase1", "phase2"]
     assert [e.label for e in run.evaluations] == ["phase1", "phase2"]
     assert run.is_toy
-    assert not any(name.startswith("test/") for c in run.curves for name in c.columns)
-    assert len(run.curves[0].columns["train/loss"]) == 200
+    assert not any(name.startswith("test/") for _, columns in run.curves for name in columns)
+    assert len(run.curves[0][1]["train/loss"]) == 200
     assert len(run.evaluations[0].shown("captions")) == 5
 
 
@@ -109,7 +109,7 @@ def test_damaged_files_of_a_run_are_named(run: Path, tmp_path: Path, file: str, 
 def test_a_last_line_of_curves_that_is_still_written_does_not_count(run: Path) -> None:
     path = run / "phase1/version_0/metrics.csv"
     path.write_text("step,train/loss,val/x\n1,0.5,\n2,inf,1e300\n3,0.4,0.1\n4,0.")
-    assert read_run(run).curves[0].columns == {"train/loss": [(1, 0.5), (3, 0.4)], "val/x": [(3, 0.1)]}
+    assert read_run(run).curves[0][1] == {"train/loss": [(1, 0.5), (3, 0.4)], "val/x": [(3, 0.1)]}
 
 
 def test_links_out_of_a_run_are_not_followed(run: Path, tmp_path: Path) -> None:

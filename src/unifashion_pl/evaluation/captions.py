@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch
@@ -23,20 +22,14 @@ from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.team import merged, united
 
-
-def listed(words: str) -> list[str]:
-    """Words separated by blanks."""
-    return words.split()
-
-
-COLOURS = listed(
+COLOURS = (  # noqa: SIM905
     "black white grey gray navy blue red pink purple green yellow orange brown beige cream ivory tan khaki camel olive teal "
     "turquoise burgundy maroon lilac mint coral gold silver"
-)
-GARMENTS = listed(
+).split()
+GARMENTS = (  # noqa: SIM905
     "dress gown shirt blouse t-shirt tee top sweater cardigan hoodie sweatshirt jacket coat blazer vest skirt pants trousers "
     "jeans leggings shorts jumpsuit romper"
-)
+).split()
 
 
 def first_mention(text: str, words: Sequence[str]) -> str | None:
@@ -77,16 +70,6 @@ def word_accuracy(name: str, pairs: Sequence[tuple[str | None, str | None]], wor
     ]
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What is captioned: an image (3, S, S), beside its true caption, in the style of its dataset."""
-
-    key: str
-    image: Tensor
-    caption: str
-    style: str
-
-
 @dataclass
 class CaptionPart(Part):
     """Captions of products, one per product, for the view with the smallest key.
@@ -119,7 +102,7 @@ class CaptionPart(Part):
         self.generation = {name: value for name, value in asked.items() if value is not None}
         self.words = {"category": GARMENTS, "colour": COLOURS} if self.word_checks is None else self.word_checks
         most = self.most if self.test else self.most_in_validation
-        self.drawing: Drawing[_Sample] = Drawing(most, self.setting.seed)
+        self.drawing: Drawing[PairBatch] = Drawing(most, self.setting.seed)
         self.products: set[str] = set()
 
     def update(self, model: FashionModel, batch: Batch) -> None:
@@ -127,21 +110,17 @@ class CaptionPart(Part):
         assert isinstance(batch, PairBatch)
         for i, key in enumerate(batch.keys):
             product = str(int(batch.products[i]))
-            self.products |= {product} if batch.captions[i] else set()
-            if batch.captions[i] and self.drawing.wants(product, key):
-                sample = _Sample(key, batch.images[i].cpu(), batch.captions[i], batch.styles[i])
-                self.drawing.add(product, key, sample)
+            if batch.captions[i]:
+                self.products.add(product)
+                self.drawing.offer(product, key, lambda i=i: replace(batch[i], pixels=None).to("cpu"))  # type: ignore[misc]
 
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the image, score on all."""
         team, model, full = context.team, context.model, context.full
         own = [sample for _, sample in self.drawing.own(team).values()]
-        outcome = Outcome(self.dataset, thumbnails={sample.key: thumbnail(sample.image) for sample in own})
-        made: list[CaptionLine] = []
-        if model is not None:
-            for start in range(0, len(own), self.batch_size):
-                made += self._captions(model, own[start : start + self.batch_size])
-        lines = merged(team, made, lambda line: line.id)
+        outcome = Outcome(self.dataset, thumbnails={sample.keys[0]: thumbnail(sample.images[0]) for sample in own})
+        parts = [PairBatch.cat(own[start : start + self.batch_size]) for start in range(0, len(own), self.batch_size)]
+        lines = merged(team, (line for part in parts for line in self._captions(model, part)), lambda line: line.id)
         if not lines:
             return outcome
         scores = CaptionScores(protocol="coco", meteor=full)
@@ -161,39 +140,32 @@ class CaptionPart(Part):
             whole, products = context.whole(self.dataset), {name for part in team.objects(self.products) for name in part}
             there = len(products) if whole is None else whole.captioned
             outcome.records = [replace(record, n_expected=there) for record in records]
-            styles = united(team, self._other_styles(model, [sample for sample in own if sample.key in outcome.needed]))
+            styles = united(team, self._other_styles(model, [sample for sample in own if sample.keys[0] in outcome.needed]))
             for line in lines:
                 line.styles = styles.get(line.id, {})
         return outcome
 
-    def _other_styles(self, model: FashionModel | None, shown: list[_Sample]) -> dict[str, dict[str, str]]:
+    def _other_styles(self, model: FashionModel | None, shown: list[PairBatch]) -> dict[str, dict[str, str]]:
         """The shown products of this rank once more in the styles that their dataset does not have: id -> style -> text."""
-        made: dict[str, dict[str, str]] = {sample.key: {} for sample in shown}
-        if shown and model is not None:
-            assert model.caption_head is not None
-            queries = _queries(model, shown)
-            for style in model.caption_head.styles:
-                rows = [i for i, sample in enumerate(shown) if sample.style != style]
-                texts = model.caption_head.generate(queries[rows], [style] * len(rows), **self.generation)
-                for i, text in zip(rows, texts):
-                    made[shown[i].key][style] = text
+        if not shown or model is None or model.caption_head is None:
+            return {}
+        batch = PairBatch.cat(shown)
+        queries, made = _queries(model, batch), {key: dict[str, str]() for key in batch.keys}
+        for style in model.caption_head.styles:
+            rows = [i for i, own in enumerate(batch.styles) if own != style]
+            texts = model.caption_head.generate(queries[rows], [style] * len(rows), **self.generation)
+            for i, text in zip(rows, texts):
+                made[batch.keys[i]][style] = text
         return made
 
-    def _captions(self, model: FashionModel, samples: list[_Sample]) -> list[CaptionLine]:
+    def _captions(self, model: FashionModel | None, batch: PairBatch) -> Iterator[CaptionLine]:
+        assert model is not None
         assert model.caption_head is not None
-        styles = [sample.style for sample in samples]
-        texts = model.caption_head.generate(_queries(model, samples), styles, **self.generation)
-        lines = []
-        for sample, text in zip(samples, texts):
-            found = {name: (first_mention(text, w), first_mention(sample.caption, w)) for name, w in self.words.items()}
-            line = CaptionLine(
-                dataset=self.dataset, id=sample.key, style=sample.style, hypothesis=text, reference=sample.caption, words=found
-            )
-            lines.append(line)
-        return lines
+        texts = model.caption_head.generate(_queries(model, batch), batch.styles, **self.generation)
+        for key, style, true, text in zip(batch.keys, batch.styles, batch.captions, texts):
+            found = {name: (first_mention(text, w), first_mention(true, w)) for name, w in self.words.items()}
+            yield CaptionLine(dataset=self.dataset, id=key, style=style, hypothesis=text, reference=true, words=found)
 
 
-def _queries(model: FashionModel, samples: list[_Sample]) -> Tensor:
-    """(B, Q, D) of the image pass."""
-    images = torch.stack([sample.image for sample in samples]).to(model.device)
-    return model.backbone.image_pass(model.backbone.image_features(images))
+def _queries(model: FashionModel, batch: PairBatch) -> Tensor:
+    return model.backbone.image_pass(model.backbone.image_features(batch.images.to(model.device)))

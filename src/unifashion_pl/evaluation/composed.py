@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from unifashion_pl.metrics.lines import ComposedLine
 from unifashion_pl.metrics.protocol import AUDIT, HEADLINE, Protocol
 from unifashion_pl.metrics.ranked import averages
 from unifashion_pl.metrics.records import Interval, ResultRecord
-from unifashion_pl.team import Team, united
+from unifashion_pl.team import Rows, Team, united
 
 AUDITED = Protocol("fashioniq", gallery="original", score=AUDIT, details=(("bag-of-words", None),))
 GREY = 128
@@ -73,12 +73,10 @@ class ComposedPart(Part):
         self.halves = {name: FashionIQRecall(ks=self.ks, scores=("image",), score=name, top_k=1) for name in names}
         self.rewritings = Rewritings(self.dataset, self.metric) if self.test and self.robustness else None
         self.shown = self.setting.shown if self.test else 0
-        self.gallery: set[tuple[str, str, bool]] = set()
         self.captions: dict[tuple[str, str], str] = {}
         self.unsafe: list[dict[str, Any]] = []
         self.allow_unsafe = False
         self.texts: dict[str, str] = {}
-        self.asked: dict[str, str] = {}
         self.joiners: set[str] = set()
         self.planned: dict[str, dict[str, int]] = {"queries": {}, "gallery": {}}
         self.thumbnails: dict[str, bytes] = {}
@@ -101,11 +99,10 @@ class ComposedPart(Part):
         has = [bool(c) for c in batch.captions]
         captions = model.retrieval_head.text_embeddings(model.backbone, batch.captions).float() if any(has) else None
         self.metric.update_gallery(batch.keys, batch.categories, tokens, batch.in_union, captions, has)
-        self.gallery.update(zip(batch.categories, batch.keys, batch.in_union))
         self.planned["gallery"] |= batch.planned
-        for category, key, text in zip(batch.categories, batch.keys, batch.captions):
-            if text:
-                self.captions[category, key] = text
+        self.captions |= {
+            (category, key): text for category, key, text in zip(batch.categories, batch.keys, batch.captions) if text
+        }
         self._keep(batch.keys, batch.images)
 
     def _check_provenance(self, batch: GalleryBatch) -> None:
@@ -123,8 +120,6 @@ class ComposedPart(Part):
         if self.rewritings is not None:
             self.rewritings.update(model, batch)
         self.texts.update(zip(batch.keys, batch.texts))
-        pairs = zip(batch.keys, batch.reference_ids, batch.target_ids, batch.texts)
-        self.asked |= {key: f"{reference}\t{target}\t{text}" for key, reference, target, text in pairs}
         self.planned["queries"] |= batch.planned
         self.joiners.add(batch.joiner)
         self._keep(batch.reference_ids, batch.references)
@@ -135,9 +130,8 @@ class ComposedPart(Part):
 
     def _keep(self, keys: Sequence[str], images: Tensor) -> None:
         if self.shown:
-            for key, image in zip(keys, images.cpu()):
-                if key not in self.thumbnails:
-                    self.thumbnails[key] = thumbnail(image)
+            new = ((key, image) for key, image in zip(keys, images.cpu()) if key not in self.thumbnails)
+            self.thumbnails.update((key, thumbnail(image)) for key, image in new)
 
     def finish(self, context: Context) -> Outcome:
         """Metrics; where they are written also records, chance levels and prediction lines."""
@@ -153,13 +147,8 @@ class ComposedPart(Part):
         outcome.values = self._values(computed, label=label)
         texts = united(team, self.texts) if full else {}
         if full:
-            outcome.records = [
-                *labelled(
-                    [*self.metric.records(data_hash=self._fingerprint(team)), *self._floor(captions, texts)], label, reason
-                ),
-                *audit_records(audits, captions),
-                *self._chance(team),
-            ]
+            records = [*self.metric.records(data_hash=self._fingerprint(texts)), *self._floor(captions, texts)]
+            outcome.records = [*labelled(records, label, reason), *audit_records(audits, captions), *self._chance()]
         for name, metric in self.halves.items():
             metric.gallery = self.metric.gallery
             outcome.values.update(self._values(metric.compute(), name))
@@ -177,8 +166,9 @@ class ComposedPart(Part):
         for part in team.objects(self.planned):
             for name, counts in part.items():
                 planned[name] |= counts
-        seen = {key for part in team.objects(set(self.texts)) for key in part}
-        shelved = {member[:2] for part in team.objects(self.gallery) for member in part}
+        tables: list[list[Rows]] = [self.metric.queries, self.metric.gallery]  # type: ignore[list-item]
+        own = [{key for rows in table for key in rows.ids} for table in tables]
+        seen, shelved = (set[Hashable]().union(*parts) for parts in zip(*team.objects(own)))
         joiners = {joiner for part in team.objects(self.joiners) for joiner in part}
         images, queries = sum(planned["gallery"].values()), sum(planned["queries"].values())
         for metric in (self.metric, *self.halves.values()):
@@ -187,11 +177,12 @@ class ComposedPart(Part):
             metric.gallery_expected = images or None
             metric.allow_partial = len(seen) < queries or len(shelved) < images
 
-    def _fingerprint(self, team: Team) -> str:
+    def _fingerprint(self, texts: Mapping[str, str]) -> str:
         """Of queries, their references and targets, and of the galleries."""
-        asked = united(team, self.asked)
-        shelved = {f"gallery\t{category}\t{key}": "" for part in team.objects(self.gallery) for category, key, _ in part}
-        return fingerprint(asked | shelved)
+        asked, shelved = self.metric.asked, self.metric.shelved
+        pairs = zip(map(str, asked.ids), asked.facts["reference"], asked.facts["target"])
+        rows = {key: f"{reference}\t{target}\t{texts[key]}" for key, reference, target in pairs}
+        return fingerprint(rows | {"\t".join(("gallery", *member)): "" for member in shelved.ids})  # type: ignore[misc]
 
     def _values(self, computed: dict[str, float], half: str = "", label: str = "") -> dict[str, float]:
         """``fashioniq/mean/R@10`` for the headline variant; further scores and halves under their own names."""
@@ -206,13 +197,14 @@ class ComposedPart(Part):
             )
         return values
 
-    def _chance(self, team: Team) -> list[ResultRecord]:
+    def _chance(self) -> list[ResultRecord]:
         """Chance levels with the reference kept, on the whole gallery and on references and targets."""
-        members = {m for part in team.objects(self.gallery) for m in part}
+        members = self.metric.shelved.facts
         categories = sorted({line["category"] for line in self.metric.per_query()})
         records = []
         for gallery in ("original", "union"):
-            sizes = Counter(category for category, _, union in members if union or gallery == "original")
+            both = zip(members["category"], members["in_union"])
+            sizes = Counter(category for category, union in both if union or gallery == "original")
             if all(sizes[c] for c in categories):
                 levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in categories for k in self.metric.ks}
                 under = replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True)
@@ -233,9 +225,8 @@ class ComposedPart(Part):
 
     def _gallery_captions(self, team: Team) -> dict[str, dict[str, str]]:
         """Category -> image id -> caption over all ranks, sorted by id."""
-        every = sorted({pair for part in team.objects(self.captions) for pair in part.items()})
         captions: dict[str, dict[str, str]] = {}
-        for (category, key), text in every:
+        for (category, key), text in sorted({pair for part in team.objects(self.captions) for pair in part.items()}):
             captions.setdefault(category, {})[key] = text
         return captions
 
@@ -272,44 +263,32 @@ class ComposedPart(Part):
     def _add_lines(self, outcome: Outcome, texts: dict[str, str]) -> None:
         """A line per query: of the metric, with rank, ties and list of the image score, which the report shows."""
         ranked = self.metric.per_query()
-        keys = sorted((line["key"] for line in ranked), key=lambda key: order(self.setting.seed, key))
-        shown, halves = set(keys[: self.shown]), self._ranks_of_halves()
+        shown = set(sorted((line["key"] for line in ranked), key=lambda key: order(self.setting.seed, key))[: self.shown])
+        halves: dict[str, dict[str, tuple[int, int]]] = {line["key"]: {} for line in ranked}
+        for name, metric in self.halves.items():
+            for line in metric.per_query():
+                halves[line["key"]][name] = tuple(line["ranks"]["/".join(HEADLINE)])
         for found in ranked:
             key, top = found["key"], found.pop("top")["image"]
             del found["scores"]
             found["rank"], found["ties"] = found["ranks"]["/".join(HEADLINE)]
-            line = ComposedLine(
-                **found,
-                dataset=self.dataset,
-                text=texts[key],
-                shown=key in shown,
-                target_shown=found["target"],
-                top=top,
-                halves=halves.get(key, {}),
-            )
-            outcome.lines.append(line)
-            if line.shown:
-                outcome.needed |= {line.reference, line.target, *(name for name, _ in line.top)}
-
-    def _ranks_of_halves(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Key of a query -> half -> rank and ties, under the headline protocol."""
-        found: dict[str, dict[str, tuple[int, int]]] = {}
-        for name, metric in self.halves.items():
-            for line in metric.per_query():
-                rank, ties = line["ranks"]["/".join(HEADLINE)]
-                found.setdefault(line["key"], {})[name] = rank, ties
-        return found
+            found |= {"dataset": self.dataset, "text": texts[key], "halves": halves[key]}
+            outcome.lines.append(ComposedLine(**found, shown=key in shown, target_shown=found["target"], top=top))
+            if key in shown:
+                outcome.needed |= {found["reference"], found["target"], *(name for name, _ in top)}
 
 
 def labelled(records: Sequence[ResultRecord], label: str, reason: str) -> list[ResultRecord]:
-    """Records with ``captions=<label>`` in the protocol and the reason as ``doubt`` where captions were read."""
-    return [_labelled(r, label, reason) if label and r.under.score in ("caption", "both") else r for r in records]
+    """Records with ``captions=<label>`` in the protocol and the reason as ``doubt`` where captions were read.
 
-
-def _labelled(record: ResultRecord, label: str, reason: str) -> ResultRecord:
-    """Older versions look for the reason in ``implementation``."""
-    said = "; ".join(text for text in (record.implementation, f"{label}: {reason}") if text)
-    return replace(record, protocol=str(record.under.adding(captions=label)), doubt=reason, implementation=said)
+    Older versions look for the reason in ``implementation``.
+    """
+    out = []
+    for r in records:
+        said = "; ".join(text for text in (r.implementation, f"{label}: {reason}") if text)
+        new = {"protocol": str(r.under.adding(captions=label)), "doubt": reason, "implementation": said}
+        out.append(r.with_context(**new) if label and r.under.score in ("caption", "both") else r)
+    return out
 
 
 def audit_records(audits: dict[str, Audit], captions: dict[str, dict[str, str]]) -> list[ResultRecord]:

@@ -96,17 +96,12 @@ class Coverage:
         assembler = None if loader is None else loader.assembler
         if loader is None or not isinstance(assembler, PairAssembler):
             return None
-        products: dict[str, str] = {}
-        kinds: dict[str, tuple[str, str]] = {}
-        captioned: set[str] = set()
+        rows = []
         for number in range(len(loader.source.keys)):
             with suppress(DamagedSample):  # nobody asked for it: a shortened run is not the place to complain
-                row = assembler.describe(loader.source.read(number), EVALUATION)
-                product = str(row.product)
-                products[row.key] = product
-                kinds.setdefault(product, (row.category, row.subcategory))
-                captioned |= {product} if row.caption else set()
-        return Whole(Catalogue(products, kinds), len(captioned))
+                rows.append(assembler.describe(loader.source.read(number), EVALUATION))
+        views = Catalogue.of((row.key, str(row.product), row.category, row.subcategory) for row in rows)
+        return Whole(views, len({row.product for row in rows if row.caption}))
 
     def labelled(self, record: ResultRecord, key: Key) -> ResultRecord:
         """A record whose protocol says that a part was seen; unchanged if it says so already, or if all was seen."""

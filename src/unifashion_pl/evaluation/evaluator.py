@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from unifashion_pl.learned import label
 from unifashion_pl.metrics.lines import KINDS, CaptionLine, ProductLine, image_name, write_lines
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.provenance import __version__, commit, weights_hash
-from unifashion_pl.team import Team, team_of_all
+from unifashion_pl.team import Team, team_of_all, united
 
 
 class Evaluator:
@@ -160,9 +160,8 @@ class Evaluator:
         context = Context(team, self._model, out_dir is not None, self._coverage)
         outcomes = []
         for part in [self._part(*name) for name in names]:
-            outcome = part.finish(context)
-            outcome.records = [self._completed(record, part) for record in outcome.records]
-            outcomes.append(outcome)
+            outcomes.append(part.finish(context))
+            outcomes[-1].records = [self._completed(record, part) for record in outcomes[-1].records]
         if out_dir is not None:
             self._write(out_dir, outcomes, team)
         self._samples = [o for o in outcomes if o.files or any(isinstance(line, CaptionLine) for line in o.lines)]
@@ -172,33 +171,29 @@ class Evaluator:
 
     def _completed(self, record: ResultRecord, part: Part) -> ResultRecord:
         """A record with its dataset, how many there are in all, and what is wrong with weights or data."""
-        keys = [(part.dataset, name) for name in part.kinds]
+        keys, seen = [(part.dataset, name) for name in part.kinds], self._coverage
         if record.n_expected is None:
-            there = self._coverage.total(keys[-1])
-            drawn = part.drawn or self._coverage.missed(keys[-1])
-            record = replace(record, n_expected=there if drawn else record.n)
+            drawn = part.drawn or seen.missed(keys[-1])
+            record = replace(record, n_expected=seen.total(keys[-1]) if drawn else record.n)
         for key in keys:
-            record = self._coverage.labelled(record, key)
+            record = seen.labelled(record, key)
         task = part.task_of(record)
         weights = label(self._model, task) if self._model is not None and task is not None else None
         return replace(record, dataset=part.dataset, weights=weights)
 
     def _write(self, out_dir: Path, outcomes: Sequence[Outcome], team: Team) -> None:
         """Pictures travel to rank 0, which writes all files."""
-        files: dict[str, bytes] = {}
+        own: dict[str, bytes] = {}
         for outcome in outcomes:
-            own = {image_name(outcome.dataset, k): v for k, v in outcome.thumbnails.items() if k in outcome.needed}
-            for part in team.objects({**own, **outcome.files}):
-                files.update(part)
+            own |= {
+                image_name(outcome.dataset, k): v for k, v in outcome.thumbnails.items() if k in outcome.needed
+            } | outcome.files
+        files = united(team, own)
         weights = weights_hash(self._model) if self._model is not None else None
         if team.rank != 0:
             return
-        context: dict[str, Any] = {
-            "code_version": __version__,
-            "commit": commit(),
-            "wall_seconds": round(time.monotonic() - self._started, 1),
-            "weights_hash": weights,
-        }
+        context: dict[str, Any] = {"code_version": __version__, "commit": commit(), "weights_hash": weights}
+        context["wall_seconds"] = round(time.monotonic() - self._started, 1)
         out_dir.mkdir(parents=True, exist_ok=True)
         _write_predictions(out_dir / "predictions", outcomes)
         _write_pictures(out_dir / "images", files)
@@ -211,9 +206,8 @@ class Evaluator:
             logger: a Lightning logger, a list of them, or None; those that cannot show pictures or text are passed over.
             step: optimiser step.
         """
-        loggers: Iterable[Any] = logger if isinstance(logger, list | tuple) else [logger]
-        for one in loggers:
-            for outcome in self._samples if one is not None else []:
+        for one in logger if isinstance(logger, list | tuple) else [logger]:
+            for outcome in self._samples:
                 captions = [line for line in outcome.lines if isinstance(line, CaptionLine)][: self.setting.shown]
                 if captions:
                     _log_captions(one, f"{outcome.dataset}/captions", captions, step)
@@ -261,14 +255,12 @@ def _write_pictures(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _log_captions(logger: Any, tag: str, lines: Sequence[CaptionLine], step: int) -> None:
     columns = ["id", "hypothesis", "reference"]
-    rows = [[line.id, line.hypothesis, line.reference] for line in lines]
+    rows = [[getattr(line, name) for name in columns] for line in lines]
     if hasattr(logger, "log_text"):
         logger.log_text(tag, columns=columns, data=rows, step=step)
     elif hasattr(getattr(logger, "experiment", None), "add_text"):
-        table = "\n".join(
-            "| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in [columns, ["---"] * 3, *rows]
-        )
-        logger.experiment.add_text(tag, table, step)
+        cells = [[cell.replace("|", "/") for cell in row] for row in (columns, ["---"] * 3, *rows)]
+        logger.experiment.add_text(tag, "\n".join(f"| {' | '.join(row)} |" for row in cells), step)
 
 
 def _log_image(logger: Any, tag: str, data: bytes, step: int) -> None:

@@ -125,34 +125,24 @@ class PersonPart(Part):
         return "design" if record.under.family == "design" else "try-on"
 
     def _protocol(self, variant: Variant, guidance: float | None) -> Protocol:
-        details: dict[str, object] = {"sampler": self.sampler}
-        if self.steps is not None:
-            details["steps"] = self.steps
-        if guidance is not None:
-            details["guidance"] = f"{guidance:g}"
-        if self.garment_guidance != 1.0:
-            details["garment_guidance"] = f"{self.garment_guidance:g}"
+        details = {"sampler": self.sampler, "steps": self.steps, "guidance": None if guidance is None else f"{guidance:g}"}
+        details["garment_guidance"] = None if self.garment_guidance == 1.0 else f"{self.garment_guidance:g}"
         withheld = variant.name.partition("/")[2].removesuffix("-withheld")
-        made = Protocol(variant.kind, self.dataset, withheld=withheld).adding(**details)
+        made = Protocol(variant.kind, self.dataset, withheld=withheld)
+        made = made.adding(**{name: value for name, value in details.items() if value is not None})
         return made.adding(start="noise", paste_back="off", seed=self.setting.seed)
 
     def update(self, model: FashionModel, batch: Batch) -> None:
         """Keep the samples to be painted; nothing is painted yet."""
         assert isinstance(batch, TryOnBatch)
         for i, key in enumerate(batch.keys):
-            if self.drawing.wants(key, key):
-                self.drawing.add(key, key, batch[i].to("cpu"))
+            self.drawing.offer(key, key, lambda i=i: batch[i].to("cpu"))  # type: ignore[misc]
 
     def finish(self, context: Context) -> Outcome:
         """Paint on the rank that holds the sample; a collective."""
-        own = self.drawing.own(context.team)
-        outcome, lines = Outcome(self.dataset), []
-        if context.model is not None:
-            for key, sample in own.values():
-                line, files = self._painted(context.model, key, sample)
-                lines.append(line)
-                outcome.files |= files
-        lines = merged(context.team, lines, lambda line: line.id)
+        outcome, own = Outcome(self.dataset), self.drawing.own(context.team).values()
+        made = [self._painted(context.model, key, sample, outcome.files) for key, sample in own]
+        lines = merged(context.team, made, lambda line: line.id)
         outcome.lines = [*lines]
         outcome.records = list(self._records(lines))
         for record in outcome.records:
@@ -162,27 +152,19 @@ class PersonPart(Part):
                 outcome.records += [r for r in measured.records(absent=True, n=n) if r.metric != "SSIM"]
         return outcome
 
-    def _painted(self, model: FashionModel, key: str, sample: TryOnBatch) -> tuple[PersonLine, dict[str, bytes]]:
-        head = model.diffusion_head
-        assert head is not None
-        sample = sample.to(model.device)
+    def _painted(self, model: FashionModel | None, key: str, sample: TryOnBatch, files: dict[str, bytes]) -> PersonLine:
+        """The line of a person; what was given and painted comes into ``files``."""
+        assert model is not None
+        assert model.diffusion_head is not None
+        head, sample = model.diffusion_head, sample.to(model.device)
         variants = variants_of(sample)
         rows = rows_of(sample, variants)
         stem = image_name(self.dataset, key).removesuffix(".jpg")
-        shown = {name: (f"{stem}--{name}.png", picture) for name, picture in given(sample).items()}
-        files = {file: png(picture) for file, picture in shown.values()}
+        shown = {name: f"{stem}--{name}.png" for name in given(sample)}
+        files |= {shown[name]: png(picture) for name, picture in given(sample).items()}
         settings: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps, "garment_guidance": self.garment_guidance}
-        line = PersonLine(
-            dataset=self.dataset,
-            id=key,
-            paired=sample.paired,
-            prompt=sample.texts[0],
-            shown=True,
-            given={name: file for name, (file, _) in shown.items()},
-            made={},
-            seed=self.setting.seed,
-            **settings,
-        )
+        asked = {"dataset": self.dataset, "id": key, "paired": sample.paired, "prompt": sample.texts[0], **settings}
+        line = PersonLine(shown=True, given=shown, made={}, seed=self.setting.seed, **asked)
         for kind in dict.fromkeys(variant.kind for variant in variants):
             chosen = [i for i, variant in enumerate(variants) if variant.kind == kind]
             guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
@@ -195,7 +177,7 @@ class PersonPart(Part):
                 against = scores(picture, sample.pixels[0], sample.masks[0]) if sample.paired else {}
                 line.made[variants[i].name] = Repainted(file=file, guidance=guidance, scores=against)
             self._measure(variants[chosen[0]], key, made[:1], sample, part.texts[:1])
-        return line, files
+        return line
 
     def _measure(self, variant: Variant, key: str, made: Tensor, sample: TryOnBatch, texts: list[str]) -> None:
         """A picture (1, 3, H, W) for FID and KID, and for CLIP-S if it was painted from a text."""
@@ -217,16 +199,9 @@ class PersonPart(Part):
             data = fingerprint({line.id: line.prompt for line, _ in drawn})
             for metric in SCORES:
                 values = [made.scores[metric] for _, made in drawn]
-                yield ResultRecord(
-                    metric,
-                    sum(values) / len(values),
-                    "raw",
-                    len(values),
-                    protocol,
-                    interval=bootstrap_interval(values) if len(values) > 1 else None,
-                    seed=self.setting.seed,
-                    data_hash=data,
-                )
+                n, interval = len(values), bootstrap_interval(values) if len(values) > 1 else None
+                record = ResultRecord(metric, sum(values) / n, "raw", n, protocol, interval=interval)
+                yield record.with_context(seed=self.setting.seed, data_hash=data)
 
 
 def scores(made: Tensor, truth: Tensor, mask: Tensor) -> dict[str, float]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch
 from unifashion_pl.data.transforms import png, thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
@@ -19,16 +17,6 @@ from unifashion_pl.metrics.lines import PictureLine, image_name
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.team import merged
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """What is painted: from an image (3, S, S), or from it and a text; beside the truth (3, H, W), if the data has it."""
-
-    kind: str
-    image: Tensor
-    text: str
-    truth: Tensor | None
 
 
 @dataclass
@@ -66,67 +54,52 @@ class ImagePart(Part):
         task = Protocol("reconstruction", self.dataset).adding(seed=first, sampler=self.sampler)
         self.scores = ImageScores(task=task, **(self.weights or {})) if self.test else None  # type: ignore[arg-type]
         most = self.most if self.test else self.most_in_validation
-        self.drawing: Drawing[_Sample] = Drawing(most, self.setting.seed)
+        self.drawing: Drawing[PairBatch | QueryBatch] = Drawing(most, self.setting.seed)
 
     def update(self, model: FashionModel, batch: Batch) -> None:
         """Keep the samples to be generated."""
-        if isinstance(batch, PairBatch):
-            images, texts, kind = batch.images, batch.prompts, "reconstruction"
-        else:
-            assert isinstance(batch, QueryBatch)
-            images, texts, kind = batch.references, batch.texts, "composed"
+        assert isinstance(batch, PairBatch | QueryBatch)
         for i, key in enumerate(batch.keys):
-            if self.drawing.wants(key, key):
-                truth = batch.pixels[i].cpu() if batch.pixels is not None else None
-                self.drawing.add(key, key, _Sample(kind, images[i].cpu(), texts[i], truth))
+            self.drawing.offer(key, key, lambda i=i: batch[i].to("cpu"))  # type: ignore[misc]
 
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the sample."""
-        own = self.drawing.own(context.team)
-        outcome = Outcome(self.dataset)
-        lines = []
-        if context.model is not None:
-            for key, sample in own.values():
-                line, files = self._generate(context.model, key, sample)
-                lines.append(line)
-                outcome.files.update(files)
+        outcome, own = Outcome(self.dataset), self.drawing.own(context.team).values()
+        lines = [self._generate(context.model, key, sample, outcome.files) for key, sample in own]
         outcome.lines = [*merged(context.team, lines, lambda line: line.id)]
         if self.scores is not None:
             outcome.records = self.scores.records(absent=True)
             outcome.log(outcome.records, "image")
         return outcome
 
-    def _generate(self, model: FashionModel, key: str, sample: _Sample) -> tuple[PictureLine, dict[str, bytes]]:
+    def _generate(
+        self, model: FashionModel | None, key: str, sample: PairBatch | QueryBatch, files: dict[str, bytes]
+    ) -> PictureLine:
+        """The line of a sample; its pictures come into ``files``."""
+        assert model is not None
         assert model.diffusion_head is not None
-        kind, text, truth = sample.kind, sample.text, sample.truth
-        features = model.backbone.image_features(sample.image[None].to(model.device))
-        if kind == "composed":
-            queries = model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
+        if isinstance(sample, PairBatch):
+            kind, image, (text,) = "reconstruction", sample.images, sample.prompts
+            queries = model.backbone.image_pass(model.backbone.image_features(image.to(model.device)))
         else:
-            queries = model.backbone.image_pass(features)
+            kind, image, (text,) = "composed", sample.references, sample.texts
+            features = model.backbone.image_features(image.to(model.device))
+            queries = model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
         stem = image_name(self.dataset, key).removesuffix(".jpg") + f"--{kind}"
-        files: dict[str, bytes] = {}
+        painted = {seed: f"{stem}-seed{seed}.png" for seed in self.seeds}
         settings: dict[str, Any] = {"sampler": self.sampler, "guidance": self.guidance, "steps": self.steps}
         asked = {name: value for name, value in settings.items() if value is not None}
-        for seed in self.seeds:
+        for seed, file in painted.items():
             made = model.diffusion_head.generate(queries, [text], seeds=[seed], **asked)
-            files[f"{stem}-seed{seed}.png"] = png(made[0])
-            if self.scores is not None and kind == "reconstruction" and truth is not None and seed == self.seeds[0]:
-                self.scores.to(made.device).update([key], made, truth[None].to(made.device), [text])
-        line = PictureLine(
-            dataset=self.dataset,
-            id=key,
-            kind=kind,
-            prompt=text,
-            shown=True,
-            seeds=list(self.seeds),
-            files=list(files),
-            **settings,
-        )
+            files[file] = png(made[0])
+            if self.scores is not None and kind == "reconstruction" and sample.pixels is not None and seed == self.seeds[0]:
+                self.scores.to(made.device).update([key], made, sample.pixels.to(made.device), [text])
+        made_of: dict[str, Any] = {"dataset": self.dataset, "id": key, "kind": kind, "prompt": text, **settings}
+        line = PictureLine(shown=True, seeds=[*self.seeds], files=[*painted.values()], **made_of)
         if kind == "composed":
             line.reference = f"{stem}-given.jpg"
-            files[line.reference] = thumbnail(sample.image, 256)
-        if truth is not None:
+            files[line.reference] = thumbnail(image[0], 256)
+        if sample.pixels is not None:
             line.truth = f"{stem}-truth.png"
-            files[line.truth] = png(truth)
-        return line, files
+            files[line.truth] = png(sample.pixels[0])
+        return line

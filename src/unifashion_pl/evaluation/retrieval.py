@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -21,10 +22,7 @@ from unifashion_pl.metrics.fashiongen import FashionGenRecall
 from unifashion_pl.metrics.lines import ImageToText, ResultList, RetrievalLine, TextToImage
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.team import Rows, Team, merge, united
-
-#: Names and scores, best first.
-Scored = list[tuple[str, float]]
+from unifashion_pl.team import Team, merge, united
 
 
 @dataclass
@@ -80,10 +78,8 @@ class RetrievalPart(Part):
         for i, (key, product) in enumerate(zip(batch.keys, products)):
             self.words.setdefault(product, batch.texts[i])
             self.thumbnails[key] = thumbnail(pictures[i])
-            if self.texts.wants(product, key):
-                self.texts.add(product, key, (batch.texts[i], vectors[i].cpu()))
-            if self.images.wants(key, key):
-                self.images.add(key, key, (product, tokens[i].cpu()))
+            self.texts.offer(product, key, lambda i=i: (batch.texts[i], vectors[i].cpu()))  # type: ignore[misc]
+            self.images.offer(key, key, lambda i=i: (products[i], tokens[i].cpu()))  # type: ignore[misc]
 
     def finish(self, context: Context) -> Outcome:
         """Metrics; where they are written also records, chance levels and prediction lines."""
@@ -143,16 +139,17 @@ class RetrievalPart(Part):
             for key, product in part:
                 views.setdefault(product, set()).add(str(key))
         lines: list[ResultList] = []
-        found = _best_images(pictures, [v for _, (_, v) in texts.values()])
-        for (product, (_, (text, _))), top in zip(texts.items(), _merge_top(team, found)):
-            lines.append(TextToImage(text=text, **self._answers(product, top, views[product], len({k for k, _ in top}))))
-        answers = _best_texts(words, [t for _, (_, t) in images.values()])
-        for (key, (_, (product, _))), top in zip(images.items(), _merge_top(team, answers)):
+        scores = _scores([vector for _, (_, vector) in texts.values()], pictures.tensors.get("tokens", []))
+        for (product, (_, (text, _))), top in zip(texts.items(), best_first(team, list(map(str, pictures.ids)), scores)):
+            lines.append(TextToImage(text=text, **self._answers(product, top, views[product], len(top))))
+        scores = _scores(words.tensors.get("embeddings", []), [tokens for _, (_, tokens) in images.values()])
+        worded = [pair[0] for pair in words.ids]  # type: ignore[index]
+        for (key, (_, (product, _))), top in zip(images.items(), best_first(team, worded, scores.T)):
             answer = self._answers(key, top, {product}, len(every))
             lines.append(ImageToText(texts={p: every[p] for p, _ in answer["top"]}, **{**answer, "target_shown": None}))
         return lines
 
-    def _answers(self, key: str, top: Scored, targets: set[str], candidates: int) -> dict[str, Any]:
+    def _answers(self, key: str, top: Sequence[tuple[str, float]], targets: set[str], candidates: int) -> dict[str, Any]:
         """Fields of a result list."""
         best = max((score for name, score in top if name in targets), default=float("nan"))
         others = [score for name, score in top if name not in targets]
@@ -170,41 +167,30 @@ class RetrievalPart(Part):
 
 def expecting(records: Sequence[ResultRecord], queries: Mapping[str, Mapping[str, int]]) -> list[ResultRecord]:
     """Records with the number of queries that the whole data would be asked: protocol -> direction -> queries."""
-    out = []
-    for record in records:
-        counts = queries[record.under.family]
-        direction = record.metric.partition("/")[0]
-        out.append(replace(record, n_expected=counts.get(direction, sum(counts.values()))))
-    return out
+    counts = [(record, queries[record.under.family]) for record in records]
+    return [replace(r, n_expected=of.get(r.metric.partition("/")[0], sum(of.values()))) for r, of in counts]
 
 
-def _best_images(pictures: Rows, vectors: list[Tensor]) -> list[Scored]:
-    """All scores of this rank's images for each text vector."""
-    if not vectors or not len(pictures):
-        return [[] for _ in vectors]
+def _scores(vectors: Tensor | list[Tensor], tokens: Tensor | list[Tensor]) -> Tensor:
+    """Scores of N text vectors (E,) against G token sets (Q, E) -> (N, G)."""
+    if not len(vectors) or not len(tokens):
+        return torch.zeros(len(vectors), len(tokens))
+    texts, images = (rows if isinstance(rows, Tensor) else torch.stack(rows) for rows in (vectors, tokens))
     with exact_fp32(torch.device("cpu")):
-        scores = token_scores(torch.stack(vectors), pictures.tensors["tokens"])
-    return [list(zip(map(str, pictures.ids), row.tolist())) for row in scores]
+        return token_scores(texts, images)
 
 
-def _best_texts(words: Rows, tokens: list[Tensor]) -> list[Scored]:
-    """All scores of this rank's texts for each image's tokens (Q, E), one per product."""
-    if not tokens or not len(words):
-        return [[] for _ in tokens]
-    with exact_fp32(torch.device("cpu")):
-        scores = token_scores(words.tensors["embeddings"], torch.stack(tokens)).T
-    named: list[tuple[str, str]] = list(words.ids)  # type: ignore[arg-type]
-    return [[(product, score) for (product, _), score in zip(named, row.tolist())] for row in scores]
+def best_first(team: Team, names: Sequence[str], scores: Tensor) -> list[list[tuple[str, float]]]:
+    """Per query the (name, score) pairs of all ranks, each name once with its best score, best first; a collective.
 
-
-def _merge_top(team: Team, lists: list[Scored]) -> list[Scored]:
-    """Per query the (name, score) pairs of all ranks, each name once with its best score, best first."""
-    parts = team.objects(lists)
-    out = []
-    for i in range(len(lists)):
+    Args:
+        names: of this rank's candidates; one may come more than once.
+        scores: (queries, candidates); the queries are the same on every rank.
+    """
+    found = []
+    for parts in zip(*team.objects([list(zip(names, row)) for row in scores.tolist()])):
         best: dict[str, float] = {}
-        for part in parts:
-            for name, score in part[i]:
-                best[name] = max(score, best.get(name, score))
-        out.append(sorted(best.items(), key=lambda pair: (-pair[1], pair[0])))
-    return out
+        for name, score in chain(*parts):
+            best[name] = max(score, best.get(name, score))
+        found.append(sorted(best.items(), key=lambda pair: (-pair[1], pair[0])))
+    return found

@@ -38,10 +38,8 @@ LOGGED = ("paraphrase-all", "negation")
 def share(metric: str, hits: Sequence[bool], protocol: Protocol, **more: Any) -> ResultRecord:
     """A record of how many of n > 0 are true, in percent, with a Wilson interval."""
     n, true = len(hits), sum(hits)
-    interval = wilson_interval(true, n).scaled(100)
-    return ResultRecord(
-        metric, 100 * true / n, "percent", n, str(protocol), interval=interval, implementation=IMPLEMENTATION, **more
-    )
+    more |= {"interval": wilson_interval(true, n).scaled(100), "implementation": IMPLEMENTATION}
+    return ResultRecord(metric, 100 * true / n, "percent", n, str(protocol), **more)
 
 
 class Rewritings:
@@ -79,9 +77,8 @@ class Rewritings:
                 continue
             vectors = model.retrieval_head.compose(model.backbone, batch.references[rows], [texts[i] for i in rows])
             keys = [f"{rule}/{batch.keys[i]}" for i in rows]
-            columns = (batch.categories, batch.reference_ids, batch.target_ids)
-            categories, references, targets = ([column[i] for i in rows] for column in columns)
-            self.rewritten.update_queries(keys, categories, references, targets, vectors.float())
+            asked = batch[rows]
+            self.rewritten.update_queries(keys, asked.categories, asked.reference_ids, asked.target_ids, vectors.float())
             self.words |= {key: texts[i] for key, i in zip(keys, rows)}
 
     def add(self, outcome: Outcome, team: Team, texts: Mapping[str, str], base: Protocol) -> None:
@@ -110,24 +107,11 @@ class Rewritings:
             before = given[key]
             (rank, ties), (new_rank, new_ties) = (line["ranks"]["/".join(HEADLINE)] for line in (before, after))
             best, new_best = ([image for image, _ in line["top"]["image"]] for line in (before, after))
-            line = RewrittenLine(
-                dataset=self.dataset,
-                rule=rule,
-                key=key,
-                text=texts[key],
-                rewritten=words[after["key"]],
-                category=after["category"],
-                reference=after["reference"],
-                target=after["target"],
-                rank=rank,
-                ties=ties,
-                score=before["scores"]["image"],
-                rewritten_rank=new_rank,
-                rewritten_ties=new_ties,
-                rewritten_score=after["scores"]["image"],
-                overlap=overlap_at(best, new_best, self.metric.top_k),
-            )
-            lines.append(line)
+            asked = {name: after[name] for name in ("category", "reference", "target")}
+            asked |= {"dataset": self.dataset, "rule": rule, "key": key, "text": texts[key], "rewritten": words[after["key"]]}
+            found = {"rank": rank, "ties": ties, "score": before["scores"]["image"]}
+            found |= {"rewritten_rank": new_rank, "rewritten_ties": new_ties, "rewritten_score": after["scores"]["image"]}
+            lines.append(RewrittenLine(**asked, **found, overlap=overlap_at(best, new_best, self.metric.top_k)))
         return sorted(lines, key=lambda line: (line.key, [*REWRITINGS].index(line.rule)))
 
     def _records(self, rule: str, lines: Sequence[RewrittenLine], total: int, base: Protocol) -> list[ResultRecord]:

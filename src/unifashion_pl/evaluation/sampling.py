@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from unifashion_pl.team import Team
@@ -27,28 +26,23 @@ class Drawing(Generic[T]):
     """
 
     def __init__(self, size: int | None, seed: int = 0) -> None:
-        self.size = size
-        self.seed = seed
+        self.size, self.seed = size, seed
         self._items: dict[str, tuple[str, T]] = {}
-        self._heap: list[tuple[int, str]] = []
+        self._places: dict[str, str] = {}
 
-    def wants(self, group: str, key: str) -> bool:
-        """Whether :meth:`add` would keep the item, so that it need not be prepared in vain."""
+    def offer(self, group: str, key: str, make: Callable[[], T]) -> None:
+        """Keep what ``make`` gives if the group is among the smallest seen so far, and the key its smallest; else nothing is made."""
         if group in self._items:
-            return key < self._items[group][0]
-        if self.size is None or len(self._items) < self.size:
-            return True
-        return self.size > 0 and -int(order(self.seed, group), 16) > self._heap[0][0]
-
-    def add(self, group: str, key: str, item: T) -> None:
-        """Keep the item if it is among the smallest seen so far."""
-        if not self.wants(group, key):
+            if key < self._items[group][0]:
+                self._items[group] = (key, make())
             return
-        if group not in self._items:
-            heapq.heappush(self._heap, (-int(order(self.seed, group), 16), group))
-        self._items[group] = (key, item)
-        if self.size is not None and len(self._items) > self.size:
-            del self._items[heapq.heappop(self._heap)[1]]
+        place = order(self.seed, group)
+        if self.size is not None and len(self._items) >= self.size:
+            last = max(self._places, key=self._places.__getitem__, default=group)
+            if place >= self._places.get(last, ""):
+                return
+            del self._items[last], self._places[last]
+        self._items[group], self._places[group] = (key, make()), place
 
     def own(self, team: Team) -> dict[str, tuple[str, T]]:
         """``{group: (key, item)}`` of the globally chosen groups whose item this rank provides; a collective."""

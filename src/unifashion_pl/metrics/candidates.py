@@ -26,15 +26,6 @@ GROUP = 100
 Kind = tuple[str, str]
 
 
-def sha(*parts: object) -> str:
-    """SHA-256 hex of the parts joined by ``|`` in UTF-8.
-
-    >>> sha("fashiongen_100", 7, 0, "i2t", "neg", "p12", "p15")[:16]
-    'ba6f4b27e6b58caa'
-    """
-    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
-
-
 def smallest(items: Iterable[str], n: int, *parts: object) -> list[str]:
     """The n items with the smallest hash of ``parts`` followed by the item, in that order."""
     head = hashlib.sha256(("|".join(map(str, parts)) + "|").encode())
@@ -91,6 +82,15 @@ class Catalogue:
 
     product_of: dict[str, str]
     kind_of: dict[str, Kind]
+
+    @classmethod
+    def of(cls, views: Iterable[tuple[str, str, str, str]]) -> Catalogue:
+        """From row, product, category and subcategory of every view; a product is of the kind of its first."""
+        found = cls({}, {})
+        for row, product, category, subcategory in views:
+            found.product_of[row] = product
+            found.kind_of.setdefault(product, (category, subcategory))
+        return found
 
     @cached_property
     def rows_of(self) -> dict[str, list[str]]:
@@ -160,15 +160,8 @@ class CandidateLists:
         return hashlib.sha256(json.dumps(self._plain(), separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()
 
     def _plain(self) -> dict[str, Any]:
-        return {
-            "protocol": self.protocol,
-            "seed": self.seed,
-            "draws": self.draws,
-            "small_pool": self.small_pool,
-            "dropped": self.dropped,
-            "columns": Trial._fields,
-            "trials": self.trials,
-        }
+        drawn = {name: getattr(self, name) for name in ("protocol", "seed", "draws", "small_pool", "dropped")}
+        return {**drawn, "columns": Trial._fields, "trials": self.trials}
 
     def save(self, path: str | Path) -> None:
         """Write the lists and their hash as JSON."""
@@ -259,9 +252,8 @@ def _blocks(catalogue: Catalogue, draws: int, seed: int, group: int) -> tuple[li
     """Blocks of ``group`` products of one category, one view each; the remainder of every category is dropped."""
     name = "fashiongen_groups100"
     trials, dropped = [], 0
-    categories = sorted({kind[0] for kind in catalogue.kind_of.values()})
     for draw in range(draws):
-        for category in categories:
+        for category in sorted({kind[0] for kind in catalogue.kind_of.values()}):
             members = [p for p, kind in catalogue.kind_of.items() if kind[0] == category]
             order = smallest(members, len(members), name, seed, draw, "order")
             whole = len(order) - len(order) % group

@@ -60,13 +60,10 @@ class CaptionTable:
         return {**{f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)}, "METEOR": self.meteor_corpus, **rest}
 
 
-def choose_tokenizer(name: str, tools: JavaTools) -> str:
-    """``auto`` -> ``ptb-java`` where it can run, else ``ptb-py``."""
-    if name not in TOKENIZERS:
-        raise ValueError(f"tokenizer={name!r}; expected one of {', '.join(TOKENIZERS)}")
-    if name != "auto":
-        return name
-    return "ptb-java" if tools.missing(tools.ptb_jar) is None else "ptb-py"
+def _check(protocol: str, tokenizer: str) -> None:
+    for name, value, known in (("protocol", protocol, PROTOCOLS), ("tokenizer", tokenizer, TOKENIZERS)):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
 
 
 def tokenize_captions(texts: Sequence[str], tokenizer: str = "ptb-py", tools: JavaTools | None = None) -> list[str]:
@@ -103,12 +100,12 @@ def score_captions(
     Raises:
         ValueError: naming ids that lack a hypothesis or reference, or whose reference has no tokens.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r}; expected one of {', '.join(PROTOCOLS)}")
+    _check(protocol, tokenizer)
     if difference := sorted(set(hypotheses) ^ set(references)):
         raise ValueError(f"ids without hypothesis or without reference: {', '.join(difference[:5])}")
     tools = tools or JavaTools.find()
-    tokenizer = choose_tokenizer(tokenizer, tools)
+    if tokenizer == "auto":
+        tokenizer = "ptb-java" if tools.missing(tools.ptb_jar) is None else "ptb-py"
     ids = sorted(hypotheses)
     cut = RELEASE_CUT if protocol == "unifashion_release" else None
     own = tokenize_captions([hypotheses[i][:cut] for i in ids], tokenizer, tools)
@@ -166,8 +163,7 @@ class CaptionScores(KeyedMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__("captions", **kwargs)
-        if protocol not in PROTOCOLS or tokenizer not in TOKENIZERS:
-            raise ValueError(f"unknown protocol={protocol!r} or tokenizer={tokenizer!r}")
+        _check(protocol, tokenizer)
         self.protocol, self.tokenizer, self.meteor, self.text = protocol, tokenizer, meteor, text
         self.java, self.jars = java, jars
         self._table: CaptionTable | None = None
@@ -196,7 +192,7 @@ class CaptionScores(KeyedMetric):
             return {}
         table = team.guarded(lambda: self._scored(facts.ids, facts.facts) if team.rank == 0 else None)
         self._table = team.objects(table)[0]
-        return self._known().scores()
+        return {} if self._table is None else self._table.scores()
 
     def _scored(self, ids: Sequence[Any], facts: dict[str, list[Any]]) -> CaptionTable:
         tools = JavaTools.find(self.java, self.jars)
@@ -207,19 +203,18 @@ class CaptionScores(KeyedMetric):
             raise ValueError(str(error)) from error
 
     def _known(self) -> CaptionTable:
+        self.compute()
         if self._table is None:
             raise ValueError("no captions were scored")
         return self._table
 
     def details(self) -> dict[str, Any]:
         """What the numbers do not say: n, empty hypotheses, tokeniser, and why METEOR is absent (None if it is not)."""
-        self.compute()
         table = self._known()
         return {"n": len(table.ids), "empty": table.empty, "tokenizer": table.tokenizer, "meteor": table.meteor_note}
 
     def per_caption(self) -> list[dict[str, Any]]:
         """One record per caption for a prediction file: texts as given, tokens compared, and its own scores."""
-        self.compute()
         table = self._known()
         segments = pure.bleu_from_statistics(table.bleu)
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import Protocol
-from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, mean_of_all
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
@@ -22,27 +22,7 @@ from unifashion_pl.team import Rows, Team
 
 DIRECTIONS = ("i2t", "t2i")
 IMPLEMENTATION = "unifashion_pl.metrics.fashiongen"
-
-
-@dataclass(frozen=True)
-class _Result:
-    """Both directions under one protocol; ``dropped``: reason -> number left out, ``filled``: candidates of other subcategories."""
-
-    protocol: Protocol
-    table: RankedTable
-    dropped: dict[str, int]
-    filled: int
-
-    def numbers(self) -> dict[str, float]:
-        """Recalls, their mean, and the counts."""
-        queries = self.table.queries
-        counts = {
-            "n": len(queries),
-            "tied": sum(query.ranks[()][1] > 0 for query in queries),
-            "undecidable": sum(query.facts["undecidable"] for query in queries),
-            "filled": self.filled,
-        }
-        return {**self.table.numbers()[()], **{name: float(count) for name, count in counts.items()}}
+Ranked = tuple[list[RankedQuery], Protocol]
 
 
 class FashionGenRecall(KeyedMetric):
@@ -85,12 +65,13 @@ class FashionGenRecall(KeyedMetric):
         self.drawn |= {"small_pool": small_pool, "group": group}
         self.candidates = dict(candidates or {})
         self.lists: dict[str, CandidateLists] = {}
-        self._results: dict[str, _Result] = {}
+        self.under: dict[str, Protocol] = {}  #: Name of each protocol -> all that there is to say of it, after ``compute``.
+        self._tables: dict[str, RankedTable] = {}
 
     def reset(self) -> None:
         """Forget all rows and results."""
         super().reset()
-        self.lists, self._results = {}, {}
+        self.lists, self.under, self._tables = {}, {}, {}
 
     def update(self, table: str, ids: Sequence[Any], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor]) -> None:
         """Append rows; called by :meth:`update_images` and :meth:`update_texts`."""
@@ -142,25 +123,30 @@ class FashionGenRecall(KeyedMetric):
         if not len(facts) and not len(texts):
             return {}
         team.guarded(lambda: _check(images, texts, facts))
-        catalogue = Catalogue(dict(zip(facts.ids, facts.facts["product"])), _kinds(facts))  # type: ignore[arg-type]
-        self._results = {name: self._evaluate(name, team, catalogue, images, texts) for name in self.protocols}
-        found = {name: result.numbers() for name, result in self._results.items()}
-        return {f"{name}/{metric}": value for name, numbers in found.items() for metric, value in numbers.items()}
+        views = zip(facts.ids, *(facts.facts[name] for name in ("product", "category", "subcategory")))
+        catalogue = Catalogue.of(views)
+        found: dict[str, float] = {}
+        for name in self.protocols:
+            measure = self._full if name == "fashiongen_full" else partial(self._sampled, name)
+            queries, self.under[name] = measure(team, catalogue, images, texts)
+            queries.sort(key=lambda query: (query.draw, query.key))
+            lists = self.lists.get(name)
+            dropped = {"small pool or incomplete block": lists.dropped} if lists and lists.dropped else {}
+            table = RankedTable(queries, self.ks, DIRECTIONS, mean_of_all, "product", joint=True, dropped=dropped)
+            counts = {"n": len(queries), "tied": sum(query.ranks[()][1] > 0 for query in queries)}
+            counts["undecidable"] = sum(query.facts["undecidable"] for query in queries)
+            counts["filled"] = sum(trial.filled for trial in lists.trials) if lists else 0
+            numbers = {**table.numbers()[()], **{metric: float(count) for metric, count in counts.items()}}
+            found |= {f"{name}/{metric}": value for metric, value in numbers.items()}
+            self._tables[name] = table
+        return found
 
-    def _evaluate(self, name: str, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> _Result:
-        if name == "fashiongen_full":
-            return self._full(team, catalogue, images, texts)
+    def _sampled(self, name: str, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> Ranked:
         lists = team.guarded(lambda: self._lists(name, catalogue))
         scores = team.reduce(trial_scores(lists.trials, images, texts, self._where), "sum")
         wording = dict(zip(texts.ids, texts.facts["text"]))
         queries = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording))
-        dropped = {"small pool or incomplete block": lists.dropped} if lists.dropped else {}
-        filled = sum(trial.filled for trial in lists.trials)
-        return _Result(self._sampled(lists, queries), self._table(queries), dropped, filled)
-
-    def _table(self, queries: list[RankedQuery]) -> RankedTable:
-        ordered = sorted(queries, key=lambda query: (query.draw, query.key))
-        return RankedTable(ordered, self.ks, DIRECTIONS, mean_of_all, "product", joint=True)
+        return queries, self._drawn_from(lists, queries)
 
     def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
         lists = self.candidates.get(name)
@@ -174,7 +160,7 @@ class FashionGenRecall(KeyedMetric):
         self.lists[name] = lists
         return lists
 
-    def _full(self, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> _Result:
+    def _full(self, team: Team, catalogue: Catalogue, images: Rows, texts: Rows) -> Ranked:
         code = {product: i for i, product in enumerate(texts.ids)}
         own = images.facts.get("product", [])
         n, m = len(catalogue.product_of), len(texts)
@@ -191,19 +177,16 @@ class FashionGenRecall(KeyedMetric):
         copies = Counter(wording)
         same = {product: copies[text] > 1 for product, text in zip(texts.ids, wording)}
 
-        def asked(
-            direction: str, keys: Sequence[Any], products: Sequence[Any], ranks: Ranks, candidates: int
-        ) -> list[RankedQuery]:
+        def asked(direction: str, keys: Sequence[Any], products: Sequence[Any], ranks: Ranks) -> list[RankedQuery]:
             places = zip(keys, products, ranks.better.tolist(), ranks.ties.tolist())
-            facts = {product: {"candidates": candidates, "undecidable": same[product]} for product in set(products)}
+            facts = {p: {"candidates": m if direction == "i2t" else n, "undecidable": same[p]} for p in set(products)}
             return [RankedQuery(k, direction, p, {(): (better, ties)}, facts=facts[p]) for k, p, better, ties in places]
 
-        queries = [q for part in team.objects(asked("i2t", images.ids, own, by_image, m)) for q in part]
-        queries += asked("t2i", texts.ids, texts.ids, by_text, n)
-        protocol = Protocol("fashiongen_full").adding(images=n, texts=m, text=self.text, score=self.score)
-        return _Result(protocol, self._table(queries), {}, 0)
+        queries = [q for part in team.objects(asked("i2t", images.ids, own, by_image)) for q in part]
+        queries += asked("t2i", texts.ids, texts.ids, by_text)
+        return queries, Protocol("fashiongen_full").adding(images=n, texts=m, text=self.text, score=self.score)
 
-    def _sampled(self, lists: CandidateLists, queries: list[RankedQuery]) -> Protocol:
+    def _drawn_from(self, lists: CandidateLists, queries: list[RankedQuery]) -> Protocol:
         groups = lists.protocol == "fashiongen_groups100"
         size = min(query.facts["candidates"] for query in queries)
         regular = GROUP if groups else NEGATIVES[lists.protocol] + 1
@@ -215,11 +198,6 @@ class FashionGenRecall(KeyedMetric):
         n = max(Counter((query.stratum, query.draw) for query in queries).values())
         drawn = {"n": n, "draws": lists.draws, "seed": lists.seed}
         return protocol.adding(**drawn, text=self.text, score=self.score, list=lists.digest[:12])
-
-    @property
-    def under(self) -> dict[str, Protocol]:
-        """Name of each protocol -> all that there is to say of it; call after ``compute``."""
-        return {name: result.protocol for name, result in self._results.items()}
 
     def queries_of(self, catalogue: Catalogue) -> dict[str, dict[str, int]]:
         """Protocol -> direction -> queries, over all draws, that a catalogue would be asked."""
@@ -236,8 +214,8 @@ class FashionGenRecall(KeyedMetric):
         """One record per query for a prediction file; call after ``compute`` (on all ranks)."""
         self.compute()
         lines = []
-        for name, result in self._results.items():
-            for direction, queries in result.table.strata.items():
+        for name, table in self._tables.items():
+            for direction, queries in table.strata.items():
                 for query in queries:
                     asked = {"protocol": name, "direction": direction, "draw": query.draw, "query": query.key}
                     lines.append({**asked, "product": query.cluster, **query.place(), **query.facts})
@@ -247,9 +225,8 @@ class FashionGenRecall(KeyedMetric):
         """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws; ``context``: further fields."""
         self.compute()
         records = []
-        for result in self._results.values():
-            protocols: dict[Variant, Protocol] = {(): result.protocol}
-            records += result.table.records(protocols, IMPLEMENTATION, None, result.dropped, resamples, **context)
+        for name, table in self._tables.items():
+            records += table.records({(): self.under[name]}, IMPLEMENTATION, None, resamples, **context)
         return records
 
 
@@ -268,13 +245,6 @@ def first_texts(texts: Rows) -> Rows:
     products = sorted(first)
     chosen = texts.take([first[p] for p in products])
     return Rows(products, chosen.facts, chosen.tensors)
-
-
-def _kinds(facts: Rows) -> dict[str, tuple[str, str]]:
-    kinds: dict[str, tuple[str, str]] = {}
-    for product, category, subcategory in zip(*(facts.facts[name] for name in ("product", "category", "subcategory"))):
-        kinds.setdefault(product, (category, subcategory))
-    return kinds
 
 
 def _check(images: Rows, texts: Rows, facts: Rows) -> None:
@@ -321,25 +291,11 @@ def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, w
     for trial, part in zip(trials, scores.split([len(t.rows) * len(t.products) for t in trials])):
         matrix = part.view(len(trial.rows), -1)
         shown = [product_of[row] for row in trial.rows]
-        for i, row in enumerate(trial.queries("i2t")):
-            found.append(_ranked(trial.draw, "i2t", row, shown[i], trial.products, i, matrix[i], wording))
-        for i, product in enumerate(trial.queries("t2i")):
-            found.append(_ranked(trial.draw, "t2i", product, product, shown, i, matrix[:, i], wording))
+        sides = (("i2t", matrix, shown, trial.products), ("t2i", matrix.T, trial.products, shown))
+        for direction, rows, products, candidates in sides:
+            for i, key in enumerate(trial.queries(direction)):  # whose positive is candidate i
+                better, ties = int((rows[i] > rows[i, i]).sum()), int((rows[i] == rows[i, i]).sum()) - 1
+                twin = any(other != products[i] and wording[other] == wording[products[i]] for other in candidates)
+                facts = {"candidates": len(candidates), "undecidable": twin}
+                found.append(RankedQuery(key, direction, products[i], {(): (better, ties)}, trial.draw, facts))
     return found
-
-
-def _ranked(
-    draw: int,
-    direction: str,
-    key: str,
-    product: str,
-    candidates: Sequence[str],
-    place: int,
-    scores: Tensor,
-    wording: Mapping[Any, str],
-) -> RankedQuery:
-    """A query whose positive stands at ``place`` of its candidates' products."""
-    better, ties = int((scores > scores[place]).sum()), int((scores == scores[place]).sum()) - 1
-    twin = any(other != product and wording[other] == wording[product] for other in candidates)
-    facts = {"candidates": len(candidates), "undecidable": twin}
-    return RankedQuery(key, direction, product, {(): (better, ties)}, draw, facts)

@@ -12,7 +12,7 @@ from torch import Tensor
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
-from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
+from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, padded, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
 from unifashion_pl.team import Rows
@@ -43,7 +43,8 @@ class FashionIQRecall(KeyedMetric):
     ``ref-removed`` takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories,
     ``Avg`` the mean of the means over ``ks``.
 
-    ``compute`` returns ``{"n": queries, "original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ..}``.
+    ``compute`` returns ``{"n": queries, "original/ref-kept/both/dress/R@10": percent, ..., "original/ref-kept/both/Avg": ..}``;
+    then ``shelved`` and ``asked`` are ids and facts of the whole gallery and of all queries.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class FashionIQRecall(KeyedMetric):
         self._ranked: list[RankedQuery] = []
         self._dropped: dict[str, int] = {}
         self._captioned: dict[str, tuple[int, int]] = {}
-        self._images = 0
+        self.shelved, self.asked = Rows(), Rows()
 
     def reset(self) -> None:
         """Forget all rows and results."""
@@ -141,12 +142,14 @@ class FashionIQRecall(KeyedMetric):
         self._clear()
         gallery = team.rows(team.own(team.guarded(lambda: self._local("gallery"))))
         queries = team.own(team.guarded(lambda: self._local("queries")))
-        self._images = len(gallery)
-        facts = team.facts(queries)
+        self.shelved = Rows(gallery.ids, gallery.facts)
+        self.asked = facts = team.facts(queries)
         if not len(facts):
             return {}
         if self.allow_partial:
-            queries, facts = self._present(queries, gallery, False), self._present(facts, gallery, True)
+            queries, facts = (self._present(rows) for rows in (queries, facts))
+            if lost := len(self.asked) - len(facts):
+                self._dropped["target not in the gallery"] = lost
             if not len(facts):
                 raise ValueError("no query has its target in the gallery")
         ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
@@ -157,23 +160,16 @@ class FashionIQRecall(KeyedMetric):
                 results.update({"/".join((*variant, *further, name)): value for name, value in numbers.items()})
         return results
 
-    def _present(self, queries: Rows, gallery: Rows, count: bool) -> Rows:
+    def _present(self, queries: Rows) -> Rows:
         """The queries whose target is in the gallery."""
-        known = set(gallery.ids)
-        pairs = list(zip(queries.facts.get("category", []), queries.facts.get("target", [])))
-        keep = [i for i, pair in enumerate(pairs) if pair in known]
-        if count and len(keep) < len(pairs):
-            self._dropped["target not in the gallery"] = len(pairs) - len(keep)
-        return queries.take(keep) if len(keep) < len(pairs) else queries
-
-    def _check_counts(self, categories: list[str]) -> None:
-        for category, n in (self.expected or {}).items():
-            seen = categories.count(category)
-            if seen > n or (seen < n and not self.allow_partial):
-                raise ValueError(f"{category}: {seen} of {n} queries were evaluated; allow_partial=True accepts fewer")
+        known, pairs = set(self.shelved.ids), zip(*(queries.facts.get(name, []) for name in ("category", "target")))
+        return queries.take([i for i, pair in enumerate(pairs) if pair in known])
 
     def _rank_all(self, queries: Rows, facts: Rows, gallery: Rows) -> list[RankedQuery]:
-        self._check_counts(facts.facts["category"])
+        for category, n in (self.expected or {}).items():
+            seen = facts.facts["category"].count(category)
+            if seen > n or (seen < n and not self.allow_partial):
+                raise ValueError(f"{category}: {seen} of {n} queries were evaluated; allow_partial=True accepts fewer")
         ranked: list[RankedQuery] = []
         height = block_height(len(facts), 256)
         for category in sorted(set(facts.facts["category"])):
@@ -194,8 +190,8 @@ class FashionIQRecall(KeyedMetric):
         if any(flag is None for flag in union):
             used = targets | set(asked.facts["reference"])
             union = [i in used for i in ids]
-        masks = {"original": [True] * len(ids), "union": union, "targets": [i in targets for i in ids]}
-        tensors = {name: torch.tensor([mask], device=self._where) for name, mask in masks.items()}
+        masks = zip(GALLERIES, ([True] * len(ids), union, [i in targets for i in ids]))
+        tensors = {name: torch.tensor([mask], device=self._where) for name, mask in masks}
         return _Shelf(ids, rows.tensors["tokens"], self._captions(category, ids, rows), tensors)
 
     def _captions(self, category: str, ids: list[str], rows: Rows) -> Tensor | None:
@@ -219,17 +215,24 @@ class FashionIQRecall(KeyedMetric):
         for i, (target, reference) in enumerate(zip(block.facts["target"], block.facts["reference"])):
             if reference in column and reference != target:
                 others[i, column[reference]] = False
-        ranks: dict[Variant, Ranks] = {}
-        facts: list[dict[str, Any]] = [{"top": {}, "scores": {}} for _ in targets]
-        for name, scores in self._block_scores(padded(block.tensors["embeddings"], height), shelf).items():
-            scores = scores[: len(block)]
-            for gallery, mask in shelf.masks.items():
-                ranks[gallery, "ref-kept", name] = exact_ranks(scores, targets, mask, block.ids)
-                ranks[gallery, "ref-removed", name] = exact_ranks(scores, targets, mask & others, block.ids)
-            own = scores[torch.arange(len(block)), targets].tolist()
-            for fact, top, score in zip(facts, top_lists(scores, shelf.ids, self.top_k), own):
-                fact["top"][name], fact["scores"][name] = top, score
-        return [_outcome(block, i, ranks, facts[i]) for i in range(len(block))]
+        every = self._block_scores(padded(block.tensors["embeddings"], height), shelf)
+        scores = {name: values[: len(block)] for name, values in every.items()}
+        found = []
+        for i, (key, target) in enumerate(zip(block.ids, block.facts["target"])):
+            asked = {name: column[i] for name, column in block.facts.items()}
+            facts = {"top": {}, "scores": {}, "target": target, "overlap": asked["overlap"]}
+            found.append(RankedQuery(str(key), asked["category"], asked["reference"], {}, facts=facts))
+        for gallery, mask in shelf.masks.items():
+            for reference, allowed in zip(REFERENCES, (mask, mask & others)):
+                for name, values in scores.items():
+                    ranks = exact_ranks(values, targets, allowed, block.ids)
+                    for query, better, ties in zip(found, ranks.better.tolist(), ranks.ties.tolist()):
+                        query.ranks[gallery, reference, name] = better, ties
+        for name, values in scores.items():
+            own = values[torch.arange(len(block)), targets].tolist()
+            for query, top, score in zip(found, top_lists(values, shelf.ids, self.top_k), own):
+                query.facts["top"][name], query.facts["scores"][name] = top, score
+        return found
 
     def _block_scores(self, embeddings: Tensor, shelf: _Shelf) -> dict[str, Tensor]:
         image = token_scores(embeddings, shelf.tokens, device=self._where)
@@ -244,10 +247,11 @@ class FashionIQRecall(KeyedMetric):
         parts: dict[tuple[str, ...], list[RankedQuery]] = {(): self._ranked}
         if 0 < len(clean) < len(self._ranked):
             parts["no-overlap",] = clean
-        return [
-            (further, RankedTable(queries, self.ks, tuple(sorted({q.stratum for q in queries})), averages, "reference"))
-            for further, queries in parts.items()
-        ]
+        tables = []
+        for further, queries in parts.items():
+            categories = tuple(sorted({q.stratum for q in queries}))
+            tables.append((further, RankedTable(queries, self.ks, categories, averages, "reference", dropped=self._dropped)))
+        return tables
 
     def per_query(self) -> list[dict[str, Any]]:
         """One record per query for a prediction file, sorted by category and key; call after ``compute`` (on all ranks)."""
@@ -261,7 +265,7 @@ class FashionIQRecall(KeyedMetric):
         for further, table in self._tables():
             expected = self.expected if not further else None
             protocols = {variant: self.under(variant).beyond(*further) for variant in table.variants}
-            records += table.records(protocols, IMPLEMENTATION, expected, self._dropped, resamples, **context)
+            records += table.records(protocols, IMPLEMENTATION, expected, resamples, **context)
         return records
 
     def protocol(self, variant: Variant) -> str:
@@ -277,8 +281,8 @@ class FashionIQRecall(KeyedMetric):
         if score == "both":
             found = found.adding(w=f"{self.caption_weight:g}")
         found = found.adding(score=self.score, text=self.text)
-        if self.gallery_expected not in (None, self._images):
-            found = found.adding(gallery=f"{self._images}/{self.gallery_expected}")
+        if self.gallery_expected not in (None, len(self.shelved)):
+            found = found.adding(gallery=f"{len(self.shelved)}/{self.gallery_expected}")
         have, size = (sum(column) for column in zip((0, 0), *self._captioned.values()))
         return found.adding(captions=f"{have}/{size}") if score != "image" and have < size else found
 
@@ -291,16 +295,6 @@ class _Shelf:
     tokens: Tensor
     captions: Tensor | None
     masks: dict[str, Tensor]
-
-
-def _outcome(block: Rows, i: int, ranks: dict[Variant, Ranks], facts: dict[str, Any]) -> RankedQuery:
-    fact = {name: column[i] for name, column in block.facts.items()}
-    order = [(gallery, reference, score) for gallery in GALLERIES for reference in REFERENCES for score in SCORES]
-    places: dict[tuple[str, ...], tuple[int, int]] = {
-        variant: (int(ranks[variant].better[i]), int(ranks[variant].ties[i])) for variant in order if variant in ranks
-    }
-    facts |= {"target": fact["target"], "overlap": fact["overlap"]}
-    return RankedQuery(str(block.ids[i]), fact["category"], fact["reference"], places, facts=facts)
 
 
 def _line(query: RankedQuery) -> dict[str, Any]:

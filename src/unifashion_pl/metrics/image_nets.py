@@ -19,6 +19,11 @@ from torch.nn import functional as F
 
 from unifashion_pl.metrics.images import resize
 
+#: Of torch-fidelity's network, all behind its own resize.
+INCEPTION_BLOCKS = (
+    "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 MaxPool_1 Conv2d_3b_1x1 Conv2d_4a_3x3 MaxPool_2 Mixed_5b Mixed_5c Mixed_5d "
+    "Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b Mixed_7c AvgPool"
+)
 LPIPS_BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 CLIP_TOKENS = 77
 
@@ -81,26 +86,8 @@ def _fidelity_inception(path: Path) -> nn.Module:
         raise WeightsMissing(f"{path.name} needs the torch-fidelity package for its network (pip install torch-fidelity)")
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    return _AfterResize(
-        NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"], feature_extractor_weights_path=str(path))
-    )
-
-
-class _AfterResize(nn.Module):
-    """The blocks of torch-fidelity's network, entered behind its own resize."""
-
-    _BLOCKS = (
-        "Conv2d_1a_3x3 Conv2d_2a_3x3 Conv2d_2b_3x3 MaxPool_1 Conv2d_3b_1x1 Conv2d_4a_3x3 MaxPool_2 Mixed_5b Mixed_5c Mixed_5d "
-        "Mixed_6a Mixed_6b Mixed_6c Mixed_6d Mixed_6e Mixed_7a Mixed_7b Mixed_7c AvgPool"
-    )
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(getattr(network, name) for name in self._BLOCKS.split()))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.blocks(pixels)
-        return features
+    network = NoTrainInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(path))
+    return nn.Sequential(*(getattr(network, name) for name in INCEPTION_BLOCKS.split()))
 
 
 class Lpips(nn.Module):

@@ -106,12 +106,9 @@ class ImageScores(nn.Module):
 
     def compute(self) -> dict[str, float | None]:
         """``FID, KID`` (raw), ``CLIP-S`` (100 × cosine), ``LPIPS(net), SSIM`` in 0..1; None = not computed. A collective."""
-        metrics: list[ImageDistances | MeanImageScore] = [*self.means.values()]
-        if self.features is not None:
-            metrics.append(self.distances)
+        metrics = [*self.means.values(), *([self.distances] if self.features is not None else [])]
         found = {name: value for metric in metrics for name, value in metric.compute().items()}
-        perceptual = self.means["LPIPS"].name if "LPIPS" in self.means else ""
-        lpips = perceptual if perceptual in found else "LPIPS"
+        lpips = next((name for name in found if name.startswith("LPIPS")), "LPIPS")
         return {name: found.get(name) for name in ("FID", "KID", "CLIP-S", lpips, "SSIM")}
 
     def records(self, *, absent: bool = False, n: int | None = None, **context: Any) -> list[ResultRecord]:
@@ -122,29 +119,19 @@ class ImageScores(nn.Module):
             n: pictures that such a record would be of; default: that of the numbers that there are.
             context: further fields of the records.
         """
-        records = self.distances.records(**context) if self.features is not None else []
+        records = self.distances.records() if self.features is not None else []
         for name, metric in self.means.items():
-            values = metric.compute()
-            if values:
+            if values := metric.compute():
                 clip = self.cosines.name.split("/") if name == "CLIP-S" and self.cosines is not None else []
-                under = self.under.beyond(*clip)
-                record = ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), str(under))
-                records.append(record.with_context(**context))
-        if n is None and records:
-            n = records[-1].n
-        return [*records, *(r.with_context(**context) for r in self._absent(n))] if absent and n else records
-
-    def _absent(self, n: int) -> list[ResultRecord]:
-        """Numbers whose networks were not built, and what they need."""
-        parts = {"inception": self.features, "lpips": self.perceptual, "clip": self.cosines}
-        return [
-            ResultRecord(
-                name, None, "raw", n, self.protocol, implementation=f"not measured: {need} (image_weights: {{{part}: …}})"
-            )
-            for part, names, need in NEEDS
-            for name in names
-            if parts[part] is None
-        ]
+                under = str(self.under.beyond(*clip))
+                records.append(ResultRecord(metric.name, values[metric.name], "raw", int(values["n"]), under))
+        n = records[-1].n if n is None and records else n
+        networks = {"inception": self.features, "lpips": self.perceptual, "clip": self.cosines}
+        for argument, names, need in NEEDS if absent and n else ():
+            if networks[argument] is None:
+                why = f"not measured: {need} (image_weights: {{{argument}: …}})"
+                records += [ResultRecord(name, None, "raw", n or 0, self.protocol, implementation=why) for name in names]
+        return [record.with_context(**context) for record in records]
 
     def reset(self) -> None:
         """Forget all images."""

@@ -29,20 +29,15 @@ LUCK = 5.0
 HALF = 1.96
 
 
-def bm25_tokens(text: str) -> list[str]:
-    """``[a-z0-9]+`` of the lower-cased text."""
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
 def bm25_scores(documents: Sequence[str], queries: Sequence[str], k1: float = 1.2, b: float = 0.75) -> Tensor:
     """BM25 of every query against every document, (queries, documents) float64; statistics over these documents.
 
-    Query terms are distinct tokens; idf = ln(1 + (N - df + 0.5) / (df + 0.5)).
+    Tokens are ``[a-z0-9]+`` of the lower-cased text, query terms are distinct ones; idf = ln(1 + (N - df + 0.5) / (df + 0.5)).
 
     >>> bm25_scores(["a red dress", "a blue shirt"], ["red"]).round(decimals=6).tolist()
     [[0.693147, 0.0]]
     """
-    split = [bm25_tokens(document) for document in documents]
+    split, asked = ([re.findall(r"[a-z0-9]+", text.lower()) for text in texts] for texts in (documents, queries))
     lengths = torch.tensor([len(tokens) for tokens in split], dtype=torch.float64)
     average = float(lengths.mean()) if len(split) else 0.0
     norm = k1 * (1 - b + b * lengths / average) if average else torch.full_like(lengths, k1)
@@ -51,8 +46,8 @@ def bm25_scores(documents: Sequence[str], queries: Sequence[str], k1: float = 1.
         for term, count in Counter(tokens).items():
             postings.setdefault(term, []).append((i, count))
     scores = torch.zeros(len(queries), len(documents), dtype=torch.float64)
-    for row, query in zip(scores, queries):
-        for term in sorted(set(bm25_tokens(query)) & postings.keys()):
+    for row, terms in zip(scores, asked):
+        for term in sorted(postings.keys() & terms):
             where, counts = zip(*postings[term])
             index, tf = torch.tensor(where), torch.tensor(counts, dtype=torch.float64)
             idf = math.log(1 + (len(documents) - len(where) + 0.5) / (len(where) + 0.5))
@@ -102,8 +97,8 @@ def auc(scores: Sequence[float], labels: Sequence[int | bool]) -> float:
     Raises:
         ValueError: only one class is present.
     """
-    positive = np.array([score for score, label in zip(scores, labels) if label])
-    others = np.sort([score for score, label in zip(scores, labels) if not label])
+    every, chosen = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
+    positive, others = every[chosen], np.sort(every[~chosen])
     if not len(positive) or not len(others):
         raise ValueError("AUC needs both classes")
     below, not_above = (np.searchsorted(others, positive, side) for side in ("left", "right"))
@@ -120,13 +115,12 @@ def _held_out(words: Sequence[set[str]], is_target: Sequence[int | bool]) -> lis
             label = int(bool(is_target[i]))
             counts[label].update(words[i])
             sizes[label] += 1
-        unseen = math.log(1 / (sizes[1] + 2)) - math.log(1 / (sizes[0] + 2))
         weights = {
             word: math.log((counts[1][word] + 1) / (sizes[1] + 2)) - math.log((counts[0][word] + 1) / (sizes[0] + 2))
-            for word in counts[0].keys() | counts[1].keys()
+            for word in set[str]().union(*words)
         }
         for i in range(fold, len(words), 2):
-            scores[i] = math.fsum(weights.get(word, unseen) for word in words[i])
+            scores[i] = math.fsum(weights[word] for word in words[i])
     return scores
 
 

@@ -142,6 +142,11 @@ class ComposedLine(RankedLine, kw_only=True):
         if self.shown:
             self._need("dataset", "top")
 
+    @property
+    def targets(self) -> list[str]:
+        """The one right answer."""
+        return [self.target]
+
 
 class CaptionLine(Line, kw_only=True):
     """One caption.

@@ -88,6 +88,7 @@ class RankedTable:
         clusters: what the clusters are, for the name of the bootstrap.
         joint: whether a cluster has queries in all strata and draws, and is drawn with all of them. Else every stratum is drawn by
             itself, with its number as seed, and a stratum's recall is a proportion with a Wilson interval.
+        dropped: reason -> queries left out.
     """
 
     queries: list[RankedQuery]
@@ -96,6 +97,7 @@ class RankedTable:
     means: Means
     clusters: str
     joint: bool = False
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def strata(self) -> dict[str, list[RankedQuery]]:
@@ -167,7 +169,6 @@ class RankedTable:
         protocols: Mapping[Variant, Protocol],
         implementation: str,
         expected: Mapping[str, int] | None = None,
-        dropped: Mapping[str, int] | None = None,
         resamples: int = RESAMPLES,
         **context: Any,
     ) -> list[ResultRecord]:
@@ -175,20 +176,17 @@ class RankedTable:
 
         Args:
             expected: queries of the whole data per stratum; None = not known.
-            dropped: reason -> queries left out.
             context: further fields of the records.
         """
         spread = self.distributions(resamples)
         records = []
         for variant, numbers in self.numbers().items():
             base: dict[str, Any] = {"unit": "percent", "protocol": str(protocols[variant]), "implementation": implementation}
-            base |= {"dropped": dict(dropped or {}) or None, **context}
+            base |= {"dropped": dict(self.dropped) or None, **context}
             for name, value in numbers.items():
                 stratum = name.split("/")[0]
                 queries = self.strata.get(stratum, self.queries)
-                whole = (expected or {}).get(stratum)
-                if expected and queries is self.queries:
-                    whole = sum(expected.values())
+                whole = (expected.get(stratum) if stratum in self.strata else sum(expected.values())) if expected else None
                 counts = {"n": len(queries), "n_expected": whole, "ties": self.ranks(variant, queries).tied}
                 interval = self._interval(stratum, value, len(queries), spread[variant][name])
                 records.append(ResultRecord(name, value, interval=interval, **{**counts, **base}))

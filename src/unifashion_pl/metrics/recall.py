@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.team import team_of_all
 
 POLICIES = ("pessimistic", "optimistic", "expected")
 Positives = Tensor | Sequence[int] | Sequence[Sequence[int]]
@@ -275,13 +276,9 @@ class RecallAtK(KeyedMetric):
         """Rank a block of queries; arguments and errors as in :func:`exact_ranks`."""
         ranks = exact_ranks(scores, positives, allowed, ids)
         if ids is None:
-            ids = [("row", self._rank(), self._anonymous + i) for i in range(len(ranks))]
+            ids = [("row", team_of_all().rank, self._anonymous + i) for i in range(len(ranks))]
             self._anonymous += len(ranks)
         self._store("queries", ids, {}, {"better": ranks.better, "ties": ranks.ties})
-
-    @staticmethod
-    def _rank() -> int:
-        return torch.distributed.get_rank() if torch.distributed.is_available() and torch.distributed.is_initialized() else 0
 
     def compute(self) -> dict[str, float]:
         """Recall over all queries of all ranks."""

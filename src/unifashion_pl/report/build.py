@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.protocol import AUDIT
 from unifashion_pl.report.compare import comparisons
-from unifashion_pl.report.curves import chart, panels
+from unifashion_pl.report.curves import panels
 from unifashion_pl.report.page import render
 from unifashion_pl.report.published import config_hash, published
 from unifashion_pl.report.runfolder import Run, name_apart, read_run
@@ -52,26 +51,6 @@ ORIGINS = {
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """A numbered part of the page: its parts by heading, each laid out by the template of the section's anchor."""
-
-    anchor: str
-    title: str
-    parts: list[tuple[str, Any]]
-
-
-@dataclass
-class Origin:
-    """Where the numbers of one evaluation and family of protocols come from."""
-
-    evaluation: str
-    family: str
-    policy: str
-    facts: dict[str, dict[str, None]]
-    seconds: float | None = None
-
-
 def build_report(runs: Sequence[Path | str], out: Path | str) -> Path:
     """Write the report of one or more run folders.
 
@@ -96,25 +75,26 @@ def build_report(runs: Sequence[Path | str], out: Path | str) -> Path:
 
 def page_of(runs: Sequence[Run]) -> str:
     """The page as text; the same runs give the same bytes."""
-    sections = [section for section in _sections(runs) if section.parts]
+    sections = [(anchor, title, parts) for anchor, title, parts in _sections(runs) if parts]
     return render("page.html", runs=runs, facts=_facts(runs), sections=sections)
 
 
-def _sections(runs: Sequence[Run]) -> Iterator[Section]:
+def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[tuple[str, Any]]]]:
+    """Anchor, title and parts by heading; each part is laid out by the template of the anchor's name."""
     tests = [(_name(runs, run, evaluation.label), evaluation) for run in runs for evaluation in run.evaluations]
-    curves = [(_name(runs, run, c.label), [chart(p) for p in panels(c.columns)]) for run in runs for c in run.curves]
-    yield Section("curves", "Learning curves", [(name, charts) for name, charts in curves if charts])
-    yield Section("numbers", "Results", [(name, Results(e.records)) for name, e in tests if e.records])
-    yield Section("comparison", "Comparison of the runs", comparisons(runs))
-    yield Section("published", "Published numbers", [("", published(runs))])
+    charts = [(_name(runs, run, label), panels(columns)) for run in runs for label, columns in run.curves]
+    yield "curves", "Learning curves", [(name, drawn) for name, drawn in charts if drawn]
+    yield "numbers", "Results", [(name, Results(e.records)) for name, e in tests if e.records]
+    yield "comparison", "Comparison of the runs", comparisons(runs)
+    yield "published", "Published numbers", [("", published(runs))]
     for kind, title in SHOWN.items():
-        yield Section(kind, title, [(name, evaluation) for name, evaluation in tests if evaluation.shown(kind)])
-    yield Section("provenance", "Provenance", [("", [(run, config_hash(run), *_provenance(runs, run)) for run in runs])])
+        yield kind, title, [(name, evaluation) for name, evaluation in tests if evaluation.shown(kind)]
+    yield "provenance", "Provenance", [("", [(run, config_hash(run), *_provenance(runs, run)) for run in runs])]
 
 
 def _name(runs: Sequence[Run], run: Run, label: str) -> str:
-    names = [run.name] if len(runs) > 1 or not label else []
-    return " / ".join([*names, *([label] if label else [])])
+    names = [run.name if len(runs) > 1 or not label else "", label]
+    return " / ".join(name for name in names if name)
 
 
 def _facts(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
@@ -159,9 +139,9 @@ def _classes(node: Any) -> Iterator[str]:
             yield from _classes(value)
 
 
-def _provenance(runs: Sequence[Run], run: Run) -> tuple[list[Origin], list[str], list[tuple[str, str]]]:
-    """Origins of a run's numbers, the facts that any of them has, and the configurations by name."""
-    found: dict[tuple[str, str], Origin] = {}
+def _provenance(runs: Sequence[Run], run: Run) -> tuple[list[dict[str, Any]], list[str], list[tuple[str, str]]]:
+    """Origins of a run's numbers by evaluation and family, the facts that any of them has, and the configurations by name."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for evaluation in run.evaluations:
         label = evaluation.label
         policy = str(_lookup(run.configs.get(label, {}), ("model", "policy")) or "–")
@@ -169,11 +149,11 @@ def _provenance(runs: Sequence[Run], run: Run) -> tuple[list[Origin], list[str],
             if r.value is None or r.under.chance or r.under.score == AUDIT:
                 continue
             family = "robustness" if r.under.robustness else r.under.family
-            new = Origin(_name(runs, run, label) or run.name, family, policy, {name: {} for name in ORIGINS})
-            origin = found.setdefault((label, family), new)
-            origin.seconds = r.wall_seconds if r.wall_seconds is not None else origin.seconds
+            new = {"evaluation": _name(runs, run, label) or run.name, "family": family, "policy": policy, "seconds": None}
+            origin = found.setdefault((label, family), {**new, "facts": {name: {} for name in ORIGINS}})
+            origin["seconds"] = origin["seconds"] if r.wall_seconds is None else r.wall_seconds
             for name, field in ORIGINS.items():
                 if value := getattr(r, field):
-                    origin.facts[name][str(value).split(";")[0].removeprefix("unifashion_pl.")] = None
-    known = [name for name in ORIGINS if any(origin.facts[name] for origin in found.values())]
+                    origin["facts"][name][str(value).split(";")[0].removeprefix("unifashion_pl.")] = None
+    known = [name for name in ORIGINS if any(origin["facts"][name] for origin in found.values())]
     return list(found.values()), known, [(_name(runs, run, label), text) for label, text in run.config_texts.items()]

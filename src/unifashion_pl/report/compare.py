@@ -148,13 +148,10 @@ def comparisons(runs: Sequence[Run]) -> list[tuple[str, list[Pair]]]:
 
 def _pairs(first: Run, second: Run) -> list[Pair]:
     pairs = [_pair(one, two, (first.name, second.name)) for one, two in partners(first, second)]
-    found = "; ".join(f"{run.name}: {_phases(run)}" for run in (first, second))
+    phases = (", ".join(e.label or "the run itself" for e in run.evaluations) or "no evaluation" for run in (first, second))
+    found = "; ".join(f"{run.name}: {said}" for run, said in zip((first, second), phases))
     why = f"No phase was evaluated in both runs ({found}). Run `test` on both."
     return pairs or [Pair(first.name, second.name, "", False, [], [why])]
-
-
-def _phases(run: Run) -> str:
-    return ", ".join(e.label or "the run itself" for e in run.evaluations) or "no evaluation"
 
 
 def _pair(one: Evaluation, two: Evaluation, names: tuple[str, str]) -> Pair:

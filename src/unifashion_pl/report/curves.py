@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from unifashion_pl.metrics.fashiongen import natural
 
@@ -13,15 +14,6 @@ WIDTH, HEIGHT = 340.0, 190.0
 LEFT, RIGHT, TOP, BOTTOM = 42.0, 12.0, 12.0, 30.0
 MOST_SERIES = 6
 PERCENTAGES = ("R@", "Avg", "mean", "accuracy")
-
-
-@dataclass
-class Panel:
-    """One chart: a title, a unit for the vertical axis and up to six named series."""
-
-    title: str
-    unit: str
-    series: dict[str, Points]
 
 
 @dataclass(frozen=True)
@@ -36,18 +28,63 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A panel in the coordinates of its SVG: height and number of every grid line, place and number of every tick."""
+class Panel:
+    """One chart: a title, a unit for the vertical axis and up to six named series; and where all of it lies in its SVG."""
 
     title: str
     unit: str
-    grid: list[tuple[float, str]]
-    ticks: list[tuple[float, str]]
-    series: list[Series]
-    left: float = LEFT
-    right: float = WIDTH - RIGHT
-    base: float = HEIGHT - BOTTOM
-    box: str = f"0 0 {WIDTH:g} {HEIGHT:g}"
+    series: dict[str, Points]
+    left, right, base = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
+    box = f"0 0 {WIDTH:g} {HEIGHT:g}"
+
+    @cached_property
+    def _across(self) -> list[float]:
+        return sorted(x for points in self.series.values() for x, _ in points)
+
+    @cached_property
+    def _levels(self) -> list[float]:
+        """Ticks upwards: percentages and losses start at 0; single spikes above the 99th percentile are cut off."""
+        values = sorted(y for points in self.series.values() for _, y in points)
+        top = values[-1] if len(values) < 100 else values[int(0.99 * (len(values) - 1))] * 1.05
+        low = min(0.0, values[0])
+        return nice_ticks(low, top if top > low else low + 1.0)
+
+    def _place(self, x: float, y: float) -> tuple[float, float]:
+        low, levels = self._across[0], self._levels
+        across = (x - low) / (max(self._across[-1], low + 1) - low)
+        up = (min(max(y, levels[0]), levels[-1]) - levels[0]) / (levels[-1] - levels[0])
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    @property
+    def grid(self) -> Points:
+        """Height and value of every grid line."""
+        return [(self._place(self._across[0], level)[1], level) for level in self._levels]
+
+    @property
+    def ticks(self) -> Points:
+        """Place and value of every tick."""
+        low, high = self._across[0], max(self._across[-1], self._across[0] + 1)
+        ticks = nice_ticks(low, self._across[-1])
+        return [(self._place(tick, self._levels[0])[0], tick) for tick in ticks if low <= tick <= high]
+
+    @cached_property
+    def drawn(self) -> list[Series]:
+        """A long series as a faint raw line under its moving average, a short one with a dot for every value."""
+        return [self._drawn(name, points) for name, points in self.series.items()]
+
+    def _drawn(self, name: str, points: Points) -> Series:
+        places, last = [self._place(x, y) for x, y in points], number(points[-1][1])
+        if len(points) < 40:
+            dots = places if len(points) <= 12 else []
+            return Series(name, last, dots, _path(places) if len(points) > 1 else "")
+        values = smooth([y for _, y in points], max(3, len(points) // 25))
+        calm = [self._place(x, value) for (x, _), value in zip(points, values)]
+        thin = max(1, len(points) // 400)
+        return Series(name, last, [], _path(calm[::thin]), _path(places[::thin]))
+
+
+def _path(points: Points) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
 
 
 def panels(columns: dict[str, Points]) -> list[Panel]:
@@ -125,53 +162,3 @@ def number(value: float) -> str:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
-
-
-def chart(panel: Panel) -> Chart:
-    """Everything of a panel at its place."""
-    points = [p for series in panel.series.values() for p in series]
-    x_low, x_high = min(p[0] for p in points), max(p[0] for p in points)
-    x_ticks, y_ticks = nice_ticks(x_low, x_high), nice_ticks(*_range(points))
-    x_high = max(x_high, x_low + 1)
-
-    def place(p: tuple[float, float]) -> tuple[float, float]:
-        across = (p[0] - x_low) / (x_high - x_low)
-        up = (min(max(p[1], y_ticks[0]), y_ticks[-1]) - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    grid = [(place((x_low, t))[1], number(t)) for t in y_ticks]
-    ticks = [(place((t, y_ticks[0]))[0], number(t)) for t in x_ticks if x_low <= t <= x_high]
-    drawn = [
-        _drawn(name, number(s[-1][1]), [place(p) for p in s], [place(p) for p in _calm(s)]) for name, s in panel.series.items()
-    ]
-    return Chart(panel.title, panel.unit, grid, ticks, drawn)
-
-
-def _range(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Vertical range: percentages and losses start at 0; single spikes above the 99th percentile are cut off."""
-    values = sorted(p[1] for p in points)
-    top = values[-1] if len(values) < 100 else values[int(0.99 * (len(values) - 1))] * 1.05
-    low = min(0.0, values[0])
-    return low, top if top > low else low + 1.0
-
-
-def _calm(series: Points) -> Points:
-    """The moving average of a long series; nothing of a short one."""
-    if len(series) < 40:
-        return []
-    values = smooth([p[1] for p in series], max(3, len(series) // 25))
-    return list(zip([p[0] for p in series], values))
-
-
-def _drawn(name: str, last: str, series: Points, calm: Points) -> Series:
-    """A long series as a faint raw line under its moving average, a short one with a dot for every value."""
-
-    def path(points: Points) -> str:
-        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-
-    if len(series) == 1:
-        return Series(name, last, series)
-    if not calm:
-        return Series(name, last, series if len(series) <= 12 else [], path(series))
-    thin = max(1, len(series) // 400)
-    return Series(name, last, [], path(calm[::thin]), path(series[::thin]))

@@ -16,7 +16,8 @@ from unifashion_pl.report.runfolder import Evaluation
 from unifashion_pl.report.tables import VARIANTS, Results, cut_of, is_plain
 
 Query = TextToImage | ComposedLine
-TEXT_HALVES, IMAGE_HALVES = ("text-only", "text-blank"), ("image-only", "image-similarity")
+#: The whole query, and in how many ways its text and its image are asked alone.
+SIDES = (("itc",), ("text-only", "text-blank"), ("image-only", "image-similarity"))
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,10 @@ class Scores:
 
 def scores_of(line: ResultList | ComposedLine) -> Scores:
     """Scores of the target (its best view) and of the strongest other candidate."""
-    targets = targets_of(line)
-    own = [score for key, score in line.top if key in targets]
-    others = [score for key, score in line.top if key not in targets]
+    own = [score for key, score in line.top if key in line.targets]
+    others = [score for key, score in line.top if key not in line.targets]
     bound = min((score for _, score in line.top), default=None)
     return Scores(max(own, default=None), max(others, default=None), bound)
-
-
-def targets_of(line: ResultList | ComposedLine) -> set[str]:
-    """Right answers of a line: the views of a product, or the one target of a composed query."""
-    return {line.target} if isinstance(line, ComposedLine) else set(line.targets)
 
 
 def explain(line: Query) -> list[str]:
@@ -106,32 +101,30 @@ def explain(line: Query) -> list[str]:
 
 def gallery_sizes(records: Iterable[ResultRecord]) -> dict[str, int]:
     """Category -> images of the whole gallery, from the chance levels: one right answer among G gives R@K = K / G by chance."""
-    levels = [r for r in records if r.under.chance and r.under.variant == HEADLINE and not r.under.further]
     sizes = {}
-    for r in levels:
-        category, cut = r.metric.partition("/")[0], cut_of(r.metric)
-        if category != "mean" and cut and r.value and 1e-3 < r.value < 100:
-            sizes[category] = round(100 * cut / r.value)
+    for r in records:
+        if r.under.chance and r.under.variant == HEADLINE and not r.under.further:
+            category, cut = r.metric.partition("/")[0], cut_of(r.metric)
+            if category != "mean" and cut and r.value and 1e-3 < r.value < 100:
+                sizes[category] = round(100 * cut / r.value)
     return sizes
 
 
 def halves_reached(records: Sequence[ResultRecord]) -> str:
     """Per category what the whole query and its stronger text and image half reach over all queries, at the smallest K."""
-    cells: dict[str, dict[str, float]] = {}
-    smallest = min((cut for r in records if is_plain(r) and (cut := cut_of(r.metric)) is not None), default=None)
+    smallest = min((cut for r in records if is_plain(r) and (cut := cut_of(r.metric)) is not None), default=0)
+    cells: dict[str, dict[str, float | None]] = {}
     for r in Results(records).headline:
-        category = r.metric.partition("/")[0]
-        if category != "mean" and smallest is not None and cut_of(r.metric) == smallest and r.value is not None:
+        category, _, metric = r.metric.partition("/")
+        if category != "mean" and metric == f"R@{smallest}":
             cells.setdefault(category, {})[r.under.half] = r.value
     parts = []
-    for category, values in cells.items():
-        text = max((values[name] for name in TEXT_HALVES if name in values), default=None)
-        image = max((values[name] for name in IMAGE_HALVES if name in values), default=None)
-        if "itc" in values and text is not None and image is not None:
-            parts.append(f"{category} {values['itc']:.1f} / {text:.1f} / {image:.1f}")
-    if not parts:
-        return ""
-    return f"R@{smallest} of whole query / its text alone / its image alone, over all queries: {'; '.join(parts)}."
+    for category, of in cells.items():
+        sides = [[value for name in side if (value := of.get(name)) is not None] for side in SIDES]
+        if all(sides):
+            parts.append(f"{category} " + " / ".join(f"{max(side):.1f}" for side in sides))
+    said = f"R@{smallest} of whole query / its text alone / its image alone, over all queries: {'; '.join(parts)}."
+    return said if parts else ""
 
 
 @cache
@@ -182,4 +175,4 @@ def composed_summary(evaluation: Evaluation) -> str:
 
 
 #: What templates ask of lines, evaluations and records.
-FILTERS = (choose, explain, scores_of, targets_of, gallery_sizes, retrieval_summary, composed_summary)
+FILTERS = (choose, explain, scores_of, gallery_sizes, retrieval_summary, composed_summary)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, RetrievalLine, place
+from unifashion_pl.metrics.lines import CaptionLine, ComposedLine, Line, RetrievalLine, place
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.report.runfolder import Evaluation, Kind
+from unifashion_pl.report.runfolder import Evaluation
 from unifashion_pl.report.tables import GALLERIES, MEANINGS, column_order, cut_of, is_plain
 
+#: Titles, the records behind them, and rows by id.
+Made = Iterator[tuple[str, Sequence[ResultRecord], dict[str, "ScoredSample"]]]
 #: Means over captions; BLEU and METEOR are ratios over the whole set, so a caption has no share in them.
 CAPTION_MEANS = ("ROUGE-L", "CIDEr")
 
@@ -61,31 +63,18 @@ class Outcomes:
 
 def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
     """Everything in a test folder that has a value per query, by a name that is the same in every run."""
-    return {
-        of.title: of
-        for made in (
-            _by_dataset(evaluation, ComposedLine, _composed),
-            _by_dataset(evaluation, RetrievalLine, _retrieval),
-            _by_dataset(evaluation, CaptionLine, _captions),
-        )
-        for of in made
-    }
-
-
-def _by_dataset(
-    evaluation: Evaluation, kind: type[Kind], make: Callable[[Sequence[ResultRecord], Sequence[Kind]], list[Outcomes]]
-) -> Iterator[Outcomes]:
-    lines = evaluation.lines(kind)
-    for dataset in sorted({line.dataset for line in lines}):
-        own = [r for r in evaluation.records if r.dataset in (None, dataset)]
-        for found in make(own, [line for line in lines if line.dataset == dataset]):
-            if found.rows:
-                yield replace(found, title=f"{dataset}: {found.title}")
-
-
-def _outcomes(title: str, records: Sequence[ResultRecord], rows: dict[str, ScoredSample]) -> Outcomes:
-    data = frozenset(r.data_hash for r in records if r.data_hash)
-    return Outcomes(title, frozenset(r.protocol for r in records), data, rows)
+    makers: Sequence[tuple[type[Line], Callable[..., Made]]]
+    makers = ((ComposedLine, _composed), (RetrievalLine, _retrieval), (CaptionLine, _captions))
+    found = {}
+    for kind, make in makers:
+        lines = evaluation.lines(kind)
+        for dataset in sorted({line.dataset for line in lines}):
+            known = [r for r in evaluation.records if r.dataset in (None, dataset)]
+            for name, records, rows in make(known, [line for line in lines if line.dataset == dataset]):
+                title, data = f"{dataset}: {name}", frozenset(r.data_hash for r in records if r.data_hash)
+                if rows:
+                    found[title] = Outcomes(title, frozenset(r.protocol for r in records), data, rows)
+    return found
 
 
 def cutoffs(records: Iterable[ResultRecord]) -> list[int]:
@@ -93,23 +82,18 @@ def cutoffs(records: Iterable[ResultRecord]) -> list[int]:
     return sorted({cut for r in records if (cut := cut_of(r.metric)) is not None})
 
 
-def _composed(records: Sequence[ResultRecord], lines: Sequence[ComposedLine]) -> list[Outcomes]:
+def _composed(records: Sequence[ResultRecord], lines: Sequence[ComposedLine]) -> Made:
     """Every score on either gallery, reference kept."""
     ranked = [line for line in lines if line.ranks]
     shared = set.intersection(*(set(line.ranks) for line in ranked)) if ranked else set()
-    made = []
     for variant in sorted(shared, key=lambda v: (v.split("/")[0] != GALLERIES[0], v.split("/")[-1] != "image", v)):
         gallery, reference, score = variant.split("/")
         if gallery not in GALLERIES or reference != "ref-kept":
             continue
-        own = [
-            r
-            for r in records
-            if is_plain(r) and r.under.variant == (gallery, reference, score) and r.under.half not in MEANINGS
-        ]
+        whole = [r for r in records if is_plain(r) and r.under.half not in MEANINGS]
+        own = [r for r in whole if r.under.variant == (gallery, reference, score)]
         rows = {line.key: _composed_row(line, line.ranks[variant], cutoffs(own)) for line in ranked}
-        made.append(_outcomes(f"composed retrieval, gallery {gallery}, {score} score", own, rows))
-    return made
+        yield f"composed retrieval, gallery {gallery}, {score} score", own, rows
 
 
 def _composed_row(line: ComposedLine, rank: Sequence[int], ks: Sequence[int]) -> ScoredSample:
@@ -122,9 +106,8 @@ def _composed_row(line: ComposedLine, rank: Sequence[int], ks: Sequence[int]) ->
     return ScoredSample(asked, line.category, line.reference, values)
 
 
-def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) -> list[Outcomes]:
+def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) -> Made:
     """One per protocol; draws of the same candidates stay together, products are the clusters."""
-    made = []
     for protocol in dict.fromkeys(line.protocol for line in lines):
         own = [r for r in records if r.under.name == protocol and not r.under.chance]
         ranked = [line for line in lines if line.protocol == protocol]
@@ -138,23 +121,21 @@ def _retrieval(records: Sequence[ResultRecord], lines: Sequence[RetrievalLine]) 
                 values["mean"] = share * sum(hits.values()) / len(hits)
             name = f"{line.direction}, draw {line.draw}, {line.query}"
             rows[name] = ScoredSample(f"{line.product} among {line.candidates}", "", line.product, values)
-        made.append(_outcomes(protocol, own, rows))
-    return made
+        yield protocol, own, rows
 
 
-def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> list[Outcomes]:
+def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> Made:
     """Caption scores, and every plain-word check."""
 
     def row(line: CaptionLine, values: dict[str, float]) -> ScoredSample:
         return ScoredSample(f"{line.style} {line.reference}", "", line.id, values)
 
-    own = [r for r in records if r.metric in CAPTION_MEANS and r.value is not None]
     scored = {}
     for line in lines:
         if line.scores:
             known = {metric: line.scores.get(metric) for metric in CAPTION_MEANS}
             scored[line.id] = row(line, {metric: 100 * value for metric, value in known.items() if value is not None})
-    made = [_outcomes("caption scores", own, scored)]
+    yield "caption scores", [r for r in records if r.metric in CAPTION_MEANS and r.value is not None], scored
     for name in sorted({name for line in lines for name in line.words}):
         said = [r for r in records if r.metric == f"caption/{name}_accuracy" and not r.under.chance]
         rows = {}
@@ -162,5 +143,4 @@ def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> 
             found, true = line.words.get(name, (None, None))
             if true:
                 rows[line.id] = row(line, {f"{name} named right": 100.0 * (found == true)})
-        made.append(_outcomes(f"captions, first {name} word", said, rows))
-    return made
+        yield f"captions, first {name} word", said, rows

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unifashion_pl.metrics.lines import PersonLine, Repainted, place
-from unifashion_pl.report import compare, explain, tables
+from unifashion_pl.report import compare, curves, explain, tables
 
 #: Bytes of a picture that a page takes in; thumbnails and generated images have less than a million.
 LARGEST = 32 << 20
@@ -131,12 +131,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    formats = (figure, signed, p_value, count, duration, clip, shorten, prefixes, painted)
+    formats = (figure, signed, p_value, count, duration, clip, shorten, prefixes, painted, curves.number)
     queries = (place, *explain.FILTERS)
     records = (tables.flags, tables.value_text, tables.interval_text, tables.grouped, tables.standard_error, compare.reach)
     environment.filters.update({function.__name__: function for function in (*formats, *queries, *records)})
     environment.tests["painted"] = painted
-    environment.globals.update(zip=zip, GALLERIES=tables.GALLERIES, VARIANTS=tables.VARIANTS, SCORES=tables.SCORES)
+    names = ("GALLERIES", "VARIANTS", "MEANINGS", "SCORES")
+    environment.globals.update(zip=zip, **{name: getattr(tables, name) for name in names})
     return environment
 
 

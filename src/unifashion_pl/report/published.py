@@ -62,18 +62,6 @@ class PublishedCell:
         return [(name, value) for name, value in facts if value]
 
 
-@dataclass(frozen=True)
-class Published:
-    """The paper's tables, our cells by (table, method), and averages that do not follow from their row."""
-
-    source: dict[str, str]
-    tables: list[dict[str, Any]]
-    rows: list[tuple[str, str, list[PublishedCell]]]
-    compared: bool
-    broken: list[tuple[str, str, str, float, float]]
-    chief: tuple[str, ...] = CHIEF
-
-
 def load_published() -> dict[str, Any]:
     """The shipped tables."""
     data: dict[str, Any] = json.loads((files("unifashion_pl.report") / "published.json").read_text(encoding="utf-8"))
@@ -108,14 +96,6 @@ def matches(number: str, method: str, metric: str, record: ResultRecord) -> bool
     return number == "4" and under.family == "fashioniq" and whole and under.half == "itc"
 
 
-def is_full(number: str, record: ResultRecord) -> bool:
-    """Whether a Fashion-IQ record covers the whole validation split; other tables cannot be reproduced anyway."""
-    category = record.metric.split("/")[0]
-    if record.under.detail("gallery"):
-        return False
-    return number == "4" and record.n == FULL_QUERIES.get(category, sum(FULL_QUERIES.values()))
-
-
 def reads_fashiongen(run: Run) -> bool:
     """Whether a run's data are FashionGen's: protocols of pairs are used on other catalogues, too, and do not name the data."""
     data = json.dumps([config.get("data") for config in run.configs.values()], default=str)
@@ -123,10 +103,11 @@ def reads_fashiongen(run: Run) -> bool:
 
 
 def is_comparable(number: str, run: Run, record: ResultRecord) -> bool:
-    """Whether a number is of the published data, of all of them, and of trained weights."""
+    """Whether a number is of the published data, of all of them (for Fashion-IQ, the whole validation split), and of trained weights."""
     if run.is_toy or record.flaw:
         return False
-    return is_full(number, record) if number == "4" else reads_fashiongen(run)
+    whole = FULL_QUERIES.get(record.metric.split("/")[0], sum(FULL_QUERIES.values()))
+    return record.n == whole and not record.under.detail("gallery") if number == "4" else reads_fashiongen(run)
 
 
 def compare(number: str, method: str, metric: str, value: float, runs: Sequence[Run]) -> PublishedCell:
@@ -138,9 +119,8 @@ def compare(number: str, method: str, metric: str, value: float, runs: Sequence[
         return PublishedCell(number, method, metric, value, f"not run ({_reason(number, found)})")
     scale = 100.0 if number == "2" else 1.0
     values = [r.value * scale for _, r in real if r.value is not None]
-    mean, half = math.fsum(values) / len(values), math.inf
-    if len(values) >= 3:
-        half = seed_summary(values).half_new_run
+    mean = math.fsum(values) / len(values)
+    half = seed_summary(values).half_new_run if len(values) >= 3 else math.inf
     status = judge(number, method, value, mean, half)
     run, record = real[0]
     spread = f"{mean - half:.2f}–{mean + half:.2f}" if math.isfinite(half) else f"{len(values)} seed{'s'[: len(values) > 1]}"
@@ -179,8 +159,8 @@ def judge(number: str, method: str, published: float, mean: float, half: float) 
     return "below" if published > mean + half else "reproduced"
 
 
-def published(runs: Sequence[Run]) -> Published:
-    """This paper's rows with our column and a status, and all printed rows."""
+def published(runs: Sequence[Run]) -> dict[str, Any]:
+    """All printed tables; this paper's rows with our cells by (table, method); averages that do not follow from their row."""
     data = load_published()
     cells = [
         compare(block["table"], row["method"], metric, value, runs)
@@ -192,12 +172,11 @@ def published(runs: Sequence[Run]) -> Published:
         if value is not None
     ]
     rows = [(*key, list(group)) for key, group in groupby(cells, key=lambda c: (c.table, c.method))]
-    return Published(data["source"], data["tables"], rows, any(c.ours is not None for c in cells), broken_averages(data))
+    compared = any(c.ours is not None for c in cells)
+    return {**data, "rows": rows, "compared": compared, "broken": broken_averages(data), "chief": CHIEF}
 
 
 def config_hash(run: Run) -> str | None:
     """First 12 digits of the SHA-256 of a run's config files; None where it has none."""
-    if not run.config_texts:
-        return None
-    text = "\0".join(f"{label}\n{run.config_texts[label]}" for label in sorted(run.config_texts))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    text = "\0".join(f"{label}\n{text}" for label, text in sorted(run.config_texts.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if text else None

@@ -24,6 +24,7 @@ LARGEST = 1e30
 #: Folders that every run has.
 NOISE = ("lightning_logs", "test")
 Kind = TypeVar("Kind", bound=Line)
+Columns = dict[str, list[tuple[float, float]]]
 
 
 @dataclass
@@ -55,23 +56,20 @@ class Evaluation:
 
 
 @dataclass
-class Curves:
-    """One ``metrics.csv``: per column the steps and values that are filled in."""
-
-    label: str
-    columns: dict[str, list[tuple[float, float]]]
-
-
-@dataclass
 class Run:
-    """A run folder as the report sees it; ``only_tested`` names the parts of which nothing says that they were trained here."""
+    """A run folder as the report sees it.
+
+    Attributes:
+        only_tested: the parts of which nothing says that they were trained here.
+        curves: label of every ``metrics.csv``, and per column the steps and values that are filled in.
+    """
 
     path: Path
     title: str = ""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     config_texts: dict[str, str] = field(default_factory=dict)
     only_tested: set[str] = field(default_factory=set)
-    curves: list[Curves] = field(default_factory=list)
+    curves: list[tuple[str, Columns]] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
@@ -97,17 +95,17 @@ def read_run(path: Path) -> Run:
         raise FileNotFoundError(f"{path} is no folder: expected a run folder with metrics.csv or test/results.json")
     run = Run(path)
     for file in _files(path, "config.yaml"):
-        if file.parent.name == "test" and _label(path, file.parent) in run.configs:
-            continue  # what was trained says more than what `test` was called with
+        label = _label(path, file.parent)
         if file.parent.name == "test":
-            run.only_tested.add(_label(path, file.parent))
-        text = read_text(file)
-        run.config_texts[_label(path, file.parent)] = text
-        run.configs[_label(path, file.parent)] = _load_config(file, text)
+            if label in run.configs:
+                continue  # what was trained says more than what `test` was called with
+            run.only_tested.add(label)
+        run.config_texts[label] = text = read_text(file)
+        run.configs[label] = from_yaml(text, dict[str, Any], str(file), "a configuration")
+        converted(run.configs[label], _Config, str(file), "a configuration")
     for file in _files(path, "metrics.csv"):
-        columns = _read_curves(file)
-        if columns:
-            run.curves.append(Curves(_label(path, file.parent), columns))
+        if columns := _read_curves(file):
+            run.curves.append((_label(path, file.parent), columns))
     for file in _files(path, "results.json"):
         folder = file.parent / "predictions"
         predictions = {name: read_predictions(_inside(path, folder / f"{name}.jsonl"), name) for name in KINDS}
@@ -120,15 +118,11 @@ def read_run(path: Path) -> Run:
 def name_apart(runs: Sequence[Run]) -> Sequence[Run]:
     """Give runs whose folders are called alike longer names, as much of their paths as tells them apart; returns the runs."""
     paths = [run.path.resolve().parts for run in runs]
-    for i, run in enumerate(runs):
-        others = [parts for j, parts in enumerate(paths) if j != i]
-        for length in range(1, len(paths[i]) + 1):
-            tail = paths[i][-length:]
-            if all(parts[-length:] != tail for parts in others):
-                run.title = "/".join(tail)
-                break
-        else:
-            run.title = f"{paths[i][-1]} ({1 + paths[:i].count(paths[i])})"
+    for i, (run, own) in enumerate(zip(runs, paths)):
+        others = paths[:i] + paths[i + 1 :]
+        lengths = (n for n in range(1, len(own) + 1) if all(parts[-n:] != own[-n:] for parts in others))
+        apart = own[-next(lengths, len(own) + 1) :]
+        run.title = "/".join(apart) if own not in others else f"{own[-1]} ({1 + paths[:i].count(own)})"
     return runs
 
 
@@ -163,20 +157,14 @@ class _Config(TypedDict, total=False):
     seed_everything: int | bool | None
 
 
-def _load_config(file: Path, text: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = from_yaml(text, dict[str, Any], str(file), "a configuration")
-    converted(loaded, _Config, str(file), "a configuration")
-    return loaded
-
-
-def _read_curves(file: Path) -> dict[str, list[tuple[float, float]]]:
+def _read_curves(file: Path) -> Columns:
     """Columns of a CSVLogger file over ``step``; test results are no curves, and what is not finite or beyond :data:`LARGEST` is left out.
 
     A last line without an end is still being written and does not count.
     """
     text = read_text(file)
     table = parse_table(text[: text.rfind("\n") + 1], str(file))
-    columns: dict[str, list[tuple[float, float]]] = {}
+    columns: Columns = {}
     for row in table.rows:
         cells = {name: _number(cell, f"{file}:{row.line}: {name}") for name, cell in zip(table.header, row.cells) if cell}
         step = cells.get("step", 0.0)

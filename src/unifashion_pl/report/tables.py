@@ -80,12 +80,6 @@ class Results:
         """Metrics of composed retrieval."""
         return column_order(r.metric for r in self.composed)
 
-    @property
-    def halves(self) -> list[tuple[str, str]]:
-        """Name and meaning of every half of the query that was asked alone."""
-        measured = {r.under.half for r in self.composed}
-        return [(VARIANTS[half], meaning) for half, meaning in MEANINGS.items() if half in measured]
-
     def matrix(self, gallery: str) -> list[tuple[str, str, dict[str, ResultRecord]]]:
         """(half, score, metric -> record) of a gallery with the reference kept."""
         cells: dict[tuple[str, str], dict[str, ResultRecord]] = {}

@@ -91,14 +91,6 @@ def rouge_l(hypotheses: Sequence[str], references: References, beta: float = 1.2
     return values
 
 
-def document_frequencies(references: References) -> Counter[Gram]:
-    """Number of items with the n-gram in any of their references."""
-    frequencies: Counter[Gram] = Counter()
-    for several in references:
-        frequencies.update({gram for reference in several for gram in ngrams(reference.split())})
-    return frequencies
-
-
 class _Vector:
     """TF-IDF vector of a caption, one part per n-gram order; length = number of bigrams."""
 
@@ -125,7 +117,8 @@ def cider_d(hypotheses: Sequence[str], references: References, sigma: float = 6.
 
     The IDF comes from all references given here, so the whole evaluated set must be passed at once; a single item scores 0.
     """
-    frequencies = document_frequencies(references)
+    seen = ({gram for reference in several for gram in ngrams(reference.split())} for several in references)
+    frequencies = Counter(gram for grams in seen for gram in grams)
     log_items = math.log(len(references)) if references else 0.0
     values = []
     for hypothesis, several in zip(hypotheses, references):

@@ -156,11 +156,8 @@ def meteor_process(tools: JavaTools) -> Iterator[MeteorProcess]:
     with tempfile.TemporaryDirectory() as folder:
         command = [str(tools.java), "-jar", "-Xmx2G", str(tools.meteor_jar), "-", "-", "-stdio", "-l", "en", "-norm"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(command, cwd=folder, text=True, encoding="utf-8", **pipes)  # type: ignore[call-overload]
-        try:
-            yield MeteorProcess(process.stdin, process.stdout)
-        finally:
-            process.stdin.close()
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        with subprocess.Popen(command, cwd=folder, text=True, encoding="utf-8", **pipes) as process:  # type: ignore[call-overload]
+            try:
+                yield MeteorProcess(process.stdin, process.stdout)
+            finally:
+                process.kill()

@@ -14,19 +14,16 @@ PUNCTUATION = frozenset(
 )
 
 
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-_KEEP_STOP = _words("""al cf co ct dr ft ga jr ky lt md mo mr ms mt ph rd rt sq sr st va vs vt wm adj adm adv ala apr aug ave bhd cie col
+# ruff: noqa: SIM905
+_KEEP_STOP = """al cf co ct dr ft ga jr ky lt md mo mr ms mt ph rd rt sq sr st va vs vt wm adj adm adv ala apr aug ave bhd cie col
 cos cpl dak dec det drs ens esq est etc ext feb fla fri gen gov hon inc ind jan jos jul jun kan ltd maj mar mfg mme mon mrs mtg
 neb nev nov oct pfc plc pte pty pvt rep rev sen sep seq sfc sgt spc ste sys tel thu tue wed wis wyo alex ariz assn asst atty bldg
 blvd brig bros capt cmdr colo conn corp dept elec govs insp intl invt kans mich minn mlle mont msgr natl okla penn ppte ppty pres
-prof ptes ptys reps sens sept supt tenn tues univ wisc assoc bancorp calif comdr lieut messrs thurs treas""")
-_KEEP_STOP_CAPITAL = _words("az ark del ill la mass miss ore pa tex wash")
-_KEEP_STOP_NUMBER = _words("ca no op pp art fig nos figs prop")
-_OPENERS = _words("""a an as at he if in it so we but her now one our she the yet you here last many more once some such that then they
-this what when about according after earlier however other since their there these while""")
+prof ptes ptys reps sens sept supt tenn tues univ wisc assoc bancorp calif comdr lieut messrs thurs treas""".split()
+_KEEP_STOP_CAPITAL = "az ark del ill la mass miss ore pa tex wash".split()
+_KEEP_STOP_NUMBER = "ca no op pp art fig nos figs prop".split()
+_OPENERS = """a an as at he if in it so we but her now one our she the yet you here last many more once some such that then they
+this what when about according after earlier however other since their there these while""".split()
 _SPLIT_WORDS = {
     "cannot": ("can", "not"),
     "gonna": ("gon", "na"),
