@@ -63,10 +63,8 @@ class Outcomes:
 
 def outcomes(evaluation: Evaluation) -> dict[str, Outcomes]:
     """Everything in a test folder that has a value per query, by a name that is the same in every run."""
-    makers: Sequence[tuple[type[Line], Callable[..., Made]]]
-    makers = ((ComposedLine, _composed), (RetrievalLine, _retrieval), (CaptionLine, _captions))
-    found = {}
-    for kind, make in makers:
+    found: dict[str, Outcomes] = {}
+    for kind, make in MAKERS.items():
         lines = evaluation.lines(kind)
         for dataset in sorted({line.dataset for line in lines}):
             known = [r for r in evaluation.records if r.dataset in (None, dataset)]
@@ -144,3 +142,6 @@ def _captions(records: Sequence[ResultRecord], lines: Sequence[CaptionLine]) -> 
             if true:
                 rows[line.id] = row(line, {f"{name} named right": 100.0 * (found == true)})
         yield f"captions, first {name} word", said, rows
+
+
+MAKERS: dict[type[Line], Callable[..., Made]] = {ComposedLine: _composed, RetrievalLine: _retrieval, CaptionLine: _captions}
