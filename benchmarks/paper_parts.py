@@ -1,10 +1,12 @@
-"""Models, batches and FLOP counts of ``paper_size.py``."""
+"""Trainings, models, batches and FLOP counts of ``paper_size.py``, and what ``paper_smoke.py`` shares with it."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from unifashion_pl.backbone import VisionTower
 from unifashion_pl.configs import merged, read_config
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.parameters import with_random_weights
+from unifashion_pl.provenance import commit
 
 WORDS = ("red", "dress", "blue", "shirt", "long", "black", "skirt", "with", "buttons", "green", "top", "striped", "sleeves", "white", "collar", "short")  # fmt: skip
 #: Laid over a chain by ``--scale tiny``.
@@ -39,6 +42,36 @@ class Case:
     configs: tuple[str, ...]
     batch: str
     limit: float | None = None
+
+
+_P1, _P2 = ("phase1.yaml", "paper.yaml"), ("phase2.yaml", "paper.yaml")
+TRAININGS = (
+    Case("representation", (*_P1, "paper-representation.yaml"), "pairs"),
+    Case("phase2", _P2, "triplets"),
+    Case("tryon", ("tryon.yaml", "paper.yaml", "paper-tryon.yaml"), "tryon"),
+    Case("design", ("design.yaml", "paper.yaml", "paper-design.yaml"), "tryon"),
+    Case("commercial-phase1", ("phase1.yaml", "commercial.yaml"), "pairs", 24),
+    Case("commercial-phase2", ("phase2.yaml", "commercial.yaml"), "triplets", 24),
+    Case("llm", (*_P1, "paper-llm.yaml"), "pairs"),
+    Case("diffusion", (*_P1, "paper-diffusion.yaml"), "pairs"),
+    Case("joint", _P1, "pairs"),
+)
+PACKAGES = ("torch", "lightning", "transformers", "diffusers", "timm", "peft")
+
+
+def environment(device: torch.device, tiny: bool) -> dict[str, Any]:
+    """What figures hang on."""
+    cuda = device.type == "cuda"
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit() or "unknown",
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30 if cuda else None,
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "scale": "tiny" if tiny else "paper",
+    }
 
 
 def overlay_batch(configs: tuple[str, ...], batch: str) -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.metadata
 import json
 import os
 import statistics
@@ -27,35 +26,21 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from paper_parts import Case, build, flops, overlay_batch, synthetic, with_features
+from paper_parts import TRAININGS, Case, build, environment, flops, overlay_batch, synthetic, with_features
 from torch import Tensor
 from tqdm import tqdm
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import EditBatch, TrainBatch, TryOnBatch
 from unifashion_pl.optim import build_optimizer
-from unifashion_pl.provenance import commit
 from unifashion_pl.tasks.editing import edit_batch
 
 GIB, TERA = 2**30, 1e12
-PACKAGES = ("torch", "lightning", "transformers", "diffusers", "timm", "peft")
-_P1, _P2 = ("phase1.yaml", "paper.yaml"), ("phase2.yaml", "paper.yaml")
-TRAININGS = (
-    Case("representation", (*_P1, "paper-representation.yaml"), "pairs"),
-    Case("phase2", _P2, "triplets"),
-    Case("tryon", ("tryon.yaml", "paper.yaml", "paper-tryon.yaml"), "tryon"),
-    Case("commercial-phase1", ("phase1.yaml", "commercial.yaml"), "pairs", 24),
-    Case("commercial-phase2", ("phase2.yaml", "commercial.yaml"), "triplets", 24),
-    Case("llm", (*_P1, "paper-llm.yaml"), "pairs"),
-    Case("diffusion", (*_P1, "paper-diffusion.yaml"), "pairs"),
-    Case("joint", _P1, "pairs"),
-)
 #: In the order of importance.
 ORDER = ("tower", "representation", "phase2", "tryon", "sampling", "commercial-phase1", "commercial-phase2", "llm", "diffusion",
          "sampling-compiled", "joint")  # fmt: skip
@@ -293,24 +278,9 @@ def matmul_peak(bench: Bench) -> float:
     return best
 
 
-def environment(bench: Bench) -> dict[str, Any]:
-    """What the numbers hang on."""
-    cuda = bench.device.type == "cuda"
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit() or "unknown",
-        "device": torch.cuda.get_device_name(bench.device) if cuda else "cpu",
-        "memory_gib": torch.cuda.get_device_properties(bench.device).total_memory / GIB if cuda else None,
-        "cuda": torch.version.cuda,
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "scale": "tiny" if bench.tiny else "paper",
-        "matmul_peak_tflops": bench.peak / TERA,
-    }
-
-
 def write(bench: Bench) -> None:
     """``paper_size.json`` and ``paper_size.md``."""
-    where = environment(bench)
+    where = {**environment(bench.device, bench.tiny), "matmul_peak_tflops": bench.peak / TERA}
     content = {"environment": where, "rows": [asdict(row) for row in bench.rows]}
     bench.out.mkdir(parents=True, exist_ok=True)
     (bench.out / "paper_size.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

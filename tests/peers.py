@@ -6,6 +6,7 @@ The maps back to published names are written from the two naming schemes and sha
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -186,9 +187,11 @@ def _unet_place(place: str, levels: int, layers: int, attention: list[bool]) -> 
     return f"output_blocks.{i * (layers + 1) + layers}.{2 if attention[levels - 1 - i] else 1}.conv"
 
 
-def to_ldm_unet(state: dict[str, Tensor], prefix: str = "model.diffusion_model.") -> dict[str, Tensor]:
-    """Names of a U-Net built from :data:`UNET` -> those of the latent-diffusion code (openaimodel.py)."""
-    attention = ["CrossAttn" in kind for kind in UNET["down_block_types"]]
+def to_ldm_unet(
+    state: Mapping[str, Tensor], prefix: str = "model.diffusion_model.", *, fields: Mapping[str, Any] = UNET
+) -> dict[str, Tensor]:
+    """Names of a U-Net built from ``fields`` -> those of the latent-diffusion code (openaimodel.py)."""
+    attention = ["CrossAttn" in kind for kind in fields["down_block_types"]]
     top = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
            "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
     out = {}
@@ -202,14 +205,16 @@ def to_ldm_unet(state: dict[str, Tensor], prefix: str = "model.diffusion_model."
         rest = match[2] or ""
         if ".resnets." in match[1]:
             rest = _RESNET[rest]
-        place = _unet_place(match[1], len(attention), UNET["layers_per_block"], attention)
+        place = _unet_place(match[1], len(attention), fields["layers_per_block"], attention)
         out[".".join(filter(None, (f"{prefix}{place}", rest, leaf)))] = tensor
     return out
 
 
-def to_ldm_vae(state: dict[str, Tensor], prefix: str = "first_stage_model.") -> dict[str, Tensor]:
-    """Names of an ``AutoencoderKL`` built from :data:`VAE` -> those of the latent-diffusion code; attention as 1 x 1 convolutions."""
-    levels = len(VAE["block_out_channels"])
+def to_ldm_vae(
+    state: Mapping[str, Tensor], prefix: str = "first_stage_model.", *, fields: Mapping[str, Any] = VAE
+) -> dict[str, Tensor]:
+    """Names of an ``AutoencoderKL`` built from ``fields`` -> those of the latent-diffusion code; attention as 1 x 1 convolutions."""
+    levels = len(fields["block_out_channels"])
     out = {}
     for name, tensor in state.items():
         new = name
@@ -231,10 +236,12 @@ def to_ldm_vae(state: dict[str, Tensor], prefix: str = "first_stage_model.") -> 
     return out
 
 
-def to_ldm_text(state: dict[str, Tensor], prefix: str = "cond_stage_model.transformer.") -> dict[str, Tensor]:
+def to_ldm_text(
+    state: Mapping[str, Tensor], prefix: str = "cond_stage_model.transformer.", *, positions: int = CLIP["max_position_embeddings"]
+) -> dict[str, Tensor]:
     """Names of ``CLIPTextModel`` -> those of Stable Diffusion 1's checkpoints, with the positions that old transformers stored."""
     out = {f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in state.items()}
-    return {**out, f"{prefix}text_model.embeddings.position_ids": torch.arange(CLIP["max_position_embeddings"])[None]}
+    return {**out, f"{prefix}text_model.embeddings.position_ids": torch.arange(positions)[None]}
 
 
 def ldm_process() -> dict[str, Tensor]:
