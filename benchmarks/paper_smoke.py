@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from paper_parts import TRAININGS, environment, shrink
 from paper_record import GIB, Enough, peak
 
 from unifashion_pl.configs import read_config
+from unifashion_pl.trainings import working_in
 
 #: Layers of the language model where the whole does not fit.
 FEW = 4
@@ -92,36 +93,53 @@ class Smoke:
 
     Attributes:
         work: the folder that is the current one of every command.
+        together: no processes of their own; memory says nothing then.
         rows: what was seen so far.
     """
 
     out: Path
     work: Path
     tiny: bool
-    rows: list[dict[str, Any]]
+    together: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def sizes(self) -> Sizes:
         return paper_files.tiny_sizes() if self.tiny else paper_files.paper_sizes()
 
-    def command(self, name: str, args: Sequence[str], path: Path) -> dict[str, Any]:
-        """Run this script's ``--inside`` in a process of its own; what it recorded, and how it ended."""
-        path.unlink(missing_ok=True)
-        here = [sys.executable, __file__, "--inside", str(path), *args]
-        begun, log = time.monotonic(), path.with_suffix(".log")
+    @property
+    def environ(self) -> dict[str, str]:
+        """Of every command: the hub is its cache below :attr:`work`, and there is no GPU."""
         env = {**os.environ, "HF_HOME": str(self.work / "hf"), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-        env["PYTHONPATH"] = os.pathsep.join(str(Path(module.__file__).parent) for module in (paper_files, peers))  # type: ignore[arg-type]
-        with log.open("w", encoding="utf-8") as stream:
-            code = subprocess.run(here, cwd=self.work, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+        path = os.pathsep.join(str(Path(module.__file__).parent) for module in (paper_files, peers))  # type: ignore[arg-type]
+        return {**env, "PYTHONPATH": path}
+
+    def command(self, name: str, args: Sequence[str], path: Path, note: str = "") -> dict[str, Any]:
+        """Run :func:`inside` in a process of its own; what it recorded, and how it ended."""
+        path.unlink(missing_ok=True)
+        begun, failed = time.monotonic(), self._together(args, path) if self.together else self._apart(args, path)
         row: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        row |= {"name": name, "seconds": time.monotonic() - begun, "code": code}
-        if code:
-            lines = log.read_text("utf-8", errors="replace").strip().splitlines()
-            row["failed"] = lines[-1][:300] if lines else f"ended by signal {-code}"
+        row |= {"name": name, "seconds": time.monotonic() - begun, "failed": failed, "note": note}
         self.rows.append(row)
         self.write()
-        print(f"{name}: {'FAILED: ' + row['failed'] if code else summary(row)}", flush=True)
+        print(f"{name}: {f'FAILED: {failed}' if failed else summary(row)}", flush=True)
         return row
+
+    def _apart(self, args: Sequence[str], path: Path) -> str:
+        """What went wrong; empty = nothing. What the process said is in a ``.log`` beside the record."""
+        here, log = [sys.executable, str(Path(__file__).resolve()), "--inside", str(path), *args], path.with_suffix(".log")
+        with log.open("w", encoding="utf-8") as stream:
+            done = subprocess.run(here, cwd=self.work, env=self.environ, stdout=stream, stderr=subprocess.STDOUT, check=False)
+        lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+        return "" if not done.returncode else lines[-1][:300] if lines else f"ended by {done.returncode}"
+
+    def _together(self, args: Sequence[str], path: Path) -> str:
+        with working_in(self.work):
+            try:
+                inside(path, args)
+            except Exception as error:
+                return f"{type(error).__name__}: {error}"[:300]
+        return ""
 
     def write(self) -> None:
         """``paper_smoke.json`` and ``.md``."""
@@ -162,7 +180,7 @@ def prepare(smoke: Smoke) -> None:
         row = smoke.command(
             f"import {name}", ["import", str(path), "--out", out, *options], smoke.out / f"import-{path.name}.json"
         )
-        if row["code"]:
+        if row["failed"]:
             raise SystemExit(f"the import of {name} failed: {row['failed']}")
         if hub is not None:
             paper_files.in_hub_cache(cache, hub, smoke.work / out)
@@ -322,8 +340,9 @@ def run(smoke: Smoke, wanted: Sequence[str]) -> None:
         if stage.name in wanted:
             file = smoke.out / f"{stage.name.replace(', ', '-').replace(' ', '-')}.json"
             marks = [word for word, true in (("update", stage.update), ("saves", stage.saves)) if true]
-            row = smoke.command(stage.name, [*fit_arguments(stage, smoke.work / "small" if smoke.tiny else None), *marks], file)
-            row["note"] = stage.note
+            smoke.command(
+                stage.name, [*fit_arguments(stage, smoke.work / "small" if smoke.tiny else None), *marks], file, stage.note
+            )
     if "try_on" in wanted:
         smoke.command("try_on", ["try_on"], smoke.out / "try_on.json")
     smoke.write()
@@ -336,17 +355,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="of downloads, imports and runs; default OUT/work, removed afterwards")
     parser.add_argument("--scale", choices=("paper", "tiny"), default="paper")
     parser.add_argument("--stages", default="/".join(names), help=f"of {' / '.join(names)}")
+    parser.add_argument("--together", action="store_true", help="all stages in one process, for tests")
     args = parser.parse_args()
     if unknown := set(args.stages.split("/")) - set(names):
         parser.error(f"unknown stages {sorted(unknown)}; known are {' / '.join(names)}")
     work = (args.work or args.out / "work").resolve()
-    smoke = Smoke(args.out.resolve(), work, args.scale == "tiny", [])
+    smoke = Smoke(args.out.resolve(), work, args.scale == "tiny", args.together)
+    if args.together and os.environ.get("HF_HOME") != smoke.environ["HF_HOME"]:  # read when the libraries are imported
+        raise SystemExit(subprocess.run([sys.executable, *sys.argv], env=smoke.environ, check=False).returncode)
     work.mkdir(parents=True, exist_ok=True)
     run(smoke, args.stages.split("/"))
     if args.work is None:
         shutil.rmtree(work)
     print((smoke.out / "paper_smoke.md").read_text("utf-8"))
-    if any(row["code"] or row.get("wrong") for row in smoke.rows):
+    if any(row["failed"] or row.get("wrong") for row in smoke.rows):
         raise SystemExit(1)
 
 

@@ -237,7 +237,10 @@ def to_ldm_vae(
 
 
 def to_ldm_text(
-    state: Mapping[str, Tensor], prefix: str = "cond_stage_model.transformer.", *, positions: int = CLIP["max_position_embeddings"]
+    state: Mapping[str, Tensor],
+    prefix: str = "cond_stage_model.transformer.",
+    *,
+    positions: int = CLIP["max_position_embeddings"],
 ) -> dict[str, Tensor]:
     """Names of ``CLIPTextModel`` -> those of Stable Diffusion 1's checkpoints, with the positions that old transformers stored."""
     out = {f"{prefix}text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in state.items()}

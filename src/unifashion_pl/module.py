@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from unifashion_pl.inference.pictures import generate
 from unifashion_pl.memory import check_memory
 from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
+from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.rebuild import PARTS, blueprints
 from unifashion_pl.sharding import reshard, shard, shards_of, unshard
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
@@ -240,11 +241,11 @@ class UniFashionModule(LossModule, PretrainedMethods):
             drop_unbuilt(self, state)
         state.update({name: own[name] for name in left_out(self) - state.keys()})
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As of any module; what the weights have :attr:`learned` is not known then, unless a checkpoint said so before."""
         learned.give(self, self._announced)
         self._announced = None
-        return super().load_state_dict(*args, **kwargs)
+        return super().load_state_dict(state_dict if kwargs.get("assign") else taken(self, state_dict), *args, **kwargs)
 
     def on_validation_epoch_start(self) -> None:
         unshard(self)

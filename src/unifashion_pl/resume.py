@@ -24,6 +24,7 @@ from unifashion_pl.curves import take_over, writers
 from unifashion_pl.epochs import Outlook
 from unifashion_pl.files import check_writable, write_checkpoint
 from unifashion_pl.names import plain
+from unifashion_pl.parts.tensors import read_content
 
 STATES, GRADIENTS, CURVES = "unifashion_streams", "unifashion_gradients", "unifashion_curves"
 LOOP = "epoch_loop.batch_progress"
@@ -43,8 +44,8 @@ def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
             if "://" not in place:
                 check_writable(place, folder=True)
     take_over(trainer)
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+    if type(trainer.strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):
+        trainer.strategy.checkpoint_io = WholeCheckpointIO(mapped=trainer.state.fn != TrainerFn.FITTING)
     return [StepSeeds(), Resume(), Outlook(), Streams()]
 
 
@@ -52,7 +53,21 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are there whole or not at all, whatever TMPDIR is, with the umask's permissions.
 
     Lightning's own writes to TMPDIR and moves the file, which is a copy where that is another file system.
+
+    Args:
+        mapped: read only what is used, as where nothing is trained further the optimiser's states are not.
     """
+
+    def __init__(self, mapped: bool = False) -> None:
+        self.mapped = mapped
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """As Lightning's; ``weights_only=False`` and addresses are left to it."""
+        if self.mapped and weights_only is not False and Path(path).is_file():
+            content: dict[str, Any] = read_content(path)
+            return content
+        given = {} if map_location is None else {"map_location": map_location}
+        return super().load_checkpoint(path, weights_only=weights_only, **given)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint beside its place, and put it there.

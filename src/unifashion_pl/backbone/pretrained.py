@@ -13,6 +13,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from unifashion_pl.parts.fit import require_fit
+from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.tensors import load_tensors
 
 #: Where our own format keeps the timm model.
@@ -42,7 +43,7 @@ def load_vision_weights(model: nn.Module, source: str | Path, depth: int | None 
         )
     state = fit_tower(model, load_tensors(path / "model.safetensors" if path.is_dir() else path), depth)
     check_tower(model, state, str(source))
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(taken(model, state), strict=False)
 
 
 def fit_tower(model: nn.Module, state: dict[str, Tensor], depth: int | None = None) -> dict[str, Tensor]:
@@ -171,7 +172,7 @@ def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
     }
     cure = "Set hidden_size, num_layers, num_heads, intermediate_size and tokenizer to those of the BERT"
     require_fit(state, own, f"{source} does not fit the Q-Former", cure)
-    backbone.load_state_dict(state, strict=False)
+    backbone.load_state_dict(taken(backbone, state), strict=False)
 
 
 def _bert_file(source: str) -> Path:

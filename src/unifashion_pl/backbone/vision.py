@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import timm
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from unifashion_pl.backbone.pretrained import load_vision_weights
 from unifashion_pl.names import unknown
 from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
 
@@ -77,7 +79,9 @@ class VisionTower(nn.Module):
         self.depth: int | None = options.get("depth")
         source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
         with rebuild.reading_source(self.part, source):
-            self.model: Any = _timm_model(f"local-dir:{folder}" if folder else name, start == "timm", options)
+            make = partial(_timm_model, f"local-dir:{folder}" if folder else name, start == "timm", options)
+            filled = start == "timm" or (start == "none" and not rebuild.brings_tensors(self.part))
+            self.model: Any = make() if filled else unfilled(make, floating(dtype))
             self._settle(options, final_norm)  # what a tower is built as comes before any file is compared with it
             if start not in ("none", "timm"):
                 load_vision_weights(self.model, start, self.depth)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
 from unifashion_pl.generation.samplers import PROCESS, alphas_cumprod, signal_of
 from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
@@ -358,7 +359,8 @@ def _load_unet(source: str) -> Any:
 
     folder = config_folder(Denoiser.part, source, "unet")
     if folder is not None:  # of a saved model, which brings its own tensors
-        return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder)).requires_grad_(False)
+        config = UNet2DConditionModel.load_config(folder)
+        return unfilled(lambda: UNet2DConditionModel.from_config(config)).requires_grad_(False)
     with rebuild.reading_source(Denoiser.part, source):
         return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
 

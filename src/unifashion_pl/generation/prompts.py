@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # typ
 
 from unifashion_pl.backbone.tokenizer import Reading, load_tokenizer, reading_of, warn_of_cut
 from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
@@ -102,7 +103,7 @@ def _load_model(source: str, dtype: torch.dtype) -> nn.Module:
     folder = config_folder(PromptEncoder.part, source, "text_encoder")
     if folder is None:
         return load_part(CLIPTextModel, source, "text_encoder", dtype=dtype)
-    return nn.Module.to(CLIPTextModel(CLIPTextConfig.from_pretrained(folder)), dtype)
+    return unfilled(lambda: CLIPTextModel(CLIPTextConfig.from_pretrained(folder)), dtype)
 
 
 def _clip_config(fields: dict[str, Any], tokenizer: Any) -> CLIPTextConfig:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
@@ -145,4 +146,4 @@ def _load(source: str, dtype: torch.dtype) -> Any:
         kind: Any = getattr(diffusers, config["_class_name"])
         if folder is None:
             return load_part(kind, source, "vae", torch_dtype=dtype)
-    return nn.Module.to(kind.from_config(config), dtype)
+    return unfilled(lambda: kind.from_config(config), dtype)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from unifashion_pl.parts.mapped import taken
+
 #: Examples of each sort in a message.
 SHOWN = 3
 
@@ -72,7 +74,7 @@ def load_exactly(model: nn.Module, state: Mapping[str, Tensor], where: str, opti
         ValueError: with the differences; nothing was loaded.
     """
     check_fit(model, state, where, optional)
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(taken(model, state), strict=False)
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str, optional: Iterable[str] = ()) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.resources import files as package_files
@@ -142,15 +142,14 @@ def reading_source(part: str, source: str | None) -> Iterator[None]:
     """
     current = _current.get()
     if current is None or source is None or blueprint_of(part) is not None:
-        with nullcontext() if current is None else torch.device("cpu"):  # read, even where the rest is built without memory
-            yield
+        yield
         return
     # no hub id, so that the hub need not be asked
     is_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
     try:
         if is_path and not Path(source).exists():
             raise FileNotFoundError("there is nothing")
-        with torch.device("cpu"):
+        with torch.device("cpu"):  # read, even where the rest is built without memory
             yield
     except (OSError, ValueError) as error:
         left = part in current.published

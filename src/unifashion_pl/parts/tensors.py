@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unifashion_pl.names import plain_state
+from unifashion_pl.parts.mapped import remember
 
 #: Files of a saved model; imported folders have the second one too.
 CONFIG, TENSORS = "config.json", "model.safetensors"
@@ -44,6 +45,7 @@ def read_content(path: str | Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file at {path}")
     try:
+        remember(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         if zipped := zipfile.is_zipfile(path):
@@ -58,6 +60,19 @@ def read_content(path: str | Path) -> Any:
         raise ValueError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({type(error).__name__}: {error})"
         ) from error
+
+
+def saved_on(path: str | Path) -> str:
+    """The device that the first tensor of a PyTorch file was saved from, e.g. ``cpu`` or ``cuda:0``, of a file that was read already."""
+    places: list[str] = []
+
+    def here(storage: Any, place: str) -> Any:
+        places.append(place)
+        return storage
+
+    with torch.serialization.safe_globals([(Inert, name) for name in BESIDE_TENSORS]):
+        torch.load(path, map_location=here, weights_only=True, mmap=zipfile.is_zipfile(path))
+    return places[0] if places else "cpu"
 
 
 def _check_zip(path: Path) -> None:

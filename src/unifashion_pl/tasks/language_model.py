@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from unifashion_pl.parts import rebuild
+from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
 from unifashion_pl.reading import read_json
@@ -152,7 +154,8 @@ def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
     if folder is None:
         model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     else:
-        model = _build(_config(read_json(folder / "config.json", dict[str, Any], "a language model's config")), dtype)
+        config = _config(read_json(folder / "config.json", dict[str, Any], "a language model's config"))
+        model = unfilled(partial(_build, config, dtype))
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.requires_grad_(False)
 

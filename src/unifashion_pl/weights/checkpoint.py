@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core import saving
 from torch import Tensor
 from typing_extensions import Self
 
@@ -26,7 +27,7 @@ from unifashion_pl.freezing import left_out
 from unifashion_pl.interface import SavedModel
 from unifashion_pl.metrics.records import write_records
 from unifashion_pl.parts.rebuild import PARTS, blueprints, check_blueprints, rebuilding, write_blueprints
-from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, state_of
+from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, saved_on, state_of
 from unifashion_pl.parts.trust import local
 from unifashion_pl.reading import FormatError, read_json
 from unifashion_pl.weights.building import M, Saved, build_saved, buildable, from_config
@@ -180,6 +181,29 @@ def loading(path: Any, trusted: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _mapping(path: Any) -> Iterator[list[Any]]:
+    """Inside the block Lightning reads ``path`` as we do, mapped, so that what is not used stays on the disk.
+
+    Yields what it asked for there, if it said nothing of a device: nothing is moved to one, where the optimiser's states would go too.
+    """
+    usual = saving.pl_load
+    used: list[Any] = []
+
+    def read(source: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+        undecided = map_location is saving._default_map_location
+        if source == path and weights_only and (undecided or str(map_location) == "cpu"):
+            used.extend([source] if undecided else [])
+            return read_content(path)
+        return usual(source, map_location=map_location, weights_only=weights_only)
+
+    saving.pl_load = read  # type: ignore[assignment]
+    try:
+        yield used
+    finally:
+        saving.pl_load = usual
+
+
 def _from_hub(name: str, revision: str | None) -> Path:
     """The folder of a hub id ``owner/name``; anything else asks no network.
 
@@ -228,8 +252,9 @@ class PretrainedMethods(L.LightningModule):
             args, kwargs: as Lightning takes them.
         """
         kwargs.setdefault("weights_only", True)
-        with loading(checkpoint_path, trust_remote_code):
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        with loading(checkpoint_path, trust_remote_code), _mapping(checkpoint_path) as used:
+            model = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        return model.to(saved_on(checkpoint_path)) if used and torch.accelerator.is_available() else model
 
     @classmethod
     def from_config(cls, config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> Self:

@@ -15,6 +15,7 @@ from unifashion_pl.backbone import VisionTower
 from unifashion_pl.backbone.pretrained import TOWER, UNREAD, fit_tower
 from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.parts.fit import load_exactly, require_fit
+from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, state_of
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.blip2 import part_name
@@ -194,7 +195,7 @@ def load_imported(model: nn.Module, folder: str | Path) -> Report:
     filled = {name: tensor for name, tensor in own.items() if part_name(name) in held}
     unread = [name for name in filled if name.startswith(TOWER) and re.match(UNREAD, name.removeprefix(TOWER))]
     require_fit(state, filled, f"{folder} does not fit this model", cure, unread)
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(taken(model, state), strict=False)
     report.absent = {p: report.absent.get(p, "not in the folder: keeps what it has") for p in sorted(built - held)}
     if unbuilt:
         report.notes.append(f"not built here, left out: {', '.join(unbuilt)}")
