@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 UNIFASHION = $(abspath $(BIN))/unifashion
 STAMP := $(VENV)/.installed
 OUT ?= demo
+# of `make paper-smoke`
+SMOKE ?= paper-smoke
 # versions that the tests ran with; LOCK= (empty) takes the newest that setup.cfg allows
 LOCK ?= requirements.lock
 PINNED = $(if $(LOCK),--constraint $(LOCK),)
@@ -14,7 +16,7 @@ SEED ?= 0
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-all fuzz lint type format wheel tiny clean
+.PHONY: help setup lock demo test test-all fuzz paper-smoke lint type format wheel tiny clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -51,6 +53,9 @@ test-all: setup  ## all tests, the slow ones too
 fuzz: setup  ## 20,000 damaged and hostile inputs to everything that reads files (under 15 minutes); failing ones are kept in fuzz-failures
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED)
 
+paper-smoke: setup  ## every stage of the paper at its true size, a step each, from imported random weights: CPU with 24 GB, 60 GB of disk
+	PYTHONPATH=tests $(BIN)/python benchmarks/paper_smoke.py --out $(SMOKE)
+
 lint: setup  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,4 +75,4 @@ tiny: setup  ## train checkpoints/tiny anew (see checkpoints/README.md)
 	$(BIN)/python checkpoints/train_tiny.py
 
 clean:  ## remove what was built, not .venv
-	rm -rf build dist src/*.egg-info demo fuzz-failures .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist src/*.egg-info demo paper-smoke fuzz-failures .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -157,6 +157,15 @@ def diffusion_file(path: Path, sizes: Sizes, channels: int) -> None:
     torch.save({"state_dict": Filler()(shapes) | peers.ldm_process(), "global_step": 470000, "callbacks": {}}, path)
 
 
+def vae_file(path: Path, sizes: Sizes) -> None:
+    """StableVITON's ``VITONHD_VAE_finetuning.ckpt``: an autoencoder alone, with a loss of its training."""
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        shapes = peers.to_ldm_vae(AutoencoderKL(**sizes.vae).state_dict(), "", fields=sizes.vae)
+    torch.save({"state_dict": {**Filler()(shapes), "loss.logvar": torch.zeros(())}}, path)
+
+
 def vicuna_folder(folder: Path, sizes: Sizes) -> None:
     """Vicuna's folder: ``pytorch_model-0000i-of-n.bin`` in half precision with index, written shard by shard."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -223,6 +232,7 @@ DOWNLOADS: dict[str, Callable[[Path, Sizes], None]] = {
     "eva_vit_g.pth": tower_file,
     "sd/sd-v1-4.ckpt": lambda path, sizes: diffusion_file(path, sizes, 4),
     "pbe/model.ckpt": lambda path, sizes: diffusion_file(path, sizes, 9),
+    "VITONHD_VAE_finetuning.ckpt": vae_file,
     "vicuna-7b-v1.5": vicuna_folder,
     "bert": lambda path, _: bert_folder(path),
 }

@@ -83,6 +83,7 @@ IMPORTS = {
     "blip2_pretrained.pth": ("weights/blip2", ("--tower", "downloads/eva_vit_g.pth"), None),
     "sd/sd-v1-4.ckpt": ("weights/sd", (), paper_files.SD),
     "pbe/model.ckpt": ("weights/pbe", ("--as", "pbe"), None),
+    "VITONHD_VAE_finetuning.ckpt": ("weights/vae-viton", ("--as", "vae"), None),
     "vicuna-7b-v1.5": ("weights/vicuna", (), paper_files.VICUNA),
 }
 
