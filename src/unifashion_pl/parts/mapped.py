@@ -41,10 +41,11 @@ class Pages:
     def drop(self, tensor: Tensor) -> None:
         """Give the memory of a tensor back, if it lies in a mapped file; its values are read again whenever it is used."""
         first = tensor.data_ptr()
-        if self._advise is None or not tensor.is_contiguous() or not any(a <= first < b for a, b in self._ranges):
+        end = next((end for start, end in self._ranges if start <= first < end), None)
+        if self._advise is None or end is None or not tensor.is_contiguous():
             return
         start = first // mmap.PAGESIZE * mmap.PAGESIZE
-        self._advise(ctypes.c_void_p(start), ctypes.c_size_t(first + tensor.nbytes - start), DONTNEED)
+        self._advise(ctypes.c_void_p(start), ctypes.c_size_t(min(end, first + tensor.nbytes) - start), DONTNEED)
 
 
 def _ranges() -> list[tuple[int, int]]:

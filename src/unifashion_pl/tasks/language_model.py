@@ -94,12 +94,11 @@ class LanguageModel(nn.Module):
         self._shipped = source == "tiny"
         with rebuild.reading_source(self.part, source):
             self.tokenizer = load_llm_tokenizer(source)
-            if config is None:
-                model: Any = _load(source, torch_dtype)
-            else:
-                ids = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-                usual = {"model_type": "llama", "vocab_size": len(self.tokenizer), **ids}
-                model = _build(_config({**usual, **config}), torch_dtype)
+            model: Any = _load(source, torch_dtype) if config is None else None
+        if config is not None:
+            ids = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+            usual = {"model_type": "llama", "vocab_size": len(self.tokenizer), **ids}
+            model = _build(_config({**usual, **config}), torch_dtype)
         self.width: int = model.get_input_embeddings().embedding_dim
         if gradient_checkpointing:
             enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
