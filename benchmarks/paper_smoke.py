@@ -306,7 +306,7 @@ def table(where: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         step = row.get("step_seconds", row.get("backward_seconds"))
         says = (
             f"FAILED: {row['failed']}"
-            if row["code"]
+            if row["failed"]
             else "; ".join([row.get("note", ""), *row.get("wrong", [])[:3]]).strip("; ")
         )
         shown = "" if step is None else f"{step:.0f}"
