@@ -93,7 +93,7 @@ def unfilled(build: Callable[[], M], dtype: torch.dtype | None = None) -> M:
             return parameter
         return nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(shapes)
+    handle = register_module_parameter_registration_hook(shapes)  # type: ignore[arg-type]
     try:
         module = build()
     finally:
