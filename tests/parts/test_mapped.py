@@ -75,7 +75,7 @@ if not (folder / "a.ckpt").exists():
     trainer.strategy.connect(model)
     trainer.save_checkpoint(folder / "a.ckpt")
     content = torch.load(folder / "a.ckpt", weights_only=True)
-    content["optimizer_states"] = [{"state": {i: {"exp_avg": t.float(), "exp_avg_sq": t.float()}
+    content["optimizer_states"] = [{"state": {i: {name: torch.ones_like(t, dtype=torch.float32) for name in ("exp_avg", "exp_avg_sq")}
                                               for i, t in enumerate(content["state_dict"].values())}}]
     torch.save(content, folder / "a.ckpt")
     model.save_pretrained(folder / "saved")
@@ -108,6 +108,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 @LINUX
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", ["from_pretrained .ckpt", "from_pretrained folder", "load_from_checkpoint"])
 def test_loading_for_inference_holds_the_model_once(measured: dict[str, int], way: str) -> None:
     assert measured["size"] > 290e6
@@ -117,6 +118,7 @@ def test_loading_for_inference_holds_the_model_once(measured: dict[str, int], wa
 
 @LINUX
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", ["trainer", "init_from .ckpt", "init_from folder"])
 def test_a_model_that_is_there_needs_no_second_memory_for_its_weights(measured: dict[str, int], way: str) -> None:
     """A random tower is built in float32 before it is cast, which is more than what loading needs."""
