@@ -187,7 +187,8 @@ def _mapping(path: Any) -> Iterator[list[Any]]:
 
     Yields what it asked for there, if it said nothing of a device: nothing is moved to one, where the optimiser's states would go too.
     """
-    usual = saving.pl_load
+    module: Any = saving
+    usual = module.pl_load
     used: list[Any] = []
 
     def read(source: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
@@ -197,11 +198,11 @@ def _mapping(path: Any) -> Iterator[list[Any]]:
             return read_content(path)
         return usual(source, map_location=map_location, weights_only=weights_only)
 
-    saving.pl_load = read  # type: ignore[assignment]
+    module.pl_load = read
     try:
         yield used
     finally:
-        saving.pl_load = usual
+        module.pl_load = usual
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
