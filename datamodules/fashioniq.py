@@ -85,7 +85,8 @@ def plan_of(
 def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
     """Training triplets (a fixed permutation) or evaluation queries (source order) of all categories.
 
-    The subset ``val_overlap`` names training triplets one of whose images stands in a validation split.
+    The subset ``val_overlap`` names training triplets one of whose images stands in a validation split, ``train_overlap`` evaluation
+    queries whose target stands in a training split.
     """
     entries = [entry for category in CATEGORIES for entry in raw.entries(category, split)]
     items = [Item(f"{e.category}-{split}-{e.position:05d}", e.category, e) for e in entries]
@@ -94,7 +95,9 @@ def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
     recipe = TripletRecipe(raw.images)
     if split != "train":
         fields = fields if any(e.target for e in entries) else ("reference", "meta")
-        return plan_of(raw, split, "queries", items, recipe, fields, **more)
+        trained = raw.category_of("train").keys()
+        overlap = {"train_overlap": [item.key for item in items if item.spec.target in trained]}
+        return plan_of(raw, split, "queries", items, recipe, fields, subsets=overlap, **more)
     held_out = raw.category_of("val").keys()
     overlap = {"val_overlap": [item.key for item in items if held_out & {item.spec.reference, item.spec.target}]}
     return plan_of(raw, split, "triplets", raw.shuffle(items), recipe, fields, subsets=overlap, **more)
@@ -177,7 +180,7 @@ class FashionIQDataModule(FashionDataModule):
             library = read_library(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
         queries = self.source("queries-val")
         shelves = GalleryAssembler(self.encoder, library, self.allow_unsafe_captions, gallery.planned)
-        return [
-            self.evaluation(gallery, shelves),
-            self.evaluation(queries, QueryAssembler(self.encoder, self.pixels, self.joiner, queries.planned)),
-        ]
+        known = queries.subsets.get("train_overlap")  # older shards do not say
+        overlap = None if known is None else frozenset(known)
+        asked = QueryAssembler(self.encoder, self.pixels, self.joiner, queries.planned, overlap)
+        return [self.evaluation(gallery, shelves), self.evaluation(queries, asked)]

@@ -231,6 +231,18 @@ def test_distractors_are_not_in_the_union(made: Path) -> None:
     assert union == {(c, u): n for c in CATEGORIES for u, n in ((True, 10), (False, 3))}
 
 
+def test_queries_whose_target_stands_in_a_training_split_are_marked_if_the_shards_say_so(made: Path, tmp_path: Path) -> None:
+    def marked(shards: Path) -> tuple[int, list[str]]:
+        batches = list(FashionIQDataModule(None, shards, eval_batch_size=4, image_size=16).val_dataloader()[1])
+        assert all(isinstance(batch, QueryBatch) for batch in batches)
+        return sum(len(b.overlap) for b in batches), [k for b in batches for k, o in zip(b.keys, b.overlap) if o]
+
+    assert marked(made / "shards") == (15, ["shirt-val-00000"])
+    shutil.copytree(made / "shards", tmp_path / "older")
+    rewrite(tmp_path / "older/queries-val/index.json", lambda index: {**index, "subsets": {}})
+    assert marked(tmp_path / "older") == (0, [])
+
+
 def test_the_joiner_is_the_one_asked_for(made: Path) -> None:
     texts = [text for batch in module(made, joiner="comma").val_dataloader()[1] for text in batch.texts]
     assert texts[:2] == ["Is shorter", "Is red 1, has sleeves 1"]
@@ -390,3 +402,5 @@ def test_the_published_validation_split_is_read_at_full_size(full_size: Path, pu
     assert found == {key: [e.reference, e.target] for key, e in entries.items()}
     assert alone == {key: max(entries[key].captions).strip(".?, ").lower() for key in alone}
     assert len(alone) == 3
+    trained = Counter(key.split("-")[0] for key in plans["queries-val"].subsets["train_overlap"])
+    assert trained == {"shirt": 140, "toptee": 145}

@@ -41,6 +41,23 @@ def test_half_queries_do_not_see_the_other_half() -> None:
             assert torch.equal(half_query(model, batch, name), half_query(model, changed, name))
 
 
+def test_recall_without_queries_whose_target_was_trained_on_stands_beside_the_whole(tmp_path: Path) -> None:
+    batches = [gallery(), replace(queries(), overlap=[False, True, False, False])]
+    named = evaluate(batches, tmp_path / "marked")
+    records = read_records(tmp_path / "marked/results.json")
+    beside = {
+        r.metric: r.n for r in records if r.protocol.endswith("/no-overlap") and "/ref-kept/image(score=itc" in r.protocol
+    }
+    assert {metric: n for metric, n in beside.items() if metric.endswith("R@1")} == {
+        "shirt/R@1": 2,
+        "dress/R@1": 1,
+        "mean/R@1": 3,
+    }
+    assert named == evaluate([gallery(), queries()], tmp_path / "unmarked")
+    whole = {(r.protocol, r.metric): r.value for r in records if not r.protocol.endswith("/no-overlap")}
+    assert whole == {(r.protocol, r.metric): r.value for r in read_records(tmp_path / "unmarked/results.json")}
+
+
 def test_what_a_shrunken_split_lacks_stands_in_protocol_and_records() -> None:
     """As after ``data shards --allow-missing``: fewer images make recall easier, and must not look like the whole split."""
     whole, short = (ComposedPart((1, 5)).of("f/val", Setting("test", shown=0, top_k=5)) for _ in range(2))

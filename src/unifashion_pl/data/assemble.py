@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -241,12 +241,17 @@ class GalleryAssembler:
 
 @dataclass
 class QueryAssembler:
-    """Queries of an evaluation split -> :class:`QueryBatch`; ``pixels`` shows the target, if the split has one."""
+    """Queries of an evaluation split -> :class:`QueryBatch`; ``pixels`` shows the target, if the split has one.
+
+    Args:
+        overlap: keys of the queries whose target also stands in a training split; None = not known.
+    """
 
     encoder: EncoderTransform
     pixels: PixelTransform | None = None
     joiner: Joiner = "and"
     planned: Mapping[str, int] = field(default_factory=dict)
+    overlap: Collection[str] | None = None
 
     needs: ClassVar = frozenset({"reference", "meta"})
 
@@ -263,6 +268,7 @@ class QueryAssembler:
             dataset=dataset,
             planned=dict(self.planned),
             joiner=self.joiner,
+            overlap=[] if self.overlap is None else [raw.key in self.overlap],
         )
 
 

@@ -178,7 +178,8 @@ class QueryBatch(Columns):
     """Composed queries of an evaluation split: reference image + modifying text, the target known by its id only.
 
     ``pixels`` is (B, 3, H, W) uint8 of the *target*, only to be shown beside a generated image, or None. ``planned``: queries per
-    category of the whole split, {} = not known; ``joiner``: the rule that joined the texts, as protocols name it.
+    category of the whole split, {} = not known; ``joiner``: the rule that joined the texts, as protocols name it; ``overlap``: whether the
+    target also stands in a training split, [] = not known.
     """
 
     keys: list[str]
@@ -191,6 +192,7 @@ class QueryBatch(Columns):
     dataset: str = field(metadata=COMMON)
     planned: dict[str, int] = field(default_factory=dict, metadata=COMMON)
     joiner: str = field(default="and", metadata=COMMON)
+    overlap: list[bool] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)

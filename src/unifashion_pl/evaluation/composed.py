@@ -48,6 +48,7 @@ class ComposedPart(Part):
     Scores that read gallery captions exist only for captions with provenance (:func:`~unifashion_pl.data.captions.check_provenance`)
     that pass the bag-of-words audit; the floor of word matching and the audit stand beside them. Batches that allow unsafe captions
     get their numbers labelled ``leaked`` or ``suspicious``: in the logged names and the protocol; the reason is their ``doubt``.
+    Where some targets also stand in a training split, as 285 of Fashion-IQ's do, recall without those queries stands beside (``no-overlap``).
 
     Args:
         ks: the K of R@K.
@@ -114,7 +115,8 @@ class ComposedPart(Part):
 
     def _add_queries(self, model: FashionModel, batch: QueryBatch) -> None:
         assert model.retrieval_head is not None
-        self._rank(self.metric, batch, model.retrieval_head.compose(model.backbone, batch.references, batch.texts))
+        composed = model.retrieval_head.compose(model.backbone, batch.references, batch.texts)
+        self._rank(self.metric, batch, composed, batch.overlap or None)
         for name, metric in self.halves.items():
             self._rank(metric, batch, half_query(model, batch, name))
         if self.rewritings is not None:
@@ -125,8 +127,8 @@ class ComposedPart(Part):
         self._keep(batch.reference_ids, batch.references)
 
     @staticmethod
-    def _rank(metric: FashionIQRecall, batch: QueryBatch, vectors: Tensor) -> None:
-        metric.update_queries(batch.keys, batch.categories, batch.reference_ids, batch.target_ids, vectors.float())
+    def _rank(metric: FashionIQRecall, batch: QueryBatch, vectors: Tensor, overlap: Sequence[bool] | None = None) -> None:
+        metric.update_queries(batch.keys, batch.categories, batch.reference_ids, batch.target_ids, vectors.float(), overlap)
 
     def _keep(self, keys: Sequence[str], images: Tensor) -> None:
         if self.shown:
