@@ -7,7 +7,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unifashion_pl.data.plan import shortened
@@ -53,6 +53,7 @@ class CatalogueRow:
         text: description; name: title; both may be "".
         product: equal for pictures of one product; the id where the CSV does not say.
         split: ``train``, ``val``, ``test``, "" where the CSV does not say, or another word that the CSV uses.
+        cells: all other columns of the CSV under their own names, without empty cells; those of the attributes above too, but for the image.
     """
 
     id: str
@@ -63,6 +64,7 @@ class CatalogueRow:
     subcategory: str
     product: str
     split: str
+    cells: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str] | None = None) -> list[CatalogueRow]:
@@ -92,7 +94,7 @@ def read_catalogue(csv: str | Path, root: str | Path, columns: Mapping[str, str]
     table = read_table(csv)
     places = _columns(csv, table, columns or {})
     images = ImageNames(root)
-    rows = [_row(row, places, images, table.separator, f"{csv}:{row.line}") for row in table.rows]
+    rows = [_row(row, places, images, table, f"{csv}:{row.line}") for row in table.rows]
     if not rows:
         raise FormatError(f"{csv} has a header but no rows")
     _say(csv, table, images)
@@ -144,10 +146,10 @@ def _shown(header: Sequence[str]) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _row(row: CsvRow, places: Mapping[str, int], images: ImageNames, separator: str, where: str) -> CatalogueRow:
+def _row(row: CsvRow, places: Mapping[str, int], images: ImageNames, table: CsvTable, where: str) -> CatalogueRow:
     for number, cell in enumerate(row.cells):
         if "\n" in cell or "\r" in cell:
-            _check_swallowed(row, number, separator, where)
+            _check_swallowed(row, number, table.separator, where)
     values = {what: row.cells[places[what]].strip() if what in places else "" for what in COLUMNS}
     if not values["image"]:
         raise FormatError(f"{where}: no image")
@@ -165,6 +167,11 @@ def _row(row: CsvRow, places: Mapping[str, int], images: ImageNames, separator: 
         subcategory=values["subcategory"] or values["category"],
         product=values["product"] or id,
         split=SPLIT_NAMES.get(split, split),
+        cells={
+            name: cell.strip()
+            for number, (name, cell) in enumerate(zip(table.header, row.cells))
+            if name and cell.strip() and number != places["image"]
+        },
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -128,11 +129,116 @@ def test_an_index_that_is_none_is_left_alone(
         main(["index", "build", *options, "--out", str(tmp_path / "a" / "red.png")])
     assert "a file stands where a folder is needed" in capsys.readouterr().err
     main(["index", "build", *options, "--out", str(tmp_path / "index")])
-    (tmp_path / "index" / "gallery.json").write_text("{")
+    (tmp_path / "index" / "index.db").write_text("{")
     with pytest.raises(SystemExit) as ended:
         main(["index", "add", str(tmp_path / "index"), *options])
     assert ended.value.code == 2
-    assert "gallery.json is not the gallery.json of a gallery" in capsys.readouterr().err
+    assert "index.db is damaged (file is not a database): build the index again" in capsys.readouterr().err
+
+
+def with_columns(folder: Path) -> list[str]:
+    """Three products, one of them in two views, with prices and categories."""
+    options = catalogue(folder, "red", "blue", "green", "white", texts=False)
+    rows = ["red,p1,19.90,dress,a crimson gown", "blue,p1,19.90,dress,", "green,p2,45,shirt,of silk", "white,p3,80,dress,"]
+    cells = [(row.partition(",")[0], row) for row in rows]
+    lines = ["image,id,product,price,category,notes", *(f"{name}.png,{row}" for name, row in cells)]
+    (folder / "items.csv").write_text("\n".join(lines), encoding="utf-8")
+    return options
+
+
+def test_columns_are_kept_filtered_counted_and_come_back(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "load", lambda _: model)
+    index = str(tmp_path / "index")
+    main(["index", "build", *with_columns(tmp_path / "a"), "--out", index])
+    capsys.readouterr()
+    ask = ["index", "search", index, "--text", "a red dress"]
+    main([*ask, "--json", "--where", "price < 50 and category == 'dress'", "--facets", "category"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["query"] == {"text": "a red dress", "where": "price < 50 and category == 'dress'", "k": 10}
+    assert {hit["id"] for hit in told["hits"]} == {"red", "blue"}
+    first = told["hits"][0]
+    assert list(first) == ["id", "score", "image", "product", "caption", "columns", "parts"]
+    assert (first["product"], first["columns"]["price"]) == ("p1", 19.9)
+    assert first["image"] == str(tmp_path / "a" / f"{first['id']}.png")
+    assert first["score"] == pytest.approx(first["parts"]["image"])
+    assert told["facets"] == {"category": [{"value": "dress", "count": 2}]}
+    main([*ask, "--group", "product", "--json"])
+    assert len(hits := json.loads(capsys.readouterr().out)["hits"]) == 3
+    assert len({hit["product"] for hit in hits}) == 3
+    main(["index", "search", index, "--text", "something of silk", "--words", "5", "-k", "1"])
+    assert capsys.readouterr().out.split("\t")[2] == "green"
+    main(["index", "search", index, "--text", "a red dress", "--exclude", "red", "--exclude", "blue", "--rerank", "2"])
+    out = capsys.readouterr().out
+    assert "matching head" in out
+    assert {line.split("\t")[2] for line in out.splitlines()} == {"green", "white"}
+    for options, said in (
+        (
+            ["--where", "prize < 3"],
+            "unknown column 'prize' (did you mean price?); known are id, product, caption, price, category, notes",
+        ),
+        (["--group", "maker"], "unknown column 'maker'"),
+        (["--facets", "maker"], "unknown column 'maker'"),
+        (["--rerank", "-1"], "rerank is -1"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*ask, *options])
+        assert said in capsys.readouterr().err
+
+
+def test_examples_are_searched_by_and_kept_away_from(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "load", lambda _: model)
+    index, folder = str(tmp_path / "index"), tmp_path / "a"
+    main(["index", "build", *with_columns(folder), "--out", index])
+    capsys.readouterr()
+    main(["index", "search", index, "--like", str(folder / "red.png"), "--like", str(folder / "blue.png"), "-k", "2"])
+    assert {line.split("\t")[2] for line in capsys.readouterr().out.splitlines()} == {"red", "blue"}
+    main(["index", "search", index, "--like", str(folder / "red.png"), "--unlike", str(folder / "blue.png"), "--json"])
+    hits = {hit["id"]: hit for hit in json.loads(capsys.readouterr().out)["hits"]}
+    assert hits["blue"]["parts"]["unlike"] == pytest.approx(1, abs=1e-4)
+    for hit in hits.values():
+        assert hit["score"] == pytest.approx(hit["parts"]["image"] - 0.5 * hit["parts"]["unlike"], abs=1e-5)
+
+
+def test_a_page_shows_the_hits_and_where_tokens_looked(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "load", lambda _: model)
+    index, place = str(tmp_path / "index"), tmp_path / "page.html"
+    main(["index", "build", *with_columns(tmp_path / "a"), "--out", index])
+    (tmp_path / "a" / "green.png").unlink()
+    main(["index", "search", index, "--text", "a red dress", "--html", str(place), "--facets", "category"])
+    page = place.read_text(encoding="utf-8")
+    assert page.count('src="data:image/jpeg') == page.count('class="heat" src="data:image/png') == 3
+    assert "green.png cannot be read" in page
+    assert "19.9" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "green.png" in capsys.readouterr().err
+
+
+def test_an_index_is_checked_and_a_column_keeps_its_kind(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "load", lambda _: model)
+    index = tmp_path / "index"
+    main(["index", "build", *with_columns(tmp_path / "a"), "--out", str(index), "--storage", "int8", "--pool", "4"])
+    main(["index", "check", str(index)])
+    out = capsys.readouterr().out
+    assert "4 images in 1 files, int8, 4 tokens an image, queries: both" in out
+    assert "price\tnumber" in out
+    more = catalogue(tmp_path / "b", "red", texts=False)
+    (tmp_path / "b" / "items.csv").write_text("image,id,price\nred.png,new,cheap\n")
+    with pytest.raises(SystemExit):
+        main(["index", "add", str(index), *more])
+    assert "the column 'price' of this index holds numbers, and the CSV has 'cheap'" in capsys.readouterr().err
+    (vectors,) = index.glob("vectors-*")
+    vectors.write_bytes(vectors.read_bytes()[:-1])
+    with pytest.raises(SystemExit):
+        main(["index", "check", str(index)])
+    assert "is damaged" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from galleries import N, make_model, pictures
 
-from unifashion_pl.gallery import Gallery, Hit, Session
+from unifashion_pl.gallery import Gallery, Session
 from unifashion_pl.gallery import gallery_of as build
 from unifashion_pl.module import UniFashionModule
 
@@ -70,10 +70,3 @@ def test_a_wish_that_says_nothing_is_refused_beside_others(gallery: Gallery) -> 
     assert len(session) == 0
     with pytest.raises(ValueError, match="one reference image, got 2"):
         session.look_from(pictures(2))
-
-
-def test_an_explanation_names_the_token_and_the_caption_where_they_took_part() -> None:
-    assert Hit("a", 0.5, 0.5).explanation == "image 0.500 (all query tokens)"
-    assert Hit("a", 0.7, 0.7, token=3).explanation == "image 0.700 (query token 3)"
-    captioned = Hit("a", 1.2, 0.7, token=0, caption_score=0.5, caption="it's red")
-    assert captioned.explanation == 'image 0.700 (query token 0), caption 0.500 ("it\'s red")'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unifashion_pl.commands.options import MaxBad, Model, usable
-from unifashion_pl.commands.signature import FOLDER
+from unifashion_pl.commands.signature import FILE, FOLDER
 
 if TYPE_CHECKING:
-    from unifashion_pl.gallery import Gallery
+    from collections.abc import Mapping
+
+    from unifashion_pl.gallery import Gallery, Hit
+
+Storage = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(kw_only=True)
@@ -24,20 +29,32 @@ class Catalogue:
     max_bad: Annotated[MaxBad, "leave out up to N images that cannot be read; each is named"] = 0
     texts: Annotated[bool, "the CSV's texts count in searches by text, beside the images"] = False
 
-    def rows(self) -> dict[str, Any]:
-        """Images, ids and captions, without the few images that cannot be read; those are named.
+    def rows(self, known: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What :meth:`Gallery.add` takes, without the few images that cannot be read; those are named.
+
+        Args:
+            known: columns of the index, and whether they hold numbers or texts.
 
         Raises:
             UnreadableImages: they are more than ``max_bad``.
         """
-        from unifashion_pl.datamodules.catalogue import read_catalogue
+        from unifashion_pl.datamodules.catalogue_rows import read_catalogue
+        from unifashion_pl.gallery.items import typed
+        from unifashion_pl.gallery.rows import RESERVED
 
         rows = read_catalogue(self.csv, self.root)
         rows = [rows[i] for i in usable([row.image for row in rows], self.max_bad, f"{self.csv}: ")]
         captions = [row.text for row in rows] if self.texts else None
         if captions is not None and not any(captions):
             raise ValueError(f"{self.csv} has no texts: --texts needs a column text")
-        return {"images": [row.image for row in rows], "ids": [row.id for row in rows], "captions": captions}
+        cells = [{name: cell for name, cell in row.cells.items() if name not in RESERVED} for row in rows]
+        return {
+            "images": [row.image for row in rows],
+            "ids": [row.id for row in rows],
+            "captions": captions,
+            "products": [row.product for row in rows],
+            "columns": typed(cells, known or {}),
+        }
 
 
 def build(
@@ -45,6 +62,13 @@ def build(
     catalogue: Catalogue,
     out: Annotated[Path, FOLDER],
     queries: Annotated[Literal["reference", "target", "both"], "reference: text or image; target: composed"] = "both",
+    storage: Annotated[
+        Storage, "how vectors are kept; int8 is an eighth of fp32, see benchmarks/RESULTS.md for what is lost"
+    ] = "fp32",
+    pool: Annotated[int | None, {"metavar": "N", "help": "keep N tokens of each image, near ones as their mean"}] = None,
+    coarse: Annotated[
+        int | None, {"metavar": "N", "help": "for some 200,000 images and more: a search reads N tokens of each first"}
+    ] = None,
     model: Model,
 ) -> None:
     """CSV + folder of images -> index."""
@@ -52,7 +76,7 @@ def build(
 
     rows, encoder = catalogue.rows(), model.load()
     with exclusive(out):
-        print(encoder.gallery(**rows, query_set=queries).save(out))
+        print(encoder.gallery(**rows, query_set=queries, storage=storage, pool=pool, coarse=coarse).save(out))
 
 
 def add(
@@ -63,53 +87,132 @@ def add(
     model: Model,
 ) -> None:
     """Put the images of a CSV into an index."""
-    from unifashion_pl.data.plan import shortened
-
-    rows = catalogue.rows()
     with _changing(index, model) as gallery:
-        known = sorted(set(rows["ids"]) & set(gallery.ids))
+        rows = catalogue.rows(gallery.columns)
+        known = sorted(id for id in rows["ids"] if id in gallery)
         if known and not replace:
+            from unifashion_pl.data.plan import shortened
+
             raise ValueError(f"{index} has {shortened(known)} already: --replace takes the new images instead")
         gallery.remove(known).add(**rows)
     print(f"{len(rows['ids']) - len(known)} added, {len(known)} replaced, {len(gallery)} images in {index}")
 
 
 def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: Model) -> None:
-    """Take images out of an index."""
-    from unifashion_pl.data.plan import shortened
+    """Take images out of an index. No model is loaded for that."""
+    from unifashion_pl.gallery import store
 
-    with _changing(index, model) as gallery:
-        if unknown := set(ids) - set(gallery.ids):
-            raise ValueError(f"not in {index}, which holds {len(gallery)} images: {shortened(sorted(unknown))}")
-        gallery.remove(ids)
-    print(f"{len(set(ids))} removed, {len(gallery)} images in {index}")
+    store.require(index)
+    left = store.take_out(index, list(dict.fromkeys(ids)))
+    print(f"{len(set(ids))} removed, {left} images in {index}")
+
+
+def check(index: Path) -> None:
+    """Compare everything that an index has with what was written; say what it holds."""
+    from unifashion_pl.gallery import store
+
+    found = store.check(index)
+    kept = found.settings
+    pooled = f", {kept.pool} tokens an image" if kept.pool else ""
+    print(
+        f"{len(found.rows)} images in {len(found.segments)} files, {kept.storage}{pooled}, queries: {kept.query_set}, model {kept.model}"
+    )
+    for name, (_, kind) in found.rows.columns().items():
+        print(f"{name}\t{kind}")
+
+
+@dataclass(kw_only=True)
+class Wishes:
+    """What is asked for, and what may be found."""
+
+    text: str | None = None
+    image: Path | None = None
+    like: Annotated[list[Path] | None, {"help": "a further example", "metavar": "IMAGE"}] = None
+    unlike: Annotated[list[Path] | None, {"help": "an example that is not wanted", "metavar": "IMAGE"}] = None
+    where: Annotated[str | None, {"help": "a filter, e.g. \"price < 50 and category == 'dress'\"", "metavar": "FILTER"}] = None
+    exclude: Annotated[list[str] | None, {"help": "leave out", "metavar": "ID"}] = None
+    group: Annotated[str | None, {"help": "one hit for each value, e.g. product: the best view", "metavar": "COLUMN"}] = None
+    words: Annotated[
+        float, {"help": "weight of a search for the words themselves in texts and columns", "metavar": "WEIGHT"}
+    ] = 0.0
+    rerank: Annotated[int, {"help": "the best N are ranked by the matching head", "metavar": "N"}] = 0
+    k: Annotated[int, {"flag": "-k"}] = 10
+
+    def told(self) -> dict[str, Any]:
+        """What was asked, without what was not, as plain values."""
+        given = {name: value for name, value in vars(self).items() if value not in (None, 0)}
+        return {
+            name: str(value) if isinstance(value, Path) else [str(one) for one in value] if isinstance(value, list) else value
+            for name, value in given.items()
+        }
+
+    def asked(self) -> dict[str, Any]:
+        """Arguments of :meth:`Gallery.search`."""
+        return {**vars(self), "exclude": self.exclude or ()}
 
 
 def search(
     index: Path,
     *,
-    text: str | None = None,
-    image: Path | None = None,
-    k: Annotated[int, {"flag": "-k"}] = 10,
+    wishes: Wishes,
+    facets: Annotated[list[str] | None, {"help": "count the values of a column", "metavar": "COLUMN"}] = None,
+    json: Annotated[bool, "one JSON object: query, hits, facets"] = False,
+    html: Annotated[Path | None, FILE, "a page with pictures that needs nothing beside it"] = None,
     model: Model,
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, what made the score."""
-    from unifashion_pl.gallery import Gallery
-    from unifashion_pl.gallery.store import description_at
+    from unifashion_pl.gallery import Gallery, store
 
-    description_at(index)
-    for rank, hit in enumerate(Gallery.load(index, model.load()).search(text=text, image=image, k=k), 1):
+    store.require(index)
+    gallery = Gallery.load(index, model.load())
+    hits = gallery.search(**wishes.asked())
+    counted = {column: gallery.facets(column, wishes.where) for column in facets or ()}
+    if html is not None:
+        _write_page(html, gallery, wishes, hits, counted)
+    _print(wishes, hits, counted, json)
+
+
+def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], as_json: bool) -> None:
+    if as_json:
+        import json
+
+        counted = {column: [{"value": value, "count": n} for value, n in counts.items()] for column, counts in facets.items()}
+        told = {"query": wishes.told(), "hits": [hit.as_json() for hit in hits], **({"facets": counted} if facets else {})}
+        print(json.dumps(told, ensure_ascii=False, indent=1))
+        return
+    for rank, hit in enumerate(hits, 1):
         print(f"{rank}\t{hit.score:.4f}\t{hit.id}\t{hit.explanation}")
+    for column, counts in facets.items():
+        print(f"{column}: " + ", ".join(f"{value} {n}" for value, n in counts.items()))
+
+
+def _write_page(place: Path, gallery: Gallery, wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]]) -> None:
+    from unifashion_pl.files import write_text
+    from unifashion_pl.gallery.page import page
+    from unifashion_pl.inference.images import open_image
+
+    pictures = {}
+    for hit in hits:
+        try:
+            if hit.image is not None:
+                pictures[hit.id] = open_image(hit.image)
+        except (OSError, ValueError) as error:
+            print(f"note: {error}", file=sys.stderr)
+    heat = {}
+    if wishes.text is not None:
+        there = [hit for hit in hits if hit.id in pictures and hit.token is not None]
+        heat = gallery.heat_maps(there, [pictures[hit.id] for hit in there], wishes.text, wishes.image)
+    asked_with = None if wishes.image is None else open_image(wishes.image)
+    write_text(place, page(wishes.told(), hits, pictures, facets, heat, asked_with))
 
 
 @contextmanager
 def _changing(index: Path, model: Model) -> Iterator[Gallery]:
     """The index, saved when the block ends well; other commands that would change it wait until then."""
     from unifashion_pl.files import exclusive
-    from unifashion_pl.gallery import Gallery
-    from unifashion_pl.gallery.store import description_at
+    from unifashion_pl.gallery import Gallery, store
 
-    description_at(index)
+    store.require(index)
     encoder = model.load()
     with exclusive(index):
         gallery = Gallery.load(index, encoder)

@@ -5,66 +5,106 @@ Letters: M images, Q query tokens, E embedding width.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unifashion_pl import files
-from unifashion_pl.arguments import (
-    ArgumentError,
-    Id,
-    Ids,
-    asked_at,
-    choice,
-    count,
-    identifier,
-    identifiers,
-    number,
-    text_list,
-)
-from unifashion_pl.arguments import vector as query_vector
+from unifashion_pl.arguments import Id, Ids, asked_at, choice, count, identifier, identifiers, text_list
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.session import Hit, Session
-from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
-from unifashion_pl.inference.images import Images, image_list, left_out, unreadable
+from unifashion_pl.gallery.asking import Asking, Options
+from unifashion_pl.gallery.heat import heat_map
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.items import Item, Value, check_lengths, picture_path, values_of
+from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.scan import Corpus
+from unifashion_pl.gallery.segments import STORAGE, Floats, Segment, require_finite, segment_from
+from unifashion_pl.gallery.session import Session
+from unifashion_pl.gallery.stored import Settings, Stored
+from unifashion_pl.inference.encode import encode_image_sets, encode_text, fingerprint
+from unifashion_pl.inference.images import Images, OneImage, image_list, left_out, unreadable
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
-from unifashion_pl.metrics.recall import exact_fp32, token_scores
 
 QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
-USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
+#: Images whose vectors are held in fp32 at once, and lie in one file.
+TOGETHER = 16384
 
 
 class Gallery:
-    """Embedded images with ids; all scores are exact, in fp32.
+    """Embedded images with ids, and whatever else is known of them.
 
     Composed queries live in the space of the target queries q_T, texts and images in that of the reference queries q_R (Eq. 9); the
     gallery keeps one set of embeddings for each kind of search and refuses the kinds it has none for.
 
+    A search reads int8 codes of all images and ranks the best by exact numbers, in galleries of some hundred images all of them.
+
     Args:
         model: embeds images and queries; must have a retrieval head.
         query_set: ``reference``, ``target`` or ``both``.
+        storage: how exact numbers are kept: ``fp32``, ``fp16``, or ``int8``, the codes alone.
+        pool: tokens of an image that are kept, near ones as their mean; None = all.
+        coarse: tokens of an image that a search reads first, for galleries of very many images; None = it reads all.
     """
 
-    def __init__(self, model: FashionModel, query_set: str = "both") -> None:
+    def __init__(
+        self,
+        model: FashionModel,
+        query_set: str = "both",
+        *,
+        storage: str = "fp32",
+        pool: int | None = None,
+        coarse: int | None = None,
+    ) -> None:
         self.model = model
         self.query_set = choice(query_set, "query set", QUERY_SETS)
-        self.ids: list[str] = []
-        self.captions: list[str] = []
-        self.tokens: dict[str, Tensor] = {}
-        self.caption_vectors: Tensor | None = None
-        #: The folder that it was read from or written to, and the state that was left there.
-        self._at: tuple[Path, str] | None = None
+        few, read = (None if number is None else count(number, name) for number, name in ((pool, "pool"), (coarse, "coarse")))
+        self._kept = Settings(cast(Any, self.query_set), "", cast(Any, choice(storage, "storage", STORAGE)), few, read)
+        self._rows, self._segments = Rows(), dict[int, Segment]()
+        self._origin: _Origin | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all images, in the order in which they came."""
+        return self._rows.ids()
+
+    @property
+    def captions(self) -> list[str]:
+        """Of all images, as :attr:`ids`; "" = none."""
+        return self._rows.captions()
+
+    @property
+    def tokens(self) -> dict[str, Tensor]:
+        """``{query set: (M, Q, E)}`` in fp32, as exact as they are kept: a copy."""
+        found = {name: self._corpus().floats(name, np.arange(len(self))) for name in QUERY_SETS[self.query_set]}
+        return {name: torch.from_numpy(tokens) for name, tokens in found.items() if tokens is not None}
+
+    @property
+    def caption_vectors(self) -> Tensor | None:
+        """(M, E), zero without a caption; None before the first image."""
+        if not len(self):
+            return None
+        found = self._corpus().floats("captions", np.arange(len(self)))
+        width = head_of(self.model, "retrieval").text_proj.out_features
+        return torch.zeros(len(self), width) if found is None else torch.from_numpy(found[:, 0])
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names of the columns that came with the images, and ``number`` or ``text``, which they hold."""
+        return {name: kind for name, (_, kind) in self._rows.columns().items()}
+
+    def _corpus(self) -> Corpus:
+        return Corpus(self._segments, self._rows.live())
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._rows)
 
     def __contains__(self, key: object) -> bool:
         """Whether an id is there; ids are converted as in :meth:`add`.
@@ -72,49 +112,68 @@ class Gallery:
         Raises:
             TypeError: something that is no id.
         """
-        return identifier(cast(Id, key)) in self.ids
+        return bool(self._rows.keys_of([identifier(cast(Id, key))]))
 
     def __repr__(self) -> str:
         captioned = sum(bool(c) for c in self.captions)
         return f"Gallery({len(self)} images, {captioned} with captions, queries: {self.query_set})"
 
     def add(
-        self, images: Images, ids: Ids | None = None, captions: str | Sequence[str] | None = None, batch_size: int = 32
+        self,
+        images: Images,
+        ids: Ids | None = None,
+        captions: str | Sequence[str] | None = None,
+        batch_size: int = 32,
+        *,
+        columns: Sequence[Mapping[str, Value]] | None = None,
+        products: Sequence[str | None] | None = None,
     ) -> Gallery:
         """Embed and append images; arguments as in :func:`gallery_of`. Nothing is added on an error.
 
         A caption of which the model can read nothing counts as none in searches, and a warning names it.
 
         Raises:
-            ValueError: other numbers of ids or captions than images, an id that is there already or is none, or an image whose vectors
-                are no numbers.
+            ValueError: other numbers of ids or captions than images, an id that is there already or is none, a column that holds
+                another kind of values, or an image whose vectors are no numbers.
         """
         items = image_list(images)
         names = self._names(items) if ids is None else identifiers(ids)
         texts = [""] * len(items) if captions is None else text_list(captions)
-        _check_lengths(len(items), names, texts)
-        if twice := [name for name, times in Counter([*self.ids, *names]).items() if times > 1]:
+        values = [{}] * len(items) if columns is None else list(columns)
+        views = [None] * len(items) if products is None else list(products)
+        check_lengths(len(items), {"ids": names, "captions": texts, "columns": values, "products": views})
+        seen = set(self._rows.keys_of(names))
+        if twice := [n for n in names if n in seen or seen.add(n)]:  # type: ignore[func-returns-value]
             raise ValueError(f"ids must be unique, these are there already: {', '.join(twice[:5])}")
-        new = encode_image_sets(self.model, items, QUERY_SETS[self.query_set], batch_size=batch_size)
-        vectors = self._embed_captions(texts, next(iter(new.values())).shape[-1])
-        for tensor in (*new.values(), vectors):
-            if bad := store.not_finite(tensor):
-                found = ", ".join(names[row] for row in bad)
-                raise ArgumentError(f"the vectors of {found} are NaN or infinite: look at the model's weights")
-        self.tokens = {name: torch.cat([self.tokens[name], t]) if self.ids else t for name, t in new.items()}
-        self.caption_vectors = torch.cat([self.caption_vectors, vectors]) if self.caption_vectors is not None else vectors
-        self.ids += names
-        self.captions += texts
+        known = [
+            Item(name, text, picture_path(image), view, values_of(row, name))
+            for image, name, text, view, row in zip(items, names, texts, views, values)
+        ]
+        made = []
+        for start in range(0, len(items), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            made.append((known[part], *self._embedded(items[part], known[part], batch_size)))
+        number = max(self._segments, default=-1) + 1
+        self._rows.add([(number + i, items, captioned) for i, (items, captioned, _) in enumerate(made)])
+        self._segments |= {number + i: segment for i, (_, _, segment) in enumerate(made)}
         return self
+
+    def _embedded(self, images: Sequence[OneImage], items: Sequence[Item], batch_size: int) -> tuple[list[int], Segment]:
+        """Rows among the captions' vectors, and all vectors as they are kept."""
+        new = encode_image_sets(self.model, list(images), QUERY_SETS[self.query_set], batch_size=batch_size)
+        captions, captioned = self._embed_captions([item.caption for item in items])
+        vectors = {name: tokens.numpy() for name, tokens in new.items()} | {"captions": captions[:, None].numpy()}
+        for name, tokens in vectors.items():
+            require_finite(tokens, [item.id for item, row in zip(items, captioned) if name != "captions" or row >= 0])
+        return captioned, segment_from(vectors, self._kept.storage, self._kept.pool, self._kept.coarse)
 
     def _names(self, items: Sequence[Any]) -> list[str]:
         numbers = [int(name) for name in self.ids if name.isdecimal() and len(name) < 19]
         first = max([len(self) - 1, *numbers]) + 1
         return [identifier(x) if isinstance(x, str | Path) else str(first + i) for i, x in enumerate(items)]
 
-    def _embed_captions(self, texts: Sequence[str], width: int) -> Tensor:
-        """(n, E), zero where there is no caption, or none that the model can read."""
-        vectors = torch.zeros(len(texts), width)
+    def _embed_captions(self, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """(n, E) of the captions that the model can read, and for each text its row there, -1 without one."""
         given = [i for i, text in enumerate(texts) if text.strip()]
         present = [i for i in given if self.model.backbone.reading_of(texts[i]).says]
         if silent := sorted(set(given) - set(present)):
@@ -123,9 +182,9 @@ class Gallery:
                 f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}",
                 stacklevel=asked_at(),
             )
-        if present:
-            vectors[present] = encode_text(self.model, [texts[i] for i in present])
-        return vectors
+        place = {i: row for row, i in enumerate(present)}
+        vectors = encode_text(self.model, [texts[i] for i in present]) if present else torch.zeros(0, 1)
+        return vectors, [place.get(i, -1) for i in range(len(texts))]
 
     def remove(self, ids: Ids) -> Gallery:
         """Take images out; ids are converted as in :meth:`add`.
@@ -134,14 +193,13 @@ class Gallery:
             KeyError: ids that are not there; nothing is removed then.
             ValueError: something that is no id.
         """
-        gone = set(identifiers(ids))
-        if unknown := sorted(gone - set(self.ids)):
+        gone = list(dict.fromkeys(identifiers(ids)))
+        found = self._rows.keys_of(gone)
+        if unknown := sorted(set(gone) - set(found)):
             raise KeyError(f"not in the gallery of {len(self)} images: {', '.join(unknown[:5])}")
-        keep = [i for i, name in enumerate(self.ids) if name not in gone]
-        self.ids, self.captions = [self.ids[i] for i in keep], [self.captions[i] for i in keep]
-        self.tokens = {name: tokens[keep] for name, tokens in self.tokens.items()}
-        if self.caption_vectors is not None:
-            self.caption_vectors = self.caption_vectors[keep]
+        self._rows.remove(found.values())
+        if self._origin is not None:
+            self._origin.removed += [key for key in found.values() if key < self._origin.first]
         return self
 
     def search(
@@ -152,6 +210,7 @@ class Gallery:
         *,
         caption_weight: float = 1.0,
         exclude: Ids = (),
+        **options: Any,
     ) -> list[Hit]:
         """The k best images, best first; equal scores in the order of ids.
 
@@ -161,75 +220,67 @@ class Gallery:
             k: at least 1.
             caption_weight: of the caption score, for galleries with captions.
             exclude: ids to leave out, converted as in :meth:`add`; those that are not there change nothing.
+            options: ``like, unlike, unlike_weight, where, group, words, rerank``, see :class:`~unifashion_pl.gallery.asking.Options`.
 
         Raises:
-            ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, or an
-                empty gallery.
+            ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, a
+                filter that cannot be meant, or an empty gallery.
             RuntimeError: the gallery was made without the query set that this search needs.
         """
-        if not self.ids:
-            raise ValueError("the gallery is empty")
-        if text is None and image is None:
-            raise ValueError("give a text, an image, or both")
-        if image is not None and len(given := image_list(image)) > 1:
-            raise ValueError(f"search takes one image, got {len(given)}")
-        if text is not None and len(texts := text_list(text)) > 1:
-            raise ValueError(f"search takes one text, got {len(texts)}")
-        k, weight, left = count(k, "k"), number(caption_weight, "caption_weight"), identifiers(exclude)
-        if image is not None and text is not None:
-            return self.by_vector(compose(self.model, image, text)[0], "target", k, weight, left)
-        if text is not None:
-            return self.by_vector(encode_text(self.model, text, strict=True)[0], "reference", k, weight, left)
-        assert image is not None
-        # each of the example's tokens finds its best match in an image; the score is their mean
-        query, tokens = encode_image(self.model, image)[0], self._tokens("reference")
-        with exact_fp32(tokens.device):
-            score = token_scores(query, tokens).mean(0)
-        return [Hit(self.ids[i], float(score[i]), float(score[i])) for i in self._best(score, k, left)]
+        how = Options(k=k, caption_weight=caption_weight, exclude=exclude, **options)
+        return self._asking().one(text, image, how)
+
+    def search_many(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Images | None = None,
+        k: int = 10,
+        *,
+        caption_weight: float = 1.0,
+        exclude: Ids = (),
+        **options: Any,
+    ) -> list[list[Hit]]:
+        """:meth:`search` for many texts, images, or pairs of both, which read the gallery together: hits of each, in their order."""
+        how = Options(k=k, caption_weight=caption_weight, exclude=exclude, **options)
+        return self._asking().many(texts, images, how)
 
     def by_vector(
-        self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = ()
+        self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = (), **options: Any
     ) -> list[Hit]:
         """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
-        k, caption_weight, left = count(k, "k"), number(caption_weight, "caption_weight"), identifiers(exclude)
-        tokens = self._tokens(choice(query_set, "query set", USES))
-        query = query_vector(vector, tokens.shape[-1])
-        with exact_fp32(tokens.device):
-            image = token_scores(query[None], tokens)[0]
-            caption = self.caption_vectors @ query if self.caption_vectors is not None else torch.zeros(len(self))
-        score = image + caption_weight * caption
-        hits = []
-        for i in self._best(score, k, left):
-            with exact_fp32(tokens.device):
-                token = int((tokens[i] @ query).argmax())
-            text = self.captions[i] or None
-            part = float(caption[i]) if text else None
-            hits.append(Hit(self.ids[i], float(score[i]), float(image[i]), token, part, text))
-        return hits
+        how = Options(k=k, caption_weight=caption_weight, exclude=exclude, **options)
+        return self._asking().by_vector(vector, query_set, how)
 
-    def _tokens(self, query_set: str) -> Tensor:
-        if query_set not in self.tokens:
-            raise RuntimeError(
-                f"this gallery was made with {self.query_set} queries and cannot {USES[query_set]}: "
-                f"build it with query_set={query_set!r} or 'both'"
-            )
-        return self.tokens[query_set]
+    def _asking(self) -> Asking:
+        return Asking(self.model, self.query_set, self._corpus(), self._rows)
 
-    def _best(self, scores: Tensor, k: int, exclude: list[str]) -> list[int]:
-        if not scores.isfinite().all():
-            raise ValueError(
-                "scores are NaN or infinite: the query's numbers, caption_weight or the model's weights are out of range"
-            )
-        values, left = scores.tolist(), set(exclude)
-        order = sorted(range(len(values)), key=lambda i: (-values[i], self.ids[i]))
-        return [i for i in order if self.ids[i] not in left][:k]
+    def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
+        """How many images have each value of a column, most frequent first.
+
+        Args:
+            column: one of :attr:`columns`, or ``product``.
+            where: count among these alone, see :class:`~unifashion_pl.gallery.asking.Options`.
+            most: values that are told.
+
+        Raises:
+            ValueError: an unknown column, with the known ones, or a filter that cannot be meant.
+        """
+        return self._rows.facets(column, where, count(most, "most"))
+
+    def heat_maps(
+        self, hits: Sequence[Hit], pictures: Sequence[OneImage], text: str, image: Images | None = None
+    ) -> dict[str, Floats]:
+        """By the ids of hits of a request, where on their pictures the query token that matched best saw it; see :func:`~unifashion_pl.gallery.heat.heat_map`."""
+        (vectors,), within = self._asking().vectors([text], image)
+        asked = [(hit.id, picture, hit.token) for hit, picture in zip(hits, pictures) if hit.token is not None]
+        return {id: heat_map(self.model, picture, vectors[0], within, token) for id, picture, token in asked}
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
         """Start a search that is refined step by step."""
         return Session(self, image=image, text=text, k=k)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``gallery.json`` and the file of tensors that it names; an older gallery there is replaced as a whole, in one step.
+        """Write the gallery into a folder, in one commit; where it was read from, or saved before, only what changed since is written.
 
         To change a gallery that others may change too, hold its folder (:func:`unifashion_pl.files.exclusive`) while it is loaded, changed
         and saved, as ``unifashion index add`` does.
@@ -243,20 +294,28 @@ class Gallery:
             WriteError: the folder cannot be written; an older gallery is as it was.
         """
         folder = Path(folder)
-        tensors = {f"tokens.{name}": tokens for name, tokens in self.tokens.items()}
-        if self.caption_vectors is not None:
-            tensors["captions"] = self.caption_vectors
-        model = fingerprint(self.model)
-        description = {"query_set": self.query_set, "model": model, "ids": self.ids, "captions": self.captions}
+        settings = Settings(
+            self._kept.query_set, fingerprint(self.model), self._kept.storage, self._kept.pool, self._kept.coarse
+        )
         with files.exclusive(folder):
-            place, now = folder.resolve(), store.state_of(folder)
-            if self._at is not None and self._at[0] == place and now not in (None, self._at[1]):
+            at = self._origin if self._origin is not None and self._origin.folder == folder.resolve() else None
+            now = store.state_of(folder) if at is not None else None
+            if at is not None and now not in (None, at.state):
                 raise RuntimeError(
                     f"the gallery in {folder} was changed by another process since it was read: load it again and repeat the change, "
                     "or save to another folder"
                 )
-            self._at = place, store.write(folder, description, tensors)
+            if at is not None and now is not None and store.is_new(folder):
+                here = Stored(settings, self._rows, self._segments, at.state)
+                self._take(folder, store.extend(folder, here, at.first, at.removed))
+            else:
+                store.replace(folder, settings, self._rows, self._segments)
+                self._take(folder, store.read(folder))
         return folder
+
+    def _take(self, folder: Path, stored: Stored) -> None:
+        self._kept, self._rows, self._segments = stored.settings, stored.rows, stored.segments
+        self._origin = _Origin(folder.resolve(), stored.state, stored.rows.next_key)
 
     @classmethod
     def load(cls, folder: str | Path, model: FashionModel) -> Gallery:
@@ -268,42 +327,27 @@ class Gallery:
         """
         folder = Path(folder)
         stored = store.read(folder)
-        content, own = stored.description, fingerprint(model)
+        content, own = stored.settings, fingerprint(model)
         if content.model != own:
             raise ValueError(
                 f"the gallery in {folder} was made by another model ({shorten(content.model, 16)}, this one is {own}): "
                 "load that model, or build the gallery again"
             )
-        gallery, width = cls(model, content.query_set), head_of(model, "retrieval").text_proj.out_features
-        shapes: dict[str, tuple[int, ...]] = {"captions": (len(content.ids), width)}
-        for name in QUERY_SETS[content.query_set]:
-            shapes[f"tokens.{name}"] = (len(content.ids), model.backbone.num_queries, width)
-        store.check_tensors(stored, folder, shapes)
-        gallery.ids, gallery.captions = content.ids, content.captions
-        gallery.tokens = {n.removeprefix("tokens."): t for n, t in stored.tensors.items() if n.startswith("tokens.")}
-        gallery.caption_vectors = stored.tensors.get("captions")
-        gallery._at = folder.resolve(), stored.state
+        width, tokens = head_of(model, "retrieval").text_proj.out_features, model.backbone.num_queries
+        store.check_shapes(folder, stored, min(content.pool or tokens, tokens), width)
+        gallery = cls(model, content.query_set)
+        gallery._take(folder, stored)
         return gallery
 
 
-def _check_lengths(images: int, ids: list[str] | None, captions: list[str] | None) -> None:
-    """Refuse columns that are not as long as the images are many."""
-    for what, column in (("ids", ids), ("captions", captions)):
-        if column is not None and len(column) != images:
-            raise ValueError(f"{images} images but {len(column)} {what}")
+@dataclass
+class _Origin:
+    """The folder that a gallery was read from or written to, its state then, and what was done since: keys from ``first`` on are new."""
 
-
-def fingerprint(model: FashionModel) -> str:
-    """Hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections."""
-    digest = hashlib.sha256()
-    state = {**model.backbone.ln_vision.state_dict(), "queries": model.backbone.query_tokens}
-    head = model.retrieval_head
-    if head is not None:
-        state |= {f"v.{n}": t for n, t in head.vision_proj.state_dict().items()}
-        state |= {f"t.{n}": t for n, t in head.text_proj.state_dict().items()}
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    folder: Path
+    state: str
+    first: int
+    removed: list[int] = field(default_factory=list)
 
 
 def gallery_of(
@@ -315,6 +359,9 @@ def gallery_of(
     query_set: str = "both",
     batch_size: int = 32,
     max_bad: int = 0,
+    columns: Sequence[Mapping[str, Value]] | None = None,
+    products: Sequence[str | None] | None = None,
+    **kept: Any,
 ) -> Gallery:
     """A searchable collection of a user's images.
 
@@ -322,6 +369,10 @@ def gallery_of(
         ids: unique texts, paths or whole numbers, kept as texts; None = the paths, or the positions of images that are no paths.
         captions: one per image, written without sight of any query, "" = none; or None.
         query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
+        columns: one mapping per image, e.g. ``{"price": 49.9, "category": "dress"}``: numbers and texts, which come back in hits and can be
+            filtered on; a column holds one kind.
+        products: what each image is a view of; None = a product by itself.
+        kept: ``storage, pool, coarse``, see :class:`Gallery`.
         max_bad: images that cannot be read and are left out with a warning; all images are read once before any is embedded.
 
     Raises:
@@ -330,11 +381,12 @@ def gallery_of(
     items = image_list(images)
     names = None if ids is None else identifiers(ids)
     texts = None if captions is None else text_list(captions)
-    _check_lengths(len(items), names, texts)
+    given: dict[str, Sequence[Any] | None] = {"ids": names, "captions": texts, "columns": columns, "products": products}
+    check_lengths(len(items), given)
     if bad := unreadable(items, max_bad):
         warnings.warn(left_out(bad), stacklevel=asked_at())
-        names = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
-        kept = [i for i in range(len(items)) if i not in bad]
-        items, names = [items[i] for i in kept], [names[i] for i in kept]
-        texts = None if texts is None else [texts[i] for i in kept]
-    return Gallery(model, query_set=query_set).add(items, ids=names, captions=texts, batch_size=batch_size)
+        given["ids"] = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
+        whole = [i for i in range(len(items)) if i not in bad]
+        items = [items[i] for i in whole]
+        given = {name: None if column is None else [column[i] for i in whole] for name, column in given.items()}
+    return Gallery(model, query_set, **kept).add(items, batch_size=batch_size, **cast(Any, given))

@@ -1,4 +1,4 @@
-"""What a search finds, and a search in several steps: refine by text, look from another image, take a step back."""
+"""A search in several steps: refine by text, look from another image, take a step back."""
 
 from __future__ import annotations
 
@@ -8,36 +8,10 @@ from typing import Protocol
 from PIL.Image import Image
 
 from unifashion_pl.arguments import count
+from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.inference.images import Images, image_list, open_image
 from unifashion_pl.inference.requests import readable
 from unifashion_pl.interface import FashionModel
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    Attributes:
-        id: of the image. score: image_score + weight × caption_score.
-        image_score: similarity to the image's query tokens.
-        token: the query token of the image that matched best; None in search by image, where all tokens take part.
-        caption_score: similarity to the image's caption, None without one.
-        caption: the caption itself.
-    """
-
-    id: str
-    score: float
-    image_score: float
-    token: int | None = None
-    caption_score: float | None = None
-    caption: str | None = None
-
-    @property
-    def explanation(self) -> str:
-        """How the score came about, in words."""
-        where = "all query tokens" if self.token is None else f"query token {self.token}"
-        text = f"image {self.image_score:.3f} ({where})"
-        return text if self.caption_score is None else f"{text}, caption {self.caption_score:.3f} ({self.caption!r})"
 
 
 class Searchable(Protocol):

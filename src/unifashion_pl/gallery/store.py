@@ -1,187 +1,372 @@
-"""The folder of a gallery: ``gallery.json``, which counts, and the file of tensors that it names.
+"""The folder of an index: ``index.db`` (SQLite), whose commits count, and the files of vectors that it names.
 
-The tensors are written first, under a name of their own, and replacing ``gallery.json`` makes them valid: whoever reads, at whatever
-moment, and whatever was interrupted, has the old gallery or the new one. M images.
+Vectors are written first, under names of their own, and one transaction makes them valid together with their rows: whoever reads, at
+whatever moment, and whatever was interrupted, has the index before or after it. Nothing that is valid is written over. M images.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+import errno
+import os
+import re
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from uuid import uuid4
 
-from torch import Tensor
+import msgspec
+import numpy as np
 
 from unifashion_pl import files
-from unifashion_pl.parts.tensors import load_tensors
-from unifashion_pl.provenance import tensor_bytes
-from unifashion_pl.reading import FormatError, from_json, read_text
+from unifashion_pl.gallery import segments
+from unifashion_pl.gallery.rows import MOVE, SCHEMA, Rows, follow, transaction
+from unifashion_pl.gallery.segments import Segment
+from unifashion_pl.gallery.stored import Settings, Stored, packed, worth_packing
+from unifashion_pl.reading import FormatError, from_json
 
-#: Format 1 had one name for all files of tensors.
-FORMAT, FORMATS = 2, (1, 2)
-DESCRIPTION, TENSORS = "gallery.json", "gallery.safetensors"
-
-
-@dataclass(frozen=True)
-class Version:
-    """What every format has."""
-
-    format: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description(Version):
-    """``gallery.json``: the rows of the tensors, whose vectors they are, and the file that holds them."""
-
-    query_set: Literal["reference", "target", "both"]
-    model: str
-    ids: list[str]
-    captions: list[str]
-    tensors: str = TENSORS
+FORMAT, BASE = 3, "index.db"
+FILE = re.compile(r"vectors-[0-9a-f]{32}\.safetensors")
+#: Seconds that a reader or writer waits for another one's commit.
+PATIENCE = 60.0
+#: The description of an older form, see :mod:`unifashion_pl.gallery.legacy`, which is imported only where there is one.
+OLDER = "gallery.json"
+#: What the system says through SQLite.
+REFUSALS = {"full": errno.ENOSPC, "readonly": errno.EACCES, "unable to open": errno.EACCES, "disk I/O": errno.EIO}
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A gallery as it was read: its description, its tensors by name, and the state of the folder that they are of."""
-
-    description: Description
-    tensors: dict[str, Tensor]
-    state: str
-
-
-def description_at(folder: Path) -> Path:
-    """The file of a gallery that has to be there.
+def require(folder: Path) -> Path:
+    """The folder of an index that has to be there, of today's form or an older one.
 
     Raises:
-        FileNotFoundError: no gallery there.
+        FileNotFoundError: no index there.
     """
-    if not (folder / DESCRIPTION).is_file():
-        raise FileNotFoundError(f"{folder} has no {DESCRIPTION}: expected a folder written by Gallery.save")
-    return folder / DESCRIPTION
+    if not is_new(folder) and not (folder / OLDER).is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {BASE}: expected a folder written by Gallery.save or `unifashion index build`"
+        )
+    return folder
+
+
+def is_new(folder: Path) -> bool:
+    """Whether an index of today's form was begun there; an empty file is left by a writer that was killed before its first commit."""
+    try:
+        return (folder / BASE).stat().st_size > 0
+    except OSError:
+        return False
 
 
 def read(folder: Path) -> Stored:
-    """The gallery in a folder; beside a writer the older or the newer one.
+    """The index in a folder; beside a writer the older or the newer one.
 
     Raises:
-        FileNotFoundError: no gallery there, or its tensors are gone.
-        ValueError: another format, damaged, or files that do not belong together; the message says which and where.
+        FileNotFoundError: no index there, or a file of vectors is gone.
+        FormatError: another format, or damaged; the message says which file.
     """
-    place, before = description_at(folder), None
-    while True:
-        text = read_text(place)
-        description = _description(text, place)
-        path = folder / description.tensors
+    require(folder)
+    if not is_new(folder):
+        from unifashion_pl.gallery.legacy import read_older
+
         try:
-            tensors = load_tensors(path)
-        except (FileNotFoundError, ValueError):
-            if path.is_file():
+            return read_older(folder)
+        except FileNotFoundError:
+            if not is_new(folder):  # else it has just become a new one
                 raise
-            if before == description.tensors:
-                raise FileNotFoundError(f"{place} names {path.name}, which is not there: build the gallery again") from None
-            before = description.tensors  # a writer has just replaced it: its successor is named now
+    before = None
+    while True:
+        stored, names = _rows_at(folder)
+        try:
+            for number, name in names.items():
+                stored.segments[number] = segments.read(folder / name)
+        except FileNotFoundError as error:
+            if before == stored.state:
+                raise FileNotFoundError(
+                    f"{folder / BASE} names {error.filename}, which is not there: build the index again"
+                ) from None
+            before = stored.state  # a writer has just put its vectors into another file, which is named now
             continue
-        if description.format > 1 and path.name != _name_for(tensors):
-            raise FormatError(f"{path} is damaged: its vectors are not those that were written; build the gallery again")
-        return Stored(description, tensors, _digest(text))
-
-
-def write(folder: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Replace the gallery in a folder that this process holds (:func:`unifashion_pl.files.exclusive`).
-
-    Args:
-        description: fields of :class:`Description` beside ``format`` and ``tensors``.
-
-    Returns:
-        The folder's new state.
-
-    Raises:
-        WriteError: the disk is full, or the folder cannot be written.
-    """
-    name = _name_for(tensors)
-    text = json.dumps(asdict(Description(format=FORMAT, tensors=name, **description)), ensure_ascii=False, indent=1) + "\n"
-    files.write_tensors(folder / name, tensors)
-    files.write_text(folder / DESCRIPTION, text)
-    for other in folder.glob("gallery*.safetensors"):
-        if other.name != name:
-            with suppress(OSError):  # somebody reads it on a system that keeps open files: the next writer removes it
-                other.unlink()
-    return _digest(text)
+        _check(folder, stored)
+        return stored
 
 
 def state_of(folder: Path) -> str | None:
-    """What changes with every change of the gallery in a folder; None without one."""
-    try:
-        return _digest(read_text(folder / DESCRIPTION))
-    except FileNotFoundError:
-        return None
+    """What changes with every change of the index in a folder; None without one."""
+    if not is_new(folder):
+        from unifashion_pl.gallery.legacy import state_of_older
+
+        return state_of_older(folder)
+    with _opened(folder / BASE) as base:
+        return _meta(base, folder / BASE)[1]
 
 
-def check_tensors(stored: Stored, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse tensors that are not those of a model's gallery.
-
-    Args:
-        shapes: of all tensors that it has; none are there before the first image.
+def replace(folder: Path, settings: Settings, rows: Rows, held: Mapping[int, Segment]) -> None:
+    """Put an index in the place of whatever is in a folder that this process holds (:func:`unifashion_pl.files.exclusive`), in one commit.
 
     Raises:
-        FormatError: absent or unknown ones, another type or shape, or numbers that are none.
+        WriteError: the disk is full, or the folder cannot be written; what was there is as it was.
     """
-    ids, found = stored.description.ids, stored.tensors
-    place = folder / stored.description.tensors
-    if not found and not ids:
-        return
-    if found.keys() != shapes.keys():
-        raise FormatError(f"{place} holds {', '.join(sorted(found)) or 'nothing'}, expected {', '.join(sorted(shapes))}")
-    for name, tensor in found.items():
-        if str(tensor.dtype) != "torch.float32" or tuple(tensor.shape) != shapes[name]:
-            raise FormatError(
-                f"{place}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, expected torch.float32 of {shapes[name]} "
-                f"for {len(ids)} ids and this model"
-            )
-        if bad := not_finite(tensor):
-            names = ", ".join(repr(ids[row]) for row in bad)
-            raise FormatError(f"{place}: {name} has NaN or infinite numbers for {names}; build the gallery again")
+    own = rows.copy()
+    moved, places = packed(own, held, [[number] for number in held])
+    names = {number: segments.write(folder, segment) for number, segment in moved.items()}
+    own.settle(names, places)
+    own.base.execute("DELETE FROM meta")
+    _put_meta(own.base, settings)
+    _sync(folder)
+    place = folder / BASE
+    with files.writing(place):
+        place.touch()  # with the umask's permissions
+    try:
+        with _opened(place, writes=True) as base:
+            own.base.backup(base)
+    except FormatError:  # what was there is no database any more
+        with files.replacing_path(place) as part, closing(sqlite3.connect(part)) as base:
+            own.base.backup(base)
+    _sync(folder)
+    _sweep(folder, names.values())
 
 
-def not_finite(vectors: Tensor) -> list[int]:
-    """The first few rows of vectors (n, …) that are NaN or infinite."""
-    bad: list[int] = (~vectors.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-    return bad[:5]
+def extend(folder: Path, stored: Stored, first: int, removed: Iterable[int]) -> Stored:
+    """Write what was done to an index since it was read: its new rows and vectors, and what was taken out; nothing else is written.
+
+    Args:
+        stored: rows and segments as they are now; those without a file are new. first: keys from here on are new.
+        removed: keys of older rows that are gone.
+
+    Returns:
+        The index as it is on the disk now.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written; what was there is as it was.
+    """
+    held = {
+        number: segments.read(folder / segments.write(folder, segment)) if not segment.file else segment
+        for number, segment in stored.segments.items()
+    }
+    _sync(folder)
+    names = {number: segment.file for number, segment in held.items()}
+    with _opened(folder / BASE, writes=True) as base, transaction(base):
+        follow(base, stored.rows, first, removed)
+        base.execute("DELETE FROM segments")
+        base.executemany("INSERT INTO segments VALUES (?, ?)", names.items())
+        state = _put_meta(base, stored.settings)
+    stored.rows.settle(names, ())
+    now = Stored(stored.settings, stored.rows, held, state)
+    if groups := worth_packing(now.rows, now.segments):
+        now = _repacked(folder, now, groups)
+    _sweep(folder, (segment.file for segment in now.segments.values()))
+    return now
 
 
-def _description(text: str, place: Path) -> Description:
-    what = f"the {DESCRIPTION} of a gallery"
-    version: Version = from_json(text, Version, str(place), what)
-    if version.format not in FORMATS:
-        raise FormatError(f"{place} has format {version.format}, this version reads {' and '.join(map(str, FORMATS))}")
-    found: Description = from_json(text, Description, str(place), what)
-    named = found.tensors.removeprefix("gallery-").removesuffix(".safetensors")
-    newer = named.isalnum() and found.tensors == f"gallery-{named}.safetensors"
-    if not (found.tensors == TENSORS if found.format == 1 else newer):
-        raise FormatError(
-            f"{place}: tensors is {found.tensors!r}, expected the name of a file that Gallery.save wrote beside it"
+def take_out(folder: Path, ids: Sequence[str]) -> int:
+    """Take images out of an index in one commit; no model is needed for that -> how many are left.
+
+    Raises:
+        KeyError: ids that are not there; nothing is removed then.
+    """
+    with files.exclusive(folder):
+        stored = read(folder)
+        found = stored.rows.keys_of(ids)
+        if unknown := sorted(set(ids) - set(found)):
+            raise KeyError(f"not in {folder}, which holds {len(stored.rows)} images: {', '.join(unknown[:5])}")
+        stored.rows.remove(found.values())
+        if is_new(folder):
+            extend(folder, stored, stored.rows.next_key, found.values())
+        else:
+            replace(folder, stored.settings, stored.rows, stored.segments)
+        return len(stored.rows)
+
+
+def check(folder: Path) -> Stored:
+    """Read everything that an index has and compare it with what was written; opening one does so with small files alone.
+
+    Raises:
+        FileNotFoundError, FormatError: as :func:`read`.
+    """
+    stored = read(folder)
+    for segment in stored.segments.values():
+        if segment.file:
+            segments.check(folder / segment.file)
+    with _damage(folder / BASE):
+        _check_base(stored.rows.base, folder / BASE)
+    return stored
+
+
+def _repacked(folder: Path, stored: Stored, groups: Sequence[Sequence[int]]) -> Stored:
+    """Write groups of segments into one file each, in one commit."""
+    moved, places = packed(stored.rows, stored.segments, groups)
+    gone = {number for group in groups for number in group}
+    held = {number: segment for number, segment in stored.segments.items() if number not in gone}
+    held |= {number: segments.read(folder / segments.write(folder, segment)) for number, segment in moved.items()}
+    _sync(folder)
+    names = {number: segment.file for number, segment in held.items()}
+    with _opened(folder / BASE, writes=True) as base, transaction(base):
+        base.executemany(MOVE, places)
+        base.execute("DELETE FROM segments")
+        base.executemany("INSERT INTO segments VALUES (?, ?)", names.items())
+        state = _put_meta(base, stored.settings)
+    stored.rows.settle(names, places)
+    return Stored(stored.settings, stored.rows, held, state)
+
+
+def _rows_at(folder: Path) -> tuple[Stored, dict[int, str]]:
+    place = folder / BASE
+    with _opened(place) as base:
+        settings, state = _meta(base, place)
+        rows = Rows(base)
+    with _damage(place):
+        names = dict(rows.base.execute("SELECT number, file FROM segments").fetchall())
+        if bad := [name for name in names.values() if not isinstance(name, str) or not FILE.fullmatch(name)]:
+            raise FormatError(f"{place} names {bad[0]!r}, expected files of vectors that Gallery.save wrote beside it")
+        if place.stat().st_size <= segments.SMALL:
+            _check_base(rows.base, place)
+        rows.live()
+    return Stored(settings, rows, {}, state), names
+
+
+def _check_base(base: sqlite3.Connection, place: Path) -> None:
+    """Look at everything in a database.
+
+    Raises:
+        FormatError, sqlite3.Error: damaged.
+    """
+    if (found := base.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
+        raise FormatError(f"{place} is damaged ({found[0]}): build the index again")
+    base.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+    for _ in base.execute("SELECT * FROM items"):
+        pass
+    strange = "typeof(id) <> 'text' OR typeof(caption) <> 'text' OR typeof(coalesce(image, '')) <> 'text' OR typeof(coalesce(product, '')) <> 'text'"
+    if base.execute(f"SELECT count(*) FROM items WHERE {strange}").fetchone() != (0,):
+        raise FormatError(f"{place} is damaged: ids, captions or pictures that are no texts; build the index again")
+    if base.execute("SELECT count(*) FROM columns WHERE kind NOT IN ('number', 'text')").fetchone() != (0,):
+        raise FormatError(f"{place} is damaged: columns that hold neither numbers nor texts; build the index again")
+
+
+def _check(folder: Path, stored: Stored) -> None:
+    """Rows and vectors belong together.
+
+    Raises:
+        FormatError: rows without vectors, other kinds of vectors than the index says, or numbers that are none.
+    """
+    live, place = stored.rows.live(), folder / BASE
+    wanted = {"both": {"reference"}, "reference": {"reference"}, "target": {"target"}}[stored.settings.query_set]
+    for number, segment in stored.segments.items():
+        mine = live.segments == number
+        captions = len(segment.sets["captions"]) if "captions" in segment.sets else 0
+        lengths = {len(one) for name, one in segment.sets.items() if name != "captions"}
+        kept = segments.STORAGE[stored.settings.storage]
+        fits = all(
+            one.coded.codes.ndim == 3
+            and one.coded.scales.shape == one.coded.codes.shape[:2]
+            and (one.exact is None) == (kept is None)
+            and (one.exact is None or (one.exact.dtype == kept and one.exact.shape == one.coded.codes.shape))
+            for one in segment.sets.values()
         )
-    if len(found.captions) != len(found.ids):
-        raise FormatError(f"{place}: captions has {len(found.captions)} entries for {len(found.ids)} ids")
-    if twice := [id for id, times in Counter(found.ids).items() if times > 1]:
-        raise FormatError(f"{place}: ids must be unique, found several times: {', '.join(map(repr, twice[:5]))}")
-    return found
+        if not fits or len(lengths) != 1 or not wanted <= segment.sets.keys():
+            raise FormatError(f"{folder / segment.file} holds other vectors than {place} says: build the index again")
+        places, captioned = live.places[mine], live.captioned[mine]
+        if places.size and (
+            places.min() < 0 or places.max() >= segment.rows or captioned.min() < -1 or captioned.max() >= captions
+        ):
+            raise FormatError(f"{place} names rows that {segment.file} does not have: build the index again")
+        _check_finite(folder / segment.file, segment)
+    if not np.isin(live.segments, list(stored.segments)).all():
+        raise FormatError(f"{place} has rows without vectors: build the index again")
 
 
-def _name_for(tensors: Mapping[str, Tensor]) -> str:
-    """Other tensors, another name; so a file that is named is never written over, and one that was damaged is known."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        if tensor.numel():
-            digest.update(tensor_bytes(tensor))
-    return f"gallery-{digest.hexdigest()[:16]}.safetensors"
+def check_shapes(folder: Path, stored: Stored, tokens: int, width: int) -> None:
+    """Vectors are those of a model of this shape.
+
+    Raises:
+        FormatError: other numbers of tokens, or another width.
+    """
+    for segment in stored.segments.values():
+        for name, one in segment.sets.items():
+            expected = (1 if name == "captions" else tokens, width)
+            if (found := one.coded.codes.shape[1:]) != expected:
+                raise FormatError(
+                    f"{folder / segment.file}: {name} has {found[0]} tokens of {found[1]} numbers, this model's have {expected[0]} of "
+                    f"{expected[1]}: load the model that made it, or build the index again"
+                )
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _check_finite(path: Path, segment: Segment) -> None:
+    for name, one in segment.sets.items():
+        small = one.exact is not None and one.exact.nbytes <= segments.SMALL
+        if not np.isfinite(one.coded.scales).all() or (small and not np.isfinite(one.exact).all()):  # type: ignore[arg-type]
+            raise FormatError(f"{path}: {name} has NaN or infinite numbers; build the index again")
+
+
+def _put_meta(base: sqlite3.Connection, settings: Settings) -> str:
+    """The settings, and a new state."""
+    state = uuid4().hex
+    values = {"format": FORMAT, "state": state, "settings": msgspec.json.encode(asdict(settings)).decode()}
+    base.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+    return state
+
+
+def _meta(base: sqlite3.Connection, place: Path) -> tuple[Settings, str]:
+    allowed = {re.match(r"CREATE (?:VIRTUAL )?TABLE (\w+)", statement)[1] for statement in SCHEMA}  # type: ignore[index]
+    named = {
+        name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'words_*'")
+    }
+    others = base.execute("SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')").fetchone()
+    values = dict(base.execute("SELECT name, value FROM meta").fetchall()) if named == allowed and others == (0,) else {}
+    if values.get("format") is None or not isinstance(values.get("state"), str):
+        raise FormatError(f"{place} is no index that Gallery.save wrote: build it again")
+    if values["format"] != FORMAT:
+        raise FormatError(f"{place} has format {values['format']}, this version reads {FORMAT} and the older forms")
+    return from_json(str(values.get("settings")), Settings, str(place), "settings of an index"), values["state"]
+
+
+@contextmanager
+def _opened(place: Path, writes: bool = False) -> Iterator[sqlite3.Connection]:
+    """The database, or a sentence."""
+    with _damage(place, writes):
+        base = sqlite3.connect(f"{place.resolve().as_uri()}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None)
+        with closing(base):
+            base.execute("PRAGMA synchronous = EXTRA")
+            yield base
+
+
+@contextmanager
+def _damage(place: Path, writes: bool = False) -> Iterator[None]:
+    """SQLite's errors as this library's.
+
+    Raises:
+        WriteError: the system refuses. FormatError: the file is damaged. RuntimeError: another process keeps it.
+    """
+    try:
+        yield
+    except (sqlite3.Error, OverflowError, ValueError, TypeError) as error:
+        if isinstance(error, FormatError) or (isinstance(error, ValueError | TypeError) and writes):
+            raise
+        text = str(error)
+        if "locked" in text:
+            raise RuntimeError(
+                f"{place}: another process has been writing there for {PATIENCE:.0f} seconds; try again later"
+            ) from error
+        code = next((code for words, code in REFUSALS.items() if words in text), None)
+        if writes and code is not None and isinstance(error, sqlite3.OperationalError):
+            with files.writing(place):
+                raise OSError(code, os.strerror(code), str(place)) from error
+        raise FormatError(f"{place} is damaged ({text}): build the index again") from error
+
+
+def _sync(folder: Path) -> None:
+    """Names of files are on the disk before something counts on them."""
+    with suppress(OSError):  # a system that has no such call for folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sweep(folder: Path, named: Iterable[str]) -> None:
+    """Remove vectors that nothing names, and galleries of an older form, which the index has replaced."""
+    keep = {*named}
+    for other in (*folder.glob("vectors-*.safetensors"), *folder.glob("gallery*.safetensors"), folder / OLDER):
+        if other.name not in keep:
+            with suppress(OSError):  # somebody reads it on a system that keeps open files: the next writer removes it
+                other.unlink()

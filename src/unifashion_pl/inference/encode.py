@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
@@ -76,3 +77,16 @@ def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, 
         return vectors.float().cpu()
 
     return torch.cat(in_batches(model, pairs, batch_size, work, "composing"))
+
+
+def fingerprint(model: FashionModel) -> str:
+    """Which model made vectors: a hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections."""
+    digest = hashlib.sha256()
+    state = {**model.backbone.ln_vision.state_dict(), "queries": model.backbone.query_tokens}
+    head = model.retrieval_head
+    if head is not None:
+        state |= {f"v.{n}": t for n, t in head.vision_proj.state_dict().items()}
+        state |= {f"t.{n}": t for n, t in head.text_proj.state_dict().items()}
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,200 @@
+"""What a search is asked: texts, images and examples become vectors, wishes become what may be found. Letters: n requests, Q tokens, E width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unifashion_pl.arguments import ArgumentError, Ids, choice, count, identifiers, number, text_list, vector, whole
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.ranking import Request, Term, rank
+from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.scan import Corpus, as_array
+from unifashion_pl.gallery.segments import Floats
+from unifashion_pl.inference.encode import compose, encode_image, encode_text
+from unifashion_pl.inference.images import Images, image_list
+from unifashion_pl.inference.requests import evaluating, head_of, pixels_for, rows_of
+from unifashion_pl.interface import FashionModel
+
+USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
+#: Pictures that the matching head looks at together.
+MATCHED = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a search is made.
+
+    Args:
+        k: hits, at least 1. caption_weight: of the caption score. exclude: ids to leave out.
+        like: further examples; the image score is the mean over them and what is asked beside them.
+        unlike: examples that are not wanted; ``unlike_weight`` times the mean of their scores is taken off.
+        where: a filter, e.g. ``price < 50 and category == 'dress'``, see :func:`unifashion_pl.gallery.where.condition`.
+        group: a column, e.g. ``product``: one hit a value of it, the best view.
+        words: weight of the lexical part: BM25 over captions and text columns, as a share of the best row's, for words that the model
+            does not know.
+        rerank: so many of the best are ranked by the matching head, which looks at each picture with the text, its probability added to
+            the score; the others follow them.
+    """
+
+    k: int = 10
+    caption_weight: float = 1.0
+    exclude: Ids = ()
+    like: Images | None = None
+    unlike: Images | None = None
+    unlike_weight: float = 0.5
+    where: str | None = None
+    group: str | None = None
+    words: float = 0.0
+    rerank: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", count(self.k, "k"))
+        for name in ("caption_weight", "unlike_weight", "words"):
+            object.__setattr__(self, name, number(getattr(self, name), name))
+        object.__setattr__(self, "exclude", identifiers(self.exclude))
+        if (rerank := whole(self.rerank, "rerank")) < 0:
+            raise ArgumentError(f"rerank is {rerank}, expected how many of the best, or 0")
+
+
+class Asking:
+    """Searches in the rows and vectors of one gallery."""
+
+    def __init__(self, model: FashionModel, query_set: str, corpus: Corpus, rows: Rows) -> None:
+        self.model, self.query_set, self.corpus, self.rows = model, query_set, corpus, rows
+
+    def one(self, text: str | None, image: Images | None, how: Options) -> list[Hit]:
+        """See :meth:`unifashion_pl.gallery.Gallery.search`."""
+        self._require_images()
+        if text is None and image is None and how.like is None:
+            raise ValueError("give a text, an image, or both")
+        if image is not None and len(given := image_list(image)) > 1:
+            raise ValueError(f"search takes one image, got {len(given)}; several examples are given as like")
+        if text is not None and len(texts := text_list(text)) > 1:
+            raise ValueError(f"search takes one text, got {len(texts)}")
+        return self.many(None if text is None else [text], image, how)[0]
+
+    def many(self, texts: Sequence[str] | None, images: Images | None, how: Options) -> list[list[Hit]]:
+        """See :meth:`unifashion_pl.gallery.Gallery.search_many`."""
+        self._require_images()
+        allowed = self._allowed(how)
+        asked, said = self._terms(texts, images, how)
+        most = max(how.k, how.rerank)
+        requests = [
+            Request(
+                terms, most, allowed, how.group, self.rows.words(text) if how.words and text else {}, how.words if text else 0.0
+            )
+            for terms, text in zip(asked, said)
+        ]
+        found = rank(self.corpus, self.rows, requests)
+        if how.rerank:
+            within = "target" if texts is not None and images is not None else "reference"
+            found = [self._matched(hits, text, within, how.rerank) for hits, text in zip(found, said)]
+        return [hits[: how.k] for hits in found]
+
+    def by_vector(self, query: Any, query_set: str, how: Options) -> list[Hit]:
+        """See :meth:`unifashion_pl.gallery.Gallery.by_vector`."""
+        within = choice(query_set, "query set", USES)
+        self._require_images()
+        self._require_set(within)
+        ready = as_array(vector(query, head_of(self.model, "retrieval").text_proj.out_features))[None]
+        terms = self._with_examples([_with_caption(ready, within, how)], how)[0]
+        return rank(self.corpus, self.rows, [Request(terms, how.k, self._allowed(how), how.group)])[0]
+
+    def vectors(self, texts: Sequence[str] | None, images: Images | None) -> tuple[list[Floats], str]:
+        """For each request its vectors, one (1, E) or of an image alone (Q, E), and the set that they are searched among."""
+        if texts is not None and images is not None:
+            pairs = rows_of({"texts": text_list(texts), "images": image_list(images)})
+            self._require_set("target")
+            found = compose(self.model, [pair["images"] for pair in pairs], [pair["texts"] for pair in pairs])
+            return [as_array(one)[None] for one in found], "target"
+        self._require_set("reference")
+        if texts is not None:
+            return [as_array(one)[None] for one in encode_text(self.model, texts, strict=True)], "reference"
+        assert images is not None
+        return [as_array(one) for one in encode_image(self.model, images)], "reference"
+
+    def _terms(self, texts: Sequence[str] | None, images: Images | None, how: Options) -> tuple[list[list[Term]], list[str]]:
+        """The terms of each request, and its text."""
+        if texts is None and images is None:
+            return self._with_examples([[]], how), [""]
+        ready, within = self.vectors(texts, images)
+        if texts is None:
+            asked = [[Term("image", within, one)] for one in ready]
+        else:
+            asked = [_with_caption(one, within, how) for one in ready]
+        said = [""] * len(ready) if texts is None else [*texts] * (len(ready) if len(texts) == 1 else 1)
+        return self._with_examples(asked, how), said
+
+    def _with_examples(self, asked: list[list[Term]], how: Options) -> list[list[Term]]:
+        if how.like is not None:
+            wanted = self._examples("image", how.like)
+            number = len(wanted) + bool(asked[0])
+            asked = [
+                [replace(term, weight=term.weight / (number if term.part == "image" else 1)) for term in (*terms, *wanted)]
+                for terms in asked
+            ]
+        if how.unlike is not None:
+            off = self._examples("unlike", how.unlike)
+            off = [replace(term, weight=-how.unlike_weight / len(off)) for term in off]
+            asked = [[*terms, *off] for terms in asked]
+        return asked
+
+    def _examples(self, part: str, images: Images) -> list[Term]:
+        self._require_set("reference")
+        return [Term(part, "reference", as_array(one)) for one in encode_image(self.model, images)]
+
+    def _allowed(self, how: Options) -> NDArray[np.bool_] | None:
+        """(M,) which images may be found; None = all."""
+        live, allowed = self.corpus.live, None
+        if how.group is not None:
+            self.rows.column(how.group)
+        if how.where is not None:
+            allowed = np.isin(live.keys, self.rows.matching(how.where), assume_unique=True)
+        if gone := self.rows.keys_of(identifiers(how.exclude)):
+            allowed = np.ones(len(live), bool) if allowed is None else allowed
+            allowed[np.searchsorted(live.keys, list(gone.values()))] = False
+        return allowed
+
+    def _matched(self, hits: list[Hit], text: str, within: str, most: int) -> list[Hit]:
+        """The first hits by the matching head, the others behind them."""
+        if not text:
+            raise ValueError("rerank looks at pictures with the text of a search: give a text")
+        head, best = head_of(self.model, "retrieval"), hits[:most]
+        if absent := [hit.id for hit in best if hit.image is None]:
+            raise ValueError(
+                f"rerank reads the pictures, and the gallery has no path of {', '.join(absent[:5])}: add images by their paths"
+            )
+        chances: list[float] = []
+        with evaluating(self.model):
+            for start in range(0, len(best), MATCHED):
+                part = [hit.image for hit in best[start : start + MATCHED] if hit.image is not None]
+                features = self.model.backbone.image_features(pixels_for(self.model, part))
+                tokens = self.model.backbone.tokenize([text] * len(part))
+                logits = head.match(self.model.backbone, features, tokens, within)
+                chances += torch.softmax(logits.float(), -1)[:, 1].tolist()
+        scored = [
+            replace(hit, score=hit.score + chance, parts={**hit.parts, "match": chance}) for hit, chance in zip(best, chances)
+        ]
+        return [*sorted(scored, key=lambda hit: (-hit.score, hit.id)), *hits[most:]]
+
+    def _require_images(self) -> None:
+        if not len(self.corpus.live):
+            raise ValueError("the gallery is empty")
+
+    def _require_set(self, name: str) -> None:
+        if self.query_set not in (name, "both"):
+            raise RuntimeError(
+                f"this gallery was made with {self.query_set} queries and cannot {USES[name]}: "
+                f"build it with query_set={name!r} or 'both'"
+            )
+
+
+def _with_caption(ready: Floats, within: str, how: Options) -> list[Term]:
+    """A vector among the images' tokens and among the captions."""
+    return [Term("image", within, ready), Term("caption", "captions", ready, how.caption_weight)]

@@ -1,0 +1,77 @@
+"""Hits as one HTML page that needs nothing beside it: pictures, scores in their parts, facets, and where a token looked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.items import Value
+from unifashion_pl.gallery.segments import Floats
+
+#: Side of a thumbnail in pixels.
+SIDE = 320
+
+
+def page(
+    query: Mapping[str, Any],
+    hits: Sequence[Hit],
+    pictures: Mapping[str, Image.Image],
+    facets: Mapping[str, Mapping[Value, int]],
+    heat: Mapping[str, Floats],
+    asked_with: Image.Image | None = None,
+) -> str:
+    """The page; whatever texts hold is escaped.
+
+    Args:
+        query: what was asked, by the names of its parts.
+        pictures: by the ids of hits, those that could be read.
+        facets: counts of values by columns.
+        heat: maps in 0..1 by ids, laid over the pictures.
+        asked_with: the request's image.
+    """
+    environment = Environment(
+        loader=PackageLoader("unifashion_pl.gallery"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("hits.html.j2").render(
+        text=query.get("text"),
+        query={name: value for name, value in query.items() if value not in (None, "", [], ())},
+        hits=hits,
+        pictures={id: _address(_thumbnail(picture), "JPEG") for id, picture in pictures.items()},
+        facets=facets,
+        heat={id: _address(_overlay(values, pictures[id]), "PNG") for id, values in heat.items() if id in pictures},
+        asked_with=None if asked_with is None else _address(_thumbnail(asked_with), "JPEG"),
+        file_name=lambda path: Path(path).name,
+    )
+
+
+def _thumbnail(picture: Image.Image) -> Image.Image:
+    small = picture.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    return small
+
+
+def _overlay(heat: Floats, picture: Image.Image) -> Image.Image:
+    """Red where it is hot, clear where it is not, stretched over the whole picture as the tower's square input is."""
+    colour = np.zeros((*heat.shape, 4), np.uint8)
+    colour[..., 0], colour[..., 1] = 230, 40
+    colour[..., 3] = np.rint(np.clip(heat, 0, 1) * 190)
+    size = _thumbnail(picture).size
+    return Image.fromarray(colour, "RGBA").resize(size, Image.Resampling.BICUBIC)
+
+
+def _address(picture: Image.Image, kind: str) -> str:
+    data = BytesIO()
+    picture.save(data, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

@@ -1,0 +1,123 @@
+"""An index as it was read, of whatever form, and its vectors written anew: without what is gone, and many small files as one. Letters: M images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.scan import Corpus
+from unifashion_pl.gallery.segments import Coded, Segment, TokenSet
+
+#: Rows of a small file, and how many small ones may be; share of a file that may be gone before it is written anew.
+SMALL, MOST, GONE = 4096, 32, 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Whose vectors they are, and how they are kept.
+
+    Attributes:
+        query_set: sets that the index has. model: fingerprint of the model that made them.
+        storage: fp32, fp16 or int8. pool: tokens of an image after pooling; None = all.
+        coarse: tokens of an image that a search of very many reads first; None = it reads all.
+    """
+
+    query_set: Literal["reference", "target", "both"]
+    model: str
+    storage: Literal["fp32", "fp16", "int8"] = "fp32"
+    pool: int | None = None
+    coarse: int | None = None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An index as it was read: rows in memory, vectors mapped, and the state of the folder that they are of."""
+
+    settings: Settings
+    rows: Rows
+    segments: dict[int, Segment]
+    state: str
+
+
+def worth_packing(rows: Rows, held: Mapping[int, Segment]) -> list[list[int]]:
+    """Groups of segments to become one each: those of which most is gone, and the smaller half of very many small ones.
+
+    So an image that is added is written again a few times, as its file grows, and never with the large ones.
+    """
+    live = rows.live()
+    count = {number: int((live.segments == number).sum()) for number in held}
+    gone = [number for number, segment in held.items() if count[number] <= GONE * segment.rows]
+    small = sorted(
+        (number for number in held if number not in gone and count[number] < SMALL), key=lambda number: count[number]
+    )
+    return [*([number] for number in gone), *([small[: len(small) // 2]] if len(small) > MOST else [])]
+
+
+def packed(
+    rows: Rows, held: Mapping[int, Segment], groups: Sequence[Sequence[int]]
+) -> tuple[dict[int, Segment], list[tuple[int, int, int, int]]]:
+    """The live rows of each group of segments as one segment in memory.
+
+    Returns:
+        The new segments by new numbers, and (segment, place, captioned, key) of each of their rows. A segment that is whole and alone in its
+        group stays as it is.
+    """
+    live = rows.live()
+    new: dict[int, Segment] = {}
+    places: list[tuple[int, int, int, int]] = []
+    corpus = Corpus(held, live)
+    number = max(held, default=-1) + 1
+    for group in groups:
+        positions = np.flatnonzero(np.isin(live.segments, group))
+        if not len(positions):
+            continue
+        captioned = np.where(live.captioned[positions] >= 0, np.cumsum(live.captioned[positions] >= 0) - 1, -1)
+        if (
+            len(group) == 1
+            and len(positions) == held[group[0]].rows
+            and (live.places[positions] == np.arange(len(positions))).all()
+        ):
+            new[number], captioned = Segment(held[group[0]].sets), live.captioned[positions]
+        else:
+            new[number] = Segment(_gathered(corpus, group))
+        keys = live.keys[positions].tolist()
+        places += zip([number] * len(keys), range(len(keys)), captioned.tolist(), keys)
+        number += 1
+    return new, places
+
+
+def _gathered(corpus: Corpus, group: Sequence[int]) -> dict[str, TokenSet]:
+    """Sets of the live rows of some segments, in the order of their keys."""
+    members = [corpus.segments[number] for number in group]
+    names = dict.fromkeys(name for segment in members for name in segment.sets)
+    inside = np.flatnonzero(np.isin(corpus.live.segments, group))
+    out = {}
+    for name in names:
+        row = corpus.live.captioned if name == "captions" else corpus.live.places
+        parts, order = [], []
+        for number, segment in zip(group, members):
+            positions = inside[(corpus.live.segments[inside] == number) & (row[inside] >= 0)]
+            one = corpus.set_of(segment, name)
+            if one is not None and len(positions):
+                parts.append(one.take(row[positions]))
+                order.append(positions)
+        if parts:
+            out[name] = _joined(parts).take(np.argsort(np.concatenate(order), kind="stable"))
+    return out
+
+
+def _joined(parts: Sequence[TokenSet]) -> TokenSet:
+    def coded(held: Sequence[Coded]) -> Coded:
+        return Coded(np.concatenate([one.codes for one in held]), np.concatenate([one.scales for one in held]))
+
+    exact = [one.exact for one in parts if one.exact is not None]
+    coarse = [one.coarse for one in parts if one.coarse is not None]
+    return TokenSet(
+        coded([one.coded for one in parts]),
+        np.concatenate(exact) if exact else None,
+        coded(coarse) if len(coarse) == len(parts) else None,
+    )

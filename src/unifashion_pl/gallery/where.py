@@ -1,0 +1,199 @@
+"""Filters as people write them: ``price < 50 and category == 'dress'``, read strictly and turned into SQL with bound values.
+
+Python's parser reads them, and nothing but comparisons of columns with plain values, ``and``, ``or`` and ``not`` passes. No text of a user
+becomes SQL: columns are looked up, values are parameters.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.names import unknown
+
+OPERATORS: dict[type[ast.cmpop], str] = {
+    ast.Eq: "=",
+    ast.NotEq: "<>",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+}
+#: The same comparison seen from its other side.
+TURNED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+EXPECTED = "expected comparisons of columns with values, e.g. \"price < 50 and category == 'dress'\""
+LONGEST, DEEPEST = 4000, 50
+NUMBER, TEXT = "number", "text"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that can be filtered on: its name in SQL, and whether it holds numbers or texts."""
+
+    sql: str
+    kind: str
+
+
+def condition(text: str, columns: Mapping[str, Column]) -> tuple[str, list[Any]]:
+    """A filter as SQL and the values bound in it.
+
+    Columns stand by name; one whose name is no word stands in backquotes: ``\\`list price\\` < 50``. ``in`` takes a list of values, or looks
+    for a text inside a text column (``'silk' in title``). Rows without a value are found by ``== None`` alone.
+
+    Raises:
+        ArgumentError: anything else, an unknown column, or a number compared with a text.
+
+    >>> condition("price < 50 and not size in ('S', 'M')", {"price": Column("c1", NUMBER), "size": Column("c2", TEXT)})
+    ('((c1 < ?) AND (NOT (c2 IN (?, ?))))', [50, 'S', 'M'])
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ArgumentError(f"the filter is {text!r}, {EXPECTED}")
+    if len(text) > LONGEST:
+        raise ArgumentError(f"the filter has {len(text):,} characters, at most {LONGEST:,} are read")
+    plain, quoted = _without_backquotes(text)
+    try:
+        tree = ast.parse(plain.strip(), mode="eval").body
+        reader = _Reader(text, columns, quoted)
+        return reader.logic(tree), reader.values
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        raise ArgumentError(f"the filter {text!r} cannot be read ({error.__class__.__name__}): {EXPECTED}") from error
+
+
+def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:
+    """The filter with a word of ours for each name in backquotes, and the names by those words."""
+    out: list[str] = []
+    quoted: dict[str, str] = {}
+    inside, start, at = "", 0, 0
+    while at < len(text):
+        sign = text[at]
+        if inside:
+            if sign == "\\" and inside != "`":
+                at += 1
+            elif sign == inside:
+                if inside == "`":
+                    word = f"_column_{len(quoted)}_"
+                    quoted[word] = text[start + 1 : at]
+                    out.append(word)
+                else:
+                    out.append(text[start : at + 1])
+                inside = ""
+        elif sign in "'\"`":
+            inside, start = sign, at
+        else:
+            out.append(sign)
+        at += 1
+    if inside:
+        raise ArgumentError(f"the filter {text!r} has a quote {inside} that is not closed")
+    return "".join(out), quoted
+
+
+class _Reader:
+    """Walks a tree; what was bound is in ``values``."""
+
+    def __init__(self, text: str, columns: Mapping[str, Column], quoted: Mapping[str, str]) -> None:
+        self.text, self.columns, self.quoted = text, columns, quoted
+        self.values: list[Any] = []
+
+    def logic(self, node: ast.expr, depth: int = 0) -> str:
+        if depth > DEEPEST:
+            raise ArgumentError(f"the filter {self.text[:60]!r} … is nested more than {DEEPEST} times")
+        if isinstance(node, ast.BoolOp):
+            word = " AND " if isinstance(node.op, ast.And) else " OR "
+            return "(" + word.join([self.logic(part, depth + 1) for part in node.values]) + ")"
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return f"(NOT {self.logic(node.operand, depth + 1)})"
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            parts = [self._comparison(one, operator, two) for one, operator, two in zip(sides, node.ops, sides[1:])]
+            return parts[0] if len(parts) == 1 else "(" + " AND ".join(parts) + ")"
+        raise self._refused(node)
+
+    def _comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> str:
+        if isinstance(operator, ast.In | ast.NotIn):
+            found = self._inside(left, right)
+            return f"(NOT {found})" if isinstance(operator, ast.NotIn) else found
+        if type(operator) not in OPERATORS:
+            raise self._refused(left)
+        sign = OPERATORS[type(operator)]
+        if not isinstance(left, ast.Name) and isinstance(right, ast.Name):
+            left, right, sign = right, left, TURNED[sign]
+        column = self._column(left)
+        value = self._value(right)
+        if value is None:
+            if sign not in ("=", "<>"):
+                raise ArgumentError(f"the filter {self.text!r} asks what is more than nothing: None goes with == and != alone")
+            return f"({column.sql} IS {'NOT ' * (sign == '<>')}NULL)"
+        self._bind(value, column, left)
+        return f"({column.sql} {sign} ?)"
+
+    def _inside(self, left: ast.expr, right: ast.expr) -> str:
+        """``column in (values)``, or ``'text' in column``."""
+        if isinstance(right, ast.Tuple | ast.List | ast.Set):
+            column = self._column(left)
+            for value in right.elts:
+                self._bind(self._value(value), column, left)
+            return f"({column.sql} IN ({', '.join('?' * len(right.elts))}))"
+        column = self._column(right)
+        value = self._value(left)
+        if column.kind != TEXT or not isinstance(value, str):
+            raise ArgumentError(
+                f"the filter {self.text!r} looks inside of {self._name(right)!r}: in looks for a text in a text column"
+            )
+        self.values.append(value)
+        return f"(instr({column.sql}, ?) > 0)"
+
+    def _bind(self, value: Any, column: Column, node: ast.expr) -> None:
+        if (NUMBER if isinstance(value, int | float) else TEXT) != column.kind or value is None:
+            raise ArgumentError(
+                f"the filter {self.text!r} compares {self._name(node)!r}, which holds {column.kind}s, with {value!r}"
+                + (": write the number without quotes" if column.kind == NUMBER and value is not None else "")
+                + (f": write it in quotes, {str(value)!r}" if column.kind == TEXT and value is not None else "")
+            )
+        self.values.append(value)
+
+    def _name(self, node: ast.expr) -> str:
+        if not isinstance(node, ast.Name):
+            raise self._refused(node)
+        return self.quoted.get(node.id, node.id)
+
+    def _column(self, node: ast.expr) -> Column:
+        name = self._name(node)
+        if name not in self.columns:
+            raise ArgumentError(f"the filter {self.text!r} names an {unknown('column', name, self.columns)}")
+        return self.columns[name]
+
+    def _value(self, node: ast.expr) -> Any:
+        """A text, a number that SQL can hold, or None; true and false are 1 and 0."""
+        sign = 1
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+            sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
+            if not isinstance(node, ast.Constant) or isinstance(node.value, str | None):
+                raise self._refused(node)
+        if isinstance(node, ast.Name):
+            raise ArgumentError(
+                f"the filter {self.text!r} compares with the word {self._name(node)}: write values in quotes, {self._name(node)!r}"
+            )
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str | int | float | None):
+            raise self._refused(node)
+        value = node.value
+        if isinstance(value, bool):
+            return int(value)
+        if isinstance(value, int | float):
+            value = sign * value
+            if (isinstance(value, float) and not math.isfinite(value)) or abs(value) >= 2**63:
+                raise ArgumentError(f"the filter {self.text!r} compares with a number that is too large")
+        elif isinstance(value, str):
+            value.encode()  # half a character is a ValueError
+        return value
+
+    def _refused(self, node: ast.expr) -> ArgumentError:
+        shown = ast.unparse(node)
+        for word, name in self.quoted.items():
+            shown = shown.replace(word, f"`{name}`")
+        return ArgumentError(f"the filter {self.text!r} has {shown[:80]!r}, {EXPECTED}")
