@@ -133,7 +133,7 @@ def test_an_index_that_is_none_is_left_alone(
     with pytest.raises(SystemExit) as ended:
         main(["index", "add", str(tmp_path / "index"), *options])
     assert ended.value.code == 2
-    assert "index.db is damaged (file is not a database): build the index again" in capsys.readouterr().err
+    assert "index.db is no index that Gallery.save wrote: build it again" in capsys.readouterr().err
 
 
 def with_columns(folder: Path) -> list[str]:
