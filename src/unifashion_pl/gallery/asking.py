@@ -18,8 +18,9 @@ from unifashion_pl.gallery.scan import Corpus, as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.inference.encode import compose, encode_image, encode_text
 from unifashion_pl.inference.images import Images, image_list
-from unifashion_pl.inference.requests import evaluating, head_of, pixels_for, rows_of
+from unifashion_pl.inference.requests import head_of, pixels_for, rows_of
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.tasks.eval_mode import evaluating
 
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 #: Pictures that the matching head looks at together.
@@ -171,7 +172,7 @@ class Asking:
                 f"rerank reads the pictures, and the gallery has no path of {', '.join(absent[:5])}: add images by their paths"
             )
         chances: list[float] = []
-        with evaluating(self.model):
+        with evaluating(self.model), torch.no_grad():
             for start in range(0, len(best), MATCHED):
                 part = [hit.image for hit in best[start : start + MATCHED] if hit.image is not None]
                 features = self.model.backbone.image_features(pixels_for(self.model, part))

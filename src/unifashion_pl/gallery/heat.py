@@ -12,8 +12,9 @@ from torch import Tensor
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.inference.images import OneImage
-from unifashion_pl.inference.requests import evaluating, head_of, pixels_for
+from unifashion_pl.inference.requests import head_of, pixels_for
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.tasks.eval_mode import evaluating
 
 
 def heat_map(model: FashionModel, picture: OneImage, vector: Tensor | Floats, within: str, token: int) -> Floats:
@@ -29,7 +30,7 @@ def heat_map(model: FashionModel, picture: OneImage, vector: Tensor | Floats, wi
         ValueError: a tower whose tokens lie on no square grid.
     """
     head, backbone = head_of(model, "retrieval"), model.backbone
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         features = backbone.image_features(pixels_for(model, [picture]))
     with evaluating(model), torch.enable_grad():
         seen = features.detach().requires_grad_()
