@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -248,9 +249,14 @@ def to_ldm_text(
 
 
 def ldm_process() -> dict[str, Tensor]:
-    """Some of the buffers that published checkpoints carry."""
-    names = ("betas", "alphas_cumprod", "sqrt_alphas_cumprod", "log_one_minus_alphas_cumprod", "posterior_variance", "logvar")
-    return {name: torch.rand(1000) for name in names}
+    """Some of the buffers that published checkpoints carry, of Stable Diffusion 1's process (ldm/models/diffusion/ddpm.py)."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float64) ** 2
+    bar = np.cumprod(1 - betas)
+    buffers = {
+        "betas": betas, "alphas_cumprod": bar, "sqrt_alphas_cumprod": bar**0.5, "log_one_minus_alphas_cumprod": np.log(1 - bar),
+        "logvar": np.zeros(1000),
+    }  # fmt: skip
+    return {name: torch.tensor(value, dtype=torch.float32) for name, value in buffers.items()}
 
 
 def unifashion_full(state: dict[str, Tensor], llm: dict[str, Tensor]) -> dict[str, Tensor]:

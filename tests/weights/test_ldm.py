@@ -164,9 +164,9 @@ def test_a_pipeline_of_stable_diffusion_2_s_class_computes_the_same(tmp_path: Pa
     torch.testing.assert_close(loaded(*given), expected, atol=1e-6, rtol=0)
 
 
-@torch.no_grad()
-def test_stableviton_brings_unet_and_garment_branch(tmp_path: Path) -> None:
-    from unifashion_pl.generation.garment import GarmentBranch, denoise
+def stableviton_checkpoint() -> tuple[dict[str, Tensor], Any, Any]:
+    """A checkpoint in the released code's names, its U-Net and its garment branch."""
+    from unifashion_pl.generation.garment import GarmentBranch
 
     unet = peers.unet(13)
     branch = peers.randomise(GarmentBranch(unet, extent="full"), 3, 0.05)
@@ -193,6 +193,14 @@ def test_stableviton_brings_unet_and_garment_branch(tmp_path: Path) -> None:
         "lastzc.weight": torch.rand(2),
         "cond_stage_model.transformer.x": torch.rand(2),
     }
+    return state, unet, branch
+
+
+@torch.no_grad()
+def test_stableviton_brings_unet_and_garment_branch(tmp_path: Path) -> None:
+    from unifashion_pl.generation.garment import GarmentBranch, denoise
+
+    state, unet, branch = stableviton_checkpoint()
     torch.save({"state_dict": state}, tmp_path / "VITONHD.ckpt")
     report = import_weights(tmp_path / "VITONHD.ckpt", tmp_path / "out")
     assert report.kind == "stableviton"

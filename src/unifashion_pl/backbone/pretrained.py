@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from unifashion_pl.parts.fit import require_fit
 from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.tensors import load_tensors
+from unifashion_pl.reading import read_json
 
 #: Where our own format keeps the timm model.
 TOWER = "backbone.vision.model."
@@ -130,7 +133,8 @@ def bert_to_qformer(state: dict[str, Tensor], vocab_size: int) -> dict[str, Tens
     The queries' feed-forward layers start as copies of the text's; the token-type embedding of segment 0 is added to every position;
     cross-attention and the ``[DEC]`` row have no counterpart and are absent or the mean embedding.
     """
-    state = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
+    old = (("bert.", ""), (".gamma", ".weight"), (".beta", ".bias"))  # as bert-base-uncased's own file has it
+    state = {reduce(lambda name, rule: name.replace(*rule), old, name): tensor for name, tensor in state.items()}
     words = state["embeddings.word_embeddings.weight"]
     extra = words.mean(0, keepdim=True).expand(vocab_size - words.shape[0], -1)
     positions = state["embeddings.position_embeddings.weight"] + state["embeddings.token_type_embeddings.weight"][:1]
@@ -159,12 +163,14 @@ def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
     Args:
         backbone: a :class:`~unifashion_pl.backbone.QFormerBackbone`.
         source: folder with ``model.safetensors`` (or ``pytorch_model.bin``), a file, or a hub id.
-        vocab_size: words of its tokenizer.
+        vocab_size: words of the Q-Former's embeddings.
 
     Raises:
-        ValueError: the BERT has other sizes, naming both.
+        ValueError: the BERT has other sizes, or its config what no size shows (heads, activation, positions), naming both.
     """
-    state = bert_to_qformer(load_tensors(_bert_file(str(source))), vocab_size)
+    file = _bert_file(str(source))
+    check_bert(file.parent / "config.json", backbone)
+    state = bert_to_qformer(load_tensors(file), vocab_size)
     own = {
         name: tensor
         for name, tensor in backbone.state_dict().items()
@@ -173,6 +179,28 @@ def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
     cure = "Set hidden_size, num_layers, num_heads, intermediate_size and tokenizer to those of the BERT"
     require_fit(state, own, f"{source} does not fit the Q-Former", cure)
     backbone.load_state_dict(taken(backbone, state), strict=False)
+
+
+def check_bert(config: Path, backbone: Any) -> None:
+    """Compare what a BERT's tensors do not show with the Q-Former, where its config lies beside them.
+
+    Raises:
+        ValueError: with both values.
+    """
+    if not config.is_file():
+        return
+    own = backbone.qformer.config
+    fields = {"position_embedding_type": "absolute", **read_json(config, dict[str, Any], "a BERT's config")}
+    expected = {name: getattr(own, name) for name in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+    expected["position_embedding_type"] = "absolute"
+    if wrong := [
+        f"{name}: {fields[name]!r}, the Q-Former has {value!r}"
+        for name, value in expected.items()
+        if fields.get(name, value) != value
+    ]:
+        raise ValueError(
+            f"{config} does not fit the Q-Former: {'; '.join(wrong)}. Set num_heads to the BERT's, or take a BERT that does"
+        )
 
 
 def _bert_file(source: str) -> Path:
@@ -186,4 +214,6 @@ def _bert_file(source: str) -> Path:
         raise FileNotFoundError(f"{path} has neither model.safetensors nor pytorch_model.bin")
     from huggingface_hub import hf_hub_download
 
+    with suppress(OSError):  # beside it, if there is one
+        hf_hub_download(source, "config.json")
     return Path(hf_hub_download(source, "model.safetensors"))

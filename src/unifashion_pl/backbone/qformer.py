@@ -129,7 +129,7 @@ class QFormerBackbone(nn.Module):
         if gradient_checkpointing:
             self.qformer.gradient_checkpointing_enable({"use_reentrant": False})
         if bert is not None and not rebuild.brings_tensors(self.part):
-            load_bert(self, bert, len(self.tokenizer))
+            load_bert(self, bert, config.vocab_size)
 
     def blueprint(self) -> dict[str, bytes]:
         """The tokenizer."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
-from unifashion_pl.generation.samplers import PROCESS, alphas_cumprod, signal_of
+from unifashion_pl.generation.samplers import alphas_cumprod, prediction_of, signal_of
 from unifashion_pl.parts import rebuild
 from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
@@ -25,8 +25,6 @@ SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 LATENT_CHANNELS = 4
 CHANNELS = (4, 13)
 GARMENT_WAYS = ("branch", "branch_full", "panels")
-#: Names in schedulers' configs of diffusers -> ours.
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 @dataclass
@@ -366,11 +364,7 @@ def _load_unet(source: str) -> Any:
 
 
 def _trained_for(source: str) -> str:
-    """What a pipeline's U-Net predicts, by its scheduler's config; ``epsilon`` of a U-Net by itself.
-
-    Raises:
-        ValueError: neither eps nor v, or another diffusion process than :data:`~unifashion_pl.generation.samplers.PROCESS`.
-    """
+    """What a pipeline's U-Net predicts, see :func:`~unifashion_pl.generation.samplers.prediction_of`; ``epsilon`` of a U-Net by itself."""
     from diffusers import DDIMScheduler
 
     if config_folder(Denoiser.part, source, "unet") is not None:
@@ -381,14 +375,7 @@ def _trained_for(source: str) -> str:
         if not Path(source).exists() and source != "tiny":
             warnings.warn(f"{source} has no scheduler_config.json at hand: its U-Net is taken to predict eps", stacklevel=3)
         return "epsilon"
-    process = {name: config.get(name, usual) for name, usual in PROCESS.items() if name != "prediction_type"}
-    kind = PREDICTIONS.get(config.get("prediction_type", "epsilon"))  # whose default it is
-    if kind is None or process != {name: PROCESS[name] for name in process}:
-        raise ValueError(
-            f"{source} was trained for {config.get('prediction_type')} under {process}; known are {', '.join(PREDICTIONS)} under {PROCESS}. "
-            "To train it further all the same, name the folder of its U-Net alone as source"
-        )
-    return kind
+    return prediction_of(config, source)
 
 
 def _new_unet(config: dict[str, Any], in_channels: int | None) -> Any:

@@ -6,8 +6,9 @@ it and is not to be mixed with another solver's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -28,10 +29,43 @@ PROCESS: dict[str, Any] = {
     "prediction_type": "epsilon",
 }
 
+#: Names of predictions in schedulers' configs of diffusers -> ours.
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+#: Fields that change the process beside those of :data:`PROCESS`.
+OTHER_PROCESS = ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas")
+
 #: (latents (B, C, h, w), timesteps (B,)) -> eps of the same shape as the latents.
 NoisePredictor = Callable[[Tensor, Tensor], Tensor]
 #: What the noise predictor reads beside latents and timesteps, by its name there.
 Conditions = dict[str, Tensor]
+
+
+def prediction_of(config: Mapping[str, Any], where: object) -> str:
+    """What a U-Net predicts (``epsilon`` or ``v``) by the config of its pipeline's scheduler, as diffusers writes it.
+
+    What a field leaves out is its class's default. How a publisher samples (class, timestep spacing, ``steps_offset``, clipping) is no part
+    of what was trained: here the presets of :data:`SAMPLERS` say it.
+
+    Raises:
+        ValueError: neither eps nor v, or another diffusion process than :data:`PROCESS`, by the fields' names.
+    """
+    import diffusers
+
+    known = getattr(diffusers, str(config.get("_class_name")), None)
+    usual = PROCESS if "_class_name" not in config else {}
+    if known is not None:
+        usual = {name: parameter.default for name, parameter in signature(known).parameters.items()}
+    fields = {"prediction_type": "epsilon", **usual, **config}
+    kind = PREDICTIONS.get(fields["prediction_type"])
+    odd = {name: fields.get(name) for name, value in PROCESS.items() if name != "prediction_type" and fields.get(name) != value}
+    odd |= {name: fields[name] for name in OTHER_PROCESS if fields.get(name)}
+    if kind is None or odd:
+        under = f" under {odd} ({config.get('_class_name')})" if odd else ""
+        raise ValueError(
+            f"{where} was trained for {fields['prediction_type']}{under}; known are {', '.join(PREDICTIONS)} under {PROCESS}. To train its U-Net "
+            "further all the same, name the folder of its U-Net alone as source"
+        )
+    return kind
 
 
 @dataclass(frozen=True)

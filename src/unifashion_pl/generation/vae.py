@@ -35,10 +35,10 @@ class ImageVAE(nn.Module):
     Attributes:
         model: the diffusers model.
         factor: f.
-        scale: latents are multiplied by it, so that their variance is about 1 (0.18215 in Stable Diffusion).
+        scale, shift: latents less ``shift`` are multiplied by ``scale``, so that their variance is about 1 (0.18215 and 0 in Stable Diffusion).
 
     Raises:
-        ValueError: not four latent channels, or a source of another class.
+        ValueError: not four latent channels, a normalisation per channel, or a source of another class.
     """
 
     part = "vae"
@@ -53,7 +53,10 @@ class ImageVAE(nn.Module):
         config_ = self.model.config
         levels = config_.get("block_out_channels") or config_["encoder_block_out_channels"]
         self.factor: int = 2 ** (len(levels) - 1)
-        self.scale: float = self.model.config.scaling_factor
+        self.scale: float = config_.scaling_factor
+        self.shift: float = config_.get("shift_factor") or 0.0
+        if odd := [name for name in ("latents_mean", "latents_std") if config_.get(name) is not None]:
+            raise ValueError(f"the VAE has {' and '.join(odd)}, a normalisation per channel that is not known here")
         self.cache = cache
         self._known: dict[tuple[torch.Size, bytes], Tensor] = {}
         self.requires_grad_(False).eval()
@@ -83,7 +86,7 @@ class ImageVAE(nn.Module):
         moments = self._remembered(pixels) if sample and self.cache else self._moments(pixels)
         mean, *std = moments.chunk(moments.shape[1] // 4, 1)
         latents = mean + std[0] * torch.randn(mean.shape, device=mean.device, dtype=mean.dtype) if sample and std else mean
-        return latents * self.scale
+        return (latents - self.shift) * self.scale
 
     def _moments(self, pixels: Tensor) -> Tensor:
         """Mean and standard deviation of the posterior (B, 8, H/f, W/f); of an autoencoder without one its latents (B, 4, H/f, W/f)."""
@@ -112,7 +115,7 @@ class ImageVAE(nn.Module):
         Raises:
             ArgumentError: what was painted is NaN or infinite, which as a picture would look like one.
         """
-        pixels = self.model.decode((latents / self.scale).to(self.model.dtype), return_dict=False)[0]
+        pixels = self.model.decode((latents / self.scale + self.shift).to(self.model.dtype), return_dict=False)[0]
         check_finite(pixels)
         return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 

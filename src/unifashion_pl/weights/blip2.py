@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,6 +106,23 @@ def map_hf(ledger: Ledger) -> None:
         parts = {f"{TOWER}blocks.{block}.attn.q_bias": q.clone(), f"{TOWER}blocks.{block}.attn.v_bias": v.clone()}
         ledger.split(name, parts, "queries and values; the bias of the keys is zero")
     ledger.rename(HF_RULES)
+
+
+def hf_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' config of a BLIP-2 says beside the sizes that its tensors show."""
+    from transformers import Blip2Config
+
+    full = Blip2Config(**{name: value for name, value in config.items() if name in ("vision_config", "qformer_config")})
+    qformer: Any = full.qformer_config
+    vision: Any = full.vision_config
+    return {
+        "backbone.qformer.heads": qformer.num_attention_heads,
+        "backbone.qformer.activation": qformer.hidden_act,
+        "backbone.qformer.eps": qformer.layer_norm_eps,
+        "backbone.vision.heads": vision.num_attention_heads,
+        "backbone.vision.activation": vision.hidden_act,
+        "backbone.vision.eps": vision.layer_norm_eps,
+    }
 
 
 def map_tower(ledger: Ledger) -> None:

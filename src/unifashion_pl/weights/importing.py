@@ -145,6 +145,17 @@ def _qformer(source: Download, report: Report, tower: str | Path | None) -> Mapp
     rename = {"blip2-hf": blip2.map_hf, "unifashion": released.map_unifashion, "sprc": released.map_sprc}
     report.notes += rename.get(report.kind, blip2.map_lavis)(ledger) or []
     ledger.close(source.path, report)
+    if report.kind == "blip2-hf" and source.config:
+        report.settings = blip2.hf_settings(source.config)
+        report.notes.append(
+            f"ln_vision has LAVIS' epsilon of 1e-5; transformers' config has one for all of its tower, {report.settings['backbone.vision.eps']}"
+        )
+    else:
+        report.notes.append(
+            "heads do not show in tensors: the model's config says them (BLIP-2 has 12 in the Q-Former, 16 in the tower)"
+        )
+    if report.kind == "unifashion":  # the released code's U-Net and VAE are Stable Diffusion 1.5's
+        report.settings = {"diffusion_head.denoiser.unet.prediction": "epsilon", "diffusion_head.vae.scale": 0.18215}
     tensors = dict(ledger.tensors)
     if tower is not None:
         tensors |= _tower_beside(tensors, tower, report)

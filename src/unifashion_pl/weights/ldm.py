@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unifashion_pl.weights.download import Download
+from unifashion_pl.files import write_text
+from unifashion_pl.reading import read_json
+from unifashion_pl.weights.download import JSON, Download
 from unifashion_pl.weights.ledger import Ledger, Report, compare
 from unifashion_pl.weights.llm import copy_tokenizer
 
+SCHEDULER = Path("scheduler", "scheduler_config.json")
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 NULL, GARMENT = "diffusion_head.null_context", "diffusion_head.denoiser.garment."
 EDITING_CHANNELS = 13
@@ -226,10 +229,34 @@ def convert_ldm(source: Download, folder: Path | None, report: Report) -> dict[s
     )
     if report.kind == "stableviton":
         move_garment(ledger, unet, names)
-    ledger.drop_matching(PROCESS, "buffers of the training process")
+    _drop_process(ledger, str(source.path))
+    report.notes.append(
+        "what the U-Net predicts is not in a file of this form: taken to be eps, as in Stable Diffusion 1.x; one that was tuned for v needs "
+        "`prediction: v` in its Denoiser"
+    )
     if report.kind != "sd":
         ledger.drop_matching(IMAGE_CONDITION, CLIP_TOKEN)
     return write_parts(ledger, configs, source.path, folder, report)
+
+
+def _drop_process(ledger: Ledger, path: str) -> None:
+    """The buffers of the training process.
+
+    Raises:
+        ValueError: it was another one than the one that is known here.
+    """
+    from unifashion_pl.generation.samplers import alphas_cumprod
+
+    own, source = alphas_cumprod(), ledger.source
+    found = {"alphas_cumprod": source.get("alphas_cumprod")}
+    found["betas"] = (1 - source["betas"].double()).cumprod(0) if "betas" in source else None
+    for name, bar in found.items():
+        if bar is not None and (bar.shape != own.shape or not torch.allclose(bar.float(), own, atol=1e-4)):
+            raise ValueError(
+                f"{path} was trained under other {name} than Stable Diffusion 1's (0.00085 to 0.012, linear in their root; 1,000 steps), which "
+                "an import would lose. Nothing was written"
+            )
+    ledger.drop_matching(PROCESS, "buffers of the training process")
 
 
 def refuse_inpainting(channels: int, kind: str, path: str) -> None:
@@ -251,7 +278,11 @@ def convert_vae(source: Download, folder: Path | None, report: Report) -> dict[s
         config = move_diffusers(ledger, "vae", source)
     else:
         config = move_vae(ledger, VAE if ledger.below(VAE) else "")
-        ledger.drop_matching(PROCESS, "buffers of the training process")
+        if "scale_factor" not in ledger.source:
+            report.notes.append(
+                f"the scale of its latents is not in the file: taken to be Stable Diffusion 1's {config['scaling_factor']}"
+            )
+        _drop_process(ledger, str(source.path))
     return write_parts(ledger, {"vae": config}, source.path, folder, report)
 
 
@@ -264,7 +295,30 @@ def convert_pipeline(source: Download, folder: Path | None, report: Report) -> d
     ledger.drop_matching(IMAGE_ENCODER, CLIP_TOKEN)
     read = {part: inner for part, inner in source.parts.items() if part != "image_encoder"}
     configs = {part: move_diffusers(ledger, part, inner, f"{part}/") for part, inner in read.items()}
+    if "unet" in configs:
+        _keep_scheduler(source.path, folder, report)
     return write_parts(ledger, configs, source.path, folder, report)
+
+
+def _keep_scheduler(pipeline: Path, folder: Path | None, report: Report) -> None:
+    """Copy what says how the U-Net was trained; a :class:`~unifashion_pl.generation.Denoiser` reads it.
+
+    Raises:
+        ValueError: it was trained otherwise than is known here.
+    """
+    from unifashion_pl.generation.samplers import prediction_of
+
+    file = pipeline / SCHEDULER
+    if not file.is_file():
+        report.notes.append("no scheduler in the source: the U-Net is taken to predict eps")
+        return
+    config = read_json(file, dict[str, Any], JSON)
+    kind = prediction_of(config, pipeline)
+    report.notes.append(
+        f"the U-Net predicts {kind}; how it is sampled is a setting here (`sampler`), not its publisher's {config.get('_class_name')}"
+    )
+    if folder is not None:
+        write_text(folder / SCHEDULER, file.read_text())
 
 
 def move_diffusers(ledger: Ledger, part: str, source: Download, prefix: str = "") -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Report:
         entries: one per tensor of the source.
         absent: parts of the model that the source does not hold -> what stands in their place.
         folders: subfolders that were written -> what loads them.
+        settings: place in our model -> what is no tensor there and changes what its tensors compute; models that have it otherwise are refused.
         notes: what a user should know.
         use: how to use the outcome.
     """
@@ -62,6 +63,7 @@ class Report:
     entries: list[LedgerEntry] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     use: str = ""
 

@@ -50,19 +50,35 @@ def convert_llm(source: Download, folder: Path | None, report: Report) -> dict[s
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     expected = model.state_dict()
-    if config.tie_word_embeddings and "lm_head.weight" not in ledger.tensors:
-        expected.pop("lm_head.weight", None)
+    if config.tie_word_embeddings:
+        _drop_tied(ledger.tensors, expected, source.path)
     compare(ledger.tensors, expected, source.path)
     report.folders = {".": f"language model of type {config.model_type}: LanguageModel(source=FOLDER)"}
     report.use = "Use: caption.language_model: {source: FOLDER}"
     if folder is not None:
         config.save_pretrained(folder)
         save_torch_state_dict(ledger.tensors, folder, max_shard_size=SHARD_SIZE)
+        if (generation := source.path / "generation_config.json").is_file():
+            shutil.copyfile(generation, folder / generation.name)
     if not copy_tokenizer(source.path, folder):
         report.notes.append(
             "no tokenizer lies beside the weights: copy tokenizer.model or tokenizer.json into the imported folder"
         )
     return ledger.tensors
+
+
+def _drop_tied(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
+    """An output head that the config ties to the embeddings is loaded from them.
+
+    Raises:
+        ValueError: it is another tensor in the file, which would be lost.
+    """
+    head, words = tensors.pop("lm_head.weight", None), tensors.get("model.embed_tokens.weight")
+    expected.pop("lm_head.weight", None)
+    if head is not None and words is not None and not torch.equal(head, words):
+        raise ValueError(
+            f"{path}/config.json ties lm_head to the embeddings (tie_word_embeddings), but its tensors differ. Nothing was written"
+        )
 
 
 def text_config(source: Download) -> Any:

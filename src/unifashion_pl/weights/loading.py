@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unifashion_pl import learned
-from unifashion_pl.backbone import VisionTower
+from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.backbone.pretrained import TOWER, UNREAD, fit_tower
 from unifashion_pl.freezing import POLICIES, left_out, part_of
 from unifashion_pl.parts.fit import load_exactly, require_fit
@@ -20,6 +20,7 @@ from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_cont
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.blip2 import part_name
 from unifashion_pl.weights.ledger import Report, is_imported
+from unifashion_pl.weights.lora import SCALE
 from unifashion_pl.weights.manifest import shipped_file
 
 Q_R, Q_T = "backbone.query_tokens", "backbone.target_query_tokens"
@@ -195,7 +196,8 @@ def load_imported(model: nn.Module, folder: str | Path) -> Report:
     filled = {name: tensor for name, tensor in own.items() if part_name(name) in held}
     unread = [name for name in filled if name.startswith(TOWER) and re.match(UNREAD, name.removeprefix(TOWER))]
     require_fit(state, filled, f"{folder} does not fit this model", cure, unread)
-    model.load_state_dict(taken(model, state), strict=False)
+    _check_settings(model, report, held, folder)
+    model.load_state_dict(taken(model, _scaled(model, state, report)), strict=False)
     report.absent = {p: report.absent.get(p, "not in the folder: keeps what it has") for p in sorted(built - held)}
     if unbuilt:
         report.notes.append(f"not built here, left out: {', '.join(unbuilt)}")
@@ -209,3 +211,48 @@ def _fitted(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         return state
     fitted = fit_tower(vision.model, state, vision.depth)
     return {n: t for n, t in state.items() if not n.startswith(TOWER)} | {TOWER + n: t for n, t in fitted.items()}
+
+
+def settings_of(model: nn.Module) -> dict[str, Any]:
+    """Place -> what is no tensor of a model and changes what its tensors compute, in the words of an import's report."""
+    found: dict[str, Any] = {}
+    backbone, head = getattr(model, "backbone", None), getattr(model, "diffusion_head", None)
+    if isinstance(backbone, QFormerBackbone):
+        config = backbone.qformer.config
+        found = {"heads": config.num_attention_heads, "activation": config.hidden_act, "eps": config.layer_norm_eps}
+        found = {f"backbone.qformer.{name}": value for name, value in found.items()}
+        block: Any = next(iter(getattr(backbone.vision.model, "blocks", ())), None)
+        if hasattr(block, "attn"):
+            found |= {"backbone.vision.heads": block.attn.num_heads, "backbone.vision.eps": block.norm1.eps}
+            found["backbone.vision.activation"] = type(getattr(block.mlp, "act", None)).__name__.lower()
+    if head is not None:
+        found["diffusion_head.denoiser.unet.prediction"] = "v" if int(head.denoiser.predicts_v) else "epsilon"
+        found["diffusion_head.vae.scale"] = head.vae.scale
+    return found
+
+
+def _check_settings(model: nn.Module, report: Report, held: set[str], folder: Path) -> None:
+    """
+    Raises:
+        ValueError: a part that the folder holds would compute otherwise in this model.
+    """
+    own = settings_of(model)
+    wrong = [
+        f"{name} is {value} in the import, {own[name]} in the model"
+        for name, value in report.settings.items()
+        if part_name(name) in held and own.get(name, value) != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"{folder} does not fit this model: {'; '.join(wrong)}. Build the model as the import is; nothing was loaded"
+        )
+
+
+def _scaled(model: nn.Module, state: dict[str, Tensor], report: Report) -> dict[str, Tensor]:
+    """LoRA whose product is the import's under the model's own alpha / rank."""
+    scale = report.settings.get(SCALE)
+    for name in [name for name in state if ".lora_B." in name and isinstance(scale, int | float)]:
+        layer: Any = model.get_submodule(name.partition(".lora_B.")[0])
+        if layer.scaling["default"] != scale:
+            state[name] = state[name].float() * (scale / layer.scaling["default"])
+    return state

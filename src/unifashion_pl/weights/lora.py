@@ -34,6 +34,8 @@ MERGED = {
 }  # fmt: skip
 #: Ways to start an adapter that leave the base model alone.
 STARTS = (True, False, "gaussian", "eva", "orthogonal")
+#: Among the settings of a report: what the adapter's product is multiplied by.
+SCALE = "caption_head.language_model.lora"
 NOTHING: tuple[Any, ...] = (None, False, "none", "", [], {})
 
 
@@ -146,6 +148,7 @@ def map_lora(source: Download, report: Report) -> dict[str, Tensor]:
     if wrong:
         raise ValueError(f"{source.path}: {len(wrong)} layers of another rank than adapter_config.json says, e.g. {wrong[:2]}")
     ledger.close(source.path, report)
+    report.settings[SCALE] = alpha / rank
     report.notes.append(
         f"build the language model with lora: {{rank: {rank}, alpha: {alpha}, dropout: {adapter.lora_dropout}, "
         f"target_modules: {_targets(adapter, pairs)}}}"

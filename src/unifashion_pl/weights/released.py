@@ -47,6 +47,8 @@ def map_unifashion(ledger: Ledger) -> list[str]:
                      "(query_set='reference') to compare with its numbers")  # fmt: skip
     if any(name.startswith("proj_layer.") for name in ledger.source):
         notes.append("build the diffusion head with adapter: residual_mlp to take diffusion_head.adapter")
+    if any(".lora_" in name for name in ledger.source):
+        notes.append("the LoRA's alpha is not in the file: build the language model with the one that it was trained with")
     return notes
 
 
