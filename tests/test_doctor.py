@@ -69,9 +69,9 @@ def test_an_overlay_s_parts_licences_memory_and_start(nothing_here: Path, gpus: 
     gpus(8.0)
     again = examine_overlay(LLM)
     assert line(again, "fits").split() == ["fits", "no"]
-    assert line(again, "starts from").endswith("runs/phase1-representation: here")
+    assert line(again, "starts from").split(": ", 1)[1].startswith("here, but unfit: no weights at")
     assert line(again, "data").endswith("data: here")
-    assert line(again, "needs           weights/blip2").endswith(": here")
+    assert "here, but unfit: no weights file at weights/blip2/model.safetensors" in line(again, "needs           weights/blip2")
 
 
 def test_commercial_only_names_what_it_refuses(nothing_here: Path, capsys: pytest.CaptureFixture[str]) -> None:

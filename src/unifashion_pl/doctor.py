@@ -17,7 +17,8 @@ from unifashion_pl.configs import merged
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
 from unifashion_pl.reading import read_json
-from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of
+from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of, sources
+from unifashion_pl.weights.opening import as_described, fault_of, start_fault
 
 PACKAGES = (
     *(
@@ -89,15 +90,19 @@ def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> st
         SystemExit, ValueError: as for building the model.
         ValueError: a part that ``commercial_only`` refuses.
     """
-    lines = [f"{'config':<16}{' + '.join(configs)}", *_size(configs)]
     content = merged(configs)
+    section = content.get("model") or {}
+    model, size = _size(configs, section)
+    lines = [f"{'config':<16}{' + '.join(configs)}", *size]
     rows: dict[str, list[tuple[str, str, str]]] = {}
-    for place, source, licence, use in licence_rows(content.get("model")):
+    for place, source, licence, use in licence_rows(section):
         rows.setdefault(source, []).append((place, licence, use))
     for source, found in rows.items():
         places, (_, licence, use) = ", ".join(place for place, _, _ in found), found[0]
-        lines.append(f"{'needs':<16}{source} ({places}; {licence}; commercial use: {use}): {_where(source)}")
-    lines += [*_start(content.get("model") or {}, bool(rows)), *_data(content.get("data") or {})]
+        lines.append(
+            f"{'needs':<16}{source} ({places}; {licence}; commercial use: {use}): {_where(source, [p for p, _, _ in found], model)}"
+        )
+    lines += [*_start(section, bool(rows), model), *_data(content.get("data") or {})]
     refused = [f"{source} ({found[0][1]}; {found[0][2]})" for source, found in rows.items() if found[0][2] != "yes"]
     if commercial_only and refused:
         raise ValueError(
@@ -107,17 +112,18 @@ def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> st
     return "\n".join(lines)
 
 
-def _start(model: dict[str, Any], large: bool) -> list[str]:
-    """Which of the places that ``init_from`` names is here; the shipped tiny model starts nothing large."""
-    wanted = model.get("init_from")
+def _start(section: dict[str, Any], large: bool, model: nn.Module | None) -> list[str]:
+    """Which of the places that ``init_from`` names is here and fits; the shipped tiny model starts nothing large."""
+    wanted = section.get("init_from")
     if not wanted or wanted == "tiny":
         return []
     if isinstance(wanted, list) and large:
         wanted = [choice for choice in wanted if choice != "tiny"]
     choices = [[choice] if isinstance(choice, str) else choice for choice in ([wanted] if isinstance(wanted, str) else wanted)]
     names = ["tiny" if "tiny" in choice else " + ".join(choice) for choice in choices]
-    here = [name for name, choice in zip(names, choices) if all(part == "tiny" or Path(part).exists() for part in choice)]
-    found = f"{here[0]}: here" if here else f"absent: {', or '.join(names)} (an earlier stage's run, or an import)"
+    here = [pair for pair in zip(names, choices) if all(part == "tiny" or Path(part).exists() for part in pair[1])]
+    fault = start_fault(model, here[0][1]) if here and model is not None else ""
+    found = _here(fault, f"{here[0][0]}: ") if here else f"absent: {', or '.join(names)} (an earlier stage's run, or an import)"
     return [f"{'starts from':<16}{found}"]
 
 
@@ -134,13 +140,20 @@ def _data(data: dict[str, Any]) -> list[str]:
     return [f"{'data':<16}{root}: {found}"]
 
 
-def _size(configs: Sequence[str]) -> list[str]:
-    """Parameters and memory; of parts whose sizes only their files know, none can be said before those are here."""
+def _here(fault: str, name: str = "") -> str:
+    return f"{name}here, but unfit: {fault}" if fault else f"{name}here"
+
+
+def _size(configs: Sequence[str], section: dict[str, Any]) -> tuple[nn.Module | None, list[str]]:
+    """The model without numbers, its parameters and memory; of parts whose sizes only their files know, none can be said before those are
+    here."""
     try:
-        model = shapes_only(configs)
+        with as_described(sources(section)) as described:
+            model = shapes_only(configs, large=described)
     except OSError as error:
-        return [f"{'memory':<16}not counted, because a part is not here: {str(error).splitlines()[0]}"]
-    return [*model.describe_parameters().splitlines(), *_memory(model)]
+        return None, [f"{'memory':<16}not counted, because a part is not here: {str(error).splitlines()[0]}"]
+    model.leave_out = tuple(section.get("leave_out") or ())
+    return model, [*model.describe_parameters().splitlines(), *_memory(model)]
 
 
 def _memory(model: nn.Module) -> list[str]:
@@ -165,13 +178,17 @@ def _fits(need: float) -> str:
     return "sharded over the GPUs here (fsdp.yaml)" if need < 0.8 * sum(sizes) else "no"
 
 
-def _where(source: str) -> str:
-    """Whether a folder or hub id can be had without the network, and what to do if not."""
+def _where(source: str, places: Sequence[str], model: nn.Module | None) -> str:
+    """Whether a folder or hub id can be had without the network and is what the config builds, and what to do if not."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     if Path(source).exists():
-        return "here"
+        return (
+            _here(next((f for f in (fault_of(model, place, source) for place in places) if f), ""))
+            if model
+            else "here, not compared"
+        )
     if source in IMPORTED:
         first, *others = parts_of(source)
         files = ", ".join(f"{part.file} ({part.source})" for part in (first, *others))

@@ -85,15 +85,19 @@ def _random(place: str, arguments: dict[str, Any], sizes: dict[str, Any]) -> dic
     return found
 
 
-def shapes_only(configs: Sequence[str]) -> UniFashionModule:
+def shapes_only(configs: Sequence[str], large: bool = False) -> UniFashionModule:
     """The model of one or more configs, on the meta device where they name published weights, which are neither needed nor looked for.
+
+    Args:
+        large: on the meta device in any case.
 
     Raises:
         ValueError, FileNotFoundError: as :meth:`~unifashion_pl.UniFashionModule.from_config`.
         OSError: the configs name other published parts, which are not here.
     """
     chain = with_random_weights(configs)
-    with offline(), torch.device("meta" if len(chain) > len(configs) else "cpu"), warnings.catch_warnings():
+    large = large or len(chain) > len(configs)
+    with offline(), torch.device("meta" if large else "cpu"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return UniFashionModule.from_config(chain, {"init_from": None, "leave_out": []})
 

@@ -132,8 +132,8 @@ class Denoiser(nn.Module):
             raise ValueError(f"unknown prediction {prediction!r}; known are epsilon, v")
         self.prediction = prediction
         self.predicts_v: Tensor
-        trained_for = prediction or ("epsilon" if source is None else _trained_for(source))
-        self.register_buffer("predicts_v", torch.tensor(int(trained_for == "v")))
+        kind = prediction or ("epsilon" if source is None else trained_for(source))
+        self.register_buffer("predicts_v", torch.tensor(int(kind == "v")))
         self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)
         self.panels = garment == "panels"
@@ -363,7 +363,7 @@ def _load_unet(source: str) -> Any:
         return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
 
 
-def _trained_for(source: str) -> str:
+def trained_for(source: str) -> str:
     """What a pipeline's U-Net predicts, see :func:`~unifashion_pl.generation.samplers.prediction_of`; ``epsilon`` of a U-Net by itself."""
     from diffusers import DDIMScheduler
 

@@ -1,0 +1,130 @@
+"""Whether what a config names is what its model is built of: files are opened, their names and shapes compared, no numbers read."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from unifashion_pl.backbone.pretrained import load_bert, load_vision_weights
+from unifashion_pl.generation.denoiser import trained_for
+from unifashion_pl.parts.fit import require_fit
+from unifashion_pl.parts.rebuild import rebuilding
+from unifashion_pl.weights.download import open_download
+from unifashion_pl.weights.ldm import OLD_ATTENTION
+from unifashion_pl.weights.loading import load_weights
+
+#: Last but one of a place in the config -> blueprint of :mod:`unifashion_pl.parts.rebuild`, subfolder of a pipeline, names in our model.
+FOLDERS = {
+    "language_model": ("llm", "", "caption_head.language_model.model."),
+    "denoiser": ("unet", "unet", "diffusion_head.denoiser.unet."),
+    "vae": ("vae", "vae", "diffusion_head.vae.model."),
+    "text_encoder": ("clip_text", "text_encoder", "diffusion_head.text_encoder.model."),
+}
+#: Files of a folder that are no weights and small.
+SMALL = 1 << 25
+
+
+def _part(place: str) -> str:
+    return place.split(".")[-2] if "." in place else ""
+
+
+def _inside(source: str, subfolder: str) -> Path:
+    folder = Path(source) / subfolder
+    return folder if subfolder and folder.is_dir() else Path(source)
+
+
+@contextmanager
+def as_described(sources: Iterable[tuple[str, str]]) -> Iterator[bool]:
+    """Inside the block a model is built as the folders that are here describe their parts, without their weights.
+
+    Args:
+        sources: (place in the config, folder), as :func:`~unifashion_pl.weights.card.sources` gives them.
+
+    Yields:
+        Whether there are such folders.
+    """
+    blueprints: dict[str, dict[str, bytes]] = {}
+    for place, source in sources:
+        if _part(place) not in FOLDERS or not Path(source).is_dir():
+            continue
+        name, subfolder, _ = FOLDERS[_part(place)]
+        folders = [_inside(source, subfolder), *([Path(source) / "tokenizer"] if name == "clip_text" else [])]
+        files = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
+        kept = {f.name: f.read_bytes() for f in files if f.suffix in (".json", ".txt", ".model") and f.stat().st_size < SMALL}
+        if "config.json" in kept:
+            blueprints[name] = kept
+    with rebuilding("the config", blueprints) if blueprints else nullcontext():
+        yield bool(blueprints)
+
+
+def fault_of(model: nn.Module, place: str, source: str) -> str:
+    """What keeps a source that is here from being a part of a model; "" if nothing does.
+
+    Args:
+        model: built of the config, on the meta device where it is large.
+        place: of the source in the config, e.g. ``backbone.vision.weights``.
+    """
+    return _fault(lambda: _open(model, place, source))
+
+
+def start_fault(model: nn.Module, start: list[str]) -> str:
+    """The same of places that ``init_from`` names as one start."""
+    return _fault(lambda: load_weights(model, [start]))
+
+
+def _fault(opening: Any) -> str:
+    try:
+        with redirect_stdout(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opening()
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _open(model: Any, place: str, source: str) -> None:
+    """
+    Raises:
+        ValueError, OSError: it cannot be opened, or is another model's.
+    """
+    if place.endswith("vision.weights"):
+        load_vision_weights(model.backbone.vision.model, source, model.backbone.vision.depth)
+    elif place.endswith(".bert"):
+        load_bert(model.backbone, source, model.backbone.qformer.config.vocab_size)
+    elif place.endswith(".source") and _part(place) in FOLDERS:
+        name, subfolder, prefix = FOLDERS[_part(place)]
+        found = _plain(open_download(_inside(source, subfolder)).tensors, name)
+        own = {n.removeprefix(prefix): t for n, t in model.state_dict().items() if n.startswith(prefix)}
+        if name == "unet":
+            trained_for(source)
+            found = model.diffusion_head.denoiser.completed(found)
+            found = _plain({n: t for n, t in found.items() if n.startswith("unet.") and ".lora_" not in n}, name)
+            own = {f"unet.{n}": t for n, t in own.items()}
+        own = _plain({n: t for n, t in own.items() if ".lora_" not in n}, name)
+        require_fit(found, own, f"{source} does not fit its config.json", "Half a download, or another model's?", _tied(own))
+
+
+def _tied(own: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in own if name.endswith("lm_head.weight")]
+
+
+def _plain(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Names of any age, as diffusers and transformers read them too."""
+    out = {}
+    for full, tensor in tensors.items():
+        if full.endswith(("position_ids", "rotary_emb.inv_freq")):
+            continue
+        short = full.replace("base_model.model.", "").replace(".base_layer.", ".")
+        if name == "clip_text":
+            short = short.removeprefix("text_model.")
+        if name == "vae" and (old := re.fullmatch(r"(.+\.attentions\.0\.)(query|key|value|proj_attn)\.(\w+)", short)):
+            short = f"{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}"
+        out[f"unet.{short}" if name == "unet" and not short.startswith("unet.") else short] = tensor
+    return out
