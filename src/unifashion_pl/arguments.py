@@ -12,14 +12,15 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 from uuid import UUID
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from unifashion_pl.names import unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: One id, or several.
 Id = str | os.PathLike[str] | SupportsIndex | UUID
@@ -49,7 +50,8 @@ def asked_at() -> int:
 
 def plain(value: Any) -> Any:
     """The only element of an array or tensor, or a number of numpy, as Python's own; everything else as it is."""
-    if isinstance(value, Tensor):
+    torch = sys.modules.get("torch")  # who has a tensor has imported it; a command that needs none does without
+    if torch is not None and isinstance(value, torch.Tensor):
         return value.item() if value.numel() == 1 else value
     if isinstance(value, np.ndarray | np.generic):
         return value.item() if value.size == 1 else value
@@ -188,6 +190,8 @@ def vector(value: Any, width: int) -> Tensor:
     Raises:
         ArgumentError: of another shape, no numbers, NaN, infinite, or all zero, which has no direction.
     """
+    import torch
+
     try:
         given = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError) as error:

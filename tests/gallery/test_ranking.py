@@ -67,6 +67,11 @@ def test_several_terms_filters_and_examples(values: np.ndarray, rows: Rows) -> N
         [hit.score for hit in hits], abs=1e-6
     )
     assert {hit.token for hit in hits} == {None}
+    tenth = np.arange(N) % 11 == 0  # is searched by itself
+    words = {22: 0.5, 23: 9.0}
+    hits = rank(corpus([values]), rows, [Request(terms, 25, tenth, words=words, word_weight=2.0)])[0]
+    raised = score + np.where(np.arange(N) == 22, 1.0, 0.0)
+    assert [hit.id for hit in hits] == expected(raised, ids, 25, tenth)
     few = np.zeros(N, bool)
     few[[3, 900, 2999]] = True
     assert len(rank(corpus([values]), rows, [Request(terms, 25, few)])[0]) == 3

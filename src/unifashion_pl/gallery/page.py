@@ -63,12 +63,18 @@ def _thumbnail(picture: Image.Image) -> Image.Image:
 
 
 def _overlay(heat: Floats, picture: Image.Image) -> Image.Image:
-    """Red where it is hot, clear where it is not, stretched over the whole picture as the tower's square input is."""
+    """Red where it is hot, clear where it is not, over what the tower sees of a picture: the square in the middle, with the bars of
+    :func:`unifashion_pl.data.transforms.target_pad` beside a long one."""
+    width, height = _thumbnail(picture).size
+    least = max(width, height) / 1.25
+    side = round(max(min(width, height), least)) if max(width, height) >= 1.25 * min(width, height) else min(width, height)
     colour = np.zeros((*heat.shape, 4), np.uint8)
     colour[..., 0], colour[..., 1] = 230, 40
     colour[..., 3] = np.rint(np.clip(heat, 0, 1) * 190)
-    size = _thumbnail(picture).size
-    return Image.fromarray(colour, "RGBA").resize(size, Image.Resampling.BICUBIC)
+    over = Image.new("RGBA", (width, height))
+    square = Image.fromarray(colour, "RGBA").resize((side, side), Image.Resampling.BICUBIC)
+    over.paste(square, ((width - side) // 2, (height - side) // 2))
+    return over
 
 
 def _address(picture: Image.Image, kind: str) -> str:

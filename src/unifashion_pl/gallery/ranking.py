@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from unifashion_pl.gallery.scan import Corpus, Positions, largest, order
 from unifashion_pl.gallery.segments import Floats
 
 #: Images that are ranked by exact numbers: at least, for each hit, and where coarse tokens chose them.
-CANDIDATES, EACH, WIDE = 128, 4, 1024
+CANDIDATES, EACH, WIDE = 64, 4, 1024
+#: A filter that lets fewer than this share through is searched by itself; of more, all codes are read.
+FEW = 8
 #: Vectors that are searched with at once.
 TOGETHER = 64
 
@@ -108,14 +110,19 @@ def _approximate(corpus: Corpus, requests: Sequence[Request]) -> list[Floats]:
 
 
 def _word_scores(corpus: Corpus, request: Request) -> tuple[Positions, Floats]:
-    keys = np.fromiter(request.words, np.int64)
-    return np.searchsorted(corpus.live.keys, keys), np.fromiter(request.words.values(), np.float32)
+    keys, values = np.fromiter(request.words, np.int64), np.fromiter(request.words.values(), np.float32)
+    there = np.isin(keys, corpus.live.keys)
+    return np.searchsorted(corpus.live.keys, keys[there]), values[there]
 
 
 def _best(corpus: Corpus, rows: Rows, request: Request, approximate: Callable[[], Floats]) -> list[Hit]:
     """Candidates are taken until there are k hits, which takes one turn unless products are grouped."""
     allowed = request.allowed
     most = len(corpus.live) if allowed is None else int(allowed.sum())
+    if allowed is not None and most < len(corpus.live) // FEW:
+        few = replace(request, allowed=None)
+        small = Corpus(corpus.segments, corpus.live.take(allowed))
+        return _best(small, rows, few, lambda: _approximate(small, [few])[0])
     count = max(CANDIDATES, EACH * request.k, WIDE if corpus.has_coarse else 0)
     while True:
         if most <= count:

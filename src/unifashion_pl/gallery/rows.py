@@ -53,6 +53,10 @@ class Live:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def take(self, which: NDArray[np.bool_]) -> Live:
+        """Some of them."""
+        return Live(self.keys[which], self.segments[which], self.places[which], self.captioned[which])
+
 
 class Rows:
     """A database in memory.
