@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, shortened, twice
+from unifashion_pl.data.plan import Item, MissingDataError, listing, shortened, twice
 from unifashion_pl.data.texts import EDGES
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -93,9 +93,8 @@ class RawFashionIQ:
         self.root = root
         for folder in ("captions", "image_splits"):
             if not (root / folder).is_dir():
-                there = shortened(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
                 raise MissingDataError(
-                    f"{root}: no folder {folder} (found: {there or 'nothing'}). Expected captions/, image_splits/ and images/ as in "
+                    f"{root}: no folder {folder} (found: {listing(root)}). Expected captions/, image_splits/ and images/ as in "
                     "github.com/XiaoxiaoGuo/fashion-iq; the images have to be collected by id"
                 )
         self._entries: dict[tuple[str, str], list[CaptionEntry]] = {}

@@ -15,16 +15,15 @@ from typing import Any, ClassVar, Literal, TypedDict, cast
 from PIL import Image
 from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
+from unifashion_pl.datamodules.tryon_files import TryOnRecipe, find_patterns
 
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import TryOnAssembler, optional
-from unifashion_pl.data.decode import encode_png
 from unifashion_pl.data.index import NAME
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, shortened
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, listing
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.person.pose import draw_skeleton, read_pose
-from unifashion_pl.person.sketch import garment_sketch
 from unifashion_pl.reading import from_json
 
 PARTS = ("vitonhd", "dresscode")
@@ -34,7 +33,6 @@ NAMES = {
     "dresscode": ("dresscode", "DressCode", "dress-code", "dress_code", "Dress_Code"),
 }
 WORN_SKETCH = {True: "im_sketch/{person}.png", False: "im_sketch_unpaired/{person}_{garment}.png"}
-IN_SHOP = ("cloth_sketch/{}.png", "../cloth_sketch/{split}/{}.png")
 OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "warped_sketch", "stitch", "pose")
 SPECS: dict[str, type[tuple[Any, ...]]] = {"vitonhd": vitonhd.VitonSpec, "dresscode": dresscode.DressCodeSpec}
 SHARD_SIZE = 64
@@ -60,50 +58,11 @@ def places(root: Path) -> dict[str, Path]:
         if part == "dresscode" and any((folder / category).is_dir() for category in dresscode.CATEGORIES):
             found[part] = folder
     if not found:
-        there = shortened(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
         raise MissingDataError(
             f"{root}: neither multimodal VITON-HD (train_pairs.txt) nor Dress Code (dresses/, upper_body/, lower_body/) is there "
-            f"(found: {there or 'nothing'}); expected are folders vitonhd/ and dresscode/, or one of them as the root"
+            f"(found: {listing(root)}); expected are folders vitonhd/ and dresscode/, or one of them as the root"
         )
     return found
-
-
-@dataclass
-class MultimodalRecipe(vitonhd.TryOnRecipe):
-    """VITON-HD's pairs with MGD's sketches: ``warped_sketch`` on the person, ``sketch`` in the shop, drawn where it is absent.
-
-    Attributes:
-        draw: whether to draw it.
-        in_shop: pattern of delivered in-shop sketches, or None.
-        warped: whether there are sketches of the unpaired garments (``im_sketch_unpaired``).
-    """
-
-    draw: bool = True
-    in_shop: str | None = None
-    warped: bool = False
-
-    def quick(self) -> MultimodalRecipe:
-        """Without drawn sketches."""
-        return replace(self, draw=False)
-
-    def inputs(self, item: Item) -> list[Input]:
-        """See the base class; the sketches by MGD's names."""
-        person, garment, paired = item.spec
-        pictures = [needed for needed in super().inputs(item) if needed.role != "sketch"]
-        if "sketch" in self.patterns and (paired or self.warped):
-            path = self.folder / WORN_SKETCH[paired].format(person=person, garment=garment)
-            pictures.append(Input(person, "warped_sketch", path))
-        if self.in_shop is not None:
-            path = self.folder / self.in_shop.format(garment, split=self.folder.name)
-            pictures.append(Input(garment, "sketch", path))
-        return pictures
-
-    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
-        """See the base class; and the drawn sketch."""
-        made = super().extra(item, pictures)
-        if "sketch" not in pictures and self.draw:
-            made["sketch.png"] = encode_png(garment_sketch(pictures["garment"].image))
-        return made
 
 
 @dataclass
@@ -138,20 +97,21 @@ class MGDRecipe(FileRecipe):
 
 
 def _viton_plan(root: Path, split: str, paired: bool, draw: bool) -> Plan:
+    """VITON-HD's pairs with MGD's sketches: ``warped_sketch`` on the person, ``sketch`` in the shop, drawn where it is absent."""
     plan = vitonhd.plan_split(root, split, paired)
-    base = plan.recipe
-    assert isinstance(base, vitonhd.TryOnRecipe)
-    garments = [item.spec.garment for item in plan.items]
-    patterns = [p for p in IN_SHOP if any((base.folder / p.format(g, split=split)).is_file() for g in garments)]
-    warped = (base.folder / WORN_SKETCH[False]).parent.is_dir()
-    recipe = MultimodalRecipe(
-        base.folder, base.patterns, base.pose, base.phrases, draw, patterns[0] if patterns else None, warped
+    recipe = cast(TryOnRecipe, plan.recipe)
+    worn = "sketch" in plan.optional and (paired or (recipe.folder / WORN_SKETCH[False]).parent.is_dir())
+    in_shop = ("cloth_sketch/{garment}.png", f"../cloth_sketch/{split}/{{garment}}.png")
+    found = find_patterns(recipe.folder, {"sketch": in_shop}, plan.items)
+    patterns = {role: pattern for role, pattern in recipe.patterns.items() if role != "sketch"}
+    patterns |= ({"warped_sketch": WORN_SKETCH[paired]} if worn else {}) | found
+    return replace(
+        plan,
+        items=[replace(item, group="vitonhd") for item in plan.items],
+        recipe=replace(recipe, patterns=patterns, draw=draw),
+        optional=tuple("warped_sketch" if role == "sketch" else role for role in plan.optional if role != "sketch" or worn),
+        notes=[f"VITON-HD: {note}" for note in (*plan.notes, *(() if found else (dresscode.DRAWN,)))],
     )
-    notes = [f"VITON-HD: {note}" for note in (*plan.notes, *(() if patterns else (dresscode.DRAWN,)))]
-    there = [role for role in plan.optional if role != "sketch" or paired or warped]
-    optional = tuple("warped_sketch" if role == "sketch" else role for role in there)
-    items = [replace(item, group="vitonhd") for item in plan.items]
-    return replace(plan, items=items, recipe=recipe, optional=optional, notes=notes)
 
 
 def plan_split(root: Path, split: str, parts: dict[str, Plan], draw: bool) -> Plan:

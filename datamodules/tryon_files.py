@@ -1,13 +1,81 @@
-"""Lists that VITON-HD and Dress Code have in common: pairs of file names, phrases of garments."""
+"""What VITON-HD and Dress Code have in common: pairs of a person and a garment, files named by both, phrases of garments."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
-from unifashion_pl.data.plan import MissingDataError
+from typing_extensions import Self
+
+from unifashion_pl.data.decode import encode_png
+from unifashion_pl.data.plan import Input, Item, MissingDataError, shortened
+from unifashion_pl.data.recipes import FileRecipe, Picture
+from unifashion_pl.person.sketch import garment_sketch
 from unifashion_pl.reading import FormatError, read_json, text_lines
+
+
+@dataclass
+class TryOnRecipe(FileRecipe):
+    """Pairs -> the pictures that a copy has, ``meta.json``, and what a subclass makes of the pictures.
+
+    A spec names ``person`` and ``garment``, and says whether they are ``paired``.
+
+    Attributes:
+        folder: that all files are below.
+        patterns: role -> place of its file, with the fields of the spec in braces.
+        pose: the same of the joints' file, or None.
+        phrases: garment -> phrases.
+        draw: draw the in-shop sketch where none is delivered.
+    """
+
+    fallible: ClassVar[bool] = True
+    folder: Path
+    patterns: dict[str, str]
+    pose: str | None = None
+    phrases: dict[str, list[str]] = field(default_factory=dict)
+    draw: bool = False
+
+    def quick(self) -> Self:
+        """Without drawn sketches."""
+        return replace(self, draw=False)
+
+    def inputs(self, item: Item) -> list[Input]:
+        """All pictures of a pair."""
+        whose = {role: "person" if "{person}" in pattern else "garment" for role, pattern in self.patterns.items()}
+        return [Input(getattr(item.spec, whose[r]), r, place(self.folder, p, item)) for r, p in self.patterns.items()]
+
+    def meta(self, item: Item) -> dict[str, Any]:
+        return {"category": "upper_body", **item.spec._asdict(), "phrases": self.phrases.get(item.spec.garment, [])}
+
+    def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
+        """The drawn sketch."""
+        if "sketch" in pictures or not self.draw:
+            return {}
+        return {"sketch.png": encode_png(garment_sketch(pictures["garment"].image))}
+
+
+def place(folder: Path, pattern: str, item: Item) -> Path:
+    """The file of a pair that a pattern of :class:`TryOnRecipe` means."""
+    return folder / pattern.format(**item.spec._asdict())
+
+
+def find_patterns(folder: Path, known: Mapping[str, Sequence[str]], items: Sequence[Item]) -> dict[str, str]:
+    """For every role the first of its patterns by which one of the pairs has a file; a name that no system takes has none."""
+    found = {
+        role: (p for p in patterns if any(os.path.isfile(place(folder, p, i)) for i in items))
+        for role, patterns in known.items()
+    }
+    return {role: pattern for role, there in found.items() if (pattern := next(there, None)) is not None}
+
+
+def without_phrases(items: Sequence[Item], phrases: Mapping[str, Sequence[str]], where: str = "") -> list[str]:
+    """A note about garments that nothing is said of; [] without such."""
+    mute = sorted({i.spec.garment for i in items if not any(p.strip() for p in phrases.get(i.spec.garment, []))})
+    return [f"{len(mute):,} garments have no phrases{where}: {shortened(mute)}"] if mute else []
 
 
 def read_pair_list(path: Path, name_of: Callable[[str], str], form: str) -> list[tuple[str, str]]:
@@ -45,7 +113,6 @@ def read_phrases(path: Path) -> dict[str, list[str]] | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, list[str]] = read_json(path, dict[str, list[str]], "garment -> list of phrases")
+        return read_json(path, dict[str, list[str]], "garment -> list of phrases")
     except FormatError as error:
         raise MissingDataError(str(error)) from error
-    return content

@@ -5,21 +5,26 @@ Paired: person and garment of the same name (the second column of the pairs file
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from PIL import Image
 from unifashion_pl.datamodules.base import FashionDataModule
-from unifashion_pl.datamodules.tryon_files import read_pair_list, read_phrases
+from unifashion_pl.datamodules.tryon_files import (
+    TryOnRecipe,
+    find_patterns,
+    place,
+    read_pair_list,
+    read_phrases,
+    without_phrases,
+)
 
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Input, Item, MissingDataError, Plan, compact_json, shortened
-from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, compact_json, listing
+from unifashion_pl.data.recipes import Picture, encoder_versions
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.person.masks import mask_from_agnostic
 from unifashion_pl.person.pose import FARTHEST, OpenPosePerson
@@ -33,25 +38,25 @@ PUBLISHED_SAMPLES = {
     "tryon-test-paired": PUBLISHED["test"],
     "tryon-test-unpaired": PUBLISHED["test"],
 }
-PERSON, GARMENT = "person", "garment"
-
-MASKS = (
-    "agnostic-mask/{}_mask.png", "agnostic-mask/{}.png", "agnostic-mask/{}.jpg", "agnostic_mask/{}_mask.png", "agnostic_mask/{}.png",
-)  # fmt: skip
-FOLDERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    # role: (whose name, patterns in the order of preference)
-    "person": (PERSON, ("image/{}.jpg", "image/{}.png")),
-    "garment": (GARMENT, ("cloth/{}.jpg", "cloth/{}.png")),
-    "garment_mask": (GARMENT, ("cloth-mask/{}.jpg", "cloth_mask/{}.jpg", "cloth-mask/{}.png", "cloth_mask/{}.png")),
-    "mask": (PERSON, MASKS),
-    "agnostic": (PERSON, ("agnostic-v3.2/{}.jpg", "agnostic/{}.jpg")),
-    "densepose": (PERSON, ("image-densepose/{}.jpg", "image-densepose/{}.png", "image_densepose/{}.jpg")),
-    "parse": (PERSON, ("image-parse-v3/{}.png", "image-parse/{}.png")),
-    "warped_mask": (PERSON, ("gt_cloth_warped_mask/{}.jpg", "gt_cloth_warped_mask/{}.png")),
-    "sketch": (PERSON, ("im_sketch/{}.png",)),
-}
+#: Role -> places of its file below a split's folder, in the order of preference.
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "person": ("image/{person}.jpg", "image/{person}.png"),
+    "garment": ("cloth/{garment}.jpg", "cloth/{garment}.png"),
+    "garment_mask": ("cloth-mask/{garment}.jpg", "cloth_mask/{garment}.jpg", "cloth-mask/{garment}.png", "cloth_mask/{garment}.png"),
+    "mask": (
+        "agnostic-mask/{person}_mask.png", "agnostic-mask/{person}.png", "agnostic-mask/{person}.jpg",
+        "agnostic_mask/{person}_mask.png", "agnostic_mask/{person}.png",
+    ),
+    "agnostic": ("agnostic-v3.2/{person}.jpg", "agnostic/{person}.jpg"),
+    "densepose": ("image-densepose/{person}.jpg", "image-densepose/{person}.png", "image_densepose/{person}.jpg"),
+    "parse": ("image-parse-v3/{person}.png", "image-parse/{person}.png"),
+    "warped_mask": ("gt_cloth_warped_mask/{person}.jpg", "gt_cloth_warped_mask/{person}.png"),
+    "sketch": ("im_sketch/{person}.png",),
+}  # fmt: skip
+#: Roles that show the worn garment: they do not go with another one.
+WORN = ("sketch", "warped_mask")
 OPTIONAL = ("garment_mask", "agnostic", "densepose", "parse", "warped_mask", "sketch")
-POSES = ("openpose_json/{}_keypoints.json", "openpose-json/{}_keypoints.json")
+POSES = ("openpose_json/{person}_keypoints.json", "openpose-json/{person}_keypoints.json")
 
 
 class VitonSpec(NamedTuple):
@@ -62,42 +67,15 @@ class VitonSpec(NamedTuple):
     paired: bool
 
 
-@dataclass
-class TryOnRecipe(FileRecipe):
+class VitonRecipe(TryOnRecipe):
     """Pairs -> the fields of :data:`FOLDERS` that the dataset has, ``pose.json`` and ``meta.json``.
 
     Without ``agnostic-mask`` the mask is made from the agnostic picture: what is grey 128 ± 8 there and differs from the person.
-
-    Attributes:
-        folder: ``root/train`` or ``root/test``.
-        patterns: role -> file pattern, as found.
-        pose: pattern of the joints' files, or None.
-        phrases: garment -> three phrases.
     """
 
-    fallible: ClassVar[bool] = True
-    folder: Path
-    patterns: dict[str, str]
-    pose: str | None = None
-    phrases: dict[str, list[str]] = field(default_factory=dict)
-
-    def inputs(self, item: Item) -> list[Input]:
-        """All pictures of a pair; an unpaired one has no sketch of the worn garment and no warped mask."""
-        person, garment, paired = item.spec
-        roles = {role: person if FOLDERS[role][0] == PERSON else garment for role in self.patterns}
-        return [
-            Input(name, role, self.folder / self.patterns[role].format(name))
-            for role, name in roles.items()
-            if paired or role not in ("sketch", "warped_mask")
-        ]
-
-    def meta(self, item: Item) -> dict[str, Any]:
-        phrases = self.phrases.get(item.spec.garment.split("_")[0], [])
-        return {**item.spec._asdict(), "category": "upper_body", "phrases": phrases}
-
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
-        """``pose.json``, and ``mask.png`` where it has to be made."""
-        made: dict[str, bytes] = {}
+        """See the base class; ``pose.json``, and ``mask.png`` where it has to be made."""
+        made = super().extra(item, pictures)
         person = pictures["person"].image
         for role in ("mask", "agnostic", "densepose", "parse"):
             if role in pictures and (found := pictures[role].image.size) != person.size:
@@ -106,7 +84,7 @@ class TryOnRecipe(FileRecipe):
         if "mask" not in pictures:
             made["mask.png"] = encode_png(mask_from_agnostic(person, pictures["agnostic"].image))
         if self.pose is not None:
-            made["pose.json"] = read_pose(self.folder / self.pose.format(item.spec.person), item.spec.person, person)
+            made["pose.json"] = read_pose(place(self.folder, self.pose, item), item.spec.person, person)
         return made
 
 
@@ -155,23 +133,10 @@ def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
     """
     path = root / f"{split}_pairs.txt"
     if not path.is_file():
-        there = shortened(sorted(p.name for p in root.iterdir())) if root.is_dir() else "the folder does not exist"
         raise MissingDataError(
-            f"{path} is missing (found: {there or 'nothing'}); expected VITON-HD with train/, test/ and both pairs files"
+            f"{path} is missing (found: {listing(root)}); expected VITON-HD with train/, test/ and both pairs files"
         )
     return read_pair_list(path, lambda name: Path(name).stem, "person.jpg garment.jpg")
-
-
-def _patterns(folder: Path, names: dict[str, list[str]]) -> dict[str, str]:
-    """For every role the first pattern whose folder exists and holds one of the files."""
-    found = {}
-    for role, (whose, patterns) in FOLDERS.items():
-        for pattern in patterns:
-            parent = (folder / pattern).parent
-            if parent.is_dir() and any(os.path.exists(folder / pattern.format(name)) for name in names[whose]):
-                found[role] = pattern
-                break
-    return found
 
 
 def plan_split(root: Path, split: str, paired: bool) -> Plan:
@@ -181,41 +146,44 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
         MissingDataError: the pairs file, the persons, the garments, or both mask and agnostic pictures are absent.
     """
     pairs = [(p, p) if paired else (p, g) for p, g in read_pairs(root, split)]
+    items = [Item(p if paired else f"{p}__{g}", split, VitonSpec(p, g, paired)) for p, g in pairs]
     folder = root / split
-    patterns = _patterns(folder, {PERSON: [p for p, _ in pairs], GARMENT: [g for _, g in pairs]})
-    if absent := [FOLDERS[role][1][0] for role in ("person", "garment") if role not in patterns]:
+    found = find_patterns(folder, FOLDERS, items)
+    if absent := [FOLDERS[role][0].format(person="{}", garment="{}") for role in ("person", "garment") if role not in found]:
         raise MissingDataError(
             f"{folder}: none of the listed pairs has a file {' or '.join(absent)}; is this the root of VITON-HD?"
         )
-    if "mask" not in patterns and "agnostic" not in patterns:
+    if "mask" not in found and "agnostic" not in found:
         raise MissingDataError(
             f"{folder}: neither agnostic-mask/ nor agnostic-v3.2/ is there; one of them is needed to know what is repainted"
         )
     pose = next((p for p in POSES if (folder / p).parent.is_dir()), None)
-    items = [Item(p if paired else f"{p}__{g}", split, VitonSpec(p, g, paired)) for p, g in pairs]
+    optional = tuple(role for role in OPTIONAL if role in found)
+    notes = [f"{len(pairs):,} pairs, published are {PUBLISHED[split]:,}"] if len(pairs) != PUBLISHED[split] else []
+    listed = read_phrases(root / "captions.json")
+    phrases = {garment: (listed or {}).get(garment.split("_")[0], []) for _, garment in pairs}
+    notes += (
+        ["captions.json is absent: all texts are empty"]
+        if listed is None
+        else without_phrases(items, phrases, " in captions.json")
+    )
+    if "mask" not in found:
+        notes.append("agnostic-mask is absent: masks are made from the agnostic pictures")
     if split == "train":
         random.Random("vitonhd").shuffle(items)
-    optional = tuple(role for role in OPTIONAL if role in patterns)
-    notes = [f"{len(pairs):,} pairs, published are {PUBLISHED[split]:,}"] if len(pairs) != PUBLISHED[split] else []
-    phrases = read_phrases(root / "captions.json")
-    if phrases is None:
-        notes.append("captions.json is absent: all texts are empty")
-    elif mute := sorted({g for _, g in pairs if not any(p.strip() for p in phrases.get(g.split("_")[0], []))}):
-        notes.append(f"{len(mute):,} garments have no phrases in captions.json: {shortened(mute)}")
-    if "mask" not in patterns:
-        notes.append("agnostic-mask is absent: masks are made from the agnostic pictures")
+    plain = {role: pattern.format(person="{}", garment="{}") for role, pattern in found.items()}
     return Plan(
         dataset="vitonhd",
         split=split if split == "train" else f"{split}-{'paired' if paired else 'unpaired'}",
         kind="tryon",
         items=items,
-        recipe=TryOnRecipe(folder, patterns, pose, phrases or {}),
+        recipe=VitonRecipe(folder, {r: p for r, p in found.items() if paired or r not in WORN}, pose, phrases),
         fields=("person", "garment", "mask", "meta"),
         optional=(*optional, "pose") if pose else optional,
-        options={"patterns": patterns, "mask": "file" if "mask" in patterns else "from agnostic"},
-        encoders={} if "mask" in patterns else encoder_versions(),
+        options={"patterns": plain, "mask": "file" if "mask" in found else "from agnostic"},
+        encoders={} if "mask" in found else encoder_versions(),
         root=root,
-        sources=[root / f"{split}_pairs.txt", *([root / "captions.json"] if (root / "captions.json").is_file() else [])],
+        sources=[path for path in (root / f"{split}_pairs.txt", root / "captions.json") if path.is_file()],
         shard_size=SHARD_SIZE,
         notes=notes,
     )

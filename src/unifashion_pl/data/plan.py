@@ -192,3 +192,10 @@ def shortened(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     shown = ", ".join(listed[:most])
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
+
+
+def listing(folder: Path) -> str:
+    """What a folder holds, for messages."""
+    return (
+        (shortened(sorted(p.name for p in folder.iterdir())) or "nothing") if folder.is_dir() else "the folder does not exist"
+    )
