@@ -6,14 +6,14 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from unifashion_pl.arguments import choice
-from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, MissingDataError, Plan
+from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, Made, MissingDataError, Plan
 from unifashion_pl.data.recipes import FileRecipe, pixel_hash, read_input
 from unifashion_pl.data.shards import write_shards
 
@@ -83,13 +83,16 @@ class SplitReport:
         return f"published are {self.published:,}"
 
     @property
+    def losses(self) -> dict[str, tuple[int, int]]:
+        """Group -> (usable, expected) samples, of groups that lose some."""
+        counts = {group: (c["usable"], c["expected"]) for group, c in self.groups.items()}
+        return {group: (usable, expected) for group, (usable, expected) in counts.items() if usable < expected}
+
+    @property
     def effects(self) -> list[str]:
         """What losses do to the n of metrics, by group; empty in training and without losses."""
-        if self.name.endswith("/train") or self.usable == self.expected:
-            return []
-        what = METRICS.get(self.kind, self.kind)
-        lost = {group: c for group, c in self.groups.items() if c["usable"] < c["expected"]}
-        return [f"{what} of {group}: n {c['usable']:,} of {c['expected']:,}" for group, c in lost.items()]
+        lost = {} if self.name.endswith("/train") else self.losses
+        return [f"{METRICS.get(self.kind, self.kind)} of {group}: n {n:,} of {of:,}" for group, (n, of) in lost.items()]
 
 
 @dataclass(frozen=True)
@@ -141,18 +144,15 @@ def check_dataset(dataset: str, root: str | Path, *, progress: bool = True, **op
     module, root = _module(dataset), Path(root)
     try:
         plans = list(module.plans(root, **options))
-        notes = module.findings(root, plans)
-        variant = module.variant(root)
+        notes, variant = module.findings(root, plans), module.variant(root)
     except MissingDataError as error:
         return CheckReport(dataset, str(root), [], [], str(error), licence=module.LICENCE)
-    found = inspect_files(plans, progress)
-    splits: list[SplitReport] = []
-    seen: list[Photo] = []
-    for plan in plans:
-        report, inside = _split_report(plan, found, module.PUBLISHED_SAMPLES.get(plan.folder), progress)
-        splits.append(report)
-        seen += [*photos(plan, found), *inside]
-    return CheckReport(dataset, str(root), splits, notes, None, variant, module.LICENCE, _duplicates(seen))
+    found = _inspect_files(plans, progress)
+    equal: Equal = {}
+    splits = [_split_report(plan, found, equal, module.PUBLISHED_SAMPLES.get(plan.folder), progress) for plan in plans]
+    groups = [Duplicates(sorted(ids), sorted(set().union(*ids.values()))) for ids in equal.values() if len(ids) > 1]
+    duplicates = sorted(groups, key=lambda group: group.ids)
+    return CheckReport(dataset, str(root), splits, notes, None, variant, module.LICENCE, duplicates)
 
 
 def build_shards(
@@ -185,56 +185,11 @@ def _module(dataset: str) -> Any:
     return importlib.import_module(f"unifashion_pl.datamodules.{choice(dataset, 'dataset', DATASETS)}")
 
 
-def _duplicates(seen: Sequence[Photo]) -> list[Duplicates]:
-    """Groups of different ids with equal pixels, the splits they stand in beside them."""
-    groups: dict[str, dict[str, set[str]]] = {}
-    for photo in seen:
-        groups.setdefault(photo.pixels, {}).setdefault(photo.id, set()).add(photo.split)
-    found = [Duplicates(sorted(ids), sorted(set().union(*ids.values()))) for ids in groups.values() if len(ids) > 1]
-    return sorted(found, key=lambda group: group.ids)
-
-
-def _split_report(
-    plan: Plan, found: Mapping[Path, FileState], published: int | None, progress: bool
-) -> tuple[SplitReport, list[Photo]]:
-    """The report, and photos that lie inside one big file."""
-    groups = Counter(item.group for item in plan.items)
-    lost: Counter[str] = Counter()
-    hits: Counter[tuple[str, str, str]] = Counter()
-    whole: list[Item] = []
-    inside: list[Photo] = []
-    for item in plan.items:
-        bad = [(n.id, n.role, r) for n in plan.recipe.inputs(item) if (r := found[n.path].reason) is not None]
-        lost[item.group] += bool(bad)
-        hits.update(bad)
-        if not bad:
-            whole.append(item)
-    for item, result in flaws(plan, whole, progress):
-        if isinstance(result, BadSample):
-            lost[item.group] += 1
-            hits[result.id, result.role, result.reason] += 1
-        else:
-            inside.append(result)
-    report = SplitReport(
-        name=f"{plan.dataset}/{plan.split}",
-        kind=plan.kind,
-        expected=len(plan.items),
-        usable=len(plan.items) - lost.total(),
-        groups={group: {"expected": n, "usable": n - lost[group]} for group, n in sorted(groups.items())},
-        unusable=[Unusable(id, role, reason, n) for (id, role, reason), n in sorted(hits.items())],
-        notes=list(plan.notes),
-        published=published,
-        oddities=_oddities(plan, found),
-    )
-    return report, inside
-
-
-def _oddities(plan: Plan, found: Mapping[Path, FileState]) -> dict[str, list[str]]:
-    odd: dict[str, set[str]] = {}
-    for photo in photos(plan, found):
-        if photo.oddity:
-            odd.setdefault(photo.oddity, set()).add(photo.id)
-    return {oddity: sorted(ids) for oddity, ids in sorted(odd.items())}
+#: Hash of a photo's pixels -> ids (with the role, where an id has several photos) -> names of the splits they stand in.
+Equal = dict[str, dict[str, set[str]]]
+#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
+PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
+ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
 
 
 @dataclass(frozen=True)
@@ -252,13 +207,7 @@ class FileState:
     oddity: str = ""
 
 
-#: Roles of photos; other pictures (masks, label maps, sketches) are equal or odd for good reasons.
-PHOTOS = frozenset({"image", "reference", "target", "person", "garment"})
-ODDITIES = {"L": "grey", "LA": "grey with alpha", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "1": "black and white"}
-
-
-def look(needed: Input) -> FileState:
-    """Read and fully decode an input."""
+def _look(needed: Input) -> FileState:
     try:
         picture = read_input(needed)
     except BadSample as error:
@@ -270,71 +219,74 @@ def look(needed: Input) -> FileState:
     return FileState(None, pixel_hash(picture.image), ", ".join(filter(None, (mode, turned))))
 
 
-@dataclass(frozen=True)
-class Photo:
-    """A usable photo of a plan: its id (with the role, where an id has several photos), pixels' hash, oddity and the plan's name."""
-
-    id: str
-    pixels: str
-    oddity: str
-    split: str
-
-
-def inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, FileState]:
+def _inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, FileState]:
     """What is found in every file; each once, whatever the number of samples that need it. Threads: decoding frees Python's lock."""
     files: dict[Path, Input] = {}
-    for plan in plans:
-        for item in plan.items:
-            for needed in plan.recipe.inputs(item):
-                # a photo may also be needed in another role: looked at as a photo
-                if needed.path not in files or needed.role in PHOTOS:
-                    files[needed.path] = needed
-    return dict(zip(files, _parallel(look, list(files.values()), "checking", "file", progress)))
+    for needed in (needed for plan in plans for item in plan.items for needed in plan.recipe.inputs(item)):
+        # a photo may also be needed in another role: looked at as a photo
+        if needed.path not in files or needed.role in PHOTOS:
+            files[needed.path] = needed
+    return dict(zip(files, _parallel(_look, list(files.values()), "checking", "file", progress)))
 
 
-def flaws(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[Item, BadSample | Photo]]:
-    """Samples that cannot be made although their files are good, and photos that lie inside one big file.
+def _split_report(
+    plan: Plan, found: Mapping[Path, FileState], equal: Equal, published: int | None, progress: bool
+) -> SplitReport:
+    """The report; photos of the split go into ``equal``."""
+    groups = Counter(item.group for item in plan.items)
+    lost: Counter[str] = Counter()
+    hits: Counter[tuple[str, str, str]] = Counter()
+    odd: dict[str, set[str]] = {}
+    whole: list[Item] = []
+    name = f"{plan.dataset}/{plan.split}"
+    for item in plan.items:
+        looked = [(needed, found[needed.path]) for needed in plan.recipe.inputs(item)]
+        bad = [(needed.id, needed.role, state.reason) for needed, state in looked if state.reason is not None]
+        hits.update(bad)
+        lost[item.group] += bool(bad)
+        whole += [] if bad else [item]
+        for needed, state in looked:
+            if state.pixels is not None:
+                id = f"{needed.role} {needed.id}" if needed.role in ("person", "garment") else needed.id
+                equal.setdefault(state.pixels, {}).setdefault(id, set()).add(name)
+                odd.setdefault(state.oddity, set()).add(id)
+    for item, result in _made(plan, whole, progress):
+        if isinstance(result, BadSample):
+            lost[item.group] += 1
+            hits[result.id, result.role, result.reason] += 1
+        elif result.pixels is not None:
+            # ids are row numbers, which count from the start in every file
+            equal.setdefault(result.pixels, {}).setdefault(f"{plan.split} {result.id}", set()).add(name)
+    return SplitReport(
+        name=name,
+        kind=plan.kind,
+        expected=len(plan.items),
+        usable=len(plan.items) - lost.total(),
+        groups={group: {"expected": n, "usable": n - lost[group]} for group, n in sorted(groups.items())},
+        unusable=[Unusable(id, role, reason, n) for (id, role, reason), n in sorted(hits.items())],
+        notes=list(plan.notes),
+        published=published,
+        oddities={oddity: sorted(ids) for oddity, ids in sorted(odd.items()) if oddity},
+    )
+
+
+def _made(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[Item, Made | BadSample]]:
+    """What the recipe makes of items whose files are good, where it may fail all the same, and of images inside one big file.
 
     The image may be damaged inside an HDF5 file, or the files of a sample disagree.
-
-    Args:
-        whole: items whose files are good.
     """
-    recipe: Any = plan.recipe
+    recipe = plan.recipe.quick() if isinstance(plan.recipe, FileRecipe) else plan.recipe
+    parts: list[Sequence[Item]] = [items for _, items in plan.shards()]
+    if isinstance(recipe, FileRecipe):
+        parts = [[item] for item in whole] if recipe.fallible else []
 
-    def made(items: Sequence[Item]) -> list[tuple[Item, BadSample | Photo | None]]:
-        return [(item, _judge(result, plan)) for item, result in recipe.make(items)]
+    def made(items: Sequence[Item]) -> list[tuple[Item, Made | BadSample]]:
+        return [
+            (i, r if isinstance(r, BadSample) else replace(r, fields={})) for i, r in recipe.make(items)
+        ]  # without the bytes
 
-    if not isinstance(recipe, FileRecipe):
-        parts: list[Sequence[Item]] = [items for _, items in plan.shards()]
-    elif recipe.fallible:
-        recipe = recipe.quick()
-        parts = [[item] for item in whole]
-    else:
-        return
     for results in _parallel(made, parts, f"trying {plan.name}", "part", progress):
-        yield from ((item, result) for item, result in results if result is not None)
-
-
-def _judge(result: Any, plan: Plan) -> BadSample | Photo | None:
-    if isinstance(result, BadSample):
-        return result
-    if result.pixels is None:
-        return None
-    # ids are row numbers, which count from the start in every file
-    return Photo(f"{plan.split} {result.id}", result.pixels, "", f"{plan.dataset}/{plan.split}")
-
-
-def photos(plan: Plan, found: Mapping[Path, FileState]) -> Iterator[Photo]:
-    """All usable photos that a plan's samples need."""
-    several = len({n.role for item in plan.items[:1] for n in plan.recipe.inputs(item) if n.role in PHOTOS}) > 1
-    for item in plan.items:
-        for needed in plan.recipe.inputs(item):
-            finding = found[needed.path]
-            if finding.pixels is not None:
-                named = several and needed.role in ("person", "garment")
-                id = f"{needed.role} {needed.id}" if named else needed.id
-                yield Photo(id, finding.pixels, finding.oddity, f"{plan.dataset}/{plan.split}")
+        yield from results
 
 
 def _parallel(function: Callable[[T], R], work: Sequence[T], title: str, unit: str, progress: bool) -> Iterable[R]:

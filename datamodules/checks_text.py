@@ -30,10 +30,9 @@ def _indented(blocks: list[list[str]]) -> Iterator[list[str]]:
 
 
 def _head(report: CheckReport) -> list[str]:
-    lines = [f"{report.dataset} in {report.root}: {'complete' if report.complete else 'INCOMPLETE'}"]
-    lines += [f"variant: {report.variant}"] if report.variant else []
-    lines += [f"licence: {report.licence}"] if report.licence else []
-    return [*lines, *([report.problem] if report.problem else [])]
+    said = f"{report.dataset} in {report.root}: {'complete' if report.complete else 'INCOMPLETE'}"
+    more = {"variant: ": report.variant, "licence: ": report.licence, "": report.problem}
+    return [said, *(f"{what}{text}" for what, text in more.items() if text)]
 
 
 def _table(splits: Sequence[SplitReport]) -> list[str]:
@@ -51,28 +50,20 @@ def _split(split: SplitReport) -> str:
 
 def _block(split: SplitReport, notes: Sequence[str]) -> list[str]:
     """What there is to say about a split; empty if nothing."""
-    lines = []
-    if len(split.unusable) > SHOWN:
+    takes = {bad: f" (takes {bad.samples} samples along)" if bad.samples > 1 else "" for bad in split.unusable}
+    lines = [f"{bad.role} {bad.id}: {bad.reason}{more}" for bad, more in takes.items()]
+    if len(lines) > SHOWN:
         reasons = Counter(bad.reason for bad in split.unusable)
-        lines.append(f"{len(split.unusable):,} files: {', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common(5))}")
-    for bad in split.unusable[:SHOWN]:
-        takes = f" (takes {bad.samples} samples along)" if bad.samples > 1 else ""
-        lines.append(f"{bad.role} {bad.id}: {bad.reason}{takes}")
-    if len(split.unusable) > SHOWN:
-        lines.append(f"… and {len(split.unusable) - SHOWN:,} more files")
+        total = f"{len(lines):,} files: {', '.join(f'{n:,} {reason}' for reason, n in reasons.most_common(5))}"
+        lines = [total, *lines[:SHOWN], f"… and {len(lines) - SHOWN:,} more files"]
     lines += [f"effect: {effect}" for effect in split.effects]
     if split.oddities:
         odd = [f"{len(ids):,} {oddity} ({shortened(ids, 3)})" for oddity, ids in split.oddities.items()]
         lines.append(f"converted to RGB: {'; '.join(odd)}")
     lines += [f"note: {note}" for note in notes]
-    return [f"{_split(split)}, {split.kind}{_losses(split)}", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _losses(split: SplitReport) -> str:
-    lossy = {group: c for group, c in split.groups.items() if c["usable"] < c["expected"]}
-    groups = [f"{group} {c['expected']:,} -> {c['usable']:,}" for group, c in lossy.items()]
-    lost = split.expected - split.usable
-    return f": {lost:,} of {split.expected:,} are lost ({', '.join(groups)})" if lost else ""
+    groups = ", ".join(f"{group} {of:,} -> {n:,}" for group, (n, of) in split.losses.items())
+    lost = f": {split.expected - split.usable:,} of {split.expected:,} are lost ({groups})" if groups else ""
+    return [f"{_split(split)}, {split.kind}{lost}", *(f"  {line}" for line in lines)] if lines else []
 
 
 def _duplicate_lines(groups: Sequence[Duplicates]) -> list[str]:
