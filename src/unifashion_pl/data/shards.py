@@ -7,14 +7,14 @@ agrees with its side file. ``index.json`` comes last, so that its presence means
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,22 +95,22 @@ def write_shards(
         results = _write_all(plan, jobs, workers, progress)
         index = _index(plan, results)
         _refuse_losses(index, allow_missing)
-        _remove_strangers(folder, {job.path.name for job in jobs})
+        for stranger in {*folder.glob("*.tar")} - {
+            job.path for job in jobs
+        }:  # of an earlier plan: readers of *.tar would mix them in
+            stranger.unlink()
+            _side(stranger).unlink(missing_ok=True)
         return index.save(folder)
 
 
 def _plan_hash(plan: Plan, items: Sequence[Item]) -> str:
     """What a shard is made from: the plan, and sizes and times of the raw files; image files if it reads such, else the containers."""
-    files = [needed.path for item in items for needed in plan.recipe.inputs(item)]
-    raw = [[path.name, found.st_size, found.st_mtime_ns] for path in files or plan.sources if (found := _stat(path))]
+    raw = []
+    for path in [needed.path for item in items for needed in plan.recipe.inputs(item)] or plan.sources:
+        with suppress(OSError):
+            found = path.stat()
+            raw.append([path.name, found.st_size, found.st_mtime_ns])
     return hashlib.sha256(compact_json([plan.shard_hash(items), raw])).hexdigest()
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
 
 
 def _finished_index(folder: Path, jobs: Sequence[_Job], plan: Plan) -> Path | None:
@@ -143,36 +143,28 @@ def _side(path: Path) -> Path:
 
 
 def _write_all(plan: Plan, jobs: Sequence[_Job], workers: int, progress: bool) -> list[_ShardResult]:
-    results: dict[int, _ShardResult] = {}
-    with tqdm(total=len(plan.items), desc=plan.name, unit="sample", disable=not progress) as bar:
-
-        def done(number: int, result: _ShardResult) -> None:
-            results[number] = result
+    results = {number: result for number, job in enumerate(jobs) if (result := _kept(job)) is not None}
+    todo = {number: job for number, job in enumerate(jobs) if number not in results}
+    made = ((number, _write_shard(job)) for number, job in todo.items())
+    if workers > 1 and len(todo) > 1:
+        made = _in_processes(todo, min(workers, len(todo)))
+    kept = sum(len(jobs[number].items) for number in results)
+    with tqdm(total=len(plan.items), initial=kept, desc=plan.name, unit="sample", disable=not progress) as bar:
+        for number, results[number] in made:
             bar.update(len(jobs[number].items))
-
-        todo = []
-        for number, job in enumerate(jobs):
-            if (result := _kept(job)) is not None:
-                done(number, result)
-            else:
-                todo.append(number)
-        if workers > 1 and len(todo) > 1:
-            _in_processes(jobs, todo, workers, done)
-        else:
-            for number in todo:
-                done(number, _write_shard(jobs[number]))
     return [results[number] for number in range(len(jobs))]
 
 
-def _in_processes(jobs: Sequence[_Job], todo: Sequence[int], workers: int, done: Callable[[int, _ShardResult], None]) -> None:
+def _in_processes(jobs: Mapping[int, _Job], workers: int) -> Generator[tuple[int, _ShardResult], None, None]:
+    one = next(iter(jobs.values()))
     try:
-        with worker_pool(min(workers, len(todo)), type(jobs[0].recipe).__module__) as pool:
-            futures = {pool.submit(_write_shard, jobs[number]): number for number in todo}
+        with worker_pool(workers, type(one.recipe).__module__) as pool:
+            futures = {pool.submit(_write_shard, job): number for number, job in jobs.items()}
             for future in as_completed(futures):
-                done(futures[future], future.result())
+                yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"a process that wrote shards into {jobs[0].path.parent} was killed, perhaps for want of memory. What is finished is "
+            f"a process that wrote shards into {one.path.parent} was killed, perhaps for want of memory. What is finished is "
             "kept: run the same command again, with fewer workers if it happens again"
         ) from error
 
@@ -192,7 +184,11 @@ def _write_shard(job: _Job) -> _ShardResult:
             if isinstance(made, BadSample):
                 missing.append({"id": made.id, "role": made.role, "reason": made.reason, "key": item.key, "group": item.group})
                 continue
-            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in _field_names(made.fields))
+            if wrong := [name for name in made.fields if not FIELD.fullmatch(name)]:  # tar readers would lose or change it
+                raise ValueError(
+                    f"field {wrong[0]!r} cannot go into a shard: expected a lower-case name and extension, e.g. image.jpg"
+                )
+            data = b"".join(tar_member(f"{item.key}.{name}", made.fields[name]) for name in sorted(made.fields))
             write(data)
             offsets.append(offsets[-1] + len(data))
             crcs.append(zlib.crc32(data))
@@ -209,23 +205,14 @@ def _write_shard(job: _Job) -> _ShardResult:
     return result
 
 
-def _field_names(names: Iterable[str]) -> list[str]:
-    """Field names in their order in the shard.
-
-    Raises:
-        ValueError: a name that tar readers would lose or change: only ``name.extension`` in lower case comes back as it was.
-    """
-    for name in names:
-        if not FIELD.fullmatch(name):
-            raise ValueError(f"field {name!r} cannot go into a shard: expected a lower-case name and extension, e.g. image.jpg")
-    return sorted(names)
-
-
 def _index(plan: Plan, results: Sequence[_ShardResult]) -> ShardIndex:
     missing = [entry for result in results for entry in result.missing]
     lost = Counter(entry["group"] for entry in missing)
     groups = Counter(item.group for item in plan.items)
     shards = [result.shard for result in results]
+    equal: dict[str, set[str]] = {}
+    for id, pixels in (pair for result in results for pair in result.pixels):
+        equal.setdefault(pixels, set()).add(id)
     return ShardIndex(
         dataset=plan.dataset,
         split=plan.split,
@@ -239,20 +226,11 @@ def _index(plan: Plan, results: Sequence[_ShardResult]) -> ShardIndex:
         samples=sum(shard.samples for shard in shards),
         expected=len(plan.items),
         missing=missing,
-        duplicates=_duplicates(results),
+        duplicates=sorted(sorted(ids) for ids in equal.values() if len(ids) > 1),
         metrics={group: {"expected": n, "usable": n - lost[group]} for group, n in sorted(groups.items())},
         subsets={name: sorted(keys) for name, keys in plan.subsets.items()},
         notes=list(plan.notes),
     )
-
-
-def _duplicates(results: Sequence[_ShardResult]) -> list[list[str]]:
-    """Groups of different ids with equal pixels."""
-    groups: dict[str, set[str]] = {}
-    for result in results:
-        for id, pixels in result.pixels:
-            groups.setdefault(pixels, set()).add(id)
-    return sorted(sorted(ids) for ids in groups.values() if len(ids) > 1)
 
 
 def _sources(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -275,11 +253,3 @@ def _refuse_losses(index: ShardIndex, allow_missing: bool) -> None:
 
 def _losses(index: ShardIndex) -> str:
     return shortened(f"{entry['role']} {entry['id']}: {entry['reason']}" for entry in index.missing)
-
-
-def _remove_strangers(folder: Path, names: set[str]) -> None:
-    """Shards of an earlier plan, which a reader of ``*.tar`` would mix in."""
-    for path in folder.glob("*.tar"):
-        if path.name not in names:
-            path.unlink()
-            _side(path).unlink(missing_ok=True)
