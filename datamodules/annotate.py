@@ -34,6 +34,8 @@ TEMPLATE = (
     "Say only what can be seen. Use those of these words that fit: {keywords}."
 )
 NO_WORDS = "."
+#: What categories are called in a prompt, where they have another name there.
+GARMENTS = {"toptee": "top or T-shirt"}
 #: Function words, words of edits (App. C: a caption is no edit), words for the picture itself and the categories' own names.
 _STOP = (
     "a about all also an and any are as at be been being both but by can do does for from had has have he her his i if in into is it "
@@ -58,7 +60,7 @@ class CaptionInput:
     @property
     def prompt(self) -> str:
         """:data:`TEMPLATE`, filled in."""
-        return TEMPLATE.format(garment=garment_name(self.category), keywords=", ".join(self.keywords))
+        return TEMPLATE.format(garment=GARMENTS.get(self.category, self.category), keywords=", ".join(self.keywords))
 
 
 class Captioner(Protocol):
@@ -107,11 +109,6 @@ class Keywords:
         return {"split": self.split, "hash": self.hash, "made_by": self.made_by, "counts": self.counts}
 
 
-def garment_name(category: str) -> str:
-    """What a category is called in a prompt."""
-    return {"toptee": "top or T-shirt"}.get(category, category)
-
-
 def keywords_of(texts: Mapping[str, Sequence[str]], most: int = 40) -> Keywords:
     """Attribute words of the *training* texts (App. C, Fig. 4): lower case, lemmatised, without stop words; counted once a text.
 
@@ -122,7 +119,13 @@ def keywords_of(texts: Mapping[str, Sequence[str]], most: int = 40) -> Keywords:
     Raises:
         ModuleNotFoundError: simplemma is not installed.
     """
-    lemma_of = _lemmatiser()
+    try:
+        import simplemma
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "keywords are lemmatised by simplemma, which is not installed: pip install 'unifashion-pl[annotate]'"
+        ) from error
+    lemma_of = cache(lambda word: simplemma.lemmatize(word, lang="en").lower())
     counts = {}
     for category, lines in texts.items():
         found: Counter[str] = Counter()
@@ -131,16 +134,6 @@ def keywords_of(texts: Mapping[str, Sequence[str]], most: int = 40) -> Keywords:
             found.update(word for word in words if len(word) > 2 and word not in STOP_WORDS)
         counts[category] = sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))[:most]
     return Keywords(counts, made_by={"lemmatiser": f"simplemma {version('simplemma')}"})
-
-
-def _lemmatiser() -> Any:
-    try:
-        import simplemma
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "keywords are lemmatised by simplemma, which is not installed: pip install 'unifashion-pl[annotate]'"
-        ) from error
-    return cache(lambda word: simplemma.lemmatize(word, lang="en").lower())
 
 
 def _hash(value: Any) -> str:
@@ -197,7 +190,8 @@ def annotate(
                     )
     if bad:
         warnings.warn(f"{len(bad):,} images have no caption: {shortened(bad, 20)}", stacklevel=2)
-    return _sort(out)
+    lines = sorted((line for _, line in text_lines(out)), key=lambda line: str(from_json(line, dict[str, Any])["image"]))
+    return write_text(out, "".join(f"{line}\n" for line in lines))
 
 
 def _record(captioner: Captioner, keywords: Keywords) -> dict[str, Any]:
@@ -236,28 +230,25 @@ def _captioned_ids(out: Path, record: Mapping[str, Any]) -> set[str]:
 def _lines(
     part: Sequence[Target], captioner: Captioner, keywords: Keywords, record: Mapping[str, Any], attempts: int, bad: list[str]
 ) -> Iterator[dict[str, Any]]:
+    """The part's lines; of files that cannot be read a word goes into ``bad``."""
     subjects: dict[str, CaptionInput] = {}
-    hashes: dict[str, str] = {}
+    lines: dict[str, dict[str, Any]] = {}
     for target in part:
         try:
             data = read_bytes(target.path)
             image = to_rgb(open_image(data, str(target.path)))
-            subjects[target.id] = CaptionInput(image, target.category, keywords.of(target.category))
-            hashes[target.id] = hashlib.sha256(data).hexdigest()
         except BadInput as error:
             bad.append(f"{target.id}: {error.reason}")
-    captions = dict.fromkeys(subjects, "")
-    asked = dict.fromkeys(subjects, 0)
+            continue
+        subjects[target.id] = CaptionInput(image, target.category, keywords.of(target.category))
+        found = {"image": target.id, "sha256": hashlib.sha256(data).hexdigest(), "category": target.category}
+        lines[target.id] = {**found, **caption_entry(""), **record}
     for attempt in range(attempts):
-        open_ids = [id for id, caption in captions.items() if not caption]
-        if not open_ids:
-            break
-        for id, text in zip(open_ids, captioner([subjects[id] for id in open_ids], attempt)):
-            captions[id], asked[id] = clean_caption(text), attempt + 1
-    for id, caption in captions.items():
-        again = {"attempts": asked[id]} if asked[id] > 1 else {}
-        found = {"image": id, "sha256": hashes[id], "category": subjects[id].category}
-        yield {**found, **caption_entry(caption), **again, **record}
+        asked = [id for id, line in lines.items() if "empty" in line]
+        for id, text in zip(asked, captioner([subjects[id] for id in asked], attempt) if asked else ()):
+            del lines[id]["empty"]
+            lines[id] |= {**caption_entry(text), **({"attempts": attempt + 1} if attempt else {})}
+    yield from lines.values()
 
 
 def clean_caption(text: str) -> str:
@@ -274,10 +265,3 @@ def caption_entry(text: str) -> dict[str, Any]:
     """What a line says of an answer; an empty one is ``.``, because evaluation takes an empty caption for an absent one."""
     words = clean_caption(text)
     return {"caption": words} if words else {"caption": NO_WORDS, "empty": True}
-
-
-def _sort(out: Path) -> Path:
-    lines = [line for _, line in text_lines(out)]
-    lines.sort(key=lambda line: str(from_json(line, dict[str, Any])["image"]))
-    write_text(out, "".join(f"{line}\n" for line in lines))
-    return out

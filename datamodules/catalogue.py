@@ -34,13 +34,10 @@ def split_rows(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, l
     """
     parts: dict[str, list[CatalogueRow]] = {}
     for row in rows:
-        split = row.split or ("val" if _share(row.product) < val_fraction else "train")
+        share = int.from_bytes(hashlib.sha256(row.product.encode()).digest()[:8], "big") / 2**64
+        split = row.split or ("val" if share < val_fraction else "train")
         parts.setdefault(split, []).append(row)
     return parts
-
-
-def _share(product: str) -> float:
-    return int.from_bytes(hashlib.sha256(product.encode()).digest()[:8], "big") / 2**64
 
 
 def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, name: str = "catalogue") -> Plan:

@@ -26,6 +26,7 @@ from unifashion_pl.data.plan import (
     MissingDataError,
     Plan,
     compact_json,
+    listing,
     products_in_several,
     size_notes,
 )
@@ -51,9 +52,8 @@ def find_file(root: Path, split: str) -> Path:
     found = sorted(root.glob(f"*_{split}.h5"))
     if len(found) == 1:
         return found[0]
-    there = ", ".join(sorted(p.name for p in root.glob("*"))[:8]) if root.is_dir() else "the folder does not exist"
     raise MissingDataError(
-        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {len(found)} such files ({there or 'the folder is empty'}), "
+        f"{root}: expected one file fashiongen_256_256_{split}.h5, found {len(found)} such files ({listing(root)}), "
         f"or FAME-ViL's {fashiongen_files.LISTS[split][0]} with a folder of images. FashionGen is handed out by its authors after registration"
     )
 

@@ -5,6 +5,7 @@ The test split has no targets in public, so its numbers are reported on validati
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from unifashion_pl.datamodules.fashioniq_raw import (
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
-from unifashion_pl.data.plan import Input, Item, Kind, Plan
+from unifashion_pl.data.plan import TRAIN, Input, Item, Kind, Plan
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
@@ -77,7 +78,10 @@ class GalleryRecipe(FileRecipe):
 def plan_of(
     raw: RawFashionIQ, split: str, kind: Kind, items: Sequence[Item], recipe: FileRecipe, fields: tuple[str, ...], **more: Any
 ) -> Plan:
-    """A plan of Fashion-IQ's images and annotations; ``more`` goes before what they have in common."""
+    """A plan of Fashion-IQ's images and annotations, training in a fixed permutation; ``more`` goes before what they have in common."""
+    if split == TRAIN:
+        items = list(items)
+        random.Random("fashioniq").shuffle(items)
     common: dict[str, Any] = {"dataset": "fashioniq", "root": raw.root, "sources": raw.files(split), "shard_size": SHARD_SIZE}
     return Plan(split=split, kind=kind, items=items, recipe=recipe, fields=fields, **{**common, **more})
 
@@ -100,7 +104,7 @@ def triplet_plan(raw: RawFashionIQ, split: str) -> Plan:
         return plan_of(raw, split, "queries", items, recipe, fields, subsets=overlap, **more)
     held_out = raw.category_of("val").keys()
     overlap = {"val_overlap": [item.key for item in items if held_out & {item.spec.reference, item.spec.target}]}
-    return plan_of(raw, split, "triplets", raw.shuffle(items), recipe, fields, subsets=overlap, **more)
+    return plan_of(raw, split, "triplets", items, recipe, fields, subsets=overlap, **more)
 
 
 def gallery_plan(raw: RawFashionIQ, split: str) -> Plan:

@@ -40,7 +40,7 @@ def plans(root: Path) -> Iterable[Plan]:
         "subsets": {"val_overlap": overlap},
         "notes": [f"{len(items):,} distinct training images, {len(overlap):,} of them also in a validation split"],
     }
-    return [plan_of(raw, "train", "pairs", raw.shuffle(items), GalleryRecipe(raw.images), ("image", "meta"), **more)]
+    return [plan_of(raw, "train", "pairs", items, GalleryRecipe(raw.images), ("image", "meta"), **more)]
 
 
 def training_texts(root: Path) -> dict[str, list[str]]:

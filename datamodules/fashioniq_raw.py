@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import random
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, listing, shortened, twice
+from unifashion_pl.data.plan import MissingDataError, listing, shortened, twice
 from unifashion_pl.data.texts import EDGES
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -63,15 +61,8 @@ class ImageFolder:
 
     def path(self, id: str, category: str) -> Path:
         """The file of an id; a path that does not exist if there is none."""
-        return (
-            self.found.get((id, ""))
-            or self.found.get((id, category))
-            or self._elsewhere(id)
-            or self.root / "images" / f"{id}.jpg"
-        )
-
-    def _elsewhere(self, id: str) -> Path | None:
-        return next((self.found[id, c] for c in CATEGORIES if (id, c) in self.found), None)
+        there = (self.found.get((id, place)) for place in ("", category, *CATEGORIES))
+        return next(filter(None, there), self.root / "images" / f"{id}.jpg")
 
     @property
     def ids(self) -> set[str]:
@@ -105,17 +96,14 @@ class RawFashionIQ:
         """Image files by id."""
         return ImageFolder(self.root)
 
-    def caption_file(self, category: str, split: str) -> Path:
-        """``captions/cap.dress.train.json``."""
-        return self.root / "captions" / f"cap.{category}.{split}.json"
-
-    def split_file(self, category: str, split: str) -> Path:
-        """``image_splits/split.dress.train.json``."""
-        return self.root / "image_splits" / f"split.{category}.{split}.json"
+    def file(self, kind: Literal["caption", "split"], category: str, split: str) -> Path:
+        """``captions/cap.dress.train.json`` or ``image_splits/split.dress.train.json``."""
+        folder, name = {"caption": ("captions", "cap"), "split": ("image_splits", "split")}[kind]
+        return self.root / folder / f"{name}.{category}.{split}.json"
 
     def files(self, split: str) -> list[Path]:
         """All annotation files of a split."""
-        return [f(c, split) for c in CATEGORIES for f in (self.caption_file, self.split_file)]
+        return [self.file(kind, category, split) for category in CATEGORIES for kind in ("caption", "split")]
 
     def entries(self, category: str, split: str) -> list[CaptionEntry]:
         """Entries in file order; padding rows (``fake_data``) are left out.
@@ -124,7 +112,7 @@ class RawFashionIQ:
             MissingDataError: the file is absent, no JSON, or an entry lacks a field.
         """
         if (category, split) not in self._entries:
-            path = self.caption_file(category, split)
+            path = self.file("caption", category, split)
             rows = enumerate(_read_list(path))
             self._entries[category, split] = [_entry(row, n, category, split, path) for n, row in rows if not _is_padding(row)]
         return self._entries[category, split]
@@ -136,8 +124,10 @@ class RawFashionIQ:
             MissingDataError: the file is absent, no JSON, or lists an id twice.
         """
         if (category, split) not in self._ids:
-            path = self.split_file(category, split)
-            ids = [_id(row, f"{path}: entry {n}") for n, row in enumerate(_read_list(path))]
+            path = self.file("split", category, split)
+            rows = {f"{path}: entry {n}": row for n, row in enumerate(_read_list(path))}
+            found = {where: _convert(row, str | _SplitRow, where, "an id") for where, row in rows.items()}
+            ids = [_name(row["image"] if isinstance(row, dict) else row, where) for where, row in found.items()]
             if again := twice(ids):
                 raise MissingDataError(f"{path}: {len(again)} ids are listed twice: {shortened(again)}")
             self._ids[category, split] = ids
@@ -150,12 +140,6 @@ class RawFashionIQ:
             for id in self.ids(category, split):
                 found.setdefault(id, category)
         return found
-
-    def shuffle(self, items: Sequence[Item]) -> list[Item]:
-        """A fixed permutation."""
-        out = list(items)
-        random.Random("fashioniq").shuffle(out)
-        return out
 
     def notes(self, split: str) -> list[str]:
         """Counts that differ from the published ones, empty captions, references or targets that their own split does not list."""
@@ -184,12 +168,12 @@ class RawFashionIQ:
         """Names of the image folders and their extensions, and in what the annotation files differ from the published ones."""
         extensions = sorted({path.suffix for path in self.images.found.values()})
         said = [f"images in {self._layout()}" + (f" ({', '.join(extensions)})" if extensions else "")]
-        rows = [row for c in CATEGORIES for row in _read_list(self.caption_file(c, "val"))]
+        rows = [row for c in CATEGORIES for row in _read_list(self.file("caption", c, "val"))]
         if any(map(_is_padding, rows)):
             said.append("caption files with padding rows (fake_data)")
         if any(isinstance(row, dict) and "target_caption" in row for row in rows):
             said.append("caption files with target_caption")
-        if any(isinstance(row, dict) for c in CATEGORIES for row in _read_list(self.split_file(c, "val"))):
+        if any(isinstance(row, dict) for c in CATEGORIES for row in _read_list(self.file("split", c, "val"))):
             said.append("split files of objects")
         return "; ".join(said)
 
@@ -198,7 +182,7 @@ class RawFashionIQ:
 
     def findings(self) -> list[str]:
         """Which layout the images have and how many files belong to no listed id."""
-        splits = [s for s in SPLITS if self.split_file(CATEGORIES[0], s).is_file()]
+        splits = [s for s in SPLITS if self.file("split", CATEGORIES[0], s).is_file()]
         listed = [id for split in splits for category in CATEGORIES for id in self.ids(category, split)]
         counts = f"{len(listed):,} ids listed, {len(set(listed)):,} distinct, {len(self.images.ids):,} files"
         notes = [f"images in: {self._layout()}; {counts}"]
@@ -242,13 +226,9 @@ def _convert(row: Any, kind: Any, where: str, expected: str) -> Any:
         raise MissingDataError(f"{error} (found {str(row)[:80]})") from error
 
 
-def _id(row: Any, where: str) -> str:
-    found = _convert(row, _SplitRow, where, "an id")["image"] if isinstance(row, dict) else _convert(row, str, where, "an id")
-    return _name(str(found), where)
-
-
-def _name(id: str, where: str) -> str:
+def _name(found: str | int, where: str) -> str:
     """An id, which becomes a part of a file's name."""
+    id = str(found)
     if not is_inside(id) or "/" in id or "\\" in id:
         raise MissingDataError(f"{where}: the id {id[:80]!r} is no name of an image")
     return id
@@ -261,7 +241,7 @@ def _is_padding(row: Any) -> bool:
 def _entry(row: Any, position: int, category: str, split: str, path: Path) -> CaptionEntry:
     where = f"{path}: entry {position}"
     found = _convert(row, _CaptionRow, where, "{candidate: id, captions: [texts], target: id}")
-    target = _name(str(found["target"]), where) if found.get("target") else ""
+    target = _name(found["target"], where) if found.get("target") else ""
     if split != "test" and not target:
         raise MissingDataError(f"{where} has no target; only the test split goes without")
-    return CaptionEntry(category, position, _name(str(found["candidate"]), where), target, tuple(found["captions"]))
+    return CaptionEntry(category, position, _name(found["candidate"], where), target, tuple(found["captions"]))

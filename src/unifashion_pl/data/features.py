@@ -75,8 +75,9 @@ class Identity:
         blank = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8)
         tokens, width = shape or run_tower(tower, blank).shape[1:]
         settings = ", ".join(f"{name}={value}" for name, value in sorted(vars(encoder).items()))
+        model = getattr(tower, "model", tower)
         return cls(
-            tower=_architecture(tower),
+            tower=str((getattr(model, "default_cfg", None) or {}).get("architecture") or type(model).__name__),
             weights=weights_hash(tower, digits=64),
             transform=f"{type(encoder).__name__}({settings})",
             image_size=encoder.size,
@@ -84,11 +85,6 @@ class Identity:
             width=width,
             dtype=dtype,
         )
-
-
-def _architecture(tower: nn.Module) -> str:
-    model = getattr(tower, "model", tower)
-    return str((getattr(model, "default_cfg", None) or {}).get("architecture") or type(model).__name__)
 
 
 @torch.no_grad()
@@ -150,14 +146,13 @@ class FeatureIndex:
                 f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; make the features again with {MAKE}"
             )
         index = converted(content, cls, str(path), "an index of vision features")
-        for file in index.files:
-            if not is_inside(file.name) or Path(file.name).name != file.name or min(file.bytes, file.samples, file.images) < 0:
-                raise FormatError(f"{path} is not an index of vision features: {file}; make them again with {MAKE}")
+        wrong: list[Any] = [file for file in index.files if Path(file.name).name != file.name or not is_inside(file.name)]
+        wrong += [file for file in index.files if min(file.bytes, file.samples, file.images) < 0]
         if not index.fields or index.identity.dtype not in TOLERANCE:
-            raise FormatError(
-                f"{path} is not an index of vision features: fields {index.fields}, dtype {index.identity.dtype!r} "
-                f"(known are {', '.join(TOLERANCE)}); make them again with {MAKE}"
-            )
+            known = f"(known are {', '.join(TOLERANCE)})"
+            wrong.append(f"fields {index.fields}, dtype {index.identity.dtype!r} {known}")
+        if wrong:
+            raise FormatError(f"{path} is not an index of vision features: {wrong[0]}; make them again with {MAKE}")
         return cast(FeatureIndex, index)
 
 
@@ -224,8 +219,9 @@ class FeatureSource(SampleSource):
         sharded = any(isinstance(parameter, DTensor) for parameter in tower.parameters())
         new = Identity.of(tower, encoder, old.dtype, (old.tokens, old.width) if sharded else None)
         if old != new:
-            pairs = [(name, was, getattr(new, name)) for name, was in asdict(old).items()]
-            listed = "; ".join(f"{name} was {_short(was)}, now it is {_short(now)}" for name, was, now in pairs if was != now)
+            pairs = [(name, str(was), str(getattr(new, name))) for name, was in asdict(old).items()]
+            digits = {"weights": 12}
+            listed = "; ".join(f"{n} was {a[: digits.get(n)]}, now it is {b[: digits.get(n)]}" for n, a, b in pairs if a != b)
             raise ValueError(
                 f"{self.folder} holds the features of another vision tower or transform: {listed}. Make them with {MAKE}"
             )
@@ -280,7 +276,3 @@ class FeatureSource(SampleSource):
         if place not in self._open:
             self._open[place] = safe_open(self.folder / self.found.files[place].name, framework="pt")
         return self._open[place]
-
-
-def _short(value: object) -> str:
-    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from unifashion_pl.data.plan import compact_json
+from unifashion_pl.data.plan import compact_json, shortened
 from unifashion_pl.files import replacing
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -167,9 +167,8 @@ def preflight(folder: Path, index: ShardIndex) -> None:
     faults = {shard.name: size_fault(folder / shard.name, shard.bytes) for shard in index.shards}
     wrong = [f"{name} {fault}" for name, fault in faults.items() if fault]
     if wrong:
-        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FileNotFoundError(
-            f"{folder}: {'; '.join(wrong[:5])}{more}. "
+            f"{folder}: {shortened(wrong)}. "
             "Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
         )
 
@@ -198,7 +197,9 @@ def changed_sources(folder: Path, root: Path) -> list[str]:
     written = (folder / NAME).stat().st_mtime_ns
     changed, hashed = [], False
     for name, known in ShardIndex.load(folder).source.items():
-        path = _below(root, name)
+        # copies may unpack into a folder of their own
+        places = [root / name, *(folder / name for folder in (sorted(root.iterdir()) if root.is_dir() else ()))]
+        path = next((place for place in places if place.is_file()), None)
         if path is None:
             continue
         if path.stat().st_size == known["bytes"]:
@@ -212,10 +213,3 @@ def changed_sources(folder: Path, root: Path) -> list[str]:
         with suppress(OSError):
             os.utime(folder / NAME)
     return changed
-
-
-def _below(root: Path, name: str) -> Path | None:
-    """A raw file; copies may unpack into a folder of their own."""
-    if (root / name).is_file():
-        return root / name
-    return next((p / name for p in sorted(root.iterdir()) if (p / name).is_file()), None) if root.is_dir() else None

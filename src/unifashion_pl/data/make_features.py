@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,7 +73,10 @@ def write_features(
             f"{', '.join(TOWER_FIELDS)}; evaluation reads pixels"
         )
     out = Path(out) if out is not None else source.folder / FOLDER
-    encoder = encoder or EncoderTransform(_size(tower))
+    size: Any = getattr(tower, "image_size", None)
+    if encoder is None and not isinstance(size, int):
+        raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
+    encoder = encoder or EncoderTransform(size)
     identity = Identity.of(tower, encoder, dtype)
     maker = _Maker(source, tower, encoder, identity, batch_size, max_bad)
     bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
@@ -89,13 +92,6 @@ def write_features(
         with replacing(out / NAME) as file:
             file.write(compact_json(asdict(index)) + b"\n")
     return out / NAME
-
-
-def _size(tower: nn.Module) -> int:
-    size = getattr(tower, "image_size", None)
-    if not isinstance(size, int):
-        raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
-    return size
 
 
 @dataclass
@@ -172,26 +168,18 @@ class _Maker:
     def _run(self, images: Sequence[tuple[RawSample, str]], pool: Executor) -> Tensor:
         """Features of images (N, P, W) on the CPU; the next batch is decoded while the tower works on one."""
         shape = (self.identity.tokens, self.identity.width)
-        made = torch.empty(len(images), *shape, dtype=DTYPES[self.identity.dtype])
-        starts = range(0, len(images), self.batch_size)
+        made, done = torch.empty(len(images), *shape, dtype=DTYPES[self.identity.dtype]), 0
         cuda = next(self.tower.parameters()).is_cuda
-        for start, batch in zip(starts, _ahead(pool, self._decode, images, self.batch_size)):
-            with torch.autocast("cuda", torch.bfloat16, enabled=cuda and self.identity.dtype == "bf16"):
-                made[start : start + len(batch)] = run_tower(self.tower, torch.stack(batch)).cpu()
+        starts = range(0, len(images), self.batch_size)
+        ahead: Any = None
+        for start in (*starts, len(images)):
+            here, ahead = ahead, pool.map(lambda image: self.encoder(image_of(*image)), images[start : start + self.batch_size])
+            if here is not None:
+                batch = list(here)
+                with torch.autocast("cuda", torch.bfloat16, enabled=cuda and self.identity.dtype == "bf16"):
+                    made[done : done + len(batch)] = run_tower(self.tower, torch.stack(batch)).cpu()
+                done += len(batch)
         return made
-
-    def _decode(self, image: tuple[RawSample, str]) -> Tensor:
-        return self.encoder(image_of(*image))
-
-
-def _ahead(pool: Executor, work: Callable[[Any], Tensor], items: Sequence[Any], size: int) -> Iterator[list[Tensor]]:
-    """Results in batches of ``size``, one batch ahead of who takes them."""
-    waiting = []
-    for start in range(0, len(items), size):
-        waiting.append(pool.map(work, items[start : start + size]))
-        if len(waiting) > 1:
-            yield list(waiting.pop(0))
-    yield from (list(batch) for batch in waiting)
 
 
 def _digests(path: Path, metadata: dict[str, str]) -> list[bytes] | None:
