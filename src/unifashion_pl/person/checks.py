@@ -18,7 +18,7 @@ from unifashion_pl.arguments import asked_at
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.person.masks import GREY, Mask
 from unifashion_pl.person.pose import Pose
-from unifashion_pl.person.problems import LINE, InputError, overlay, percent, side_by_side
+from unifashion_pl.person.problems import LINE, InputError, overlay, percent, side_by_side, stretched
 from unifashion_pl.person.sketch import garment_mask, plausible
 
 
@@ -144,7 +144,12 @@ def check_mask(mask: Mask, person: Image.Image, limits: Limits, pose: Pose | Non
     expected = f"white marks what is repainted, {percent(low)} to {percent(high)} of the picture"
     expected += " with the torso" if torso is not None else ""
     cure = "Pass invert_mask=True" if given and inverse_fits else "Draw the mask over what is to be repainted"
-    raise InputError("mask", found, expected, cure, _with_point(overlay(person, mask), torso))
+    picture = overlay(person, mask)
+    if torso is not None:
+        radius = max(3, picture.width // 50)
+        box = (torso[0] - radius, torso[1] - radius, torso[0] + radius, torso[1] + radius)
+        ImageDraw.Draw(picture).ellipse(box, outline=LINE, width=max(2, radius // 3))
+    raise InputError("mask", found, expected, cure, picture)
 
 
 def _at(mask: Mask, point: tuple[float, float]) -> bool:
@@ -152,14 +157,6 @@ def _at(mask: Mask, point: tuple[float, float]) -> bool:
     radius = max(1, min(mask.shape) // 40)
     x, y = round(point[0]), round(point[1])
     return bool(mask[max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1].any())
-
-
-def _with_point(picture: Image.Image, point: tuple[float, float] | None) -> Image.Image:
-    if point is not None:
-        radius = max(3, picture.width // 50)
-        box = (point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius)
-        ImageDraw.Draw(picture).ellipse(box, outline=LINE, width=max(2, radius // 3))
-    return picture
 
 
 def check_agnostic(agnostic: Image.Image, mask: Mask, person: Image.Image, limits: Limits) -> None:
@@ -300,22 +297,19 @@ def check_order(person: Image.Image, garment: Image.Image, mask: Mask, pose: Pos
 
 def _foreground(photo: Image.Image, size: tuple[int, int]) -> Mask:
     found = garment_mask(photo.resize((96, max(1, round(96 * photo.height / photo.width)))))
-    return np.asarray(Image.fromarray(found.astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)) >= 128
+    return stretched(found, size)
 
 
 def _overlap(a: Mask, b: Mask) -> float:
+    """Intersection over union."""
     return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def silhouette_of(parse: NDArray[Any] | None, densepose: Image.Image | None, size: tuple[int, int]) -> Mask | None:
     """(h, w) where the person is, from the label map, else from the body parts; ``size`` (w, h)."""
     if parse is not None:
-        shown = Image.fromarray((parse > 0).astype(np.uint8) * 255)
-    elif densepose is not None:
-        shown = Image.fromarray((np.asarray(to_rgb(densepose)).max(-1) > 16).astype(np.uint8) * 255)
-    else:
-        return None
-    return np.asarray(shown.resize(size, Image.Resampling.NEAREST)) >= 128
+        return stretched(parse > 0, size)
+    return None if densepose is None else stretched(np.asarray(to_rgb(densepose)).max(-1) > 16, size)
 
 
 def check_joints_on(pose: Pose, silhouette: Mask | None, person: Image.Image) -> None:

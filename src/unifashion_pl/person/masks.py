@@ -152,38 +152,26 @@ def unit_of(pose: Pose, part: Part) -> float:
 
 
 def _body(pose: Pose, part: Part, unit: float) -> Mask:
+    """Torso, limbs, a box at the neck and boxes at the hips, as far as the part has them."""
     canvas = Image.new("L", (pose.size[1], pose.size[0]))
-    draw = ImageDraw.Draw(canvas)
-    found = pose.joints()
-    if part in ("upper_body", "dresses"):
-        _torso(draw, found, unit)
-        for limb in ARMS:
-            _line(draw, [found[n] for n in limb if n in found], 0.42 * unit)
-        _neck(draw, found, unit)
-    if part in ("lower_body", "dresses"):
-        for limb in LEGS:
-            _line(draw, [found[n] for n in limb if n in found], 0.55 * unit)
-        _hips(draw, found, unit)
-    return np.asarray(canvas) > 0
-
-
-def _torso(draw: ImageDraw.ImageDraw, found: dict[str, tuple[float, float]], unit: float) -> None:
-    right, left = found["right_shoulder"], found["left_shoulder"]
-    hips = [found.get("right_hip", found.get("left_hip")), found.get("left_hip", found.get("right_hip"))]
-    corners = [right, left, hips[1], hips[0]]
-    draw.polygon([p for p in corners if p is not None], fill=255)
-    _line(draw, [p for p in [*corners, right] if p is not None], 0.35 * unit)
-
-
-def _neck(draw: ImageDraw.ImageDraw, found: dict[str, tuple[float, float]], unit: float) -> None:
-    x, y = found.get("neck") or tuple(np.mean([found["right_shoulder"], found["left_shoulder"]], 0))
-    draw.rectangle((x - 0.25 * unit, y - 0.30 * unit, x + 0.25 * unit, y + 0.20 * unit), fill=255)
-
-
-def _hips(draw: ImageDraw.ImageDraw, found: dict[str, tuple[float, float]], unit: float) -> None:
+    draw, found = ImageDraw.Draw(canvas), pose.joints()
     hips = [found[n] for n in ("right_hip", "left_hip") if n in found]
-    for x, y in hips:
+    limbs = [
+        *([(limb, 0.42) for limb in ARMS] if part != "lower_body" else []),
+        *([(limb, 0.55) for limb in LEGS] if part != "upper_body" else []),
+    ]
+    for limb, width in limbs:
+        _line(draw, [found[n] for n in limb if n in found], width * unit)
+    if part != "lower_body":
+        right, left = found["right_shoulder"], found["left_shoulder"]
+        corners = [right, left, *reversed(hips * (3 - len(hips)))]
+        draw.polygon(corners, fill=255)
+        _line(draw, [*corners, right], 0.35 * unit)
+        x, y = found.get("neck") or tuple(np.mean([right, left], 0))
+        draw.rectangle((x - 0.25 * unit, y - 0.30 * unit, x + 0.25 * unit, y + 0.20 * unit), fill=255)
+    for x, y in hips if part != "upper_body" else ():
         draw.rectangle((x - 0.35 * unit, y - 0.25 * unit, x + 0.35 * unit, y + 0.3 * unit), fill=255)
+    return np.asarray(canvas) > 0
 
 
 def _line(draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], width: float) -> None:

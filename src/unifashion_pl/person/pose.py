@@ -141,40 +141,35 @@ def _load(value: Any) -> Any:
         content = read_json(path)
         if not isinstance(content, dict):
             return converted(content, list[list[float] | None], str(path))
-        for key, kind in _KINDS.items():
-            if key in content:
-                content[key] = converted(content[key], kind, f"{path}: {key}")
+        known = {key: kind for key, kind in _KINDS.items() if key in content}
+        return content | {key: converted(content[key], kind, f"{path}: {key}") for key, kind in known.items()}
     except FileNotFoundError:
         raise
     except (OSError, FormatError) as error:
         found = f"cannot be read: {str(error).replace(str(path), path.name)}"
         raise InputError("pose", found, EXPECTED, "A picture of the pose goes into densepose=") from error
-    return content
 
 
 def _size_of(value: Any) -> tuple[int, int]:
+    found, cause = f"has the size {str(value)[:80]}", None
     try:
         height, width = map(int, value)
+        if 0 < height <= FARTHEST and 0 < width <= FARTHEST:
+            return height, width
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(
-            "pose", f"has the size {str(value)[:80]}", "[height, width] in pixels", "Look into the file"
-        ) from error
-    if not (0 < height <= FARTHEST and 0 < width <= FARTHEST):
-        raise InputError("pose", f"has the size {height} × {width}", f"1 to {FARTHEST:,} pixels", "Look into the file")
-    return height, width
+        cause = error
+    raise InputError("pose", found, f"[height, width] of 1 to {FARTHEST:,} pixels", "Look into the file") from cause
 
 
 def _rows(content: Any) -> list[Point | None]:
-    if isinstance(content, Mapping) and "people" in content and not content["people"]:
+    given = content if isinstance(content, Mapping) else {"points": content}
+    if "people" in given and not given["people"]:
         raise InputError("pose", "nobody was found in the picture", "one person", "Leave pose out")
     try:
-        if isinstance(content, Mapping) and "people" in content:
-            flat = np.asarray(content["people"][0]["pose_keypoints_2d"], np.float64)
-            table = flat.reshape(-1, 3)
+        if "people" in given:
+            table = np.asarray(given["people"][0]["pose_keypoints_2d"], np.float64).reshape(-1, 3)
         else:
-            inner = content
-            if isinstance(content, Mapping):
-                inner = content["points"] if "points" in content else content["keypoints"]
+            inner = given["points"] if "points" in given else given["keypoints"]
             table = np.asarray([[0.0, 0.0, 0.0] if row is None else list(row)[:3] for row in inner], np.float64)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(

@@ -48,11 +48,15 @@ class InputError(ValueError):
         self.path = folder / name
 
 
+def stretched(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask (h, w) in another size, given as Pillow gives it: (w, h)."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
 def overlay(person: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
     """The person with a mask (h, w) tinted red; the mask is stretched over it, whatever its size."""
     picture = np.asarray(person.convert("RGB"), np.float32)
-    fitted = Image.fromarray(mask.astype(np.uint8) * 255).resize(person.size, Image.Resampling.NEAREST)
-    where = (np.asarray(fitted) > 0)[..., None]
+    where = stretched(mask, person.size)[..., None]
     tinted = 0.45 * picture + 0.55 * np.array(TINT, np.float32)
     return Image.fromarray(np.where(where, tinted, picture).astype(np.uint8))
 

@@ -67,18 +67,14 @@ def _inside(distance: Array, tolerance: float) -> Mask:
     opened = ndimage.maximum_filter(ndimage.minimum_filter(~outside, 3), 3)
     # both legs of a pair, both shoes
     pieces, _ = ndimage.label(opened)
-    filled: Mask = ndimage.binary_fill_holes(_large(pieces, 0.05 * _sizes(pieces).max(initial=0)))
+    filled: Mask = ndimage.binary_fill_holes(_large(pieces, 0.05 * np.bincount(pieces.ravel())[1:].max(initial=0)))
     return filled
 
 
-def _sizes(pieces: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Pixels of the pieces, which are numbered from 1."""
-    return np.bincount(pieces.ravel())[1:]
-
-
 def _large(pieces: NDArray[np.integer[Any]], smallest: float) -> Mask:
-    """Where pieces of at least ``smallest`` pixels are."""
-    large: Mask = np.concatenate([[False], _sizes(pieces) >= smallest])[pieces]
+    """Where pieces of at least ``smallest`` pixels are; they are numbered from 1."""
+    sizes = np.bincount(pieces.ravel())
+    large: Mask = (np.arange(len(sizes)) > 0)[pieces] & (sizes >= smallest)[pieces]
     return large
 
 
@@ -102,9 +98,9 @@ def garment_sketch(photo: Image.Image, mask: Mask | None = None, *, detail: floa
     lines = _large(ndimage.label(canny(smooth, 0, ONWARD * strong, strong, mask=inner), CORNERS)[0], 8)
     outline = fitted & ~ndimage.minimum_filter(fitted, 3)
     drawn = np.where(outline, 255, np.where(lines, np.clip(130 + 0.3 * strength, 0, 255), 0)).astype(np.uint8)
-    drawing = (
-        Image.fromarray(drawn).filter(ImageFilter.MaxFilter(3)) if max(rgb.size) > 1.5 * WORKING else Image.fromarray(drawn)
-    )
+    drawing = Image.fromarray(drawn)
+    if max(rgb.size) > 1.5 * WORKING:
+        drawing = drawing.filter(ImageFilter.MaxFilter(3))
     return drawing.resize(rgb.size, Image.Resampling.BICUBIC)
 
 
