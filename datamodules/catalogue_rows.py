@@ -25,15 +25,7 @@ COLUMNS = {
     "product": ("product", "product_id"),
     "split": ("split",),
 }
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "validation": "val",
-    "valid": "val",
-    "dev": "val",
-    "test": "test",
-}
+SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val"}
 PICTURE = re.compile(r"[^\s<>\"]+\.(jpe?g|png|webp|gif|bmp|tiff?|avif|heic|heif|jp2)", re.IGNORECASE)
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:|file:")
 #: They would break the lines in which ids are listed, and may command a terminal.
@@ -246,13 +238,8 @@ class ImageNames:
 
     def other_case(self, inside: str) -> str | None:
         """A path below the root with upper and lower case as on the disk; None if nothing is called so, or exactly so."""
-        place = ""
-        for part in inside.split("/"):
-            found = self._folder(place).folded.get(_composed(part).casefold())
-            if found is None:
-                return None
-            place = os.path.join(place, part if part in self._folder(place).names else found)
-        return None if place == inside else place
+        found = self._as_written(inside, folded=True)
+        return found if found != inside and self._is_there(found) else None
 
     def _inside(self, name: str) -> str | None:
         """The path relative to the root, None outside of it; ``..`` is resolved by name, as people read it."""
@@ -267,14 +254,13 @@ class ImageNames:
         folder, name = os.path.split(inside)
         return name in self._folder(folder).names
 
-    def _as_written(self, inside: str) -> str:
-        """The name as the disk has it, if that differs only in how accents are composed."""
-        if inside.isascii() or self._is_there(inside):
-            return inside
+    def _as_written(self, inside: str, folded: bool = False) -> str:
+        """The path as the disk has it, if that differs only in how accents are composed, or also in upper and lower case."""
         place = ""
         for part in inside.split("/"):
-            folder = self._folder(place)
-            place = os.path.join(place, part if part in folder.names else folder.composed.get(_composed(part), part))
+            folder, plain = self._folder(place), _composed(part)
+            found = folder.folded.get(plain.casefold(), part) if folded else folder.composed.get(plain, part)
+            place = os.path.join(place, part if part in folder.names else found)
         return place
 
     def _folder(self, inside: str) -> _Folder:

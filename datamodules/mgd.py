@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypedDict, cast
 
-from PIL import Image
 from torch import Tensor
 from unifashion_pl.datamodules import dresscode, vitonhd
 from unifashion_pl.datamodules.tryon_files import TryOnRecipe, find_patterns
@@ -173,6 +172,13 @@ def variant(root: Path) -> str:
     )
 
 
+class StoredPose(TypedDict):
+    """``pose.json`` of a shard: (h, w) and the joints in pixels."""
+
+    size: tuple[int, int]
+    points: list[list[float] | None]
+
+
 class MGDAssembler(TryOnAssembler):
     """Try-on samples with the sketch and the rendering of the body that were asked for.
 
@@ -192,22 +198,13 @@ class MGDAssembler(TryOnAssembler):
     def pose(self, raw: RawSample) -> Tensor | None:
         if not self.skeleton:
             return super().pose(raw)
-        return self.dark(_skeleton(raw))[None] if "pose.json" in raw.fields else None
-
-
-class _StoredPose(TypedDict):
-    """``pose.json`` of a shard: (h, w) and the joints in pixels."""
-
-    size: tuple[int, int]
-    points: list[list[float] | None]
-
-
-def _skeleton(raw: RawSample) -> Image.Image:
-    try:
-        content = from_json(raw.fields["pose.json"], _StoredPose, "pose.json")
-        return draw_skeleton(read_pose(dict(content), content["size"]))
-    except ValueError as error:
-        raise DamagedSample(raw.key, str(error)) from error
+        if "pose.json" not in raw.fields:
+            return None
+        try:
+            content = from_json(raw.fields["pose.json"], StoredPose, "pose.json")
+            return self.dark(draw_skeleton(read_pose(dict(content), content["size"])))[None]
+        except ValueError as error:
+            raise DamagedSample(raw.key, str(error)) from error
 
 
 class MGDDataModule(vitonhd.VitonHDDataModule):

@@ -108,7 +108,8 @@ def read_library(
         )
     library: dict[str, dict[str, Any]] = {}
     for number, raw in read_json_lines(path, dict[str, Any], f"an object with image, caption and {', '.join(required)}"):
-        entry = _entry(raw, f"{path}:{number}")
+        entry = {**raw, **converted(raw, _Entry, f"{path}:{number}", "an object with image and caption")}
+        entry |= {"image": str(entry["image"]), "caption": " ".join(entry["caption"].split())}
         if not allow_unsafe and (faults := provenance_faults(entry, required)):
             raise LeakError(
                 f"{path}:{number}: this caption is not known to be query-blind: {'; '.join(faults)}; expected are the fields "
@@ -119,7 +120,11 @@ def read_library(
             raise ValueError(f"{path}:{number}: a second caption for {entry['image']}; one caption per image")
         library[entry["image"]] = entry
     if expected is not None and not allow_unsafe:
-        _compare(path, set(library), set(expected))
+        ids = set(expected)
+        if lacking := sorted(ids - set(library)):
+            raise ValueError(f"{path}: {len(lacking):,} of {len(ids):,} gallery images have no caption: {shortened(lacking)}")
+        if beyond := sorted(set(library) - ids):
+            raise ValueError(f"{path}: {len(beyond):,} captions belong to no image of the gallery: {shortened(beyond)}")
     return library
 
 
@@ -138,15 +143,3 @@ class _Entry(TypedDict):
     image: str | int
     caption: str
     inputs: NotRequired[list[str] | str | None]
-
-
-def _entry(raw: dict[str, Any], where: str) -> dict[str, Any]:
-    entry = {**raw, **converted(raw, _Entry, where, "an object with image and caption")}
-    return {**entry, "image": str(entry["image"]), "caption": " ".join(entry["caption"].split())}
-
-
-def _compare(path: Path, found: set[str], expected: set[str]) -> None:
-    if lacking := sorted(expected - found):
-        raise ValueError(f"{path}: {len(lacking):,} of {len(expected):,} gallery images have no caption: {shortened(lacking)}")
-    if beyond := sorted(found - expected):
-        raise ValueError(f"{path}: {len(beyond):,} captions belong to no image of the gallery: {shortened(beyond)}")

@@ -7,6 +7,7 @@ list and are named instead.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Literal
 
@@ -97,16 +98,11 @@ def sniff(data: bytes) -> str:
         kind = "tga"
     if kind == "heic" and "HEIF" not in Image.OPEN:
         raise BadInput(HEIC)
-    if kind in NEEDS and not _is_supported(kind):
+    # plugins of others for a Pillow that does not know the format yet
+    plugged_in = FORMATS[kind] in Image.OPEN and NEEDS.get(kind) not in {*features.modules, *features.codecs}
+    if kind in NEEDS and NEEDS[kind] not in features.get_supported() and not plugged_in:
         raise BadInput(OLD_PILLOW.format(FORMATS[kind], pillow))
     return kind
-
-
-def _is_supported(kind: str) -> bool:
-    if NEEDS[kind] in features.get_supported():
-        return True
-    # plugins of others for a Pillow that does not know the format yet
-    return NEEDS[kind] not in {*features.modules, *features.codecs} and FORMATS[kind] in Image.OPEN
 
 
 def _media(data: bytes) -> str:
@@ -152,24 +148,17 @@ def inside_icon(data: bytes) -> Iterator[tuple[int, int]]:
         inner = data[start : start + 24]
         if len(inner) < 24:
             continue
-        if inner.startswith(b"\x89PNG"):
-            yield int.from_bytes(inner[16:20], "big"), int.from_bytes(inner[20:24], "big")
-        else:
-            yield (
-                abs(int.from_bytes(inner[4:8], "little", signed=True)),
-                abs(int.from_bytes(inner[8:12], "little", signed=True)),
-            )
+        width, height = (
+            struct.unpack(">2I", inner[16:24]) if inner.startswith(b"\x89PNG") else struct.unpack("<2i", inner[4:12])
+        )
+        yield abs(width), abs(height)
 
 
 def without_metadata(data: bytes, kind: str) -> bytes | None:
     """The same pixels without EXIF, profiles, texts and further pictures; None where we do not know how to take them out."""
-    if kind == "jpg":
-        return b"".join(_jpeg_parts(data))
-    if kind == "png":
-        return b"".join(_png_parts(data))
-    if kind == "avif":
-        return _renamed_exif(data)
-    return None
+    if kind in ("jpg", "png"):
+        return b"".join((_jpeg_parts if kind == "jpg" else _png_parts)(data))
+    return _renamed_exif(data) if kind == "avif" else None
 
 
 def _jpeg_parts(data: bytes) -> Iterator[bytes]:

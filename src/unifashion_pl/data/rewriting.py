@@ -115,7 +115,8 @@ def paraphrase(text: str, rule: str = "all") -> str:
     if rule not in PARAPHRASES:
         raise ValueError(f"unknown paraphrase rule {rule!r}; expected one of {', '.join(PARAPHRASES)} or all")
     if rule == "spelling":
-        return _keeping_case(text, _respelled)
+        swaps = {"color": "colour", "colour": "color", "gray": "grey", "grey": "gray"}
+        return _keeping_case(text, lambda inner: re.sub(r"\b(?:colou?r|gr[ae]y)", lambda match: swaps[match[0]], inner))
     if rule == "order":
         return _keeping_case(text, _reordered)
     return _keeping_case(text, lambda inner: _each(*statements(inner), PHRASES[rule]))
@@ -165,11 +166,6 @@ def _reordered(text: str) -> str:
     parts, joints = statements(text)
     mixed = any(_reaches(later, earlier) for earlier, later in itertools.pairwise(parts))
     return text if mixed else _joined(parts[::-1], joints[::-1])
-
-
-def _respelled(text: str) -> str:
-    swaps = {"color": "colour", "colour": "color", "gray": "grey", "grey": "gray"}
-    return re.sub(r"\b(?:colou?r|gr[ae]y)", lambda match: swaps[match[0]], text)
 
 
 def _keeping_case(text: str, work: Callable[[str], str]) -> str:

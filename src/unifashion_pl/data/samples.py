@@ -279,7 +279,7 @@ def by_stream(batch: Any) -> dict[str, TrainBatch]:
         given = dict(batch)
     else:
         parts = batch if isinstance(batch, list | tuple) else [batch]
-        names = [_stream_of(part) for part in parts]
+        names = [next((name for kind, name in STREAMS.items() if isinstance(part, kind)), "") for part in parts]
         given = {name + ("" if name not in names[:n] else f"_{n}"): part for n, (name, part) in enumerate(zip(names, parts))}
     for name, part in given.items():
         if not isinstance(part, TrainBatch):
@@ -290,7 +290,3 @@ def by_stream(batch: Any) -> dict[str, TrainBatch]:
                 "one, CombinedLoader({'pairs': ..., 'triplets': ...})"
             )
     return given
-
-
-def _stream_of(batch: Any) -> str:
-    return next((name for kind, name in STREAMS.items() if isinstance(batch, kind)), "")
