@@ -7,7 +7,6 @@ import os
 import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.catalogue_rows import CatalogueRow, read_catalogue
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Item, MissingDataError, Plan, products_in_several, shortened
+from unifashion_pl.data.plan import TRAIN, Item, MissingDataError, Plan, shortened
 from unifashion_pl.data.reader import PlanSource, SampleSource
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
@@ -40,34 +39,6 @@ def split_rows(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, l
     return parts
 
 
-def plan_split(rows: Sequence[CatalogueRow], split: str, root: Path, csv: Path, name: str = "catalogue") -> Plan:
-    """Plan of some rows."""
-    items = []
-    for number, row in enumerate(rows):
-        meta = {
-            "id": row.id,
-            "product": row.product,
-            "category": row.category,
-            "subcategory": row.subcategory,
-            "name": row.name,
-            "description": row.text,
-        }
-        image = row.image.relative_to(root).as_posix()
-        items.append(Item(f"c{number:07d}", row.category or "all", ImageSpec(meta, image)))
-    if split == "train":
-        random.Random("catalogue").shuffle(items)
-    return Plan(
-        dataset=name,
-        split=split,
-        kind="pairs",
-        items=items,
-        recipe=ImageRecipe(root),
-        fields=("image", "meta"),
-        root=csv.parent,
-        sources=[csv],
-    )
-
-
 def split_plans(
     rows: Sequence[CatalogueRow], val_fraction: float, root: Path, csv: Path, name: str = "catalogue", notes: Sequence[str] = ()
 ) -> dict[str, Plan]:
@@ -83,7 +54,27 @@ def split_plans(
         notes = [*notes, f"{sum(others.values()):,} rows are of other splits, which nothing reads: {listed}"]
     if len(others) == len(parts):
         raise MissingDataError(f"{csv} has rows for none of {', '.join(SPLITS)}, only for {listed or 'nothing'}")
-    return {s: replace(plan_split(parts[s], s, root, csv, name), notes=list(notes)) for s in SPLITS if s in parts}
+    made = {}
+    for split in (split for split in SPLITS if split in parts):
+        items = []
+        for number, row in enumerate(parts[split]):
+            meta = {name: getattr(row, name) for name in ("id", "product", "category", "subcategory", "name")}
+            spec = ImageSpec({**meta, "description": row.text}, row.image.relative_to(root).as_posix())
+            items.append(Item(f"c{number:07d}", row.category or "all", spec))
+        if split == TRAIN:
+            random.Random("catalogue").shuffle(items)
+        made[split] = Plan(
+            dataset=name,
+            split=split,
+            kind="pairs",
+            items=items,
+            recipe=ImageRecipe(root),
+            fields=("image", "meta"),
+            root=csv.parent,
+            sources=[csv],
+            notes=list(notes),
+        )
+    return made
 
 
 def find_csv(root: Path) -> Path:
@@ -113,9 +104,9 @@ def plans(
 
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
-    """Products that stand in two splits, rows without a text."""
+    """Rows without a text."""
     mute = sum(not (i.spec.meta["name"] or i.spec.meta["description"]) for plan in made for i in plan.items)
-    return [*products_in_several(made), *([f"{mute:,} rows have no text"] if mute else [])]
+    return [f"{mute:,} rows have no text"] if mute else []
 
 
 def variant(root: Path) -> str:

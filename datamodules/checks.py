@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from unifashion_pl.arguments import choice
-from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, Made, MissingDataError, Plan
+from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, Made, MissingDataError, Plan, products_in_several
 from unifashion_pl.data.recipes import FileRecipe, pixel_hash, read_input
 from unifashion_pl.data.shards import write_shards
 
@@ -144,7 +144,8 @@ def check_dataset(dataset: str, root: str | Path, *, progress: bool = True, **op
     module, root = _module(dataset), Path(root)
     try:
         plans = list(module.plans(root, **options))
-        notes, variant = module.findings(root, plans), module.variant(root)
+        notes, variant = products_in_several(plans), module.variant(root)
+        notes += module.findings(root, plans) if hasattr(module, "findings") else []
     except MissingDataError as error:
         return CheckReport(dataset, str(root), [], [], str(error), licence=module.LICENCE)
     found = _inspect_files(plans, progress)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, products_in_several, shortened, size_notes, twice
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, shortened, size_notes, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, text_lines
 
@@ -107,11 +107,6 @@ def plan_split(root: Path, split: str) -> Plan:
 def plans(root: Path) -> Iterable[Plan]:
     """Plans of both splits."""
     return [plan_split(Path(root), split) for split in SPLITS]
-
-
-def findings(root: Path, made: Sequence[Plan]) -> list[str]:
-    """Products that stand in both splits."""
-    return products_in_several(made)
 
 
 def variant(root: Path) -> str:

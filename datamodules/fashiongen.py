@@ -27,7 +27,6 @@ from unifashion_pl.data.plan import (
     Plan,
     compact_json,
     listing,
-    products_in_several,
     size_notes,
 )
 from unifashion_pl.data.recipes import encoder_versions, pixel_hash
@@ -195,11 +194,6 @@ def _shuffle(rows: int, chunk: int, shard: int) -> list[int]:
 def plans(root: Path, **options: Any) -> Iterable[Plan]:
     """Plans of both splits; options as for :func:`plan_split`."""
     return [plan_split(Path(root), split, **options) for split in SPLITS]
-
-
-def findings(root: Path, made: Sequence[Plan]) -> list[str]:
-    """What concerns both splits: products that stand in both."""
-    return products_in_several(made)
 
 
 def variant(root: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ MAX_RATIO = 1032
 #: crash, and nothing in the same process could end that. The limit is in seconds of CPU time, so that slow disks are not taken for it.
 PROBE = """
 import sys
+from collections.abc import Iterator
 try:
     import resource
     resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
@@ -66,14 +68,8 @@ def open_file(path: Path) -> h5py.File:
         size = f" ({path.stat().st_size:,} bytes)" if path.is_file() else ""
         raise MissingDataError(f"{path}{size} is not a complete HDF5 file: {error}. Download it again") from error
     try:
-        found = {name: data for name in NEEDED if (data := _dataset(file, path, name)) is not None}
-        if absent := [name for name in NEEDED if name not in found]:
-            raise MissingDataError(f"{path} lacks {', '.join(absent)}; it has {', '.join(sorted(set(file) - set(absent)))}")
-        _check_images(path, found[IMAGES])
-        for name in NEEDED[1:]:
-            _check_column(path, name, found[name], found[IMAGES])
-        for name, data in found.items():
-            _check_stored(path, name, data)
+        if (fault := next(_faults(file, path.stat().st_size), None)) is not None:
+            raise MissingDataError(f"{path}: {fault}")
     except MissingDataError:
         file.close()
         raise
@@ -103,68 +99,65 @@ def _probe(path: Path, size: int, changed: int) -> None:
         )
 
 
-def _dataset(file: h5py.File, path: Path, name: str) -> h5py.Dataset | None:
-    """A dataset of this very file; None if there is none of the name."""
-    if name not in set(file):  # `in file` would follow links
-        return None
-    try:
-        link = file.get(name, getlink=True)
-    except TypeError:
-        link = None
-    if not isinstance(link, h5py.HardLink):
-        where = f" to {getattr(link, 'filename', '')}{link.path}" if hasattr(link, "path") else ""
-        raise MissingDataError(f"{path}: {name} is a link{where}, not data of this file; links are not followed")
-    data = file[name]
-    if not isinstance(data, h5py.Dataset):
-        return None
-    if data.external or data.is_virtual:
-        where = ", ".join(str(entry[0]) for entry in data.external or ()) or "virtual sources"
-        raise MissingDataError(f"{path}: the data of {name} lie outside of the file ({where}); other files are not read")
-    return data
-
-
-def _check_images(path: Path, images: h5py.Dataset) -> None:
+def _faults(file: h5py.File, size: int) -> Iterator[str]:
+    """What is wrong with the datasets that are needed; later checks rely on those before them."""
+    there = set(file)  # `in file` would follow links
+    for name in (name for name in NEEDED if name in there):
+        try:
+            link = file.get(name, getlink=True)
+        except TypeError:
+            link = None
+        if not isinstance(link, h5py.HardLink):
+            where = f" to {getattr(link, 'filename', '')}{link.path}" if hasattr(link, "path") else ""
+            yield f"{name} is a link{where}, not data of this file; links are not followed"
+        data = file[name]
+        if not isinstance(data, h5py.Dataset):
+            there.discard(name)
+        elif data.external or data.is_virtual:
+            where = ", ".join(str(entry[0]) for entry in data.external or ()) or "virtual sources"
+            yield f"the data of {name} lie outside of the file ({where}); other files are not read"
+    if absent := [name for name in NEEDED if name not in there]:
+        yield f"lacks {', '.join(absent)}; it has {', '.join(sorted(set(file) - set(absent)))}"
+    images = file[IMAGES]
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
-        raise MissingDataError(f"{path}: {IMAGES} is {images.dtype} {images.shape}, expected uint8 (rows, height, width, 3)")
+        yield f"{IMAGES} is {images.dtype} {images.shape}, expected uint8 (rows, height, width, 3)"
     height, width = images.shape[1:3]
     if not 0 < height * width <= MAX_ROW:
-        raise MissingDataError(
-            f"{path}: the images of {IMAGES} have {height} × {width} px, allowed are up to {MAX_ROW:,} pixels"
-        )
+        yield f"the images of {IMAGES} have {height} × {width} px, allowed are up to {MAX_ROW:,} pixels"
+    for name in NEEDED[1:]:
+        yield from _faults_of_column(name, file[name], images)
+    for name in NEEDED:
+        yield from _faults_of_storage(name, file[name], size)
 
 
-def _check_column(path: Path, name: str, data: h5py.Dataset, images: h5py.Dataset) -> None:
+def _faults_of_column(name: str, data: h5py.Dataset, images: h5py.Dataset) -> Iterator[str]:
     """One value for each image: text, or for products also whole numbers."""
     if data.shape[:1] != images.shape[:1]:
-        raise MissingDataError(
-            f"{path}: {name} has the shape {data.shape}, {IMAGES} {images.shape}; expected are equally many rows"
-        )
+        yield f"{name} has the shape {data.shape}, {IMAGES} {images.shape}; expected are equally many rows"
     if data.shape[1:] not in ((), (1,)):
-        raise MissingDataError(f"{path}: {name} has the shape {data.shape}, expected one value a row")
+        yield f"{name} has the shape {data.shape}, expected one value a row"
     text = h5py.check_string_dtype(data.dtype) is not None
     if not text and not (name == PRODUCTS and data.dtype.kind in "iu"):
-        expected = "whole numbers" if name == PRODUCTS else "texts"
-        raise MissingDataError(f"{path}: {name} is {data.dtype}, expected {expected}")
+        yield f"{name} is {data.dtype}, expected {'whole numbers' if name == PRODUCTS else 'texts'}"
     if data.size * data.dtype.itemsize > MAX_COLUMN:
-        raise MissingDataError(f"{path}: {name} declares {data.size * data.dtype.itemsize:,} bytes, allowed are {MAX_COLUMN:,}")
+        yield f"{name} declares {data.size * data.dtype.itemsize:,} bytes, allowed are {MAX_COLUMN:,}"
 
 
-def _check_stored(path: Path, name: str, data: h5py.Dataset) -> None:
+def _faults_of_storage(name: str, data: h5py.Dataset, size: int) -> Iterator[str]:
     """Declared sizes against the bytes that are there, and filters against those that are installed."""
-    declared, stored, size = data.size * data.dtype.itemsize, data.id.get_storage_size(), path.stat().st_size
+    declared, stored = data.size * data.dtype.itemsize, data.id.get_storage_size()
     if stored > size or declared > MAX_RATIO * stored:
-        raise MissingDataError(
-            f"{path}: {name} declares {declared:,} bytes, of which {stored:,} are stored in a file of {size:,}. Was it written to "
-            "its end? Download it again"
+        yield (
+            f"{name} declares {declared:,} bytes, of which {stored:,} are stored in a file of {size:,}. Was it written to its end? "
+            "Download it again"
         )
     if data.chunks is not None and (chunk := int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize) > MAX_CHUNK:
-        raise MissingDataError(f"{path}: {name} is packed in chunks of {chunk:,} bytes, allowed are {MAX_CHUNK:,}")
+        yield f"{name} is packed in chunks of {chunk:,} bytes, allowed are {MAX_CHUNK:,}"
     layout = data.id.get_create_plist()
-    for number in range(layout.get_nfilters()):
-        code, _, _, title = layout.get_filter(number)
+    for code, _, _, title in map(layout.get_filter, range(layout.get_nfilters())):
         if not h5py.h5z.filter_avail(code):
             shown = title.decode("latin-1") if isinstance(title, bytes) else title
-            raise MissingDataError(f"{path}: {name} is packed by the HDF5 filter {code} ({shown}), which is not installed here")
+            yield f"{name} is packed by the HDF5 filter {code} ({shown}), which is not installed here"
 
 
 def column(file: h5py.File, name: str) -> list[Any]:

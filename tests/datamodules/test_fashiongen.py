@@ -89,10 +89,10 @@ def test_absent_and_broken_files_are_named(root: Path, spoil: Callable[[Path], o
 def test_an_absent_dataset_of_the_file_is_named_with_those_that_are_there(root: Path, name: str) -> None:
     replace(root / VALIDATION, name, None)
     others = ", ".join(sorted(set(fashiongen.NEEDED) - {name}))
-    assert f"{VALIDATION} lacks {name}; it has {others}" in str(check("fashiongen", root).problem)
+    assert f"{VALIDATION}: lacks {name}; it has {others}" in str(check("fashiongen", root).problem)
     with h5py.File(root / VALIDATION, "r+") as file:
         file.create_group(name)
-    assert f"{VALIDATION} lacks {name}; it has" in str(check("fashiongen", root).problem)
+    assert f"{VALIDATION}: lacks {name}; it has" in str(check("fashiongen", root).problem)
 
 
 PIXELS = np.zeros((36, 32, 32, 3), np.uint8)

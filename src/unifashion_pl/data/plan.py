@@ -172,12 +172,12 @@ def twice(names: Iterable[str]) -> list[str]:
 
 
 def products_in_several(plans: Sequence[Plan]) -> list[str]:
-    """A finding about products that stand in more than one split of pairs; [] without such."""
+    """A finding about products that stand in more than one split; [] without such, as of samples that name none."""
     where: dict[Any, set[str]] = {}
     for plan in plans:
-        for item in plan.items:
-            where.setdefault(item.spec.meta["product"], set()).add(plan.split)
-    both = sorted(product for product, splits in where.items() if len(splits) > 1)
+        for meta in (getattr(item.spec, "meta", {}) for item in plan.items):
+            where.setdefault(meta.get("product"), set()).add(plan.split)
+    both = sorted(product for product, splits in where.items() if product is not None and len(splits) > 1)
     return [f"{len(both):,} products stand in more than one split: {shortened(map(str, both))}"] if both else []
 
 

@@ -136,17 +136,12 @@ class PixelTransform:
         scales = self.size[0] / height, self.size[1] / width
         scale = min(scales) if self.fit == "letterbox" else max(scales)
         fitted = resize(pixels, max(1, round(height * scale)), max(1, round(width * scale)), nearest=self.nearest)
-        return self._frame(fitted).contiguous()
-
-    def _frame(self, pixels: Tensor) -> Tensor:
-        dy, dx = self.size[0] - pixels.shape[1], self.size[1] - pixels.shape[2]
-        if dy < 0 or dx < 0:
-            top, left = max(-dy, 0) // 2, max(-dx, 0) // 2
-            pixels = pixels[:, top : top + self.size[0], left : left + self.size[1]]
-        dy, dx = max(dy, 0), max(dx, 0)
-        if dy or dx:
-            pixels = _padded(pixels, dx // 2, dy // 2, *self.size, self.fill)
-        return pixels
+        dy, dx = self.size[0] - fitted.shape[1], self.size[1] - fitted.shape[2]
+        top, left = max(-dy, 0) // 2, max(-dx, 0) // 2
+        fitted = fitted[:, top : top + self.size[0], left : left + self.size[1]]
+        if dy > 0 or dx > 0:
+            fitted = _padded(fitted, max(dx, 0) // 2, max(dy, 0) // 2, *self.size, self.fill)
+        return fitted.contiguous()
 
 
 class MaskTransform(PixelTransform):
