@@ -66,13 +66,8 @@ def read_pairs(root: Path, category: str, split: str, paired: bool) -> list[tupl
         MissingDataError: the list is absent, has a line of another form, or a person twice.
     """
     name = f"{split}_pairs.txt" if split == "train" else f"{split}_pairs_{'paired' if paired else 'unpaired'}.txt"
-    path = root / category / name
-    try:
-        return read_pair_list(path, number_of_file, "person_0.jpg garment_1.jpg")
-    except FileNotFoundError as error:
-        raise MissingDataError(
-            f"{path} is missing; expected are the pairs files of Dress Code in every category's folder"
-        ) from error
+    expected = "the pairs files of Dress Code in every category's folder"
+    return read_pair_list(root / category / name, number_of_file, "person_0.jpg garment_1.jpg", expected)
 
 
 def all_phrases(root: Path) -> tuple[dict[str, list[str]], list[str]]:

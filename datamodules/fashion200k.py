@@ -125,8 +125,7 @@ class Fashion200KDataModule(FashionDataModule):
     stream = "pairs"
     train_folder, eval_folders = "pairs-train", ("pairs-test",)
 
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
+    plans = staticmethod(plans)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`; text and caption are the description."""

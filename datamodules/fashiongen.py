@@ -230,8 +230,7 @@ class FashionGenDataModule(FashionDataModule):
         super().__init__(root, shards, **common)
         self.text, self.caption = text, caption
 
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
+    plans = staticmethod(plans)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`."""

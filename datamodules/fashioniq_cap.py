@@ -90,8 +90,7 @@ class FashionIQCapDataModule(FashionDataModule):
         self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
         self.captions, self.allow_unsafe_captions = captions, allow_unsafe_captions
 
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
+    plans = staticmethod(plans)
 
     def train_loader(self) -> TrainLoader[Any]:
         """Images that have a caption."""

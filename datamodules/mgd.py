@@ -242,8 +242,7 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         """See the base class; the parts are evaluated apart."""
         return [f"-{name}" for name in self.parts()]
 
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
+    plans = staticmethod(plans)
 
     def assembler(self, paired: bool) -> MGDAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from typing_extensions import Self
 
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import Input, Item, MissingDataError, shortened
+from unifashion_pl.data.plan import Input, Item, MissingDataError, listing, shortened
 from unifashion_pl.data.recipes import FileRecipe, Picture
 from unifashion_pl.person.sketch import garment_sketch
 from unifashion_pl.reading import FormatError, read_json, text_lines
@@ -78,18 +78,19 @@ def without_phrases(items: Sequence[Item], phrases: Mapping[str, Sequence[str]],
     return [f"{len(mute):,} garments have no phrases{where}: {shortened(mute)}"] if mute else []
 
 
-def read_pair_list(path: Path, name_of: Callable[[str], str], form: str) -> list[tuple[str, str]]:
+def read_pair_list(path: Path, name_of: Callable[[str], str], form: str, expected: str) -> list[tuple[str, str]]:
     """Names of (person, garment), in file order.
 
     Args:
         name_of: file name -> name.
-        form: of a line, for messages.
+        form: of a line; expected: in the place of a list that is absent; for messages.
 
     Raises:
-        FileNotFoundError: absent.
-        MissingDataError: no text, a line of another form, or a person that occurs twice.
+        MissingDataError: absent, no text, a line of another form, or a person that occurs twice.
     """
     pairs: dict[str, str] = {}
+    if not path.is_file():
+        raise MissingDataError(f"{path} is missing (found: {listing(path.parent)}); expected {expected}")
     try:
         for number, line in text_lines(path):
             names = re.split(r"[ \t]+", line.strip())

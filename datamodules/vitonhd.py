@@ -23,7 +23,7 @@ from unifashion_pl.datamodules.tryon_files import (
 
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, compact_json, listing
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, compact_json
 from unifashion_pl.data.recipes import Picture, encoder_versions
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.person.masks import mask_from_agnostic
@@ -125,27 +125,15 @@ def find_root(root: Path) -> Path:
     return inside[0] if len(inside) == 1 else root
 
 
-def read_pairs(root: Path, split: str) -> list[tuple[str, str]]:
-    """(person, garment) names of ``train_pairs.txt`` or ``test_pairs.txt``, without extensions.
-
-    Raises:
-        MissingDataError: absent, a line of another form, or a person that occurs twice.
-    """
-    path = root / f"{split}_pairs.txt"
-    if not path.is_file():
-        raise MissingDataError(
-            f"{path} is missing (found: {listing(root)}); expected VITON-HD with train/, test/ and both pairs files"
-        )
-    return read_pair_list(path, lambda name: Path(name).stem, "person.jpg garment.jpg")
-
-
 def plan_split(root: Path, split: str, paired: bool) -> Plan:
     """Plan of a split; training is always paired.
 
     Raises:
-        MissingDataError: the pairs file, the persons, the garments, or both mask and agnostic pictures are absent.
+        MissingDataError: the pairs file is absent or has a line of another form; the persons, the garments, or both mask and agnostic pictures are absent.
     """
-    pairs = [(p, p) if paired else (p, g) for p, g in read_pairs(root, split)]
+    expected = "VITON-HD with train/, test/ and both pairs files"
+    listed = read_pair_list(root / f"{split}_pairs.txt", lambda name: Path(name).stem, "person.jpg garment.jpg", expected)
+    pairs = [(p, p) if paired else (p, g) for p, g in listed]
     items = [Item(p if paired else f"{p}__{g}", split, VitonSpec(p, g, paired)) for p, g in pairs]
     folder = root / split
     found = find_patterns(folder, FOLDERS, items)
@@ -160,11 +148,11 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
     pose = next((p for p in POSES if (folder / p).parent.is_dir()), None)
     optional = tuple(role for role in OPTIONAL if role in found)
     notes = [f"{len(pairs):,} pairs, published are {PUBLISHED[split]:,}"] if len(pairs) != PUBLISHED[split] else []
-    listed = read_phrases(root / "captions.json")
-    phrases = {garment: (listed or {}).get(garment.split("_")[0], []) for _, garment in pairs}
+    captions = read_phrases(root / "captions.json")
+    phrases = {garment: (captions or {}).get(garment.split("_")[0], []) for _, garment in pairs}
     notes += (
         ["captions.json is absent: all texts are empty"]
-        if listed is None
+        if captions is None
         else without_phrases(items, phrases, " in captions.json")
     )
     if "mask" not in found:
@@ -241,8 +229,7 @@ class VitonHDDataModule(FashionDataModule):
     def folders(self) -> Sequence[str]:
         return ("tryon-train", *(_test_folder(paired, end) for end in self.endings() for paired in (True, False)))
 
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
+    plans = staticmethod(plans)
 
     def assembler(self, paired: bool) -> TryOnAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""
