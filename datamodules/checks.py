@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.plan import DATASETS, BadSample, Input, Item, Made, MissingDataError, Plan, products_in_several
 from unifashion_pl.data.recipes import FileRecipe, pixel_hash, read_input
 from unifashion_pl.data.shards import write_shards
 
-T = TypeVar("T")
-R = TypeVar("R")
 #: Share of the published samples from which on a folder is taken for the full dataset.
 LIKE_FULL = 0.5
 #: Kind of an evaluation split -> what is measured on it.
@@ -227,7 +225,8 @@ def _inspect_files(plans: Sequence[Plan], progress: bool) -> dict[Path, FileStat
         # a photo may also be needed in another role: looked at as a photo
         if needed.path not in files or needed.role in PHOTOS:
             files[needed.path] = needed
-    return dict(zip(files, _parallel(_look, list(files.values()), "checking", "file", progress)))
+    quiet = not (progress and files)
+    return dict(zip(files, thread_map(_look, list(files.values()), desc="checking", unit="file", disable=quiet)))
 
 
 def _split_report(
@@ -286,12 +285,5 @@ def _made(plan: Plan, whole: Sequence[Item], progress: bool) -> Iterator[tuple[I
             (i, r if isinstance(r, BadSample) else replace(r, fields={})) for i, r in recipe.make(items)
         ]  # without the bytes
 
-    for results in _parallel(made, parts, f"trying {plan.name}", "part", progress):
-        yield from results
-
-
-def _parallel(function: Callable[[T], R], work: Sequence[T], title: str, unit: str, progress: bool) -> Iterable[R]:
-    with ThreadPoolExecutor() as pool, tqdm(total=len(work), desc=title, unit=unit, disable=not (progress and work)) as bar:
-        for result in pool.map(function, work):
-            bar.update()
-            yield result
+    quiet = not (progress and parts)
+    yield from chain(*thread_map(made, parts, desc=f"trying {plan.name}", unit="part", disable=quiet))

@@ -80,17 +80,14 @@ class MGDRecipe(FileRecipe):
         return self.parts[part], replace(item, spec=SPECS[part](*spec))
 
     def inputs(self, item: Item) -> list[Input]:
-        """Of the part."""
         recipe, inner = self._inner(item)
         return recipe.inputs(inner)
 
     def meta(self, item: Item) -> dict[str, Any]:
-        """Of the part."""
         recipe, inner = self._inner(item)
         return {**recipe.meta(inner), "part": next(iter(item.spec))}
 
     def extra(self, item: Item, pictures: dict[str, Picture]) -> dict[str, bytes]:
-        """Of the part."""
         recipe, inner = self._inner(item)
         return recipe.extra(inner, pictures)
 

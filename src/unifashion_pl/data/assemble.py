@@ -86,17 +86,14 @@ def pixels_of(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tenso
     return None if name in raw.features and pixels is None else to_tensor(image_of(raw, name))
 
 
-def has_image(raw: RawSample, name: str) -> bool:
-    return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
-
-
 def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | None:
     """An image field (1, C, H, W), None where the sample has none.
 
     Raises:
         DamagedSample: broken.
     """
-    return transform(image_of(raw, name))[None] if has_image(raw, name) else None
+    there = f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
+    return transform(image_of(raw, name))[None] if there else None
 
 
 @dataclass(frozen=True)
@@ -264,7 +261,7 @@ class QueryAssembler:
             target_ids=[meta.get("target", "")],
             texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],
             categories=[meta["category"]],
-            pixels=self.pixels(image_of(raw, "target"))[None] if self.pixels and has_image(raw, "target") else None,
+            pixels=optional(raw, "target", self.pixels) if self.pixels else None,
             dataset=dataset,
             planned=dict(self.planned),
             joiner=self.joiner,

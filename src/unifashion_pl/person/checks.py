@@ -62,12 +62,6 @@ def warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=asked_at())
 
 
-def check_photo(subject: str, image: Image.Image, limits: Limits) -> None:
-    """Warn about small pictures."""
-    if min(image.size) < limits.short_side:
-        warn(f"{subject} is {size_of(image)}: expected are {limits.short_side} pixels or more on the shorter side")
-
-
 def check_aspect(subject: str, image: Image.Image, person: Image.Image, limits: Limits) -> None:
     """A picture that lies over the person has the person's proportions.
 

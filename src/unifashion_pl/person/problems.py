@@ -55,22 +55,16 @@ def stretched(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool
 
 def overlay(person: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
     """The person with a mask (h, w) tinted red; the mask is stretched over it, whatever its size."""
-    picture = np.asarray(person.convert("RGB"), np.float32)
-    where = stretched(mask, person.size)[..., None]
-    tinted = 0.45 * picture + 0.55 * np.array(TINT, np.float32)
-    return Image.fromarray(np.where(where, tinted, picture).astype(np.uint8))
+    picture = person.convert("RGB")
+    tinted = Image.blend(picture, Image.new("RGB", picture.size, TINT), 0.55)
+    return Image.composite(tinted, picture, Image.fromarray(stretched(mask, picture.size)))
 
 
 def side_by_side(*pictures: Image.Image) -> Image.Image:
     """Pictures in one row, as high as the first."""
     height = pictures[0].height
     fitted = [p.convert("RGB").resize((max(1, round(p.width * height / p.height)), height)) for p in pictures]
-    canvas = Image.new("RGB", (sum(p.width for p in fitted), height), (255, 255, 255))
-    left = 0
-    for picture in fitted:
-        canvas.paste(picture, (left, 0))
-        left += picture.width
-    return canvas
+    return Image.fromarray(np.hstack([np.asarray(picture) for picture in fitted]))
 
 
 def percent(share: float | np.floating[Any]) -> str:
