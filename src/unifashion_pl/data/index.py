@@ -11,7 +11,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from unifashion_pl.data.plan import compact_json, shortened
+from unifashion_pl.data.plan import compact_json
 from unifashion_pl.files import replacing
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -167,8 +167,9 @@ def preflight(folder: Path, index: ShardIndex) -> None:
     faults = {shard.name: size_fault(folder / shard.name, shard.bytes) for shard in index.shards}
     wrong = [f"{name} {fault}" for name, fault in faults.items() if fault]
     if wrong:
+        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise FileNotFoundError(
-            f"{folder}: {shortened(wrong)}. "
+            f"{folder}: {'; '.join(wrong[:5])}{more}. "
             "Copy them again, or run the same `unifashion data shards` again: it rewrites only those"
         )
 
