@@ -125,7 +125,8 @@ class Fashion200KDataModule(FashionDataModule):
     stream = "pairs"
     train_folder, eval_folders = "pairs-train", ("pairs-test",)
 
-    plans = staticmethod(plans)
+    def plans(self, root: Path) -> Iterable[Plan]:
+        return plans(root)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`; text and caption are the description."""

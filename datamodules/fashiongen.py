@@ -230,7 +230,8 @@ class FashionGenDataModule(FashionDataModule):
         super().__init__(root, shards, **common)
         self.text, self.caption = text, caption
 
-    plans = staticmethod(plans)
+    def plans(self, root: Path) -> Iterable[Plan]:
+        return plans(root)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`."""

@@ -166,7 +166,8 @@ class FashionIQDataModule(FashionDataModule):
         self.joiner, self.captions, self.gallery_captions = joiner, captions, gallery_captions
         self.allow_unsafe_captions = allow_unsafe_captions
 
-    plans = staticmethod(plans)
+    def plans(self, root: Path) -> Iterable[Plan]:
+        return plans(root)
 
     def train_loader(self) -> TrainLoader[Any]:
         captions = {} if self.captions is None else read_captions(self.captions, allow_unsafe=self.allow_unsafe_captions)

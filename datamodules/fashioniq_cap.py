@@ -90,7 +90,8 @@ class FashionIQCapDataModule(FashionDataModule):
         self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
         self.captions, self.allow_unsafe_captions = captions, allow_unsafe_captions
 
-    plans = staticmethod(plans)
+    def plans(self, root: Path) -> Iterable[Plan]:
+        return plans(root)
 
     def train_loader(self) -> TrainLoader[Any]:
         """Images that have a caption."""

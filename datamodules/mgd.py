@@ -239,7 +239,8 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         """See the base class; the parts are evaluated apart."""
         return [f"-{name}" for name in self.parts()]
 
-    plans = staticmethod(plans)
+    def plans(self, root: Path) -> Iterable[Plan]:
+        return plans(root)
 
     def assembler(self, paired: bool) -> MGDAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""

@@ -229,7 +229,8 @@ class VitonHDDataModule(FashionDataModule):
     def folders(self) -> Sequence[str]:
         return ("tryon-train", *(_test_folder(paired, end) for end in self.endings() for paired in (True, False)))
 
-    plans = staticmethod(plans)
+    def plans(self, root: Path) -> Iterable[Plan]:
+        return plans(root)
 
     def assembler(self, paired: bool) -> TryOnAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""
