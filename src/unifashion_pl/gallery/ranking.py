@@ -93,11 +93,11 @@ def _lookups(corpus: Corpus, requests: Sequence[Request]) -> list[Callable[[], F
     return [lambda number=number: scores(number) for number in range(len(requests))]  # type: ignore[misc]
 
 
-def _approximate(corpus: Corpus, requests: Sequence[Request]) -> list[Floats]:
+def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True) -> list[Floats]:
     out = [np.zeros(len(corpus.live), np.float32) for _ in requests]
     for name in dict.fromkeys(term.within for request in requests for term in request.terms):
         asked = [(number, term) for number, request in enumerate(requests) for term in request.terms if term.within == name]
-        found = corpus.approximate(name, np.concatenate([term.vectors for _, term in asked]), wide=True)
+        found = corpus.approximate(name, np.concatenate([term.vectors for _, term in asked]), wide)
         at = 0
         for number, term in asked:
             part = found[at : at + len(term.vectors)]
@@ -131,11 +131,21 @@ def _best(corpus: Corpus, rows: Rows, request: Request, approximate: Callable[[]
             scores = approximate()
             _require_finite(scores)
             positions = largest(scores, count, allowed)
+            if corpus.has_coarse:
+                positions = _narrowed(corpus, request, positions, max(EACH * request.k, count * CANDIDATES // WIDE))
         scored = _scored(corpus, request, positions)
         chosen = _chosen(corpus, rows, request, scored)
         if len(chosen) == request.k or most <= count:
             return _hits(corpus, rows, request, scored, chosen)
         count *= 8
+
+
+def _narrowed(corpus: Corpus, request: Request, positions: Positions, count: int) -> Positions:
+    """The best by all codes of what coarse tokens have chosen."""
+    chosen = np.zeros(len(corpus.live), bool)
+    chosen[positions] = True
+    few = Corpus(corpus.segments, corpus.live.take(chosen))
+    return positions[largest(_approximate(few, [request], wide=False)[0], count)]
 
 
 def _scored(corpus: Corpus, request: Request, positions: Positions) -> _Scored:

@@ -39,7 +39,10 @@ def approximate(vectors: Floats, held: Coded) -> Floats:
         rows = slice(start, min(start + height, M))
         codes = held.codes[rows]
         dots = product(codes.reshape(-1, E)).reshape(len(codes), Q, -1)
-        out[:, rows] = (dots * held.scales[rows][..., None]).max(1).T
+        if len(vectors) == 1:
+            out[0, rows] = np.multiply(dots[..., 0], held.scales[rows]).max(1)
+        else:
+            out[:, rows] = (dots * held.scales[rows][..., None]).max(1).T
     return out * scale[:, None]
 
 
