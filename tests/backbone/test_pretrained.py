@@ -78,3 +78,16 @@ def test_efficientnet_names_map_onto_timm(tmp_path: Path) -> None:
     torch.save(file, tmp_path / "short.pth")
     with pytest.raises(ValueError, match="1 tensors missing"):
         load_vision_weights(target, tmp_path / "short.pth")
+
+
+def test_a_tower_is_no_bert(tmp_path: Path) -> None:
+    save_file({"blocks.0.attn.qkv.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"is no BERT for a Q-Former of .+embeddings\.word_embeddings\.weight"):
+        load_bert(small_backbone(), tmp_path, 30)
+
+
+def test_positions_of_no_patch_are_of_another_shape(tmp_path: Path) -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
+    save_file({**model.state_dict(), "pos_embed": torch.ones(1, 1, 192)}, tmp_path / "vit.safetensors")
+    with pytest.raises(ValueError, match=r"pos_embed: file \(1, 1, 192\), expected \(1, 5, 192\)"):
+        load_vision_weights(model, tmp_path / "vit.safetensors")

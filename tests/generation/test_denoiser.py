@@ -289,3 +289,22 @@ def test_a_pipelines_scheduler_says_what_its_unet_predicts(tmp_path: Path) -> No
         DDIMScheduler(**{**PROCESS, **change}).save_pretrained(tmp_path / "scheduler")
         with pytest.raises(ValueError, match=r"was trained for .* name the folder of its U-Net alone"):
             Denoiser(source=str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ['{"prediction_type": "v_pred', "[]"])
+def test_a_damaged_scheduler_is_no_scheduler_for_eps(content: str, tmp_path: Path) -> None:
+    UNet2DConditionModel(**UNET).save_pretrained(tmp_path / "unet")
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"its scheduler_config\.json"):
+        Denoiser(source=str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), None])
+def test_a_first_convolution_of_no_channels_is_left_to_be_refused(shape: tuple[int, ...] | None) -> None:
+    denoiser = Denoiser(config=UNET, in_channels=13, garment="branch")
+    state = {n: t for n, t in denoiser.state_dict().items() if n.startswith("unet.")}
+    first = state.pop("unet.conv_in.weight")
+    given = state if shape is None else {**state, "unet.conv_in.weight": torch.ones(shape)}
+    found = denoiser.completed(given).get("unet.conv_in.weight")
+    assert found is None if shape is None else found is not None and found.shape != first.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,9 @@ def test_exactly_one_way_to_make_it() -> None:
     for arguments in ({}, {"source": "somewhere", "config": CLIP_TEXT}):
         with pytest.raises(ValueError, match="either source .* or config"):
             PromptEncoder(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_source_without_its_tokenizer_is_refused(pipeline_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline_folder / "text_encoder", tmp_path / "text_encoder")
+    with pytest.raises(FileNotFoundError, match=r"no CLIP tokenizer at .+expected tokenizer\.json"):
+        PromptEncoder(source=str(tmp_path))

@@ -6,15 +6,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import peers
 import pytest
 import torch
-from small import images
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from small import CLIP_TEXT, UNET, VAE, images
 from sourced import sourced_model, write_ckpt
+from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaForCausalLM
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
 from unifashion_pl.cli.training import UniFashionCLI
-from unifashion_pl.parts.rebuild import blueprints, check_blueprints, load_part
+from unifashion_pl.parts.rebuild import blueprints, check_blueprints, load_model, load_part
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +120,22 @@ def test_parts_are_looked_for_in_pipelines_in_their_own_folders_and_on_the_hub(t
     assert load_part(Asked, Path(part), "vae") == (part, {})
     assert load_part(Asked, "owner/pipeline", "vae") == ("owner/pipeline", {"subfolder": "vae"})
     assert load_part(Asked, "owner/vae:", "vae", dtype=1) == ("owner/vae", {"dtype": 1})
+
+
+@pytest.mark.parametrize("part", ["llm", "unet", "vae", "clip"])
+def test_what_a_file_lacks_of_a_pretrained_part_is_named_and_never_made_up(part: str, tmp_path: Path) -> None:
+    llama = LlamaForCausalLM(LlamaConfig(**peers.llama_config(64), bos_token_id=None, eos_token_id=None))
+    models = {
+        "llm": (llama, "lm_head.weight"),
+        "unet": (UNet2DConditionModel(**UNET), "conv_in.bias"),
+        "vae": (AutoencoderKL(**VAE), "post_quant_conv.bias"),
+        "clip": (CLIPTextModel(CLIPTextConfig(**CLIP_TEXT)), "final_layer_norm.bias"),
+    }
+    model, lost = models[part]
+    model.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    state = load_file(file)
+    assert type(load_model(type(model), str(tmp_path))) is type(model)
+    save_file({name: tensor for name, tensor in state.items() if not name.endswith(lost)}, file)
+    with pytest.raises(ValueError, match=rf"does not hold a whole {type(model).__name__}: 1 tensors .+{lost}"):
+        load_model(type(model), str(tmp_path))

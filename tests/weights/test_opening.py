@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,19 @@ def test_a_start_of_another_size_or_of_another_kind_is_unfit(tmp_path: Path) -> 
     assert "does not fit" in said(tmp_path / "other.ckpt")
     assert said(Path(blip2)) == "here"
     assert peers.WIDTH == 32
+
+
+def test_files_that_their_library_would_not_find_or_fill_up_are_unfit(places: list[str], tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    unet = weights / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    edited(weights / "llm" / "model.safetensors", lambda s: s.pop("lm_head.weight"))
+    unet.rename(unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    found = verdicts(places, tmp_path)
+    assert "1 tensors missing ['lm_head.weight']" in found["llm"]
+    assert "fp16.safetensors is not looked for under this name: expected diffusion_pytorch_model.safetensors" in found["sd"]
+    unet.with_name("diffusion_pytorch_model.fp16.safetensors").rename(unet)
+    shutil.rmtree(weights / "sd" / "tokenizer")
+    assert "no CLIP tokenizer" in verdicts(places, tmp_path)["sd"]
+    (weights / "sd" / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_')
+    edited(unet, lambda s: s.update({"conv_in.weight": torch.ones(4)}))
+    assert verdicts(places, tmp_path)["sd"].startswith("here, but unfit: ")

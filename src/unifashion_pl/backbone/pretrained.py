@@ -78,7 +78,7 @@ def _resized(model: Any, positions: Tensor, tokens: int, antialias: bool) -> Ten
     """Position embeddings (1, N, W) of a square grid for ``tokens`` of them; as they are where that cannot be."""
     ahead = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
     old = max(0, positions.shape[1] - ahead)
-    if positions.shape[1] == tokens or math.isqrt(old) ** 2 != old:
+    if positions.shape[1] == tokens or old == 0 or math.isqrt(old) ** 2 != old:
         return positions
     grid = list(model.patch_embed.grid_size)
     print(
@@ -170,7 +170,10 @@ def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
     """
     file = _bert_file(str(source))
     check_bert(file.parent / "config.json", backbone)
-    state = bert_to_qformer(load_tensors(file), vocab_size)
+    try:
+        state = bert_to_qformer(load_tensors(file), vocab_size)
+    except (LookupError, RuntimeError) as error:  # another model's names, or more words than the Q-Former has
+        raise ValueError(f"{source} is no BERT for a Q-Former of {vocab_size:,} words: {error}") from error
     own = {
         name: tensor
         for name, tensor in backbone.state_dict().items()

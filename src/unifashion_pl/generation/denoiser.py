@@ -281,13 +281,13 @@ class Denoiser(nn.Module):
         """
         state, own = dict(state), self.state_dict()
         first = state.get(f"{prefix}unet.conv_in.weight")
-        if first is not None and first.shape[1] == 13 and self.in_channels == LATENT_CHANNELS:
+        if first is not None and first.shape[1:2] == (13,) and self.in_channels == LATENT_CHANNELS:
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{prefix}garment.")}
             state[f"{prefix}unet.conv_in.weight"] = first[:, :LATENT_CHANNELS]
         plain = {name.replace(".base_layer.", "."): name for name in own if name.startswith("unet.")}
         unet = {n: state.pop(prefix + n) for n in plain if prefix + n in state}
         first = unet.get("unet.conv_in.weight")
-        if first is not None and first.shape[1] in (4, 9) and self.in_channels == 13:
+        if first is not None and first.ndim == 4 and first.shape[1] in (4, 9) and self.in_channels == 13:
             unet["unet.conv_in.weight"] = torch.cat(
                 [first, first.new_zeros(len(first), 13 - first.shape[1], *first.shape[2:])], 1
             )
@@ -300,8 +300,8 @@ class Denoiser(nn.Module):
         elif unet:
             for name in (n for n in own if n.startswith("garment.")):
                 state[prefix + name] = unet.get(name.replace("garment.encoder.", "unet."), own[name])
-            if self.garment is not None and self.garment_hint == "latents":
-                state[f"{prefix}garment.hint.weight"] = unet["unet.conv_in.weight"][:, :LATENT_CHANNELS]
+            if self.garment is not None and self.garment_hint == "latents" and first is not None and first.ndim == 4:
+                state[f"{prefix}garment.hint.weight"] = first[:, :LATENT_CHANNELS]
         return state
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
@@ -360,7 +360,7 @@ def _load_unet(source: str) -> Any:
         config = UNet2DConditionModel.load_config(folder)
         return unfilled(lambda: UNet2DConditionModel.from_config(config)).requires_grad_(False)
     with rebuild.reading_source(Denoiser.part, source):
-        return load_part(UNet2DConditionModel, source, "unet").requires_grad_(False)
+        return rebuild.load_model(UNet2DConditionModel, source, "unet").requires_grad_(False)
 
 
 def trained_for(source: str) -> str:
@@ -371,7 +371,11 @@ def trained_for(source: str) -> str:
         return "epsilon"  # the saved model's own `predicts_v` takes its place
     try:
         config = load_part(DDIMScheduler, source, "scheduler", load="load_config")
-    except OSError:
+    except OSError as error:
+        if any((Path(source) / folder / "scheduler_config.json").is_file() for folder in ("scheduler", "")):
+            raise ValueError(
+                f"{source}: its scheduler_config.json, which says what its U-Net predicts, cannot be read: {error}"
+            ) from error
         if not Path(source).exists() and source != "tiny":
             warnings.warn(f"{source} has no scheduler_config.json at hand: its U-Net is taken to predict eps", stacklevel=3)
         return "epsilon"

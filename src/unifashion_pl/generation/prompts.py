@@ -96,13 +96,29 @@ def _load_tokenizer(source: str) -> Any:
     if source == "tiny":
         return load_tokenizer("tiny")
     folder = rebuild.blueprint_of(PromptEncoder.part)
-    return load_part(CLIPTokenizerFast, source, "tokenizer") if folder is None else CLIPTokenizerFast.from_pretrained(folder)
+    if folder is not None:
+        return CLIPTokenizerFast.from_pretrained(folder)
+    tokenizer = load_part(CLIPTokenizerFast, source, "tokenizer")
+    check_words(tokenizer, source)
+    return tokenizer
+
+
+def check_words(tokenizer: Any, source: str) -> None:
+    """
+    Raises:
+        FileNotFoundError: there was none in the source.
+    """
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes an empty one of nothing
+        raise FileNotFoundError(
+            f"no CLIP tokenizer at {source!r}: expected tokenizer.json, or vocab.json and merges.txt, in its tokenizer/ (that of "
+            "openai/clip-vit-large-patch14)"
+        )
 
 
 def _load_model(source: str, dtype: torch.dtype) -> nn.Module:
     folder = config_folder(PromptEncoder.part, source, "text_encoder")
     if folder is None:
-        return load_part(CLIPTextModel, source, "text_encoder", dtype=dtype)
+        return rebuild.load_model(CLIPTextModel, source, "text_encoder", dtype=dtype)
     return unfilled(lambda: CLIPTextModel(CLIPTextConfig.from_pretrained(folder)), dtype)
 
 

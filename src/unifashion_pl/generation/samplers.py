@@ -47,10 +47,12 @@ def prediction_of(config: Mapping[str, Any], where: object) -> str:
     of what was trained: here the presets of :data:`SAMPLERS` say it.
 
     Raises:
-        ValueError: neither eps nor v, or another diffusion process than :data:`PROCESS`, by the fields' names.
+        ValueError: no fields, neither eps nor v, or another diffusion process than :data:`PROCESS`, by the fields' names.
     """
     import diffusers
 
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{where}: its scheduler_config.json holds a {type(config).__name__}, expected fields of a scheduler")
     known = getattr(diffusers, str(config.get("_class_name")), None)
     usual = PROCESS if "_class_name" not in config else {}
     if known is not None:

@@ -148,5 +148,5 @@ def _load(source: str, dtype: torch.dtype) -> Any:
             raise ValueError(f"the VAE of {folder or source} is a {config.get('_class_name')!r}, expected {' or '.join(KINDS)}")
         kind: Any = getattr(diffusers, config["_class_name"])
         if folder is None:
-            return load_part(kind, source, "vae", torch_dtype=dtype)
+            return rebuild.load_model(kind, source, "vae", torch_dtype=dtype)
     return unfilled(lambda: kind.from_config(config), dtype)

@@ -184,6 +184,27 @@ def load_part(cls: Any, source: str | Path, subfolder: str, *, load: str = "from
     return getattr(cls, load)(name, **({"subfolder": subfolder} if inside else {}), **kwargs)
 
 
+def load_model(cls: Any, source: str | Path, subfolder: str | None = None, **kwargs: Any) -> Any:
+    """A model of diffusers or transformers with all of its tensors; both libraries fill what a file lacks with random numbers.
+
+    Args:
+        cls, source, subfolder: as of :func:`load_part`; None = the source is a model's own folder or hub id.
+
+    Raises:
+        ValueError: tensors are missing or of other shapes, by name.
+    """
+    kwargs["output_loading_info"] = True
+    loaded = cls.from_pretrained(source, **kwargs) if subfolder is None else load_part(cls, source, subfolder, **kwargs)
+    model, info = loaded
+    lost = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
+    if lost:
+        raise ValueError(
+            f"{source} does not hold a whole {type(model).__name__}: {len(lost)} tensors are missing or of other shapes {lost[:3]}. Half a "
+            "download, or another model's config.json?"
+        )
+    return model
+
+
 def config_folder(part: str, source: str | Path, subfolder: str) -> Path | None:
     """The folder with the config of a part that a saved model brings the tensors of, else None.
 

@@ -151,7 +151,7 @@ def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
     """The frozen model of a source; of a saved one, which brings its own tensors, only as its config describes it."""
     folder = rebuild.blueprint_of("llm")
     if folder is None:
-        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        model: Any = rebuild.load_model(AutoModelForCausalLM, source, dtype=dtype, trust_remote_code=False)
     else:
         config = _config(read_json(folder / "config.json", dict[str, Any], "a language model's config"))
         model = unfilled(partial(_build, config, dtype))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.parts.fit import Differences
+from unifashion_pl.parts.rebuild import load_model
 from unifashion_pl.weights.download import Download
 from unifashion_pl.weights.ledger import Ledger, LedgerEntry, Report
 from unifashion_pl.weights.llm import LLM, SHARD_SIZE, copy_tokenizer
@@ -197,7 +198,7 @@ def merge_lora(source: Download, base: Path, folder: Path, report: Report) -> No
 
     read_adapter(source, merging=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
+        model = load_model(AutoModelForCausalLM, base, dtype="auto", trust_remote_code=False)
     except Exception as error:  # of a damaged config transformers raises anything
         raise ValueError(
             f"{base} is no language model that can be loaded ({type(error).__name__}: {str(error)[:300]})"

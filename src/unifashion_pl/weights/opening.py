@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unifashion_pl.backbone.pretrained import load_bert, load_vision_weights
 from unifashion_pl.generation.denoiser import trained_for
+from unifashion_pl.generation.prompts import check_words
 from unifashion_pl.parts.fit import require_fit
 from unifashion_pl.parts.rebuild import rebuilding
 from unifashion_pl.weights.download import open_download
@@ -26,6 +27,13 @@ FOLDERS = {
     "denoiser": ("unet", "unet", "diffusion_head.denoiser.unet."),
     "vae": ("vae", "vae", "diffusion_head.vae.model."),
     "text_encoder": ("clip_text", "text_encoder", "diffusion_head.text_encoder.model."),
+}
+#: Part -> what its weights are called where its library looks for them.
+FILES = {
+    "llm": "(pytorch_)?model",
+    "clip_text": "(pytorch_)?model",
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
 }
 #: Files of a folder that are no weights and small.
 SMALL = 1 << 25
@@ -84,8 +92,8 @@ def _fault(opening: Any) -> str:
         with redirect_stdout(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             opening()
-    except (ValueError, OSError) as error:
-        return " ".join(str(error).split())
+    except Exception as error:  # names and shapes of a file can be anything
+        return " ".join(str(error).split()) or type(error).__name__
     return ""
 
 
@@ -100,19 +108,36 @@ def _open(model: Any, place: str, source: str) -> None:
         load_bert(model.backbone, source, model.backbone.qformer.config.vocab_size)
     elif place.endswith(".source") and _part(place) in FOLDERS:
         name, subfolder, prefix = FOLDERS[_part(place)]
-        found = _plain(open_download(_inside(source, subfolder)).tensors, name)
+        found = _plain(_tensors(_inside(source, subfolder), name), name)
         own = {n.removeprefix(prefix): t for n, t in model.state_dict().items() if n.startswith(prefix)}
+        if name == "clip_text":
+            check_words(model.diffusion_head.text_encoder.tokenizer, source)
         if name == "unet":
             trained_for(source)
             found = model.diffusion_head.denoiser.completed(found)
             found = _plain({n: t for n, t in found.items() if n.startswith("unet.") and ".lora_" not in n}, name)
             own = {f"unet.{n}": t for n, t in own.items()}
         own = _plain({n: t for n, t in own.items() if ".lora_" not in n}, name)
-        require_fit(found, own, f"{source} does not fit its config.json", "Half a download, or another model's?", _tied(own))
+        require_fit(
+            found, own, f"{source} does not fit its config.json", "Half a download, or another model's?", _tied(model, name)
+        )
 
 
-def _tied(own: Mapping[str, Tensor]) -> list[str]:
-    return [name for name in own if name.endswith("lm_head.weight")]
+def _tensors(folder: Path, name: str) -> Mapping[str, Tensor]:
+    """
+    Raises:
+        ValueError: a file that would not be found when the part is loaded.
+    """
+    found = open_download(folder)
+    if len(found.files) == 1 and not re.fullmatch(rf"{FILES[name]}(-\d+-of-\d+)?\.(safetensors|bin)", found.files[0].name):
+        usual = FILES[name].replace("(pytorch_)?", "")
+        raise ValueError(f"{found.files[0]} is not looked for under this name: expected {usual}.safetensors")
+    return found.tensors
+
+
+def _tied(model: Any, name: str) -> list[str]:
+    """The output head of a language model whose config ties it to the embeddings."""
+    return ["lm_head.weight"] if name == "llm" and model.caption_head.language_model.model.config.tie_word_embeddings else []
 
 
 def _plain(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
