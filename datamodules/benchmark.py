@@ -122,6 +122,14 @@ def _shares(given: dict[str, int] | None, triplets: bool) -> dict[str, int]:
     return (PAIRS_OF_PHASE_2 if triplets else PAIRS) if given is None else given
 
 
+def folders_of(
+    pairs: bool = True, triplets: bool = False, tryon: bool = False, pair_shares: dict[str, int] | None = None, **others: Any
+) -> list[str]:
+    """Folders below ``root`` that these settings of :class:`BenchmarkDataModule` read; other settings change nothing."""
+    datasets = [*(_shares(pair_shares, triplets) if pairs else ()), *["fashioniq"] * triplets, *["vitonhd"] * tryon]
+    return list(dict.fromkeys(FOLDERS.get(name, name) for name in datasets))
+
+
 def _check_epoch(epoch_of: str | list[str] | None, streams: dict[str, list[str]]) -> None:
     """Refuse names that :func:`~unifashion_pl.data.mixing.pacing` would refuse after all shards have been made."""
     known = [name for name, datasets in streams.items() if datasets] + [name for found in streams.values() for name in found]

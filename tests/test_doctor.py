@@ -62,15 +62,17 @@ def test_an_overlay_s_parts_licences_memory_and_start(nothing_here: Path, gpus: 
     assert "`unifashion weights import blip2_pretrained.pth --tower eva_vit_g.pth --out weights/blip2`" in blip2
     assert "CompVis" not in text  # paper-llm.yaml builds no diffusion model
     assert line(text, "starts from").endswith("absent: runs/phase1-representation (an earlier stage's run, or an import)")
-    assert "absent" in line(text, "data")
+    datasets = ("fashiongen", "fashion-iq", "fashion200k")
+    assert line(text, "data").split(maxsplit=1)[1].startswith(", ".join(f"data/{name}" for name in datasets) + ": absent")
     (nothing_here / "runs" / "phase1-representation").mkdir(parents=True)
-    (nothing_here / "data").mkdir()
+    for name in datasets:
+        (nothing_here / "data" / name).mkdir(parents=True)
     (nothing_here / "weights" / "blip2").mkdir(parents=True)
     gpus(8.0)
     again = examine_overlay(LLM)
     assert line(again, "fits").split() == ["fits", "no"]
     assert line(again, "starts from").split(": ", 1)[1].startswith("here, but unfit: no weights at")
-    assert line(again, "data").endswith("data: here")
+    assert line(again, "data").endswith("data/fashion200k: here")
     assert "here, but unfit: no weights file at weights/blip2/model.safetensors" in line(again, "needs           weights/blip2")
 
 
@@ -90,6 +92,7 @@ def test_commercial_only_names_what_it_refuses(nothing_here: Path, capsys: pytes
 
 
 def test_the_machine_and_what_can_be_trained_on_it(gpus: Callable[..., None]) -> None:
+    assert not [row for row in examine(trainings=False).splitlines() if row.startswith("training")]
     assert "fits: no GPU here" in examine() if not torch.cuda.device_count() else True
     gpus(24.0)
     rows = [row for row in examine().splitlines() if row.startswith("training")]

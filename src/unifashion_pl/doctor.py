@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from unifashion_pl.configs import merged
+from unifashion_pl.datamodules.benchmark import BenchmarkDataModule, folders_of
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
 from unifashion_pl.reading import read_json
@@ -36,15 +37,23 @@ PACKAGES = (
 )
 
 
-def examine() -> str:
-    """A report of versions, devices, the shipped model, and of what can be trained here, one fact a line."""
+def examine(trainings: bool = True) -> str:
+    """A report of versions, devices, the shipped model, and of what can be trained here, one fact a line.
+
+    Args:
+        trainings: with a line for each shipped training of the paper's size.
+    """
     lines = [f"{'python':<16}{sys.version.split()[0]} on {platform.platform()}"]
     lines += [f"{name:<16}{_version(name)}" for name in PACKAGES]
     lines += [*_device(), *_models()]
+    if not trainings:
+        return "\n".join(lines)
     for training in TRAININGS:
         need = f"{training.gib:.1f} GiB + activations; fits: {_fits(training.gib)}"
         lines.append(f"{'training':<16}{' + '.join(training.configs)}: {need}")
-    lines.append(f"{'':<16}`unifashion doctor --config paper.yaml` says which weights are absent and how to get them")
+    lines.append(
+        f"{'':<16}`unifashion doctor --config phase2.yaml --config paper.yaml` says of one which weights are absent, how to get them"
+    )
     return "\n".join(lines)
 
 
@@ -128,16 +137,15 @@ def _start(section: dict[str, Any], large: bool, model: nn.Module | None) -> lis
 
 
 def _data(data: dict[str, Any]) -> list[str]:
-    """Whether the dataset's folder is here."""
-    root = (data.get("init_args") or {}).get("root")
-    if root is None:
+    """Whether the folders of the datasets that are trained on are here."""
+    given = data.get("init_args") or {}
+    if given.get("root") is None:
         return []
-    found = (
-        "here"
-        if Path(root).is_dir()
-        else "absent: the dataset as its authors distribute it goes there (`unifashion data check`)"
-    )
-    return [f"{'data':<16}{root}: {found}"]
+    joined = str(data.get("class_path")).endswith(BenchmarkDataModule.__name__)
+    places = [Path(given["root"], folder) for folder in (folders_of(**given) if joined else [""])]
+    absent = [place for place in places if not place.is_dir()]
+    cure = "absent: a dataset as its authors distribute it goes there (`unifashion data check`)"
+    return [f"{'data':<16}{', '.join(map(str, absent or places))}: {cure if absent else 'here'}"]
 
 
 def _here(fault: str, name: str = "") -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from unifashion_pl.datamodules import BenchmarkDataModule, WardrobeDataModule
+from unifashion_pl.datamodules.benchmark import folders_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:fashioniq-cap. 2 of 26 training images have no caption")
 ALL: dict[str, Any] = {"pairs": True, "triplets": True, "tryon": True}
@@ -82,3 +83,12 @@ def test_of_several_names_the_first_that_is_trained_on_counts(cache: Path) -> No
     assert len(list(module(cache, epoch_of=names).train_dataloader())) == 24
     with pytest.raises(ValueError, match="unknown epoch_of 'triplets, fashiongen'; known are tryon, vitonhd$"):
         module(cache, pairs=False, tryon=True, epoch_of=names)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"triplets": True}, {"pair_shares": {"fashion200k": 1}}, {"pairs": False, "tryon": True}]
+)
+def test_the_folders_that_settings_read_are_those_of_its_parts(tmp_path: Path, settings: dict[str, Any]) -> None:
+    parts = BenchmarkDataModule(tmp_path, **settings, batch_size=8, prepare_workers=1).parts
+    read = [Path(inner.root).name for part in parts.values() for inner in getattr(part, "parts", [part])]
+    assert folders_of(**settings, batch_size=8) == list(dict.fromkeys(read))

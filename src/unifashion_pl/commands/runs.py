@@ -49,6 +49,6 @@ def doctor(
 
     if commercial_only and not config:
         raise ValueError("--commercial-only looks at a training's parts: name its --config too, e.g. commercial.yaml")
-    print(examine())
+    print(examine(trainings=not config), flush=True)
     if config:
         print(examine_overlay(config, commercial_only))
