@@ -147,7 +147,9 @@ def test_every_file_and_symbol_that_a_page_names_exists(page: Path) -> None:
 
 def test_every_room_and_file_of_the_library_stands_in_the_house_s_table() -> None:
     table = "".join(line for line in ARCHITECTURE.read_text("utf-8").splitlines() if line.startswith("| `"))
-    rooms = [f"{path.parent.name}/" for path in SOURCES.glob("*/__init__.py")] + [path.name for path in SOURCES.glob("[!_]*.py")]
+    rooms = [f"{path.parent.name}/" for path in SOURCES.glob("*/__init__.py")] + [
+        path.name for path in SOURCES.glob("[!_]*.py")
+    ]
     assert len(rooms) > 30
     assert [room for room in rooms if f"`{room}`" not in table] == []
 
