@@ -76,6 +76,12 @@ def test_an_overlay_s_parts_licences_memory_and_start(nothing_here: Path, gpus: 
     assert "here, but unfit: no weights file at weights/blip2/model.safetensors" in line(again, "needs           weights/blip2")
 
 
+def test_phase_2_reads_the_datasets_of_its_own_streams(nothing_here: Path) -> None:
+    (nothing_here / "data" / "fashiongen").mkdir(parents=True)
+    row = line(examine_overlay(["phase2.yaml", "paper.yaml"]), "data")
+    assert row.split(maxsplit=1)[1].startswith("data/fashion-iq: absent: ")
+
+
 def test_commercial_only_names_what_it_refuses(nothing_here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         ValueError, match=r"refused under --commercial-only.*lmsys/vicuna-7b-v1.5 \(Llama 2 Community; unclear\)"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unifashion_pl.configs import merged
+from unifashion_pl.configs import merged, read_config
 from unifashion_pl.datamodules.benchmark import BenchmarkDataModule, folders_of
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
@@ -111,7 +111,7 @@ def examine_overlay(configs: Sequence[str], commercial_only: bool = False) -> st
         lines.append(
             f"{'needs':<16}{source} ({places}; {licence}; commercial use: {use}): {_where(source, [p for p, _, _ in found], model)}"
         )
-    lines += [*_start(section, bool(rows), model), *_data(content.get("data") or {})]
+    lines += [*_start(section, bool(rows), model), *_data(content.get("data") or {}, _streams(configs))]
     refused = [f"{source} ({found[0][1]}; {found[0][2]})" for source, found in rows.items() if found[0][2] != "yes"]
     if commercial_only and refused:
         raise ValueError(
@@ -136,13 +136,19 @@ def _start(section: dict[str, Any], large: bool, model: nn.Module | None) -> lis
     return [f"{'starts from':<16}{found}"]
 
 
-def _data(data: dict[str, Any]) -> list[str]:
+def _streams(configs: Sequence[str]) -> dict[str, Any]:
+    """Which streams are trained on: another DataModule takes them over, which :func:`merged` does not know."""
+    layers = [(read_config(config).get("data") or {}).get("init_args") or {} for config in configs]
+    return {name: given[name] for given in layers for name in ("pairs", "triplets", "tryon") if name in given}
+
+
+def _data(data: dict[str, Any], streams: dict[str, Any]) -> list[str]:
     """Whether the folders of the datasets that are trained on are here."""
     given = data.get("init_args") or {}
     if given.get("root") is None:
         return []
     joined = str(data.get("class_path")).endswith(BenchmarkDataModule.__name__)
-    places = [Path(given["root"], folder) for folder in (folders_of(**given) if joined else [""])]
+    places = [Path(given["root"], folder) for folder in (folders_of(**{**given, **streams}) if joined else [""])]
     absent = [place for place in places if not place.is_dir()]
     cure = "absent: a dataset as its authors distribute it goes there (`unifashion data check`)"
     return [f"{'data':<16}{', '.join(map(str, absent or places))}: {cure if absent else 'here'}"]
