@@ -7,6 +7,7 @@ Downloads are written as their publishers give them out (:mod:`paper_files`), im
 ``unifashion fit`` with the shipped overlays as they are, in a process of its own: hub ids are answered from a cache in the hub's layout,
 ``init_from`` finds what the stages before it saved, data are the toy wardrobe in the datasets' own layouts. Only the batch is small. Where
 memory or time of such a machine do not reach, the table says what was done instead: language models of fewer layers, no optimiser's step.
+Processors without products of bfloat16 compute them in float32 (:mod:`wide_products`), which is said there too.
 Last, a try-on picture is painted in two steps by the model that the try-on stage saved.
 
 ``OUT/paper_smoke.json`` and ``.md`` are written anew after every stage. The exit status is 1 if a stage failed or a gradient is wrong.
@@ -35,6 +36,7 @@ import yaml
 from paper_files import DOWNLOADS, Sizes
 from paper_parts import TRAININGS, environment, shrink
 from paper_record import GIB, Enough, peak
+from wide_products import multiplies_bfloat16, wide_products
 
 from unifashion_pl.configs import read_config
 from unifashion_pl.trainings import working_in
@@ -259,7 +261,7 @@ def _fit(path: Path, args: Sequence[str]) -> None:
     update, saves = (word in args for word in ("update", "saves"))
     options = [word for word in args if word not in ("update", "saves")]
     recorder = [f"--trainer.callbacks{'+' if saves else ''}=paper_record.Recorder", f"--trainer.callbacks.path={path}"]
-    with suppress(Enough):
+    with suppress(Enough), wide_products():
         train(["fit", *options, *recorder, f"--trainer.callbacks.update={str(update).lower()}"])
 
 
@@ -274,10 +276,11 @@ def _try_on(path: Path, args: Sequence[str]) -> None:
     test = Path("data/viton-hd/test")
     name = sorted(test.glob("image/*.jpg"))[0].stem
     begun = time.monotonic()
-    picture = model.try_on(
-        test / f"image/{name}.jpg", test / f"cloth/{name}.jpg", test / f"agnostic-mask/{name}_mask.png",
-        test / f"openpose_json/{name}_keypoints.json", steps=2,
-    )[0]  # fmt: skip
+    with wide_products():
+        picture = model.try_on(
+            test / f"image/{name}.jpg", test / f"cloth/{name}.jpg", test / f"agnostic-mask/{name}_mask.png",
+            test / f"openpose_json/{name}_keypoints.json", steps=2,
+        )[0]  # fmt: skip
     picture.save(path.with_suffix(".png"))
     path.write_text(
         json.dumps({**record, "step_seconds": time.monotonic() - begun, "size": picture.size, "wrong": []}), "utf-8"
@@ -295,7 +298,12 @@ def table(where: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """Markdown: a row a stage, and then gradients by part."""
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     lines = [
-        f"{where['date']}, commit {where['commit']}, scale {where['scale']}, {where['threads']} threads, {versions}. Random weights.",
+        f"{where['date']}, commit {where['commit']}, scale {where['scale']}, {where['threads']} threads, {versions}. Random weights."
+        + (
+            ""
+            if multiplies_bfloat16()
+            else " This processor has no products of bfloat16: they are computed in float32 and rounded."
+        ),
         "",
         "| stage | rows | s in all | s of the step | peak GiB | losses | |",
         "|---|---|---:|---:|---:|---|---|",
