@@ -71,7 +71,8 @@ class _Steps(Iterator[tuple[list[Any], int, int]]):
         return length if self.limits is None else int(min(length, self.limits[self.pacer]))
 
     def __next__(self) -> tuple[list[Any], int, int]:
-        first = next(self.iterators[self.pacer])
+        limited = len(self) < len(self.loaders[self.pacer])  # then Lightning ends an epoch, of which all are equally long
+        first = self._next(self.pacer) if limited else next(self.iterators[self.pacer])
         batches = [first if number == self.pacer else self._next(number) for number in range(len(self.loaders))]
         self.done += 1
         return batches, self.done - 1, 0

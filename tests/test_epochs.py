@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from data.rawdata import write_fashiongen, write_fashioniq
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small import small_backbone
@@ -164,3 +165,34 @@ def test_an_epoch_without_an_end_has_no_table(capsys: pytest.CaptureFixture[str]
     trainer.num_training_batches = float("inf")
     epochs.Outlook().on_train_start(trainer, L.LightningModule())
     assert capsys.readouterr().out == ""
+
+
+class PulledPlug(L.Callback):
+    """Ends a run before its step ``step``."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            raise RuntimeError("pulled")
+
+
+@pytest.mark.parametrize("stream", ["triplets", "alone"])
+def test_limited_epochs_are_equally_long_and_so_is_one_that_is_resumed(folder: Path, tmp_path: Path, stream: str) -> None:
+    """3 of the 5 steps of a pass (of 4 where pairs are alone): the second epoch begins in the middle of one."""
+
+    def loaders() -> L.LightningDataModule:
+        return data(folder) if stream == "triplets" else FashionGenDataModule(folder / "pairs", batch_size=8, image_size=32)
+
+    options = {"max_epochs": 3, "limit_train_batches": 3}
+    whole = fit(loaders(), tmp_path / "whole", **options)
+    assert (whole.global_step, whole.current_epoch) == (9, 3)
+    saved = ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False, every_n_train_steps=1)
+    with pytest.raises(RuntimeError, match="pulled"):
+        fit(loaders(), tmp_path, callbacks=[saved, PulledPlug(4)], **options)
+    resumed = fit(loaders(), tmp_path, tmp_path / "last.ckpt", **options)
+    assert (resumed.global_step, resumed.current_epoch) == (9, 3)
+    found = resumed.lightning_module.state_dict()
+    for name, tensor in whole.lightning_module.state_dict().items():
+        assert torch.equal(tensor, found[name]), name
