@@ -28,12 +28,12 @@ import torch
 
 from unifashion_pl import files
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.items import Item
+from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.ranking import Request, Term, rank
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import Floats, Segment, segment_from
-from unifashion_pl.gallery.stored import Settings, Stored
+from unifashion_pl.gallery.stored import IndexSettings, Stored
 
 K, QUERIES = 10, 32
 
@@ -102,9 +102,9 @@ def exact_best(kind: str, scale: Scale, asked: Floats) -> list[set[int]]:
 
 def built(kind: str, scale: Scale, storage: str, coarse: int | None, folder: Path) -> dict[str, float]:
     """An index of all images in a folder, then one image added and one removed -> seconds and bytes."""
-    settings = Settings("reference", "benchmark", storage, None, coarse)  # type: ignore[arg-type]
+    settings = IndexSettings("reference", "benchmark", storage, None, coarse)  # type: ignore[arg-type]
     start, drawing = time.process_time(), 0.0
-    rows, held = Rows(), dict[int, Segment]()
+    rows, held = IndexRows(), dict[int, Segment]()
     for number, first in enumerate(range(0, scale.images, scale.block)):
         before = time.process_time()
         tokens = drawn(kind, scale, first, min(scale.block, scale.images - first))
@@ -113,7 +113,7 @@ def built(kind: str, scale: Scale, storage: str, coarse: int | None, folder: Pat
         with files.exclusive(folder):
             held[number] = segment_at(folder, segment)
         rows.add(
-            [(number, [Item(f"i{first + i}", columns={"price": i % 100}) for i in range(len(tokens))], [-1] * len(tokens))]
+            [(number, [IndexItem(f"i{first + i}", columns={"price": i % 100}) for i in range(len(tokens))], [-1] * len(tokens))]
         )
     with files.exclusive(folder):
         store.replace(folder, settings, rows, held)
@@ -124,7 +124,7 @@ def built(kind: str, scale: Scale, storage: str, coarse: int | None, folder: Pat
     new = segment_from({"reference": drawn(kind, scale, 1 << 41, 1)}, storage, None, coarse)
     first_key, number = stored.rows.next_key, max(stored.segments) + 1
     start = time.process_time()
-    stored.rows.add([(number, [Item("new")], [-1])])
+    stored.rows.add([(number, [IndexItem("new")], [-1])])
     with files.exclusive(folder):
         store.extend(folder, Stored(settings, stored.rows, {**stored.segments, number: new}, stored.state), first_key, [])
     figures["add one"] = time.process_time() - start

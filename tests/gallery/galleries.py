@@ -12,6 +12,8 @@ from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
 
 N = 9
+#: Of the small gallery of ``conftest.py``.
+IDS = ["a", "b", "c"]
 
 
 def make_model(seed: int = 0) -> UniFashionModule:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.gallery import gallery_of as build
-from unifashion_pl.gallery.asking import Options
+from unifashion_pl.gallery.asking import SearchOptions
 from unifashion_pl.module import UniFashionModule
 
 COLUMNS = [{"price": n * 10, "kind": "dress" if n % 2 else "shirt", "notes": "of silk" if n == 4 else None} for n in range(N)]
@@ -135,4 +135,4 @@ def test_options_that_cannot_be_meant_are_sentences(gallery: Gallery) -> None:
             gallery.search("red", **wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="nonsense"):
         gallery.search("red", nonsense=1)
-    assert Options(k=3).k == 3
+    assert SearchOptions(k=3).k == 3

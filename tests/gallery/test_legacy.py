@@ -11,26 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from galleries import make_model, pictures, same
+from galleries import IDS, same
 from safetensors.torch import load_file, save_file
 
 from unifashion_pl.files import write_tensors
 from unifashion_pl.gallery import Gallery, legacy, store
-from unifashion_pl.gallery import gallery_of as build
 from unifashion_pl.inference.encode import fingerprint
 from unifashion_pl.module import UniFashionModule
-
-IDS = ["a", "b", "c"]
-
-
-@pytest.fixture(scope="module")
-def model() -> UniFashionModule:
-    return make_model()
-
-
-@pytest.fixture
-def gallery(model: UniFashionModule) -> Gallery:
-    return build(model, pictures(3), ids=IDS, captions=["red", "", "blue"])
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from test_gallery_segments import tokens
 from test_scan import corpus
 
 from unifashion_pl.gallery import ranking
-from unifashion_pl.gallery.items import Item
+from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.ranking import Request, Term, rank
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.rows import IndexRows
 
 N = 3000
 
@@ -23,14 +23,16 @@ def values() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
-    made = Rows()
-    items = [Item(f"i{n * 7919 % N:04d}", product=None if n % 5 else f"p{n // 50}", columns={"price": n}) for n in range(N)]
+def rows() -> IndexRows:
+    made = IndexRows()
+    items = [
+        IndexItem(f"i{n * 7919 % N:04d}", product=None if n % 5 else f"p{n // 50}", columns={"price": n}) for n in range(N)
+    ]
     made.add([(0, items, [-1] * N)])
     return made
 
 
-def brute(values: np.ndarray, rows: Rows, terms: list[Term]) -> tuple[np.ndarray, list[str]]:
+def brute(values: np.ndarray, rows: IndexRows, terms: list[Term]) -> tuple[np.ndarray, list[str]]:
     score = np.zeros(N, np.float64)
     for term in terms:
         score += term.weight * np.einsum("me,nqe->mnq", term.vectors.astype(np.float64), values.astype(np.float64)).max(2).mean(
@@ -44,14 +46,14 @@ def expected(score: np.ndarray, ids: list[str], k: int, allowed: np.ndarray | No
     return [ids[i] for i in sorted(inside, key=lambda i: (-np.float32(score[i]), ids[i]))[:k]]
 
 
-def test_the_best_are_those_of_a_full_sort(values: np.ndarray, rows: Rows) -> None:
+def test_the_best_are_those_of_a_full_sort(values: np.ndarray, rows: IndexRows) -> None:
     asked = [[Term("image", "reference", tokens(1, 1, 32, seed)[0])] for seed in range(80)]
     found = rank(corpus([values]), rows, [Request(terms, 10) for terms in asked])
     same = [[hit.id for hit in hits] == expected(*brute(values, rows, terms), 10) for terms, hits in zip(asked, found)]
     assert sum(same) == len(same)
 
 
-def test_several_terms_filters_and_examples(values: np.ndarray, rows: Rows) -> None:
+def test_several_terms_filters_and_examples(values: np.ndarray, rows: IndexRows) -> None:
     terms = [
         Term("image", "reference", tokens(1, 1, 32, 5)[0], 0.5),
         Term("image", "reference", tokens(1, 4, 32, 6)[0], 0.5),
@@ -78,14 +80,14 @@ def test_several_terms_filters_and_examples(values: np.ndarray, rows: Rows) -> N
     assert rank(corpus([values]), rows, [Request(terms, 25, few & False)])[0] == []
 
 
-def test_equal_scores_come_in_the_order_of_ids_however_many_they_are(values: np.ndarray, rows: Rows) -> None:
+def test_equal_scores_come_in_the_order_of_ids_however_many_they_are(values: np.ndarray, rows: IndexRows) -> None:
     terms = [Term("image", "reference", values[17, :1])]
     hits = rank(corpus([values]), rows, [Request(terms, 10)])[0]
     assert [hit.id for hit in hits] == sorted(rows.ids()[i] for i in (17, *range(1000, 1200)))[:10]
     assert len({hit.score for hit in hits}) == 1
 
 
-def test_a_group_is_found_by_its_best_view(values: np.ndarray, rows: Rows) -> None:
+def test_a_group_is_found_by_its_best_view(values: np.ndarray, rows: IndexRows) -> None:
     terms = [Term("image", "reference", values[17, :1])]
     hits = rank(corpus([values]), rows, [Request(terms, 30, group="product")])[0]
     products = rows.named(list(range(N)), "product")
@@ -99,7 +101,7 @@ def test_a_group_is_found_by_its_best_view(values: np.ndarray, rows: Rows) -> No
     assert len(everything) == len(set(products.values()))
 
 
-def test_words_raise_images_that_vectors_would_not_have_chosen(values: np.ndarray, rows: Rows) -> None:
+def test_words_raise_images_that_vectors_would_not_have_chosen(values: np.ndarray, rows: IndexRows) -> None:
     terms = [Term("image", "reference", tokens(1, 1, 32, 5)[0])]
     last = int(brute(values, rows, terms)[0].argmin())
     hit = rank(corpus([values]), rows, [Request(terms, 3, words={last: 0.9, 5: 0.1}, word_weight=10.0)])[0][0]
@@ -108,7 +110,9 @@ def test_words_raise_images_that_vectors_would_not_have_chosen(values: np.ndarra
     assert hit.parts["words"] == pytest.approx(0.9)
 
 
-def test_coarse_tokens_choose_and_exact_numbers_rank(values: np.ndarray, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coarse_tokens_choose_and_exact_numbers_rank(
+    values: np.ndarray, rows: IndexRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ranking, "WIDE", 600)
     made, terms = corpus([values], coarse=2), [Term("image", "reference", values[44, :1])]
     hits = rank(made, rows, [Request(terms, 10)])[0]
@@ -117,7 +121,7 @@ def test_coarse_tokens_choose_and_exact_numbers_rank(values: np.ndarray, rows: R
     assert len({hit.id for hit in hits} & set(exact)) >= 6
 
 
-def test_scores_that_are_no_numbers_are_a_sentence(values: np.ndarray, rows: Rows) -> None:
+def test_scores_that_are_no_numbers_are_a_sentence(values: np.ndarray, rows: IndexRows) -> None:
     for vector in (np.full((1, 32), np.nan, np.float32), np.full((1, 32), 3e38, np.float32)):
         with pytest.raises(ValueError, match="scores are NaN or infinite"), np.errstate(all="ignore"):
             rank(corpus([values]), rows, [Request([Term("image", "reference", vector)], 3)])

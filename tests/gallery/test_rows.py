@@ -7,25 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from unifashion_pl.gallery.items import Item
-from unifashion_pl.gallery.rows import Rows, follow
+from unifashion_pl.gallery.items import IndexItem
+from unifashion_pl.gallery.rows import IndexRows, follow
 
 ITEMS = [
-    Item("a", "a red dress", "/x/a.png", "p", {"price": 10, "maker": "Änne"}),
-    Item("b", "", None, "p", {"price": 2.5}),
-    Item("c", "a blue dress of silk", None, None, {"maker": "Otto", "size": "38"}),
-    Item("d"),
+    IndexItem("a", "a red dress", "/x/a.png", "p", {"price": 10, "maker": "Änne"}),
+    IndexItem("b", "", None, "p", {"price": 2.5}),
+    IndexItem("c", "a blue dress of silk", None, None, {"maker": "Otto", "size": "38"}),
+    IndexItem("d"),
 ]
 
 
 @pytest.fixture
-def rows() -> Rows:
-    made = Rows()
+def rows() -> IndexRows:
+    made = IndexRows()
     made.add([(0, ITEMS[:2], [0, -1]), (1, ITEMS[2:], [0, -1])])
     return made
 
 
-def test_rows_come_back_as_they_were(rows: Rows) -> None:
+def test_rows_come_back_as_they_were(rows: IndexRows) -> None:
     assert rows.ids() == list("abcd")
     assert list(rows.items([0, 1, 2, 3]).values()) == ITEMS
     assert rows.columns() == {"price": (0, "number"), "maker": (1, "text"), "size": (2, "text")}
@@ -40,28 +40,28 @@ def test_rows_come_back_as_they_were(rows: Rows) -> None:
 
 
 def test_more_ids_than_a_statement_binds() -> None:
-    made = Rows()
-    made.add([(0, [Item(str(i)) for i in range(2500)], [-1] * 2500)])
+    made = IndexRows()
+    made.add([(0, [IndexItem(str(i)) for i in range(2500)], [-1] * 2500)])
     assert made.keys_of([str(i) for i in range(2600)]) == {str(i): i for i in range(2500)}
     assert len(made.items(list(range(2500)))) == 2500
 
 
-def test_a_wrong_value_adds_nothing(rows: Rows) -> None:
+def test_a_wrong_value_adds_nothing(rows: IndexRows) -> None:
     for wrong, said in (
         ({"price": "cheap"}, "'price' holds numbers, and 'e' has 'cheap'"),
         ({"maker": 3}, "'maker' holds texts"),
         ({"id": "x"}, "given as ids"),
     ):
         with pytest.raises(ValueError, match=said):
-            rows.add([(2, [Item("e", columns={"new": 1, **wrong})], [-1])])
+            rows.add([(2, [IndexItem("e", columns={"new": 1, **wrong})], [-1])])
     assert rows.ids() == list("abcd")
     assert "new" not in rows.columns()
     with pytest.raises(sqlite3.IntegrityError):
-        rows.add([(2, [Item("e"), Item("a")], [-1, -1])])
+        rows.add([(2, [IndexItem("e"), IndexItem("a")], [-1, -1])])
     assert rows.ids() == list("abcd")
 
 
-def test_facets_count_what_a_filter_lets_through(rows: Rows) -> None:
+def test_facets_count_what_a_filter_lets_through(rows: IndexRows) -> None:
     assert rows.facets("product") == {"p": 2, "c": 1, "d": 1}
     assert rows.facets("maker", "price > 5") == {"Änne": 1}
     assert rows.facets("price", most=1) == {2.5: 1}
@@ -72,7 +72,7 @@ def test_facets_count_what_a_filter_lets_through(rows: Rows) -> None:
     assert rows.matching("maker == 'Otto' or price == 2.5").tolist() == [1, 2]
 
 
-def test_words_find_rows_by_bm25(rows: Rows) -> None:
+def test_words_find_rows_by_bm25(rows: IndexRows) -> None:
     assert list(rows.words("SILK")) == [2]
     assert list(rows.words("anne!")) == [0]
     both = rows.words("red silk dress")
@@ -83,14 +83,14 @@ def test_words_find_rows_by_bm25(rows: Rows) -> None:
     assert rows.words("silk") == {}
 
 
-def test_another_database_follows(rows: Rows, tmp_path: Path) -> None:
+def test_another_database_follows(rows: IndexRows, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
     rows.base.backup(other)
     first = rows.next_key
     rows.remove([0])
-    rows.add([(5, [Item("e", "velvet", columns={"colour": "red", "price": 1})], [-1])])
+    rows.add([(5, [IndexItem("e", "velvet", columns={"colour": "red", "price": 1})], [-1])])
     follow(other, rows, first, [0])
-    same = Rows(other)
+    same = IndexRows(other)
     assert same.items(same.live().keys.tolist()) == rows.items(rows.live().keys.tolist())
     assert same.words("velvet") == {4: 1.0}
     assert same.words("red") == {4: 1.0}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from galleries import make_model, pictures, same
+from galleries import IDS, make_model, pictures, same
 from PIL import Image
 
 from unifashion_pl import files
@@ -24,18 +24,6 @@ from unifashion_pl.cli import main
 from unifashion_pl.gallery import Gallery, segments, store
 from unifashion_pl.gallery import gallery_of as build
 from unifashion_pl.module import UniFashionModule
-
-IDS = ["a", "b", "c"]
-
-
-@pytest.fixture(scope="module")
-def model() -> UniFashionModule:
-    return make_model()
-
-
-@pytest.fixture
-def gallery(model: UniFashionModule) -> Gallery:
-    return build(model, pictures(3), ids=IDS, captions=["red", "", "blue"])
 
 
 @pytest.fixture

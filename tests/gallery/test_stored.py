@@ -7,22 +7,22 @@ import pytest
 from test_gallery_segments import tokens
 
 from unifashion_pl.gallery import stored
-from unifashion_pl.gallery.items import Item
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.items import IndexItem
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import Segment, segment_from
 from unifashion_pl.gallery.stored import packed, worth_packing
 
 
-def made(sizes: list[int]) -> tuple[Rows, dict[int, Segment]]:
+def made(sizes: list[int]) -> tuple[IndexRows, dict[int, Segment]]:
     """Every second image has a caption; of the last segment both sets are equal."""
-    rows, held = Rows(), {}
+    rows, held = IndexRows(), {}
     for number, size in enumerate(sizes):
         vectors = {"reference": tokens(size, 3, seed=number), "captions": tokens((size + 1) // 2, 1, seed=number)}
         vectors["target"] = vectors["reference"] if number == len(sizes) - 1 else tokens(size, 3, seed=50 + number)
         held[number] = segment_from(vectors, "fp16", None, 2)
         captioned = [i // 2 if i % 2 == 0 else -1 for i in range(size)]
-        rows.add([(number, [Item(f"{number}-{i}", "x" * (i % 2 == 0)) for i in range(size)], captioned)])
+        rows.add([(number, [IndexItem(f"{number}-{i}", "x" * (i % 2 == 0)) for i in range(size)], captioned)])
     return rows, held
 
 

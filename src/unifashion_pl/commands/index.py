@@ -21,7 +21,7 @@ Storage = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(kw_only=True)
-class Catalogue:
+class CatalogueFiles:
     """A CSV and its images."""
 
     csv: Path
@@ -59,7 +59,7 @@ class Catalogue:
 
 def build(
     *,
-    catalogue: Catalogue,
+    catalogue: CatalogueFiles,
     out: Annotated[Path, FOLDER],
     queries: Annotated[Literal["reference", "target", "both"], "reference: text or image; target: composed"] = "both",
     storage: Annotated[
@@ -82,7 +82,7 @@ def build(
 def add(
     index: Path,
     *,
-    catalogue: Catalogue,
+    catalogue: CatalogueFiles,
     replace: Annotated[bool, "of ids that are there already take the new image"] = False,
     model: Model,
 ) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from unifashion_pl.arguments import ArgumentError, Ids, choice, count, identifiers, number, text_list, vector, whole
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.ranking import Request, Term, rank
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus, as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.inference.encode import compose, encode_image, encode_text
@@ -28,7 +28,7 @@ MATCHED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class SearchOptions:
     """How a search is made.
 
     Args:
@@ -66,10 +66,10 @@ class Options:
 class Asking:
     """Searches in the rows and vectors of one gallery."""
 
-    def __init__(self, model: FashionModel, query_set: str, corpus: Corpus, rows: Rows) -> None:
+    def __init__(self, model: FashionModel, query_set: str, corpus: Corpus, rows: IndexRows) -> None:
         self.model, self.query_set, self.corpus, self.rows = model, query_set, corpus, rows
 
-    def one(self, text: str | None, image: Images | None, how: Options) -> list[Hit]:
+    def one(self, text: str | None, image: Images | None, how: SearchOptions) -> list[Hit]:
         """See :meth:`unifashion_pl.gallery.Gallery.search`."""
         self._require_images()
         if text is None and image is None and how.like is None:
@@ -80,7 +80,7 @@ class Asking:
             raise ValueError(f"search takes one text, got {len(texts)}")
         return self.many(None if text is None else [text], image, how)[0]
 
-    def many(self, texts: Sequence[str] | None, images: Images | None, how: Options) -> list[list[Hit]]:
+    def many(self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions) -> list[list[Hit]]:
         """See :meth:`unifashion_pl.gallery.Gallery.search_many`."""
         self._require_images()
         allowed = self._allowed(how)
@@ -98,7 +98,7 @@ class Asking:
             found = [self._matched(hits, text, within, how.rerank) for hits, text in zip(found, said)]
         return [hits[: how.k] for hits in found]
 
-    def by_vector(self, query: Any, query_set: str, how: Options) -> list[Hit]:
+    def by_vector(self, query: Any, query_set: str, how: SearchOptions) -> list[Hit]:
         """See :meth:`unifashion_pl.gallery.Gallery.by_vector`."""
         within = choice(query_set, "query set", USES)
         self._require_images()
@@ -120,7 +120,9 @@ class Asking:
         assert images is not None
         return [as_array(one) for one in encode_image(self.model, images)], "reference"
 
-    def _terms(self, texts: Sequence[str] | None, images: Images | None, how: Options) -> tuple[list[list[Term]], list[str]]:
+    def _terms(
+        self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions
+    ) -> tuple[list[list[Term]], list[str]]:
         """The terms of each request, and its text."""
         if texts is None and images is None:
             return self._with_examples([[]], how), [""]
@@ -132,7 +134,7 @@ class Asking:
         said = [""] * len(ready) if texts is None else [*texts] * (len(ready) if len(texts) == 1 else 1)
         return self._with_examples(asked, how), said
 
-    def _with_examples(self, asked: list[list[Term]], how: Options) -> list[list[Term]]:
+    def _with_examples(self, asked: list[list[Term]], how: SearchOptions) -> list[list[Term]]:
         if how.like is not None:
             wanted = self._examples("image", how.like)
             number = len(wanted) + bool(asked[0])
@@ -150,7 +152,7 @@ class Asking:
         self._require_set("reference")
         return [Term(part, "reference", as_array(one)) for one in encode_image(self.model, images)]
 
-    def _allowed(self, how: Options) -> NDArray[np.bool_] | None:
+    def _allowed(self, how: SearchOptions) -> NDArray[np.bool_] | None:
         """(M,) which images may be found; None = all."""
         live, allowed = self.corpus.live, None
         if how.group is not None:
@@ -196,6 +198,6 @@ class Asking:
             )
 
 
-def _with_caption(ready: Floats, within: str, how: Options) -> list[Term]:
+def _with_caption(ready: Floats, within: str, how: SearchOptions) -> list[Term]:
     """A vector among the images' tokens and among the captions."""
     return [Term("image", within, ready), Term("caption", "captions", ready, how.caption_weight)]

@@ -19,15 +19,15 @@ from unifashion_pl import files
 from unifashion_pl.arguments import Id, Ids, asked_at, choice, count, identifier, identifiers, text_list
 from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.asking import Asking, Options
+from unifashion_pl.gallery.asking import Asking, SearchOptions
 from unifashion_pl.gallery.heat import heat_map
 from unifashion_pl.gallery.hits import Hit
-from unifashion_pl.gallery.items import Item, Value, check_lengths, picture_path, values_of
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.items import IndexItem, Value, check_lengths, picture_path, values_of
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import STORAGE, Floats, Segment, require_finite, segment_from
 from unifashion_pl.gallery.session import Session
-from unifashion_pl.gallery.stored import Settings, Stored
+from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.inference.encode import encode_image_sets, encode_text, fingerprint
 from unifashion_pl.inference.images import Images, OneImage, image_list, left_out, unreadable
 from unifashion_pl.inference.requests import head_of
@@ -66,8 +66,8 @@ class Gallery:
         self.model = model
         self.query_set = choice(query_set, "query set", QUERY_SETS)
         few, read = (None if number is None else count(number, name) for number, name in ((pool, "pool"), (coarse, "coarse")))
-        self._kept = Settings(cast(Any, self.query_set), "", cast(Any, choice(storage, "storage", STORAGE)), few, read)
-        self._rows, self._segments = Rows(), dict[int, Segment]()
+        self._kept = IndexSettings(cast(Any, self.query_set), "", cast(Any, choice(storage, "storage", STORAGE)), few, read)
+        self._rows, self._segments = IndexRows(), dict[int, Segment]()
         self._origin: _Origin | None = None
 
     @property
@@ -146,7 +146,7 @@ class Gallery:
         if twice := [n for n in names if n in seen or seen.add(n)]:  # type: ignore[func-returns-value]
             raise ValueError(f"ids must be unique, these are there already: {', '.join(twice[:5])}")
         known = [
-            Item(name, text, picture_path(image), view, values_of(row, name))
+            IndexItem(name, text, picture_path(image), view, values_of(row, name))
             for image, name, text, view, row in zip(items, names, texts, views, values)
         ]
         made = []
@@ -158,7 +158,7 @@ class Gallery:
         self._segments |= {number + i: segment for i, (_, _, segment) in enumerate(made)}
         return self
 
-    def _embedded(self, images: Sequence[OneImage], items: Sequence[Item], batch_size: int) -> tuple[list[int], Segment]:
+    def _embedded(self, images: Sequence[OneImage], items: Sequence[IndexItem], batch_size: int) -> tuple[list[int], Segment]:
         """Rows among the captions' vectors, and all vectors as they are kept."""
         new = encode_image_sets(self.model, list(images), QUERY_SETS[self.query_set], batch_size=batch_size)
         captions, captioned = self._embed_captions([item.caption for item in items])
@@ -220,14 +220,14 @@ class Gallery:
             k: at least 1.
             caption_weight: of the caption score, for galleries with captions.
             exclude: ids to leave out, converted as in :meth:`add`; those that are not there change nothing.
-            options: ``like, unlike, unlike_weight, where, group, words, rerank``, see :class:`~unifashion_pl.gallery.asking.Options`.
+            options: ``like, unlike, unlike_weight, where, group, words, rerank``, see :class:`~unifashion_pl.gallery.asking.SearchOptions`.
 
         Raises:
             ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, a
                 filter that cannot be meant, or an empty gallery.
             RuntimeError: the gallery was made without the query set that this search needs.
         """
-        how = Options(k=k, caption_weight=caption_weight, exclude=exclude, **options)
+        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         return self._asking().one(text, image, how)
 
     def search_many(
@@ -241,14 +241,14 @@ class Gallery:
         **options: Any,
     ) -> list[list[Hit]]:
         """:meth:`search` for many texts, images, or pairs of both, which read the gallery together: hits of each, in their order."""
-        how = Options(k=k, caption_weight=caption_weight, exclude=exclude, **options)
+        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         return self._asking().many(texts, images, how)
 
     def by_vector(
         self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = (), **options: Any
     ) -> list[Hit]:
         """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
-        how = Options(k=k, caption_weight=caption_weight, exclude=exclude, **options)
+        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         return self._asking().by_vector(vector, query_set, how)
 
     def _asking(self) -> Asking:
@@ -259,7 +259,7 @@ class Gallery:
 
         Args:
             column: one of :attr:`columns`, or ``product``.
-            where: count among these alone, see :class:`~unifashion_pl.gallery.asking.Options`.
+            where: count among these alone, see :class:`~unifashion_pl.gallery.asking.SearchOptions`.
             most: values that are told.
 
         Raises:
@@ -294,7 +294,7 @@ class Gallery:
             WriteError: the folder cannot be written; an older gallery is as it was.
         """
         folder = Path(folder)
-        settings = Settings(
+        settings = IndexSettings(
             self._kept.query_set, fingerprint(self.model), self._kept.storage, self._kept.pool, self._kept.coarse
         )
         with files.exclusive(folder):

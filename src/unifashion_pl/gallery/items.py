@@ -17,7 +17,7 @@ Value = str | int | float | None
 
 
 @dataclass(frozen=True)
-class Item:
+class IndexItem:
     """A row of an index.
 
     Attributes:

@@ -11,11 +11,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from unifashion_pl.gallery.items import Item
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.items import IndexItem
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats, segment_from
-from unifashion_pl.gallery.stored import Settings, Stored
+from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.parts.tensors import load_tensors
 from unifashion_pl.provenance import tensor_bytes
 from unifashion_pl.reading import FormatError, from_json, read_text
@@ -72,16 +72,16 @@ def state_of_older(folder: Path) -> str | None:
 
 
 def _as_stored(description: Description, arrays: dict[str, Floats], state: str) -> Stored:
-    rows, held = Rows(), {}
+    rows, held = IndexRows(), {}
     if description.ids:
         captions = arrays.pop("captions")
         has = captions.any(axis=1).ravel()
         vectors = {name.removeprefix("tokens."): array for name, array in arrays.items()} | {"captions": captions[has][:, None]}
         held[0] = segment_from(vectors, "fp32")
         number = iter(range(len(captions)))
-        items = [Item(id, caption) for id, caption in zip(description.ids, description.captions)]
+        items = [IndexItem(id, caption) for id, caption in zip(description.ids, description.captions)]
         rows.add([(0, items, [next(number) if there else -1 for there in has.tolist()])])
-    return Stored(Settings(description.query_set, description.model), rows, held, state)
+    return Stored(IndexSettings(description.query_set, description.model), rows, held, state)
 
 
 def _check_tensors(path: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:

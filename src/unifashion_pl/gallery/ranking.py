@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.gallery.hits import Hit
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus, Positions, largest, order
 from unifashion_pl.gallery.segments import Floats
 
@@ -62,7 +62,7 @@ class _Scored:
     token: NDArray[np.int64] | None
 
 
-def rank(corpus: Corpus, rows: Rows, requests: Sequence[Request]) -> list[list[Hit]]:
+def rank(corpus: Corpus, rows: IndexRows, requests: Sequence[Request]) -> list[list[Hit]]:
     """The best images of each request, best first; equal scores in the order of ids.
 
     Raises:
@@ -115,7 +115,7 @@ def _word_scores(corpus: Corpus, request: Request) -> tuple[Positions, Floats]:
     return np.searchsorted(corpus.live.keys, keys[there]), values[there]
 
 
-def _best(corpus: Corpus, rows: Rows, request: Request, approximate: Callable[[], Floats]) -> list[Hit]:
+def _best(corpus: Corpus, rows: IndexRows, request: Request, approximate: Callable[[], Floats]) -> list[Hit]:
     """Candidates are taken until there are k hits, which takes one turn unless products are grouped."""
     allowed = request.allowed
     most = len(corpus.live) if allowed is None else int(allowed.sum())
@@ -179,7 +179,7 @@ def _require_finite(scores: Floats) -> None:
         raise ArgumentError("scores are NaN or infinite: the query's numbers, a weight or the model's weights are out of range")
 
 
-def _chosen(corpus: Corpus, rows: Rows, request: Request, scored: _Scored) -> list[int]:
+def _chosen(corpus: Corpus, rows: IndexRows, request: Request, scored: _Scored) -> list[int]:
     """Indices of the k best, best first; only those whose score may be among them are looked up by name."""
     keys = corpus.live.keys[scored.positions]
     inside = np.arange(len(keys)) if request.group is not None else largest(scored.score, request.k)
@@ -194,7 +194,7 @@ def _chosen(corpus: Corpus, rows: Rows, request: Request, scored: _Scored) -> li
     return list(best.values())[: request.k]
 
 
-def _hits(corpus: Corpus, rows: Rows, request: Request, scored: _Scored, chosen: Sequence[int]) -> list[Hit]:
+def _hits(corpus: Corpus, rows: IndexRows, request: Request, scored: _Scored, chosen: Sequence[int]) -> list[Hit]:
     keys = corpus.live.keys[scored.positions].tolist()
     items = rows.items([keys[i] for i in chosen])
     captioned = any(term.part == "caption" for term in request.terms)

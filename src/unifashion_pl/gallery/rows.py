@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unifashion_pl.arguments import ArgumentError
-from unifashion_pl.gallery.items import Item, Value
+from unifashion_pl.gallery.items import IndexItem, Value
 from unifashion_pl.gallery.where import NUMBER, TEXT, Column, condition
 from unifashion_pl.names import unknown
 
@@ -58,7 +58,7 @@ class Live:
         return Live(self.keys[which], self.segments[which], self.places[which], self.captioned[which])
 
 
-class Rows:
+class IndexRows:
     """A database in memory.
 
     Args:
@@ -112,17 +112,17 @@ class Rows:
             found |= self.base.execute(f"SELECT id, key FROM items WHERE id IN ({_marks(part)})", part).fetchall()
         return found
 
-    def items(self, keys: Sequence[int]) -> dict[int, Item]:
+    def items(self, keys: Sequence[int]) -> dict[int, IndexItem]:
         """Rows by their keys."""
         columns = self.columns()
         wanted = "".join(f", c{number}" for number, _ in columns.values())
-        found: dict[int, Item] = {}
+        found: dict[int, IndexItem] = {}
         for part in _parts(keys):
             for key, id, caption, image, product, *values in self.base.execute(
                 f"SELECT key, id, caption, image, product{wanted} FROM items WHERE key IN ({_marks(part)})", part
             ):
                 known = {name: value for name, value in zip(columns, values) if value is not None}
-                found[key] = Item(id, caption, image, product, known)
+                found[key] = IndexItem(id, caption, image, product, known)
         return found
 
     def named(self, keys: Sequence[int], what: str = "id") -> dict[int, str]:
@@ -157,7 +157,7 @@ class Rows:
 
     # -- changes
 
-    def add(self, parts: Sequence[tuple[int, Sequence[Item], Sequence[int]]]) -> None:
+    def add(self, parts: Sequence[tuple[int, Sequence[IndexItem], Sequence[int]]]) -> None:
         """Append rows.
 
         Args:
@@ -182,7 +182,7 @@ class Rows:
         self.next_key += len(items)
         self._live = None
 
-    def _columns_for(self, items: Sequence[Item]) -> dict[str, int]:
+    def _columns_for(self, items: Sequence[IndexItem]) -> dict[str, int]:
         """Numbers of the columns of new rows; those that are new are made, when all values fit."""
         kinds: dict[str, str] = {}
         known = self.columns()
@@ -218,9 +218,9 @@ class Rows:
         self.base.executemany(MOVE, places)
         self._live = None
 
-    def copy(self) -> Rows:
+    def copy(self) -> IndexRows:
         """Another database with the same rows."""
-        return Rows(self.base)
+        return IndexRows(self.base)
 
     # -- questions
 
@@ -282,7 +282,7 @@ def remove(base: sqlite3.Connection, keys: Iterable[int]) -> None:
     base.executemany("DELETE FROM words WHERE rowid = ?", gone)
 
 
-def follow(target: sqlite3.Connection, rows: Rows, first: int, removed: Iterable[int]) -> None:
+def follow(target: sqlite3.Connection, rows: IndexRows, first: int, removed: Iterable[int]) -> None:
     """Do in another database what was done in ``rows`` since both were equal.
 
     Args:
@@ -302,7 +302,7 @@ def follow(target: sqlite3.Connection, rows: Rows, first: int, removed: Iterable
     target.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", words)
 
 
-def _words(item: Item) -> str:
+def _words(item: IndexItem) -> str:
     """Everything of a row that is text."""
     texts = [item.caption, *(value for value in item.columns.values() if isinstance(value, str))]
     return " ".join(dict.fromkeys(text for text in texts if text.strip()))

@@ -92,7 +92,7 @@ class Corpus:
     def approximate(self, name: str, vectors: Floats, wide: bool = False) -> Floats:
         """(m, E) -> (m, M) of the live rows, by codes, or by coarse tokens where there are some and ``wide`` says so.
 
-        Rows without a vector, as images without a caption, have 0.
+        IndexRows without a vector, as images without a caption, have 0.
         """
         out = np.zeros((len(vectors), len(self.live)), np.float32)
         for number, segment in self.segments.items():

@@ -21,9 +21,9 @@ import numpy as np
 
 from unifashion_pl import files
 from unifashion_pl.gallery import segments
-from unifashion_pl.gallery.rows import MOVE, SCHEMA, Rows, follow, transaction
+from unifashion_pl.gallery.rows import MOVE, SCHEMA, IndexRows, follow, transaction
 from unifashion_pl.gallery.segments import Segment
-from unifashion_pl.gallery.stored import Settings, Stored, packed, worth_packing
+from unifashion_pl.gallery.stored import IndexSettings, Stored, packed, worth_packing
 from unifashion_pl.reading import FormatError, from_json
 
 FORMAT, BASE = 3, "index.db"
@@ -100,7 +100,7 @@ def state_of(folder: Path) -> str | None:
         return _meta(base, folder / BASE)[1]
 
 
-def replace(folder: Path, settings: Settings, rows: Rows, held: Mapping[int, Segment]) -> None:
+def replace(folder: Path, settings: IndexSettings, rows: IndexRows, held: Mapping[int, Segment]) -> None:
     """Put an index in the place of whatever is in a folder that this process holds (:func:`unifashion_pl.files.exclusive`), in one commit.
 
     Raises:
@@ -213,7 +213,7 @@ def _rows_at(folder: Path) -> tuple[Stored, dict[int, str]]:
     place = folder / BASE
     with _opened(place) as base:
         settings, state = _meta(base, place)
-        rows = Rows(base)
+        rows = IndexRows(base)
     with _damage(place):
         names = dict(rows.base.execute("SELECT number, file FROM segments").fetchall())
         if bad := [name for name in names.values() if not isinstance(name, str) or not FILE.fullmatch(name)]:
@@ -297,7 +297,7 @@ def _check_finite(path: Path, segment: Segment) -> None:
             raise FormatError(f"{path}: {name} has NaN or infinite numbers; build the index again")
 
 
-def _put_meta(base: sqlite3.Connection, settings: Settings) -> str:
+def _put_meta(base: sqlite3.Connection, settings: IndexSettings) -> str:
     """The settings, and a new state."""
     state = uuid4().hex
     values = {"format": FORMAT, "state": state, "settings": msgspec.json.encode(asdict(settings)).decode()}
@@ -305,7 +305,7 @@ def _put_meta(base: sqlite3.Connection, settings: Settings) -> str:
     return state
 
 
-def _meta(base: sqlite3.Connection, place: Path) -> tuple[Settings, str]:
+def _meta(base: sqlite3.Connection, place: Path) -> tuple[IndexSettings, str]:
     allowed = {re.match(r"CREATE (?:VIRTUAL )?TABLE (\w+)", statement)[1] for statement in SCHEMA}  # type: ignore[index]
     named = {
         name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'words_*'")
@@ -316,7 +316,7 @@ def _meta(base: sqlite3.Connection, place: Path) -> tuple[Settings, str]:
         raise FormatError(f"{place} is no index that Gallery.save wrote: build it again")
     if values["format"] != FORMAT:
         raise FormatError(f"{place} has format {values['format']}, this version reads {FORMAT} and the older forms")
-    return from_json(str(values.get("settings")), Settings, str(place), "settings of an index"), values["state"]
+    return from_json(str(values.get("settings")), IndexSettings, str(place), "settings of an index"), values["state"]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from unifashion_pl.gallery.rows import Rows
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import Coded, Segment, TokenSet
 
@@ -17,7 +17,7 @@ SMALL, MOST, GONE = 4096, 32, 0.5
 
 
 @dataclass(frozen=True)
-class Settings:
+class IndexSettings:
     """Whose vectors they are, and how they are kept.
 
     Attributes:
@@ -37,13 +37,13 @@ class Settings:
 class Stored:
     """An index as it was read: rows in memory, vectors mapped, and the state of the folder that they are of."""
 
-    settings: Settings
-    rows: Rows
+    settings: IndexSettings
+    rows: IndexRows
     segments: dict[int, Segment]
     state: str
 
 
-def worth_packing(rows: Rows, held: Mapping[int, Segment]) -> list[list[int]]:
+def worth_packing(rows: IndexRows, held: Mapping[int, Segment]) -> list[list[int]]:
     """Groups of segments to become one each: those of which most is gone, and the smaller half of very many small ones.
 
     So an image that is added is written again a few times, as its file grows, and never with the large ones.
@@ -58,7 +58,7 @@ def worth_packing(rows: Rows, held: Mapping[int, Segment]) -> list[list[int]]:
 
 
 def packed(
-    rows: Rows, held: Mapping[int, Segment], groups: Sequence[Sequence[int]]
+    rows: IndexRows, held: Mapping[int, Segment], groups: Sequence[Sequence[int]]
 ) -> tuple[dict[int, Segment], list[tuple[int, int, int, int]]]:
     """The live rows of each group of segments as one segment in memory.
 

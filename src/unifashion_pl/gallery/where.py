@@ -42,7 +42,7 @@ def condition(text: str, columns: Mapping[str, Column]) -> tuple[str, list[Any]]
     """A filter as SQL and the values bound in it.
 
     Columns stand by name; one whose name is no word stands in backquotes: ``\\`list price\\` < 50``. ``in`` takes a list of values, or looks
-    for a text inside a text column (``'silk' in title``). Rows without a value are found by ``== None`` alone.
+    for a text inside a text column (``'silk' in title``). IndexRows without a value are found by ``== None`` alone.
 
     Raises:
         ArgumentError: anything else, an unknown column, or a number compared with a text.
