@@ -22,7 +22,7 @@ except ImportError:  # a system for which it has no wheel
 
 Positions = NDArray[np.int64]
 #: Tokens that are read at once: their products with 32 queries stay in a core's cache.
-TOKENS = 1 << 13
+TOKENS = 1 << 12
 #: Bytes of exact numbers that are held at once.
 HELD = 1 << 27
 
@@ -34,27 +34,33 @@ def approximate(vectors: Floats, held: Coded) -> Floats:
     scale = np.maximum(np.abs(vectors).max(1) / 127, np.float32(1e-30)).astype(np.float32)
     asked = np.rint(vectors / scale[:, None]).astype(np.int8)
     product = _product_with(asked)
-    height = max(1, TOKENS // Q) if len(vectors) > 1 else max(1, 4 * TOKENS // Q)
+    height = max(1, (TOKENS if len(vectors) > 1 else 8 * TOKENS) // Q)
     for start in range(0, M, height):
         rows = slice(start, min(start + height, M))
         codes = held.codes[rows]
         dots = product(codes.reshape(-1, E)).reshape(len(codes), Q, -1)
-        if len(vectors) == 1:
-            out[0, rows] = np.multiply(dots[..., 0], held.scales[rows]).max(1)
-        else:
-            out[:, rows] = (dots * held.scales[rows][..., None]).max(1).T
+        scores = np.multiply(dots, held.scales[rows][..., None], dtype=np.float32, casting="unsafe")
+        out[:, rows] = scores[..., 0].max(1) if len(vectors) == 1 else _largest_token(scores).T
     return out * scale[:, None]
 
 
 def _product_with(asked: NDArray[np.int8]) -> Any:
-    """int8 (n, E) -> its products (n, m) with the queries' codes, as float32."""
+    """int8 (n, E) -> its products (n, m) with the queries' codes, whole numbers."""
     if numkong is None:
         turned = np.ascontiguousarray(asked.T.astype(np.float32))  # sums of int8 products below 2^24 are exact in fp32
         return lambda codes: codes.astype(np.float32) @ turned
-    if len(asked) == 1:
-        return lambda codes: np.asarray(numkong.cdist(asked, codes, metric="dot"))[0].astype(np.float32)
     packed = numkong.dots_pack(asked)
-    return lambda codes: np.asarray(numkong.dots_packed(codes, packed)).astype(np.float32)
+    return lambda codes: np.asarray(numkong.dots_packed(codes, packed))
+
+
+def _largest_token(scores: Floats) -> Floats:
+    """(n, Q, m) -> (n, m), the maximum over Q, by halves, which is twice as fast as `max(1)`; ``scores`` are written over."""
+    left = scores.shape[1]
+    while left > 1:
+        half = (left + 1) // 2
+        np.maximum(scores[:, : left - half], scores[:, half:left], out=scores[:, : left - half])
+        left = half
+    return scores[:, 0]
 
 
 def exact(vectors: Floats, tokens: Floats) -> tuple[Floats, NDArray[np.int64]]:
