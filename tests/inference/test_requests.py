@@ -19,7 +19,6 @@ from unifashion_pl.inference.requests import (
     in_batches,
     painted_in_batches,
     pixels_for,
-    readable,
     readers_of,
     rows_of,
 )
@@ -76,15 +75,6 @@ def test_progress_bar_only_for_long_work(capsys: pytest.CaptureFixture[str]) -> 
     assert "many" in capsys.readouterr().err
     with pytest.raises(ValueError, match="batch_size is 0"):
         in_batches(model, [1], 0, lambda part: part, "none")
-
-
-def test_words_that_a_reader_has_not_are_named_and_the_rest_is_read(model: UniFashionModule) -> None:
-    with pytest.warns(UserWarning, match="not in this model's vocabulary, so not read: '赤'"):
-        assert readable(["red 赤", "blue"], model.backbone) == ["red 赤", "blue"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert readable("red dress", model.backbone) == ["red dress"]
-        assert readable(["赤", "!!!"]) == ["赤", "!!!"]  # nobody reads them
 
 
 def test_one_of_a_kind_goes_with_all_of_the_other() -> None:

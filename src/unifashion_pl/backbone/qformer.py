@@ -16,10 +16,11 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
 from unifashion_pl.backbone.pretrained import load_bert
-from unifashion_pl.backbone.tokenizer import MAX_WORDS, Reading, clean_text, load_tokenizer, reading_of, warn_of_cut
+from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
 from unifashion_pl.parts import rebuild
+from unifashion_pl.words import MAX_WORDS, Reading, clean_text, reading_of, warn_of_cut
 
 QuerySet = Literal["reference", "target"]
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from unifashion_pl.gallery import Gallery, Hit
+    from unifashion_pl.gallery.asking import Asking
 
 Storage = Literal["fp32", "fp16", "int8"]
 
@@ -147,7 +148,7 @@ class Wishes:
         }
 
     def asked(self) -> dict[str, Any]:
-        """Arguments of :meth:`Gallery.search`."""
+        """``text``, ``image`` and :class:`~unifashion_pl.gallery.asking.SearchOptions`."""
         return {**vars(self), "exclude": self.exclude or ()}
 
 
@@ -161,12 +162,14 @@ def search(
     model: Model,
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, what made the score."""
-    from unifashion_pl.gallery import Gallery, store
+    from unifashion_pl.gallery import store
+    from unifashion_pl.gallery.asking import Asking, SearchOptions
 
     store.require(index)
-    gallery = Gallery.load(index, model.load())
-    hits = gallery.search(**wishes.asked())
-    counted = {column: gallery.facets(column, wishes.where) for column in facets or ()}
+    gallery = Asking.opened(index, model.encoder())
+    asked = wishes.asked()
+    hits = gallery.one(asked.pop("text"), asked.pop("image"), SearchOptions(**asked))
+    counted = {column: gallery.rows.facets(column, wishes.where) for column in facets or ()}
     if html is not None:
         _write_page(html, gallery, wishes, hits, counted)
     _print(wishes, hits, counted, json)
@@ -186,7 +189,7 @@ def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], a
         print(f"{column}: " + ", ".join(f"{value} {n}" for value, n in counts.items()))
 
 
-def _write_page(place: Path, gallery: Gallery, wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]]) -> None:
+def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]]) -> None:
     from unifashion_pl.files import write_text
     from unifashion_pl.gallery.page import page
     from unifashion_pl.inference.images import open_image

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
+    from unifashion_pl.gallery.queries import QueryEncoder
     from unifashion_pl.module import UniFashionModule
 
 
@@ -59,3 +60,10 @@ class Model:
         from unifashion_pl import UniFashionModule
 
         return UniFashionModule.from_pretrained(self.model or "tiny", trust_remote_code=self.trust_remote_code).to(self.place())
+
+    def encoder(self) -> QueryEncoder:
+        """What searches ask: the model is loaded when something else than texts is asked."""
+        from unifashion_pl.gallery.queries import QueryEncoder
+        from unifashion_pl.inference.text_encoder import TextEncoder
+
+        return QueryEncoder(self.load, TextEncoder.of(self.model or "tiny"))

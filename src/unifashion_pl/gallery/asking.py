@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unifashion_pl.arguments import ArgumentError, Ids, choice, count, identifiers, number, text_list, vector, whole
+from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import Request, Term, rank
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus, as_array
 from unifashion_pl.gallery.segments import Floats
-from unifashion_pl.inference.encode import compose, encode_image, encode_text
-from unifashion_pl.inference.images import Images, image_list
-from unifashion_pl.inference.requests import head_of, pixels_for, rows_of
-from unifashion_pl.interface import FashionModel
-from unifashion_pl.tasks.eval_mode import evaluating
+from unifashion_pl.gallery.stored import Stored
+from unifashion_pl.words import shorten
+
+if TYPE_CHECKING:
+    from unifashion_pl.inference.images import Images, OneImage
 
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
-#: Pictures that the matching head looks at together.
-MATCHED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +63,43 @@ class SearchOptions:
             raise ArgumentError(f"rerank is {rerank}, expected how many of the best, or 0")
 
 
+def read_for(folder: Path, encoder: QueryEncoder) -> Stored:
+    """The index in a folder, if it is of this model.
+
+    Raises:
+        FileNotFoundError: no index there.
+        ValueError: another format, a damaged file, or an index of another model: its vectors would mean nothing to this one.
+    """
+    stored = store.read(folder)
+    kept, own = stored.settings, encoder.fingerprint
+    if kept.model != own:
+        raise ValueError(
+            f"the gallery in {folder} was made by another model ({shorten(kept.model, 16)}, this one is {own}): "
+            "load that model, or build the gallery again"
+        )
+    store.check_shapes(folder, stored, min(kept.pool or encoder.tokens, encoder.tokens), encoder.width)
+    return stored
+
+
 class Asking:
     """Searches in the rows and vectors of one gallery."""
 
-    def __init__(self, model: FashionModel, query_set: str, corpus: Corpus, rows: IndexRows) -> None:
-        self.model, self.query_set, self.corpus, self.rows = model, query_set, corpus, rows
+    def __init__(self, encoder: QueryEncoder, query_set: str, corpus: Corpus, rows: IndexRows) -> None:
+        self.encoder, self.query_set, self.corpus, self.rows = encoder, query_set, corpus, rows
+
+    @classmethod
+    def opened(cls, folder: Path, encoder: QueryEncoder) -> Asking:
+        """Of an index as it lies in a folder; errors as :func:`read_for`."""
+        stored = read_for(folder, encoder)
+        return cls(encoder, stored.settings.query_set, Corpus(stored.segments, stored.rows.live()), stored.rows)
 
     def one(self, text: str | None, image: Images | None, how: SearchOptions) -> list[Hit]:
         """See :meth:`unifashion_pl.gallery.Gallery.search`."""
         self._require_images()
         if text is None and image is None and how.like is None:
             raise ValueError("give a text, an image, or both")
-        if image is not None and len(given := image_list(image)) > 1:
-            raise ValueError(f"search takes one image, got {len(given)}; several examples are given as like")
+        if image is not None:
+            _require_one(image)
         if text is not None and len(texts := text_list(text)) > 1:
             raise ValueError(f"search takes one text, got {len(texts)}")
         return self.many(None if text is None else [text], image, how)[0]
@@ -103,22 +127,28 @@ class Asking:
         within = choice(query_set, "query set", USES)
         self._require_images()
         self._require_set(within)
-        ready = as_array(vector(query, head_of(self.model, "retrieval").text_proj.out_features))[None]
+        ready = as_array(vector(query, self.encoder.width))[None]
         terms = self._with_examples([_with_caption(ready, within, how)], how)[0]
         return rank(self.corpus, self.rows, [Request(terms, how.k, self._allowed(how), how.group)])[0]
 
     def vectors(self, texts: Sequence[str] | None, images: Images | None) -> tuple[list[Floats], str]:
         """For each request its vectors, one (1, E) or of an image alone (Q, E), and the set that they are searched among."""
         if texts is not None and images is not None:
-            pairs = rows_of({"texts": text_list(texts), "images": image_list(images)})
             self._require_set("target")
-            found = compose(self.model, [pair["images"] for pair in pairs], [pair["texts"] for pair in pairs])
-            return [as_array(one)[None] for one in found], "target"
+            return [one[None] for one in self.encoder.composed(images, texts)], "target"
         self._require_set("reference")
         if texts is not None:
-            return [as_array(one)[None] for one in encode_text(self.model, texts, strict=True)], "reference"
+            return [one[None] for one in self.encoder.texts(texts)], "reference"
         assert images is not None
-        return [as_array(one) for one in encode_image(self.model, images)], "reference"
+        return self.encoder.images(images), "reference"
+
+    def heat_maps(
+        self, hits: Sequence[Hit], pictures: Sequence[OneImage], text: str, image: Images | None = None
+    ) -> dict[str, Floats]:
+        """See :meth:`unifashion_pl.gallery.Gallery.heat_maps`."""
+        (vectors,), within = self.vectors([text], image)
+        asked = [(hit.id, picture, hit.token) for hit, picture in zip(hits, pictures) if hit.token is not None]
+        return {id: self.encoder.heat_map(picture, vectors[0], within, token) for id, picture, token in asked}
 
     def _terms(
         self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions
@@ -150,7 +180,7 @@ class Asking:
 
     def _examples(self, part: str, images: Images) -> list[Term]:
         self._require_set("reference")
-        return [Term(part, "reference", as_array(one)) for one in encode_image(self.model, images)]
+        return [Term(part, "reference", one) for one in self.encoder.images(images)]
 
     def _allowed(self, how: SearchOptions) -> NDArray[np.bool_] | None:
         """(M,) which images may be found; None = all."""
@@ -168,19 +198,12 @@ class Asking:
         """The first hits by the matching head, the others behind them."""
         if not text:
             raise ValueError("rerank looks at pictures with the text of a search: give a text")
-        head, best = head_of(self.model, "retrieval"), hits[:most]
+        best = hits[:most]
         if absent := [hit.id for hit in best if hit.image is None]:
             raise ValueError(
                 f"rerank reads the pictures, and the gallery has no path of {', '.join(absent[:5])}: add images by their paths"
             )
-        chances: list[float] = []
-        with evaluating(self.model), torch.no_grad():
-            for start in range(0, len(best), MATCHED):
-                part = [hit.image for hit in best[start : start + MATCHED] if hit.image is not None]
-                features = self.model.backbone.image_features(pixels_for(self.model, part))
-                tokens = self.model.backbone.tokenize([text] * len(part))
-                logits = head.match(self.model.backbone, features, tokens, within)
-                chances += torch.softmax(logits.float(), -1)[:, 1].tolist()
+        chances = self.encoder.matches([hit.image for hit in best if hit.image is not None], text, within)
         scored = [
             replace(hit, score=hit.score + chance, parts={**hit.parts, "match": chance}) for hit, chance in zip(best, chances)
         ]
@@ -201,3 +224,10 @@ class Asking:
 def _with_caption(ready: Floats, within: str, how: SearchOptions) -> list[Term]:
     """A vector among the images' tokens and among the captions."""
     return [Term("image", within, ready), Term("caption", "captions", ready, how.caption_weight)]
+
+
+def _require_one(image: Images) -> None:
+    from unifashion_pl.inference.images import image_list
+
+    if len(given := image_list(image)) > 1:
+        raise ValueError(f"search takes one image, got {len(given)}; several examples are given as like")

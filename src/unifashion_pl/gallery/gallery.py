@@ -17,12 +17,11 @@ from torch import Tensor
 
 from unifashion_pl import files
 from unifashion_pl.arguments import Id, Ids, asked_at, choice, count, identifier, identifiers, text_list
-from unifashion_pl.backbone.tokenizer import shorten
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.asking import Asking, SearchOptions
-from unifashion_pl.gallery.heat import heat_map
+from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import IndexItem, Value, check_lengths, picture_path, values_of
+from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import STORAGE, Floats, Segment, require_finite, segment_from
@@ -32,6 +31,7 @@ from unifashion_pl.inference.encode import encode_image_sets, encode_text, finge
 from unifashion_pl.inference.images import Images, OneImage, image_list, left_out, unreadable
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.words import shorten
 
 QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
 #: Images whose vectors are held in fp32 at once, and lie in one file.
@@ -252,7 +252,7 @@ class Gallery:
         return self._asking().by_vector(vector, query_set, how)
 
     def _asking(self) -> Asking:
-        return Asking(self.model, self.query_set, self._corpus(), self._rows)
+        return Asking(QueryEncoder(lambda: self.model), self.query_set, self._corpus(), self._rows)
 
     def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
         """How many images have each value of a column, most frequent first.
@@ -271,9 +271,7 @@ class Gallery:
         self, hits: Sequence[Hit], pictures: Sequence[OneImage], text: str, image: Images | None = None
     ) -> dict[str, Floats]:
         """By the ids of hits of a request, where on their pictures the query token that matched best saw it; see :func:`~unifashion_pl.gallery.heat.heat_map`."""
-        (vectors,), within = self._asking().vectors([text], image)
-        asked = [(hit.id, picture, hit.token) for hit, picture in zip(hits, pictures) if hit.token is not None]
-        return {id: heat_map(self.model, picture, vectors[0], within, token) for id, picture, token in asked}
+        return self._asking().heat_maps(hits, pictures, text, image)
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
         """Start a search that is refined step by step."""
@@ -326,16 +324,8 @@ class Gallery:
             ValueError: another format, a damaged file, or a gallery of another model: its vectors would mean nothing to this one.
         """
         folder = Path(folder)
-        stored = store.read(folder)
-        content, own = stored.settings, fingerprint(model)
-        if content.model != own:
-            raise ValueError(
-                f"the gallery in {folder} was made by another model ({shorten(content.model, 16)}, this one is {own}): "
-                "load that model, or build the gallery again"
-            )
-        width, tokens = head_of(model, "retrieval").text_proj.out_features, model.backbone.num_queries
-        store.check_shapes(folder, stored, min(content.pool or tokens, tokens), width)
-        gallery = cls(model, content.query_set)
+        stored = read_for(folder, QueryEncoder(lambda: model))
+        gallery = cls(model, stored.settings.query_set)
         gallery._take(folder, stored)
         return gallery
 

@@ -10,8 +10,8 @@ from PIL.Image import Image
 from unifashion_pl.arguments import count
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.inference.images import Images, image_list, open_image
-from unifashion_pl.inference.requests import readable
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.words import readable
 
 
 class Searchable(Protocol):

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
-from unifashion_pl.backbone.tokenizer import Reading, load_tokenizer, reading_of, warn_of_cut
+from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.parts import rebuild
 from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
+from unifashion_pl.words import Reading, reading_of, warn_of_cut
 
 
 class PromptEncoder(nn.Module):

@@ -2,14 +2,19 @@
 model as its first argument: :class:`unifashion_pl.UniFashionModule` has them as methods.
 
 All of them work in batches without keeping gradients, put the model into eval mode and back, and give the same answer for any
-batch size. Results lie on the CPU.
+batch size. Results lie on the CPU. Names are imported on first use: a search by text needs no torch.
 """
 
-from unifashion_pl.inference.captions import caption
-from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
-from unifashion_pl.inference.images import UnreadableImages, open_image
-from unifashion_pl.inference.persons import design, try_on
-from unifashion_pl.inference.pictures import generate
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unifashion_pl.inference.captions import caption
+    from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
+    from unifashion_pl.inference.images import UnreadableImages, open_image
+    from unifashion_pl.inference.persons import design, try_on
+    from unifashion_pl.inference.pictures import generate
 
 __all__ = [
     "UnreadableImages",
@@ -23,3 +28,19 @@ __all__ = [
     "open_image",
     "try_on",
 ]
+PLACES = {
+    "captions": ("caption",),
+    "encode": ("compose", "encode_image", "encode_image_sets", "encode_text"),
+    "images": ("UnreadableImages", "open_image"),
+    "persons": ("design", "try_on"),
+    "pictures": ("generate",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in PLACES.items():
+        if name in names:
+            from importlib import import_module
+
+            return getattr(import_module(f"unifashion_pl.inference.{module}"), name)
+    raise AttributeError(f"module 'unifashion_pl.inference' has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
@@ -12,9 +11,11 @@ from torch import Tensor
 from unifashion_pl.arguments import choice
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.inference.images import Images, OneImage, image_list
-from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, readable, rows_of
+from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
+from unifashion_pl.inference.text_encoder import fingerprint_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
+from unifashion_pl.words import readable
 
 
 def encode_image(model: FashionModel, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:
@@ -81,12 +82,9 @@ def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, 
 
 def fingerprint(model: FashionModel) -> str:
     """Which model made vectors: a hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections."""
-    digest = hashlib.sha256()
     state = {**model.backbone.ln_vision.state_dict(), "queries": model.backbone.query_tokens}
     head = model.retrieval_head
     if head is not None:
         state |= {f"v.{n}": t for n, t in head.vision_proj.state_dict().items()}
         state |= {f"t.{n}": t for n, t in head.text_proj.state_dict().items()}
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode() + tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return fingerprint_of({name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()})

@@ -19,7 +19,6 @@ from unifashion_pl.inference.requests import (
     edit_queries,
     head_of,
     painted_in_batches,
-    readable,
     readers_of,
     rows_of,
 )
@@ -27,6 +26,7 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 from unifashion_pl.person.inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
 from unifashion_pl.tasks.editing import Task, edit_batch
+from unifashion_pl.words import readable
 
 #: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.person.inputs`).
 PAINTING = ("sampler", "steps", "guidance", "garment_guidance", "garment_until", "start", "progress")

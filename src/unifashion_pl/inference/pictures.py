@@ -17,12 +17,12 @@ from unifashion_pl.inference.requests import (
     head_of,
     painted_in_batches,
     pixels_for,
-    readable,
     readers_of,
     rows_of,
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
+from unifashion_pl.words import readable
 
 
 def generate(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import ArgumentError, asked_at, count, text_list
+from unifashion_pl.arguments import count
 from unifashion_pl.backbone import QFormerBackbone
-from unifashion_pl.backbone.tokenizer import scripts_of, shorten
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import PromptEncoder
@@ -30,38 +28,6 @@ TOGETHER = 2
 #: Parts of a model that read texts.
 Reader = QFormerBackbone | PromptEncoder
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
-
-
-def readable(texts: str | Iterable[str], *readers: Reader, strict: bool = True) -> list[str]:
-    """The texts of a request as a list, if the model can read them. Words that one of the readers has not are named in a warning.
-
-    Args:
-        readers: backbone, text encoder: whoever reads them.
-        strict: refuse texts of which no reader has anything; else a warning names them.
-
-    Raises:
-        ValueError: no texts, or with ``strict`` one that says nothing to the model: two such texts would be one and the same request.
-    """
-    listed = text_list(texts)
-    found = [[reader.reading_of(text) for reader in readers] for text in listed]
-    parts = [part for row in found for part in row]
-    if unknown := _quoted(word for part in parts for word in part.unknown):
-        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=asked_at())
-    if spelled := _quoted(word for part in parts for word in part.spelled):
-        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=asked_at())
-    if silent := [text for text, row in zip(listed, found) if row and not any(part.says for part in row)]:
-        scripts = " or ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
-        message = f"nothing of {_quoted(silent)} can be read by this model's tokenizer: expected words ({scripts} letters)"
-        if strict:
-            raise ArgumentError(message)
-        warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=asked_at())
-    return listed
-
-
-def _quoted(texts: Iterable[str]) -> str:
-    """The first few different texts, for messages."""
-    different = list(dict.fromkeys(texts))
-    return ", ".join(repr(shorten(text, 60)) for text in different[:5]) + " …" * (len(different) > 5)
 
 
 def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

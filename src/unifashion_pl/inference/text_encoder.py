@@ -1,0 +1,182 @@
+"""Vectors of texts without torch: a search by text is answered while torch would still be imported.
+
+The Q-Former reads a text alone as BERT does: no cross-attention, no vision tower, and none of their weights is read. Letters: T tokens,
+D hidden width, E embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+
+from unifashion_pl.reading import read_json
+from unifashion_pl.weights.manifest import shipped_file
+from unifashion_pl.words import MAX_WORDS, Reading, clean_text, readable, reading_from, warn_of_cut
+
+Floats = NDArray[np.float32]
+#: Classes whose models are read here; of others, and of files that numpy cannot hold, the whole model is built.
+BACKBONE = ("unifashion_pl.backbone.QFormerBackbone", "unifashion_pl.backbone.qformer.QFormerBackbone")
+HEAD = ("unifashion_pl.tasks.RetrievalModule", "unifashion_pl.tasks.retrieval.RetrievalModule")
+EPSILON = np.float32(1e-12)
+
+
+def fingerprint_of(tensors: Mapping[str, Floats]) -> str:
+    """Which model made vectors: a hash of small tensors that every training changes.
+
+    Args:
+        tensors: ``weight`` and ``bias`` of ``ln_vision``, ``queries``, and of both projections with ``v.`` and ``t.`` before them.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + np.ascontiguousarray(tensor, np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class TextEncoder:
+    """The text side of a saved model.
+
+    Args:
+        settings: of its :class:`~unifashion_pl.backbone.QFormerBackbone`.
+        tokenizer: that reads what the model's does.
+        tensor: a tensor of the model by its name.
+
+    Attributes:
+        width: E. num_queries: tokens of an image.
+        fingerprint: as of :func:`unifashion_pl.inference.encode.fingerprint`.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], tokenizer: Tokenizer, tensor: Callable[[str], Floats]) -> None:
+        self.tokenizer = tokenizer
+        self.heads, self.most = int(settings["num_heads"]), int(settings["max_text_tokens"])
+        self._marks = [int(tokenizer.token_to_id(mark) or 0) for mark in ("[CLS]", "[SEP]", "[UNK]")]
+        front = [f"backbone.embeddings.{kind}_embeddings.weight" for kind in ("word", "position")]
+        norm = [f"backbone.qformer.layernorm.{part}" for part in ("weight", "bias")]
+        names = [
+            f"attention.{part}.{leaf}" for part in ("attention.query", "attention.key", "attention.value") for leaf in LEAVES
+        ]
+        names += [f"{part}.{leaf}" for part in ("attention.output.dense", "attention.output.LayerNorm") for leaf in LEAVES]
+        names += [f"{part}.{leaf}" for part in ("intermediate.dense", "output.dense", "output.LayerNorm") for leaf in LEAVES]
+        self.words, self.positions = (tensor(name) for name in front)
+        self.norm = [tensor(name) for name in norm]
+        layers = range(int(settings["num_layers"]))
+        self.layers = [[tensor(f"backbone.qformer.encoder.layer.{layer}.{name}") for name in names] for layer in layers]
+        self.projection = [tensor(f"retrieval_head.text_proj.{leaf}") for leaf in LEAVES]
+        known = {leaf: tensor(f"backbone.ln_vision.{leaf}") for leaf in LEAVES}
+        known |= {"queries": tensor("backbone.query_tokens")}
+        for short, name in (("t", "text_proj"), ("v", "vision_proj")):
+            known |= {f"{short}.{leaf}": tensor(f"retrieval_head.{name}.{leaf}") for leaf in LEAVES}
+        self.fingerprint = fingerprint_of(known)
+        self.width, self.num_queries = len(self.projection[1]), known["queries"].shape[1]
+
+    @classmethod
+    def of(cls, source: str | Path) -> TextEncoder | None:
+        """Of ``tiny`` or a folder of a saved model; None of anything that has to be built to be known, or refused.
+
+        That are checkpoints, hub ids, models with parts of other people's or that have not learned to match texts and images, older or
+        damaged folders, and weights in types that numpy has not.
+        """
+        try:
+            folder = shipped_file("tiny/config.json").parent if str(source) == "tiny" else Path(source)
+            content = read_json(folder / "config.json", dict[str, Any])
+            section, known = content["model"], content["learned"]
+            ours = section["backbone"]["class_path"] in BACKBONE and section["retrieval"]["class_path"] in HEAD
+            if content["format"] != 1 or not ours or (known is not None and "retrieval" not in known):
+                return None
+            settings = section["backbone"]["init_args"]
+            with safe_open(folder / "model.safetensors", "np") as held:
+                return cls(settings, _tokenizer(folder, settings["tokenizer"]), lambda name: _float32(held, name))
+        except Exception:  # whatever is wrong is said by who builds the whole model; tokenizers raises no other kind
+            return None
+
+    def texts(self, texts: str | Sequence[str]) -> list[Floats]:
+        """Unit vectors (E,).
+
+        Raises:
+            ValueError: no texts, something that is no text, or one of which the model can read nothing.
+        """
+        listed = readable(texts, self)
+        self.warn_if_cut(listed)
+        return [self._vector(text) for text in listed]
+
+    def reading_of(self, text: str) -> Reading:
+        """What the vocabulary has of a text."""
+        cleaned = clean_text(text)
+        found = self.tokenizer.encode(cleaned, add_special_tokens=False)
+        return reading_from(cleaned, found.ids, found.offsets, found.word_ids, self._marks[2])
+
+    def warn_if_cut(self, texts: list[str]) -> None:
+        """Say which texts are longer than the Q-Former reads."""
+        whole, kept = ([len(self._pieces(text, words)) for text in texts] for words in (sys.maxsize, MAX_WORDS))
+        warn_of_cut(texts, whole, [min(length, self.most) for length in kept], "the Q-Former")
+
+    def _pieces(self, text: str, words: int = MAX_WORDS) -> list[int]:
+        start, end, _ = self._marks
+        return [start, *self.tokenizer.encode(clean_text(text, words), add_special_tokens=False).ids, end]
+
+    def _vector(self, text: str) -> Floats:
+        ids = self._pieces(text)
+        ids = ids if len(ids) <= self.most else [*ids[: self.most - 1], ids[-1]]
+        states = _normed(self.words[ids] + self.positions[: len(ids)], *self.norm)
+        for layer in self.layers:
+            states = _layer(states, self.heads, *layer)
+        vector = _linear(states[0], *self.projection)
+        return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
+
+
+LEAVES = ("weight", "bias")
+
+
+def _layer(x: Floats, heads: int, *weights: Floats) -> Floats:
+    """One layer of BERT on (T, D)."""
+    attention, dense, norm, up, down, last = (
+        weights[:6],
+        weights[6:8],
+        weights[8:10],
+        weights[10:12],
+        weights[12:14],
+        weights[14:],
+    )
+    q, k, v = (_linear(x, *attention[i : i + 2]).reshape(len(x), heads, -1).swapaxes(0, 1) for i in (0, 2, 4))
+    scores = q @ k.swapaxes(1, 2) / np.float32(q.shape[-1] ** 0.5)
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    seen = (shares / shares.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(x.shape)
+    x = _normed(_linear(seen, *dense) + x, *norm)
+    return _normed(_linear(_gelu(_linear(x, *up)), *down) + x, *last)
+
+
+def _linear(x: Floats, weight: Floats, bias: Floats) -> Floats:
+    return np.asarray(x @ weight.T + bias)
+
+
+def _normed(x: Floats, weight: Floats, bias: Floats) -> Floats:
+    x = x - x.mean(-1, keepdims=True)
+    return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + EPSILON) * weight + bias)
+
+
+def _gelu(x: Floats) -> Floats:
+    from scipy.special import erf
+
+    return np.asarray(x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5))))
+
+
+def _float32(held: Any, name: str) -> Floats:
+    return np.asarray(held.get_tensor(name), np.float32)
+
+
+def _tokenizer(folder: Path, source: str) -> Tokenizer:
+    """The Q-Former's, as :func:`unifashion_pl.backbone.tokenizer.load_tokenizer` has it for a saved model."""
+    if source == "tiny":
+        return BertWordPieceTokenizer(str(files("unifashion_pl.configs") / "tiny_vocab.txt"), lowercase=True)
+    made = Tokenizer.from_file(str(folder / "parts" / "qformer" / "tokenizer.json"))
+    made.no_padding()
+    made.no_truncation()
+    return made
