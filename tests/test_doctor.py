@@ -130,6 +130,13 @@ def test_the_hub_is_not_asked(nothing_here: Path, monkeypatch: pytest.MonkeyPatc
     assert "33,503,872" in line(text, "encoder ")
     assert line(text, "needs           timm/tf_efficientnet_lite0").endswith("or name a folder instead")
     (nothing_here / "own.yaml").write_text("model: {backbone: {init_args: {tokenizer: some/bert}}}\n")
-    assert "not counted, because a part is not here: no BERT tokenizer at 'some/bert'" in line(
+    assert "not counted, because a part cannot be read: no BERT tokenizer at 'some/bert'" in line(
         examine_overlay(["phase1.yaml", "own.yaml"]), "memory"
     )
+
+
+def test_overlays_of_the_trainer_alone_lie_over_a_phase(nothing_here: Path) -> None:
+    phase = examine_overlay(["phase2.yaml"]).splitlines()
+    assert examine_overlay(["phase2.yaml", "ema.yaml", "ddp.yaml"]).splitlines()[1:] == phase[1:]
+    with pytest.raises(ValueError, match=r"ddp.yaml has no `model:` section with settings: name a phase's config too"):
+        examine_overlay(["ddp.yaml"])

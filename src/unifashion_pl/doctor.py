@@ -159,13 +159,13 @@ def _here(fault: str, name: str = "") -> str:
 
 
 def _size(configs: Sequence[str], section: dict[str, Any]) -> tuple[nn.Module | None, list[str]]:
-    """The model without numbers, its parameters and memory; of parts whose sizes only their files know, none can be said before those are
-    here."""
+    """The model without numbers, its parameters and memory; of parts whose sizes only their files know, none can be said before those can
+    be read."""
     try:
         with as_described(sources(section)) as described:
             model = shapes_only(configs, large=described)
     except OSError as error:
-        return None, [f"{'memory':<16}not counted, because a part is not here: {str(error).splitlines()[0]}"]
+        return None, [f"{'memory':<16}not counted, because a part cannot be read: {str(error).splitlines()[0]}"]
     model.leave_out = tuple(section.get("leave_out") or ())
     return model, [*model.describe_parameters().splitlines(), *_memory(model)]
 
@@ -201,7 +201,7 @@ def _where(source: str, places: Sequence[str], model: nn.Module | None) -> str:
         return (
             _here(next((f for f in (fault_of(model, place, source) for place in places) if f), ""))
             if model
-            else "here, not compared"
+            else "here, not compared (see memory)"
         )
     if source in IMPORTED:
         first, *others = parts_of(source)

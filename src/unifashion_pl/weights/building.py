@@ -6,7 +6,7 @@ import json
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,11 +176,14 @@ def from_config(cls: type[M], config: str | Path | Iterable[str | Path], overrid
     return build(cls, parsed.as_dict()["model"])
 
 
-def _sections(configs: Iterable[str | Path]) -> list[dict[str, Any]]:
-    sections = []
-    for name in configs:
-        section = read_config(name).get("model")
+def _sections(configs: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """Their ``model:``; configs of the trainer or the data alone have none."""
+    sections = [read_config(name).get("model", {}) for name in configs]
+    for name, section in zip(configs, sections):
         if not isinstance(section, dict):
-            raise ValueError(f"{name} has no `model:` section with settings")
-        sections.append(section)
+            raise ValueError(f"{name} has no `model:` section with settings: found {section!r}")
+    if not any(sections):
+        raise ValueError(
+            f"{' + '.join(map(str, configs))} has no `model:` section with settings: name a phase's config too, e.g. phase2.yaml"
+        )
     return sections
