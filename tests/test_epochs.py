@@ -101,6 +101,11 @@ def test_steps_are_those_of_the_optimiser(
     assert [text for text in expected if text not in said] == []
 
 
+def test_without_batches_nothing_is_trained(folder: Path, tmp_path: Path) -> None:
+    trainer = fit(data(folder), tmp_path, callbacks=[], enable_checkpointing=False, max_epochs=1, limit_train_batches=0)
+    assert trainer.global_step == 0
+
+
 def test_the_dataset_of_a_mix_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(data(folder, "pairs", mixed=True), tmp_path, callbacks=[], enable_checkpointing=False, max_steps=1)
     said = capsys.readouterr().out
