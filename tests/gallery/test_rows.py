@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from unifashion_pl.gallery.items import IndexItem
-from unifashion_pl.gallery.rows import IndexRows, follow
+from unifashion_pl.gallery.rows import IndexRows, Live, follow
 
 ITEMS = [
     IndexItem("a", "a red dress", "/x/a.png", "p", {"price": 10, "maker": "Änne"}),
@@ -96,3 +97,10 @@ def test_another_database_follows(rows: IndexRows, tmp_path: Path) -> None:
     assert same.words("red") == {4: 1.0}
     assert same.columns() == rows.columns()
     assert same.next_key == rows.next_key
+
+
+def test_positions_of_segments_are_found_whatever_their_order() -> None:
+    segments = np.array([2, 2, 0, 5, 0, 2])
+    live = Live(np.arange(6), segments, np.zeros(6, np.int64), np.full(6, -1))
+    assert {number: where.tolist() for number, where in live.of_segments.items()} == {0: [2, 4], 2: [0, 1, 5], 5: [3]}
+    assert Live(*[np.empty(0, np.int64)] * 4).of_segments == {}

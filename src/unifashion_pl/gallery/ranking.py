@@ -15,7 +15,7 @@ from unifashion_pl.gallery.scan import Corpus, Positions, largest, order
 from unifashion_pl.gallery.segments import Floats
 
 #: Images that are ranked by exact numbers: at least, for each hit, and where coarse tokens chose them.
-CANDIDATES, EACH, WIDE = 64, 4, 1024
+CANDIDATES, EACH, WIDE = 64, 4, 2048
 #: A filter that lets fewer than this share through is searched by itself; of more, all codes are read.
 FEW = 8
 #: Vectors that are searched with at once.
@@ -104,8 +104,9 @@ def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True)
             out[number] += np.float32(term.weight) * (part[0] if len(part) == 1 else part.mean(0))
             at += len(term.vectors)
     for scores, request in zip(out, requests):
-        positions, values = _word_scores(corpus, request)
-        scores[positions] += np.float32(request.word_weight) * values
+        if request.words:
+            positions, values = _word_scores(corpus, request)
+            scores[positions] += np.float32(request.word_weight) * values
     return out
 
 

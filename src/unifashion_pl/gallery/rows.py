@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,13 @@ class Live:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def of_segments(self) -> dict[int, Keys]:
+        """Positions of each segment's images, ascending; found once, not by a look at all images for each segment."""
+        order = np.argsort(self.segments, kind="stable")
+        numbers, starts = np.unique(self.segments[order], return_index=True)
+        return dict(zip(numbers.tolist(), np.split(order, starts[1:])))
 
     def take(self, which: NDArray[np.bool_]) -> Live:
         """Some of them."""

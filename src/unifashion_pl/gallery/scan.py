@@ -21,6 +21,7 @@ except ImportError:  # a system for which it has no wheel
     numkong = None  # type: ignore[assignment]
 
 Positions = NDArray[np.int64]
+NONE: Positions = np.empty(0, np.int64)
 #: Tokens that are read at once: their products with 32 queries stay in a core's cache.
 TOKENS = 1 << 12
 #: Bytes of exact numbers that are held at once.
@@ -113,12 +114,15 @@ class Corpus:
                 found = approximate(vectors, coarse)
                 if len(positions) == len(held) == out.shape[1]:
                     return found  # nothing was removed, and nothing need be moved
-                out[:, positions] = found[:, places]
+                if len(positions) == len(held) == positions[-1] + 1 - positions[0]:
+                    out[:, positions[0] : positions[-1] + 1] = found
+                else:
+                    out[:, positions] = found[:, places]
         return out
 
     def _places(self, number: int, name: str) -> tuple[Positions, Positions]:
         """Positions of the live rows of a segment, and their rows in its set."""
-        positions = np.flatnonzero(self.live.segments == number)
+        positions = self.live.of_segments.get(number, NONE)
         places = (self.live.captioned if name == "captions" else self.live.places)[positions]
         if name == "captions":
             positions, places = positions[places >= 0], places[places >= 0]
