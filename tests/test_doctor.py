@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,3 +142,9 @@ def test_overlays_of_the_trainer_alone_lie_over_a_phase(nothing_here: Path) -> N
     assert examine_overlay(["phase2.yaml", "ema.yaml", "ddp.yaml"]).splitlines()[1:] == phase[1:]
     with pytest.raises(ValueError, match=r"ddp.yaml has no `model:` section with settings: name a phase's config too"):
         examine_overlay(["ddp.yaml"])
+
+
+def test_a_look_at_the_machine_builds_nothing() -> None:
+    code = "import sys; from unifashion_pl.doctor import examine; examine(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"lightning", "transformers", "diffusers", "timm", "torchvision"} & set(loaded) == set()

@@ -14,12 +14,10 @@ import torch
 from torch import nn
 
 from unifashion_pl.configs import merged, read_config
-from unifashion_pl.datamodules.benchmark import BenchmarkDataModule, folders_of
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of, sources
-from unifashion_pl.weights.opening import as_described, fault_of, start_fault
 
 PACKAGES = (
     *(
@@ -78,12 +76,11 @@ def _device() -> list[str]:
 
 def _models() -> list[str]:
     from unifashion_pl import learned
-    from unifashion_pl.parts.tensors import CONFIG
-    from unifashion_pl.weights.loading import tiny_folder
+    from unifashion_pl.weights.manifest import shipped_file
 
     try:
-        folder = tiny_folder()
-        record = learned.of_config(read_json(folder / CONFIG, dict[str, Any], "a model's config"), folder / CONFIG)
+        config = shipped_file("tiny/config.json")
+        folder, record = config.parent, learned.of_config(read_json(config, dict[str, Any], "a model's config"), config)
         return [f"{'tiny model':<16}{folder}", f"{'':<16}a toy that knows drawings alone; trained for {learned.said(record)}"]
     except FileNotFoundError as error:
         return [f"{'tiny model':<16}{error}"]
@@ -131,6 +128,8 @@ def _start(section: dict[str, Any], large: bool, model: nn.Module | None) -> lis
     choices = [[choice] if isinstance(choice, str) else choice for choice in ([wanted] if isinstance(wanted, str) else wanted)]
     names = ["tiny" if "tiny" in choice else " + ".join(choice) for choice in choices]
     here = [pair for pair in zip(names, choices) if all(part == "tiny" or Path(part).exists() for part in pair[1])]
+    from unifashion_pl.weights.opening import start_fault
+
     fault = start_fault(model, here[0][1]) if here and model is not None else ""
     found = _here(fault, f"{here[0][0]}: ") if here else f"absent: {', or '.join(names)} (an earlier stage's run, or an import)"
     return [f"{'starts from':<16}{found}"]
@@ -147,6 +146,8 @@ def _data(data: dict[str, Any], streams: dict[str, Any]) -> list[str]:
     given = data.get("init_args") or {}
     if given.get("root") is None:
         return []
+    from unifashion_pl.datamodules.benchmark import BenchmarkDataModule, folders_of
+
     joined = str(data.get("class_path")).endswith(BenchmarkDataModule.__name__)
     places = [Path(given["root"], folder) for folder in (folders_of(**{**given, **streams}) if joined else [""])]
     absent = [place for place in places if not place.is_dir()]
@@ -162,6 +163,8 @@ def _size(configs: Sequence[str], section: dict[str, Any]) -> tuple[nn.Module | 
     """The model without numbers, its parameters and memory; of parts whose sizes only their files know, none can be said before those can
     be read."""
     try:
+        from unifashion_pl.weights.opening import as_described
+
         with as_described(sources(section)) as described:
             model = shapes_only(configs, large=described)
     except OSError as error:
@@ -198,6 +201,8 @@ def _where(source: str, places: Sequence[str], model: nn.Module | None) -> str:
     from huggingface_hub.errors import CacheNotFound
 
     if Path(source).exists():
+        from unifashion_pl.weights.opening import fault_of
+
         return (
             _here(next((f for f in (fault_of(model, place, source) for place in places) if f), ""))
             if model

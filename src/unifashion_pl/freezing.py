@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeVar
 
-from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
 from unifashion_pl.names import plain, unknown
@@ -242,6 +241,8 @@ def drop_unbuilt(model: nn.Module, state: dict[str, Any]) -> None:
     for name in [name for name in state if name.split(".")[0] in unbuilt]:
         del state[name]
     if unbuilt:
+        from lightning.pytorch.utilities import rank_zero_only
+
         rank_zero_only(print)(f"weights: not built here, left out: {', '.join(sorted(unbuilt))}")
 
 

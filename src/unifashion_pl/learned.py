@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
 from unifashion_pl.freezing import POLICIES, Family
-from unifashion_pl.generation.denoiser import LATENT_CHANNELS
-from unifashion_pl.interface import FashionModel
-from unifashion_pl.resume import STATES
+
+if TYPE_CHECKING:
+    from unifashion_pl.interface import FashionModel
 
 Task = Literal["retrieval", "composed", "caption", "generation", "composed generation", "try-on", "design"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -146,6 +146,8 @@ def of_checkpoint(content: Mapping[str, Any], where: object = "a checkpoint") ->
     """
     if KEY in content:
         return read(content[KEY], where)
+    from unifashion_pl.resume import STATES
+
     section = content.get("hyper_parameters")
     return of_policy(section, content.get(STATES)) if isinstance(section, Mapping) and "backbone" in section else None
 
@@ -182,6 +184,8 @@ def read(stored: Any, where: object = "a model") -> Learned:
 
 def give(model: Any, record: Learned) -> None:
     """Note what a model's weights have learned, as far as it has the heads for it."""
+    from unifashion_pl.generation.denoiser import LATENT_CHANNELS
+
     present = [head for head in _ESSENTIAL if getattr(model, f"{head}_head", None) is not None]
     model.learned = None if record is None else of_heads(record, present)
     if record is not None and "diffusion" in present and model.diffusion_head.denoiser.in_channels == LATENT_CHANNELS:

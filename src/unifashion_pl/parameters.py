@@ -6,15 +6,17 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from huggingface_hub import constants
 
 from unifashion_pl.configs import SHIPPED, merged
 from unifashion_pl.freezing import counts
-from unifashion_pl.module import UniFashionModule
 from unifashion_pl.reading import read_json
+
+if TYPE_CHECKING:
+    from unifashion_pl.module import UniFashionModule
 
 #: Sources with BERT's vocabulary, to which one token is added.
 BERTS, BERT_VOCABULARY = ("google-bert/bert-base-uncased", "sentence-transformers/all-MiniLM-L6-v2"), 30523
@@ -95,6 +97,8 @@ def shapes_only(configs: Sequence[str], large: bool = False) -> UniFashionModule
         ValueError, FileNotFoundError: as :meth:`~unifashion_pl.UniFashionModule.from_config`.
         OSError: the configs name other published parts, which are not here.
     """
+    from unifashion_pl.module import UniFashionModule
+
     chain = with_random_weights(configs)
     large = large or len(chain) > len(configs)
     with offline(), torch.device("meta" if large else "cpu"), warnings.catch_warnings():

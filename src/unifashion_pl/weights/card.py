@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifashion_pl import learned
-from unifashion_pl.interface import SavedModel
 from unifashion_pl.version import __version__
 from unifashion_pl.weights.manifest import PublishedPart, load_manifest
 
 if TYPE_CHECKING:
+    from unifashion_pl.interface import SavedModel
     from unifashion_pl.metrics.records import ResultRecord
 
 PLACES = ("source", "weights", "bert", "tokenizer", "name")
