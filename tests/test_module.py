@@ -125,6 +125,18 @@ def test_save_pretrained_and_back(tmp_path: Path, dtype: torch.dtype | None, tol
     assert next(again.parameters()).dtype == torch.float32
 
 
+def test_some_heads_are_built_alone(tmp_path: Path) -> None:
+    model = tiny().eval()
+    model.learned = frozenset({"retrieval", "caption"})
+    folder = model.save_pretrained(tmp_path / "m")
+    alone = UniFashionModule.from_pretrained(folder, heads=("retrieval",))
+    assert alone.caption_head is alone.diffusion_head is None
+    assert alone.learned == {"retrieval"}
+    assert torch.equal(model.encode_text("a red dress"), alone.encode_text("a red dress"))
+    with pytest.raises(ValueError, match="unknown head 'captions'"):
+        UniFashionModule.from_pretrained(folder, heads=("captions",))
+
+
 def test_phase2_takes_a_phase1_checkpoint_and_says_what_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from unifashion_pl.commands.options import MaxBad, Model, usable
+from unifashion_pl.commands.options import MaxBad, SearchModel, usable
 from unifashion_pl.commands.signature import FILE, FOLDER
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def build(
     coarse: Annotated[
         int | None, {"metavar": "N", "help": "for some 200,000 images and more: a search reads N tokens of each first"}
     ] = None,
-    model: Model,
+    model: SearchModel,
 ) -> None:
     """CSV + folder of images -> index."""
     from unifashion_pl.files import exclusive
@@ -85,7 +85,7 @@ def add(
     *,
     catalogue: CatalogueFiles,
     replace: Annotated[bool, "of ids that are there already take the new image"] = False,
-    model: Model,
+    model: SearchModel,
 ) -> None:
     """Put the images of a CSV into an index."""
     with _changing(index, model) as gallery:
@@ -99,7 +99,7 @@ def add(
     print(f"{len(rows['ids']) - len(known)} added, {len(known)} replaced, {len(gallery)} images in {index}")
 
 
-def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: Model) -> None:
+def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: SearchModel) -> None:
     """Take images out of an index. No model is loaded for that."""
     from unifashion_pl.gallery import store
 
@@ -159,7 +159,7 @@ def search(
     facets: Annotated[list[str] | None, {"help": "count the values of a column", "metavar": "COLUMN"}] = None,
     json: Annotated[bool, "one JSON object: query, hits, facets"] = False,
     html: Annotated[Path | None, FILE, "a page with pictures that needs nothing beside it"] = None,
-    model: Model,
+    model: SearchModel,
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, what made the score."""
     from unifashion_pl.gallery import store
@@ -210,7 +210,7 @@ def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: list[Hit], f
 
 
 @contextmanager
-def _changing(index: Path, model: Model) -> Iterator[Gallery]:
+def _changing(index: Path, model: SearchModel) -> Iterator[Gallery]:
     """The index, saved when the block ends well; other commands that would change it wait until then."""
     from unifashion_pl.files import exclusive
     from unifashion_pl.gallery import Gallery, store

@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 if TYPE_CHECKING:
     from unifashion_pl.gallery.queries import QueryEncoder
@@ -43,6 +43,7 @@ MaxBad = Annotated[int, {"type": _count, "metavar": "N"}]
 class Model:
     """Which model, and where it works."""
 
+    heads: ClassVar[tuple[str, ...] | None] = None
     model: Annotated[str | None, "tiny (default), a folder, a .ckpt or a hub id"] = None
     trust_remote_code: Annotated[bool, "let the model name classes that are not of this library; they may run any program"] = (
         False
@@ -59,7 +60,16 @@ class Model:
         """The model on its device; from a .yaml an untrained one."""
         from unifashion_pl import UniFashionModule
 
-        return UniFashionModule.from_pretrained(self.model or "tiny", trust_remote_code=self.trust_remote_code).to(self.place())
+        whole = UniFashionModule.from_pretrained(
+            self.model or "tiny", heads=self.heads, trust_remote_code=self.trust_remote_code
+        )
+        return whole.to(self.place())
+
+
+class SearchModel(Model):
+    """A model that searches: neither its language model nor what paints is built."""
+
+    heads = ("retrieval",)
 
     def encoder(self) -> QueryEncoder:
         """What searches ask: the model is loaded when something else than texts is asked."""

@@ -6,9 +6,9 @@ import json
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
 from unifashion_pl import learned
+from unifashion_pl.arguments import choice
 from unifashion_pl.configs import read_config
 from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.freezing import left_out
@@ -27,6 +28,7 @@ from unifashion_pl.parts.trust import UntrustedCode, library_only
 M = TypeVar("M", bound=nn.Module)
 #: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
 EACH, SLACK = 6, 8_000
+HEADS = ("retrieval", "caption", "diffusion")
 #: Bytes of buffers that are in no file.
 BUFFERS = 1 << 30
 
@@ -48,6 +50,18 @@ class Saved:
     parts: Path | Blueprints | None
     state: dict[str, Tensor]
     learned: frozenset[str] | None = None
+
+    def only(self, heads: Collection[str]) -> Saved:
+        """Without the other heads: they are neither built nor read.
+
+        Raises:
+            ValueError: a head that is none.
+        """
+        for head in heads:
+            choice(head, "head", HEADS)
+        others = set(HEADS) - set(heads)
+        state = {name: tensor for name, tensor in self.state.items() if name.partition("_head.")[0] not in others}
+        return replace(self, section={**self.section, **dict.fromkeys(others)}, state=state)
 
 
 def build(cls: type[M], section: Mapping[str, Any]) -> M:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,21 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"cannot write {type(value).__name__} into {CONFIG}")
 
 
-def from_pretrained(cls: type[M], source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> M:
+def from_pretrained(
+    cls: type[M],
+    source: str | Path,
+    revision: str | None = None,
+    *,
+    heads: Collection[str] | None = None,
+    trust_remote_code: bool = False,
+) -> M:
     """See :meth:`UniFashionModule.from_pretrained`."""
     folder = tiny_folder() if str(source) == "tiny" else Path(source)
     if folder.suffix == ".ckpt" and folder.is_file():
         saved = read_checkpoint(folder)
     else:
         saved = _read_folder(folder if folder.exists() else _from_hub(str(source), revision))
-    model = build_saved(cls, saved, trust_remote_code).eval()
+    model = build_saved(cls, saved if heads is None else saved.only(heads), trust_remote_code).eval()
     vars(model)["toy"] = str(source) == "tiny"
     return model
 
@@ -229,13 +236,22 @@ class PretrainedMethods(L.LightningModule):
     """How a :class:`unifashion_pl.UniFashionModule` comes from files and goes into them."""
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, revision: str | None = None, *, trust_remote_code: bool = False) -> Self:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        revision: str | None = None,
+        *,
+        heads: Collection[str] | None = None,
+        trust_remote_code: bool = False,
+    ) -> Self:
         """A model in eval mode from ``tiny`` (shipped), a folder of :meth:`save_pretrained`, a Lightning ``.ckpt`` or a hub id.
 
         The files it was started from are not needed, except for parts that ``leave_out`` names.
 
         Args:
             revision: of a hub id.
+            heads: of ``retrieval``, ``caption`` and ``diffusion`` those that are built, without the tensors of the others; None = all. A
+                search needs no language model.
             trust_remote_code: also import and call classes that are not of this library, if its config names some, as a model with parts
                 of your own does. They may run any program with your rights: only for files of people whom you trust.
 
@@ -243,7 +259,7 @@ class PretrainedMethods(L.LightningModule):
             FileNotFoundError: nothing of that name, with what was looked for.
             ValueError: a damaged file, or one whose config names other classes without ``trust_remote_code``.
         """
-        return from_pretrained(cls, source, revision, trust_remote_code=trust_remote_code)
+        return from_pretrained(cls, source, revision, heads=heads, trust_remote_code=trust_remote_code)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, trust_remote_code: bool = False, **kwargs: Any) -> Self:
