@@ -253,3 +253,25 @@ def test_two_that_add_at_once_both_add(tmp_path: Path, model: UniFashionModule) 
     assert [process.returncode for process in running] == [0, 0, 0]
     assert sorted(line.rsplit("added, 0 replaced, ")[1].split()[0] for line in said) == ["2", "3", "4"]
     assert sorted(Gallery.load(index, model).ids) == ["blue", "green", "red", "white"]
+
+
+def test_many_queries_become_a_run_and_its_right_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index, run = tmp_path / "index", tmp_path / "colours.run"
+    main(["index", "build", *catalogue(tmp_path / "a", "red", "blue"), "--out", str(index)])
+    (tmp_path / "q.csv").write_text("id,text,image,relevant\nfirst,a red dress,,red\nsecond,,a/blue.png,blue\n", "utf-8")
+    capsys.readouterr()
+    main(["index", "search", str(index), "--queries", str(tmp_path / "q.csv"), "--trec", str(run)])
+    assert capsys.readouterr().out.split() == [str(run), str(run.with_suffix(".qrels"))]
+    found = [line.split() for line in run.read_text().splitlines()]
+    assert [(q, document, rank) for q, _, document, rank, _, _ in found] == [
+        ("first", "red", "1"),
+        ("first", "blue", "2"),
+        ("second", "blue", "1"),
+        ("second", "red", "2"),
+    ]
+    assert run.with_suffix(".qrels").read_text() == "first 0 red 1\nsecond 0 blue 1\n"
+    with pytest.raises(SystemExit):
+        main(["index", "search", str(index), "--queries", str(tmp_path / "q.csv")])
+    assert "--queries goes with --trec FILE" in capsys.readouterr().err
+    main(["index", "search", str(index), "--text", "a red dress", "--trec", str(run)])
+    assert [line.split()[:3] for line in run.read_text().splitlines()] == [["1", "Q0", "red"], ["1", "Q0", "blue"]]

@@ -94,7 +94,7 @@ def split(batch: Batch, size: int) -> list[Batch]:
     ]
 
 
-SMALL: dict[str, Any] = {"composed_ks": (1, 2), "pair_ks": (1, 5), "max_captions": 4, "max_images": 2}
+SMALL: dict[str, Any] = {"composed_ks": (1, 2), "pair_ks": (1, 5), "max_captions": 4, "max_images": 2, "trec": 50}
 
 
 def evaluate(

@@ -155,14 +155,22 @@ def second(_: int, folder: str) -> None:
     (Path(folder) / "second.json").write_text(json.dumps(take_part(1, folder)))
 
 
+def ranked(run: Path) -> list[list[str]]:
+    """Queries, documents and ranks of a TREC file, without scores."""
+    return [line.split()[:4] for line in run.read_text().splitlines()]
+
+
 def test_two_ranks_equal_one(tested: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     other = mp.spawn(second, args=(str(tmp_path),), nprocs=1, join=False)
     first = take_part(0, str(tmp_path))
     other.join()
     assert first == json.loads((tmp_path / "second.json").read_text()) == pytest.approx(tested[1], abs=1e-6)
     for name in ("captions", "images"):
-        one = (tested[0] / f"predictions/{name}.jsonl").read_text()
-        assert (tmp_path / f"test/predictions/{name}.jsonl").read_text() == one
+        written = (tested[0] / f"predictions/{name}.jsonl").read_text()
+        assert (tmp_path / f"test/predictions/{name}.jsonl").read_text() == written
+    one, two = ({p.name: ranked(p) for p in (folder / "trec").iterdir()} for folder in (tested[0], tmp_path / "test"))
+    assert one == two
+    assert len(one) > 2
     assert {p.name for p in (tmp_path / "test/images").iterdir()} == {p.name for p in (tested[0] / "images").iterdir()}
 
 

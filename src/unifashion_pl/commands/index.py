@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from unifashion_pl.gallery import Gallery, Hit
-    from unifashion_pl.gallery.asking import Asking
+    from unifashion_pl.gallery.asking import Asking, SearchOptions
 
 Storage = Literal["fp32", "fp16", "int8"]
 
@@ -159,6 +159,12 @@ def search(
     facets: Annotated[list[str] | None, {"help": "count the values of a column", "metavar": "COLUMN"}] = None,
     json: Annotated[bool, "one JSON object: query, hits, facets"] = False,
     html: Annotated[Path | None, FILE, "a page with pictures that needs nothing beside it"] = None,
+    trec: Annotated[Path | None, FILE, "the hits as a run for trec_eval, pytrec_eval, ranx"] = None,
+    queries: Annotated[
+        Path | None,
+        "for --trec: many queries, a CSV with the columns text and image, one or both, and perhaps id and relevant (ids of right answers "
+        "with | between, written beside the run as .qrels); or a .txt, one text a line",
+    ] = None,
     model: SearchModel,
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, what made the score."""
@@ -168,10 +174,22 @@ def search(
     store.require(index)
     gallery = Asking.opened(index, model.encoder())
     asked = wishes.asked()
-    hits = gallery.one(asked.pop("text"), asked.pop("image"), SearchOptions(**asked))
+    text, image, how = asked.pop("text"), asked.pop("image"), SearchOptions(**asked)
+    if queries is not None:
+        if trec is None or json or html or facets or text or image:
+            raise ValueError(
+                "--queries goes with --trec FILE, which takes their hits, and not with --text, --image, --facets, --json, --html"
+            )
+        return _write_run(queries, trec, gallery, how)
+    hits = gallery.one(text, image, how)
     counted = {column: gallery.rows.facets(column, wishes.where) for column in facets or ()}
     if html is not None:
         _write_page(html, gallery, wishes, hits, counted)
+    if trec is not None:
+        from unifashion_pl.gallery.questions import listing
+        from unifashion_pl.metrics.trec import write_trec
+
+        write_trec(trec, [listing("1", hits)])
     _print(wishes, hits, counted, json)
 
 
@@ -187,6 +205,15 @@ def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], a
         print(f"{rank}\t{hit.score:.4f}\t{hit.id}\t{hit.explanation}")
     for column, counts in facets.items():
         print(f"{column}: " + ", ".join(f"{value} {n}" for value, n in counts.items()))
+
+
+def _write_run(queries: Path, place: Path, gallery: Asking, how: SearchOptions) -> None:
+    """Ask many queries and write their run, and right answers where the file has them."""
+    from unifashion_pl.gallery.questions import ask, read_queries
+    from unifashion_pl.metrics.trec import write_trec
+
+    for written in write_trec(place, ask(gallery, read_queries(queries), how)):
+        print(written)
 
 
 def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]]) -> None:

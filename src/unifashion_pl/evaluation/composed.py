@@ -69,9 +69,10 @@ class ComposedPart(Part):
         return "composed"
 
     def begin(self) -> None:
-        self.metric = FashionIQRecall(ks=self.ks, top_k=self.setting.top_k)
+        listed = self.setting.trec if self.test else 0
+        self.metric = FashionIQRecall(ks=self.ks, top_k=self.setting.top_k, listed=listed)
         names = ABLATIONS if self.test and self.ablations else ()
-        self.halves = {name: FashionIQRecall(ks=self.ks, scores=("image",), score=name, top_k=1) for name in names}
+        self.halves = {name: FashionIQRecall(self.ks, ("image",), score=name, top_k=1, listed=listed) for name in names}
         self.rewritings = Rewritings(self.dataset, self.metric) if self.test and self.robustness else None
         self.shown = self.setting.shown if self.test else 0
         self.captions: dict[tuple[str, str], str] = {}
@@ -156,8 +157,10 @@ class ComposedPart(Part):
             outcome.values.update(self._values(metric.compute(), name))
             if full:
                 outcome.records += metric.records()
+                outcome.add_runs(metric.runs(), f".{name}")
         if full:
             self._add_lines(outcome, texts)
+            outcome.add_runs(self.metric.runs())
         if full and self.rewritings is not None:
             self.rewritings.add(outcome, team, texts, self.metric.under(HEADLINE))
         return outcome

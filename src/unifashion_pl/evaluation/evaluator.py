@@ -24,6 +24,7 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import label
 from unifashion_pl.metrics.lines import KINDS, CaptionLine, ProductLine, image_name, write_lines
 from unifashion_pl.metrics.records import ResultRecord, write_records
+from unifashion_pl.metrics.trec import write_folder
 from unifashion_pl.provenance import __version__, commit, weights_hash
 from unifashion_pl.team import Team, team_of_all, united
 
@@ -54,6 +55,7 @@ class Evaluator:
         num_beams, max_new_tokens, batch_size, word_checks: of captions.
         shown: queries and captions with pictures, per kind. top_k: length of result lists.
         seed: of every drawing.
+        trec: write the best so many candidates of every query, and the right answers, in TREC's form (test); 0 = not.
 
     Raises:
         ValueError: ``parts``, and something of the shorthand for those that they replace.
@@ -89,6 +91,7 @@ class Evaluator:
         shown: int = Setting.shown,
         top_k: int = Setting.top_k,
         seed: int = Setting.seed,
+        trec: int = Setting.trec,
     ) -> None:
         painting: dict[str, Any] = {"sampler": sampler, "guidance": guidance, "steps": steps, "weights": image_weights}
         usual: list[Part] = [
@@ -104,7 +107,7 @@ class Evaluator:
                 "set them where the part is named (init_args), or name further parts under `also`"
             )
         self.parts: list[Part] = [*(usual if parts is None else parts), *also]
-        self.setting = Setting("validation", shown, top_k, seed)
+        self.setting = Setting("validation", shown, top_k, seed, trec)
         self._told: set[str] = set()
         self.start("validation")
 
@@ -145,7 +148,7 @@ class Evaluator:
         """Compute everything; a collective that every rank calls, also one without any batch.
 
         Args:
-            out_dir: where rank 0 writes ``results.json``, ``predictions/`` and ``images/``; None writes nothing.
+            out_dir: where rank 0 writes ``results.json``, ``predictions/``, ``images/`` and ``trec/``; None writes nothing.
 
         Returns:
             Flat metric names, e.g. ``fashiongen/t2i/R@1`` in percent; equal on all ranks.
@@ -197,6 +200,7 @@ class Evaluator:
         out_dir.mkdir(parents=True, exist_ok=True)
         _write_predictions(out_dir / "predictions", outcomes)
         _write_pictures(out_dir / "images", files)
+        write_folder(out_dir / "trec", {name: lists for outcome in outcomes for name, lists in outcome.runs.items()})
         write_records(out_dir / "results.json", [r.with_context(**context) for o in outcomes for r in o.records])
 
     def log_samples(self, logger: Any, step: int) -> None:

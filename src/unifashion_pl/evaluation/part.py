@@ -14,8 +14,9 @@ from unifashion_pl.data.samples import Batch
 from unifashion_pl.evaluation.coverage import Coverage, Whole
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
-from unifashion_pl.metrics.lines import Line
+from unifashion_pl.metrics.lines import Line, file_name
 from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.trec import Listing
 from unifashion_pl.team import Team
 
 Stage = Literal["validation", "test"]
@@ -32,6 +33,7 @@ class Outcome:
         needed: keys of the thumbnails that the shown lines refer to.
         thumbnails: JPEG bytes by key, those this rank has seen.
         files: further images by file name, those this rank has made.
+        runs: ranked lists by the names of their TREC files, without ending.
     """
 
     dataset: str
@@ -41,6 +43,11 @@ class Outcome:
     needed: set[str] = field(default_factory=set)
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    runs: dict[str, list[Listing]] = field(default_factory=dict)
+
+    def add_runs(self, runs: Mapping[str, list[Listing]], further: str = "") -> None:
+        """Take the lists of a metric; ``further`` tells its names apart from another metric's."""
+        self.runs |= {file_name(self.dataset, f"{name}{further}", ".run"): lists for name, lists in runs.items()}
 
     def log(self, records: list[ResultRecord], name: str = "") -> None:
         """Give the logger the values of records: ``dataset/name/metric``, without the dataset's split."""
@@ -58,12 +65,14 @@ class Setting:
         shown: queries and captions with pictures, per kind.
         top_k: length of result lists.
         seed: of every drawing.
+        trec: candidates of each list in TREC's form; 0 = none are written.
     """
 
     stage: Stage = "test"
     shown: int = 12
     top_k: int = 10
     seed: int = 0
+    trec: int = 0
 
 
 @dataclass(frozen=True)

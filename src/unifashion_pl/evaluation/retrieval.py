@@ -52,7 +52,9 @@ class RetrievalPart(Part):
     def begin(self) -> None:
         protocols, draws = (self.protocols, self.draws) if self.test else (self.protocols[:1], 1)
         seed = self.setting.seed
-        self.metric = FashionGenRecall(tuple(protocols), ks=self.ks, n_queries=self.n_queries, draws=draws, seed=seed)
+        listed = self.setting.trec if self.test else 0
+        asked: dict[str, Any] = {"ks": self.ks, "n_queries": self.n_queries, "draws": draws, "seed": seed, "listed": listed}
+        self.metric = FashionGenRecall(tuple(protocols), **asked)
         self.shown = self.setting.shown if self.test else 0
         self.texts: Drawing[tuple[str, Tensor]] = Drawing(self.shown, seed)
         self.images: Drawing[tuple[str, Tensor]] = Drawing(self.shown, seed)
@@ -92,6 +94,7 @@ class RetrievalPart(Part):
         outcome.records = records if whole is None else expecting(records, self.metric.queries_of(whole.catalogue))
         shown = self._result_lists(team)
         outcome.lines = [*ranked, *shown]
+        outcome.add_runs(self.metric.runs())
         outcome.needed = {key for line in shown if isinstance(line, TextToImage) for key, _ in line.top}
         outcome.needed |= {line.key for line in shown} | {line.target_shown for line in shown if line.target_shown}
         if self.test and self.robustness:

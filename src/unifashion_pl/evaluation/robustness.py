@@ -22,9 +22,10 @@ from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.intervals import bootstrap_interval, wilson_interval
 from unifashion_pl.metrics.lines import ProductLine, RewrittenLine, place
 from unifashion_pl.metrics.protocol import HEADLINE, Protocol
-from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, token_scores
+from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, positive_mask, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.robustness import overlap_at, product_scores
+from unifashion_pl.metrics.trec import Best, Listing, best_lists
 from unifashion_pl.team import Rows, Team, merge, united
 
 NAME = "robustness"
@@ -64,7 +65,7 @@ class Rewritings:
 
     def __init__(self, dataset: str, metric: FashionIQRecall) -> None:
         self.dataset, self.metric = dataset, metric
-        self.rewritten = FashionIQRecall(metric.ks, scores=("image",), top_k=metric.top_k)
+        self.rewritten = FashionIQRecall(metric.ks, scores=("image",), top_k=metric.top_k, listed=metric.listed)
         self.words: dict[str, str] = {}
 
     def update(self, model: FashionModel, batch: QueryBatch) -> None:
@@ -90,6 +91,7 @@ class Rewritings:
         """
         lines = self._lines(texts, united(team, self.words))
         outcome.lines += lines
+        outcome.add_runs(self.rewritten.runs(), ".rewritten")
         asked = sum((self.metric.expected or {}).values()) or len(texts)
         for rule in REWRITINGS:
             records = self._records(rule, [line for line in lines if line.rule == rule], len(texts), base)
@@ -166,7 +168,7 @@ def add_products(
     images = team.own(merge(metric.images))  # type: ignore[arg-type]
     texts = first_texts(team.rows(team.own(merge(metric.texts))))  # type: ignore[arg-type]
     views = sum(team.objects(len(images)))
-    ranks = _product_ranks(team, images, texts, device)
+    ranks, lists = _product_ranks(team, images, texts, device, metric.listed)
     protocol = Protocol("fashiongen_full", robustness=PRODUCTS).adding(views=views, products=len(texts))
     protocol = protocol.adding(text=metric.text, score=metric.score)
     records = recall_records(ranks, metric.ks, protocol, "t2i/")
@@ -175,15 +177,18 @@ def add_products(
     outcome.log(records, f"{NAME}/{PRODUCTS}")
     keys = [str(product) for product in texts.ids]
     outcome.lines += product_lines(keys, keys, ranks, dataset=outcome.dataset, direction="t2i")
+    if lists:
+        listings = [Listing(key, best, (key,)) for key, best in zip(keys, lists)]
+        outcome.add_runs({"fashiongen_full.t2i": listings}, f".{PRODUCTS}")
 
 
-def _product_ranks(team: Team, images: Rows, texts: Rows, device: torch.device) -> Ranks:
-    """Ranks of all texts; views stay on the rank that saw them, texts go through in blocks."""
+def _product_ranks(team: Team, images: Rows, texts: Rows, device: torch.device, listed: int) -> tuple[Ranks, list[Best]]:
+    """Ranks of all texts, and lists where asked for; views stay on the rank that saw them, texts go through in blocks."""
     code = {product: i for i, product in enumerate(texts.ids)}
     shown = [code[product] for product in images.facts.get("product", [])]
     height = block_height(len(texts), BLOCK)
     vectors = texts.tensors["embeddings"]
-    better, ties = [], []
+    better, ties, lists, names = [], [], list[Best](), list(map(str, texts.ids))
     for start in range(0, len(texts), height):
         block = vectors[start : start + height]
         best = vectors.new_full((height, len(texts)), float("-inf"))
@@ -191,10 +196,13 @@ def _product_ranks(team: Team, images: Rows, texts: Rows, device: torch.device) 
             with exact_fp32(device):
                 scores = token_scores(padded(block, height), images.tensors["tokens"], device=device)
                 best = product_scores(scores, shown, len(texts)).cpu()
-        ranks = exact_ranks(team.reduce(best, "max")[: len(block)], list(range(start, start + len(block))))
+        whole, own = team.reduce(best, "max")[: len(block)], list(range(start, start + len(block)))
+        ranks = exact_ranks(whole, own)
+        if listed:
+            lists += best_lists(whole, positive_mask(own, whole.shape, whole.device), names, listed)
         better.append(ranks.better)
         ties.append(ranks.ties)
-    return Ranks(torch.cat(better), torch.cat(ties))
+    return Ranks(torch.cat(better), torch.cat(ties)), lists
 
 
 def recall_records(ranks: Ranks, ks: Sequence[int], protocol: Protocol, prefix: str = "") -> list[ResultRecord]:

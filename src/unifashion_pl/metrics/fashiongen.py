@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import Protocol
-from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, mean_of_all
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.metrics.trec import Best, Listing, best_lists, over_ranks, two_way_lists
 from unifashion_pl.team import Rows, Team
 
 DIRECTIONS = ("i2t", "t2i")
@@ -36,6 +38,7 @@ class FashionGenRecall(KeyedMetric):
         n_queries, draws, seed, small_pool, group: see :func:`unifashion_pl.metrics.candidates.build_candidates`.
         candidates: lists to use instead of drawing them, by protocol (from files).
         score, text: parts of the protocol string: how the score is made and the text rule.
+        listed: candidates of each list in :meth:`runs`; 0 = there are none.
 
     ``compute`` returns ``{"<protocol>/i2t/R@1": percent, ..., "<protocol>/mean": percent, "<protocol>/n": queries}`` and the
     counts ``tied``, ``undecidable`` (another candidate has the same text) and ``filled`` (candidates of another subcategory);
@@ -54,13 +57,14 @@ class FashionGenRecall(KeyedMetric):
         candidates: dict[str, CandidateLists] | None = None,
         score: str = "itc",
         text: str = "name_description",
+        listed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__("images", "texts", **kwargs)
         self.protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
         if unknown := [p for p in self.protocols if p not in PROTOCOLS]:
             raise ValueError(f"unknown protocol {', '.join(unknown)}; expected one of {', '.join(PROTOCOLS)}")
-        self.ks, self.score, self.text = tuple(ks), score, text
+        self.ks, self.score, self.text, self.listed = tuple(ks), score, text, listed
         self.drawn: dict[str, Any] = {"n_queries": n_queries, "draws": draws, "seed": seed}
         self.drawn |= {"small_pool": small_pool, "group": group}
         self.candidates = dict(candidates or {})
@@ -145,7 +149,7 @@ class FashionGenRecall(KeyedMetric):
         lists = team.guarded(lambda: self._lists(name, catalogue))
         scores = team.reduce(trial_scores(lists.trials, images, texts, self._where), "sum")
         wording = dict(zip(texts.ids, texts.facts["text"]))
-        queries = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording))
+        queries = team.guarded(lambda: rank_trials(lists.trials, scores, catalogue, wording, self.listed))
         return queries, self._drawn_from(lists, queries)
 
     def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
@@ -164,15 +168,20 @@ class FashionGenRecall(KeyedMetric):
         code = {product: i for i, product in enumerate(texts.ids)}
         own = images.facts.get("product", [])
         n, m = len(catalogue.product_of), len(texts)
-        by_image, by_text = two_way_ranks(
+        every = (
             images.tensors["tokens"] if len(images) else texts.tensors["embeddings"].new_zeros(0, 1, 1),
             torch.tensor([code[p] for p in own], dtype=torch.int64),
             texts.tensors["embeddings"],
             torch.arange(m),
             (block_height(n, 256), block_height(m, 1024)),
             self._where,
-            team.reduce,
         )
+        by_image, by_text = two_way_ranks(*every, team.reduce)
+        names = list(map(str, images.ids)), list(map(str, texts.ids))
+        lists: dict[str, list[Best]] = {}
+        if self.listed:
+            lists["i2t"], among = two_way_lists(*every, names, self.listed)
+            lists["t2i"] = over_ranks(team.objects(among), self.listed)
         wording = texts.facts["text"]
         copies = Counter(wording)
         same = {product: copies[text] > 1 for product, text in zip(texts.ids, wording)}
@@ -180,7 +189,10 @@ class FashionGenRecall(KeyedMetric):
         def asked(direction: str, keys: Sequence[Any], products: Sequence[Any], ranks: Ranks) -> list[RankedQuery]:
             places = zip(keys, products, ranks.better.tolist(), ranks.ties.tolist())
             facts = {p: {"candidates": m if direction == "i2t" else n, "undecidable": same[p]} for p in set(products)}
-            return [RankedQuery(k, direction, p, {(): (better, ties)}, facts=facts[p]) for k, p, better, ties in places]
+            found = [RankedQuery(k, direction, p, {(): (better, ties)}, facts=facts[p]) for k, p, better, ties in places]
+            answers = [(q.cluster,) if direction == "i2t" else tuple(catalogue.rows_of[q.cluster]) for q in found]
+            told = zip(found, answers, lists.get(direction, ()))
+            return [replace(query, lists={(): best}, right=right) for query, right, best in told] or found
 
         queries = [q for part in team.objects(asked("i2t", images.ids, own, by_image)) for q in part]
         queries += asked("t2i", texts.ids, texts.ids, by_text)
@@ -220,6 +232,14 @@ class FashionGenRecall(KeyedMetric):
                     asked = {"protocol": name, "direction": direction, "draw": query.draw, "query": query.key}
                     lines.append({**asked, "product": query.cluster, **query.place(), **query.facts})
         return lines
+
+    def runs(self) -> dict[str, list[Listing]]:
+        """``PROTOCOL.DIRECTION`` -> the lists of its queries, each with its own candidates; call after ``compute`` (on all ranks).
+
+        Documents of ``t2i`` are views, in ``fashiongen_full`` with all views of a product as right answers; those of ``i2t`` are products.
+        """
+        self.compute()
+        return {f"{name}.{side}": lists for name, table in self._tables.items() for side, lists in table.runs().items()}
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws; ``context``: further fields."""
@@ -284,8 +304,10 @@ def trial_scores(trials: Sequence[Trial], images: Rows, texts: Rows, device: tor
     return scores
 
 
-def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, wording: Mapping[Any, str]) -> list[RankedQuery]:
-    """Exact ranks of the queries of all trials, both directions."""
+def rank_trials(
+    trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, wording: Mapping[Any, str], most: int = 0
+) -> list[RankedQuery]:
+    """Exact ranks of the queries of all trials, both directions, and lists of their ``most`` best candidates."""
     product_of = catalogue.product_of
     found = []
     for trial, part in zip(trials, scores.split([len(t.rows) * len(t.products) for t in trials])):
@@ -293,9 +315,14 @@ def rank_trials(trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, w
         shown = [product_of[row] for row in trial.rows]
         sides = (("i2t", matrix, shown, trial.products), ("t2i", matrix.T, trial.products, shown))
         for direction, rows, products, candidates in sides:
+            names = trial.products if direction == "i2t" else trial.rows
+            wanted = most if trial.queries(direction) else 0
+            lists = best_lists(rows, torch.eye(*rows.shape, dtype=torch.bool), names, wanted) if wanted else []
             for i, key in enumerate(trial.queries(direction)):  # whose positive is candidate i
                 better, ties = int((rows[i] > rows[i, i]).sum()), int((rows[i] == rows[i, i]).sum()) - 1
                 twin = any(other != products[i] and wording[other] == wording[products[i]] for other in candidates)
                 facts = {"candidates": len(candidates), "undecidable": twin}
-                found.append(RankedQuery(key, direction, products[i], {(): (better, ties)}, trial.draw, facts))
+                best: dict[Variant, Best] = {(): lists[i]} if lists else {}
+                asked = RankedQuery(key, direction, products[i], {(): (better, ties)}, trial.draw, facts, best, (names[i],))
+                found.append(asked)
     return found

@@ -12,9 +12,10 @@ from torch import Tensor
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
-from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, padded, token_scores
+from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, padded, positive_mask, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.metrics.trec import Listing, best_lists
 from unifashion_pl.team import Rows
 
 GALLERIES = ("original", "union", "targets")
@@ -38,6 +39,7 @@ class FashionIQRecall(KeyedMetric):
             gallery (a missing one scores 0); the protocol string then says so.
         score, text: parts of the protocol string: how the score is made and the rule that joins the two texts.
         top_k: length of the result lists in :meth:`per_query`.
+        listed: candidates of each list in :meth:`runs`, of every variant; 0 = there are none.
 
     Galleries: ``original`` (all ids of the split), ``union`` (references and targets), ``targets`` (diagnostic).
     ``ref-removed`` takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories,
@@ -58,6 +60,7 @@ class FashionIQRecall(KeyedMetric):
         score: str = "itc",
         text: str = "and",
         top_k: int = 10,
+        listed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__("gallery", "queries", **kwargs)
@@ -66,7 +69,7 @@ class FashionIQRecall(KeyedMetric):
         self.ks, self.scores, self.caption_weight = tuple(ks), tuple(s for s in SCORES if s in scores), caption_weight
         self.expected = dict(expected) if expected is not None else None
         self.allow_partial, self.gallery_expected = allow_partial, gallery_expected
-        self.score, self.text, self.top_k = score, text, top_k
+        self.score, self.text, self.top_k, self.listed = score, text, top_k, listed
         self._clear()
 
     def _clear(self) -> None:
@@ -221,16 +224,20 @@ class FashionIQRecall(KeyedMetric):
         for i, (key, target) in enumerate(zip(block.ids, block.facts["target"])):
             asked = {name: column[i] for name, column in block.facts.items()}
             facts = {"top": {}, "scores": {}, "target": target, "overlap": asked["overlap"]}
-            found.append(RankedQuery(str(key), asked["category"], asked["reference"], {}, facts=facts))
+            found.append(RankedQuery(str(key), asked["category"], asked["reference"], {}, facts=facts, right=(target,)))
+        own = positive_mask(targets, torch.Size((len(block), len(shelf.ids))), self._where)
         for gallery, mask in shelf.masks.items():
             for reference, allowed in zip(REFERENCES, (mask, mask & others)):
                 for name, values in scores.items():
                     ranks = exact_ranks(values, targets, allowed, block.ids)
                     for query, better, ties in zip(found, ranks.better.tolist(), ranks.ties.tolist()):
                         query.ranks[gallery, reference, name] = better, ties
+                    lists = best_lists(values, own, shelf.ids, self.listed, allowed) if self.listed else ()
+                    for query, best in zip(found, lists):
+                        query.lists[gallery, reference, name] = best
         for name, values in scores.items():
-            own = values[torch.arange(len(block)), targets].tolist()
-            for query, top, score in zip(found, top_lists(values, shelf.ids, self.top_k), own):
+            reached = values[torch.arange(len(block)), targets].tolist()
+            for query, top, score in zip(found, top_lists(values, shelf.ids, self.top_k), reached):
                 query.facts["top"][name], query.facts["scores"][name] = top, score
         return found
 
@@ -257,6 +264,11 @@ class FashionIQRecall(KeyedMetric):
         """One record per query for a prediction file, sorted by category and key; call after ``compute`` (on all ranks)."""
         self.compute()
         return [_line(query) for query in self._ranked]
+
+    def runs(self) -> dict[str, list[Listing]]:
+        """``CATEGORY.GALLERY.REFERENCE.SCORE`` -> the lists of its queries; call after ``compute`` (on all ranks)."""
+        self.compute()
+        return self._tables()[0][1].runs()
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories); ``context``: further fields."""

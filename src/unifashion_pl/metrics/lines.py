@@ -265,16 +265,21 @@ def place(line: RankedLine) -> int:
 
 
 def image_name(dataset: str, key: str) -> str:
-    """File name of a thumbnail; safe for every id, and unique: what was replaced is told apart by a hash.
+    """File name of a thumbnail.
 
     >>> image_name("fashioniq/val", "B008BHCT58")
     'fashioniq-val--B008BHCT58.jpg'
     """
+    return file_name(dataset, key, ".jpg")
+
+
+def file_name(dataset: str, key: str, ending: str) -> str:
+    """Name of a file about something of a dataset; safe for every key, and unique: what was replaced is told apart by a hash."""
     name = f"{dataset.replace('/', '-')}--{key}"
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:120]
     if safe != name:
         safe += "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    return safe + ".jpg"
+    return safe + ending
 
 
 def write_lines(path: Path, lines: Iterable[Line | Mapping[str, Any]]) -> None:

@@ -22,6 +22,7 @@ from unifashion_pl.metrics.intervals import (
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord
+from unifashion_pl.metrics.trec import Best, Listing
 
 Variant = tuple[str, ...]
 Means = Callable[[Mapping[str, Any], Sequence[int]], dict[str, Any]]
@@ -38,6 +39,8 @@ class RankedQuery:
         ranks: variant of the ranking -> (better, ties).
         draw: of the candidates.
         facts: further fields of its prediction line.
+        lists: variant -> its best candidates, where they were asked for.
+        right: names of its right answers among them.
     """
 
     key: str
@@ -46,6 +49,8 @@ class RankedQuery:
     ranks: dict[Variant, tuple[int, int]]
     draw: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    lists: dict[Variant, Best] = field(default_factory=dict)
+    right: tuple[str, ...] = ()
 
     def place(self, variant: Variant = ()) -> dict[str, int]:
         """``rank`` and ``ties`` as in prediction files (:mod:`unifashion_pl.metrics.lines`)."""
@@ -121,6 +126,19 @@ class RankedTable:
         ranks, draws = self.ranks(variant, queries), torch.tensor([q.draw for q in queries])
         each = [draws == draw for draw in draws.unique()]
         return {k: [100.0 * float(ranks.hits(k)[own].mean()) for own in each] for k in self.ks}
+
+    def runs(self) -> dict[str, list[Listing]]:
+        """``STRATUM.VARIANT`` -> the lists of its queries, where they were asked for; one of several draws is called ``DRAW/QUERY``."""
+        drawn = len({query.draw for query in self.queries}) > 1
+        return {
+            ".".join((stratum, *variant)): [
+                Listing(f"{query.draw}/{query.key}" if drawn else query.key, query.lists[variant], query.right)
+                for query in queries
+            ]
+            for stratum, queries in self.strata.items()
+            for variant in self.variants
+            if queries and variant in queries[0].lists
+        }
 
     def numbers(self) -> dict[Variant, dict[str, float]]:
         """``{variant: {"dress/R@10": percent, ..., "mean/R@10": ...}}``: recall averaged over draws, and means over strata."""

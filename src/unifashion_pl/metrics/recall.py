@@ -200,7 +200,7 @@ def two_way_ranks(
     column_best = torch.full((len(vectors),), float("-inf"), device=device)
     every = tokens, token_groups, vectors, vector_groups
     with exact_fp32(device):
-        for r, c, scores, positives in _blocks(*every, heights, device, only_positives=True):
+        for r, c, scores, positives in score_blocks(*every, heights, device, only_positives=True):
             own = scores.masked_fill(~positives, float("-inf"))
             row_best[r] = torch.maximum(row_best[r], own.amax(1))
             column_best[c] = torch.maximum(column_best[c], own.amax(0))
@@ -208,7 +208,7 @@ def two_way_ranks(
         rows = torch.zeros(2, len(tokens), dtype=torch.int64, device=device)
         columns = torch.zeros(2, len(vectors), dtype=torch.int64, device=device)
         finite = bool(row_best.isfinite().all()) and bool(column_best.isfinite().all())
-        for r, c, scores, positives in _blocks(*every, heights, device):
+        for r, c, scores, positives in score_blocks(*every, heights, device):
             finite = finite and bool(scores.isfinite().all())
             for counts, best, where, axis in ((rows, row_best[r, None], r, 1), (columns, column_best[None, c], c, 0)):
                 counts[0, where] += ((scores > best) & ~positives).sum(axis)
@@ -219,7 +219,7 @@ def two_way_ranks(
     return Ranks(rows[0].cpu(), rows[1].cpu()), Ranks(columns[0].cpu(), columns[1].cpu())
 
 
-def _blocks(
+def score_blocks(
     tokens: Tensor,
     token_groups: Tensor,
     vectors: Tensor,

@@ -1,0 +1,90 @@
+"""Many queries from a file, asked together, and their hits as lists for TREC's tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from unifashion_pl.gallery.asking import Asking, SearchOptions
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.metrics.trec import Best, Listing
+from unifashion_pl.reading import FormatError, text_lines
+from unifashion_pl.reading_csv import read_table
+
+COLUMNS = ("id", "text", "image", "relevant")
+#: Between the ids of several right answers.
+BETWEEN = "|"
+
+
+@dataclass(frozen=True)
+class FileQuery:
+    """A row of a file of queries: a text, an image, or both; ``right`` are the ids of its right answers, none = not judged."""
+
+    id: str
+    text: str | None = None
+    image: Path | None = None
+    right: tuple[str, ...] = ()
+
+
+def read_queries(path: Path) -> list[FileQuery]:
+    """Queries of a CSV, or of a text file (``.txt``), one text a line.
+
+    A CSV has the columns ``text`` and ``image`` (a path, seen from the folder of the CSV), one of them or both, and may have ``id`` (else
+    queries are called by their numbers from 1) and ``relevant``: ids of right answers with ``|`` between them.
+
+    Raises:
+        FileNotFoundError: no such file.
+        FormatError: no queries; with the line: a column of another name, neither text nor image, or an id that occurs twice.
+    """
+    if path.suffix.lower() == ".txt":
+        found = [(line, FileQuery(str(number), text)) for number, (line, text) in enumerate(text_lines(path), 1)]
+    else:
+        table = read_table(path)
+        names = [name.lower() for name in table.header]
+        if not {"text", "image"} & {*names} or {*names} - {*COLUMNS} or len({*names}) < len(names):
+            raise FormatError(
+                f"{path}:1: columns are {', '.join(table.header)}; expected text or image, and perhaps id and relevant"
+            )
+        rows = [(row.line, {name: cell.strip() for name, cell in zip(names, row.cells)}) for row in table.rows]
+        found = [(line, _query(path, number, cells)) for number, (line, cells) in enumerate(rows, 1)]
+    seen: dict[str, int] = {}
+    for line, query in found:
+        if query.text is None and query.image is None:
+            raise FormatError(f"{path}:{line}: the query {query.id} has neither text nor image")
+        if (first := seen.setdefault(query.id, line)) != line:
+            raise FormatError(f"{path}:{line}: the id {query.id!r} is that of line {first} too; every query needs its own")
+    if not found:
+        raise FormatError(f"{path} has no queries")
+    return [query for _, query in found]
+
+
+def _query(path: Path, number: int, cells: dict[str, str]) -> FileQuery:
+    right = [name.strip() for name in cells.get("relevant", "").split(BETWEEN)]
+    image = path.parent / cells["image"] if cells.get("image") else None
+    return FileQuery(cells.get("id") or str(number), cells.get("text") or None, image, tuple(filter(None, right)))
+
+
+def ask(gallery: Asking, queries: Sequence[FileQuery], how: SearchOptions) -> list[Listing]:
+    """The lists of all queries, in their order; those of one kind (text, image, both) read the gallery together.
+
+    Raises:
+        ValueError, RuntimeError: as a single search.
+    """
+    kinds: dict[tuple[bool, bool], list[int]] = {}
+    for i, query in enumerate(queries):
+        kinds.setdefault((query.text is not None, query.image is not None), []).append(i)
+    hits: dict[int, list[Hit]] = {}
+    for (texts, images), members in kinds.items():
+        asked = [queries[i] for i in members]
+        given = [one.text for one in asked if one.text is not None] if texts else None
+        pictures = [one.image for one in asked if one.image is not None] if images else None
+        hits |= zip(members, gallery.many(given, pictures, how))
+    return [listing(query.id, hits[i], query.right) for i, query in enumerate(queries)]
+
+
+def listing(query: str, hits: Sequence[Hit], right: Sequence[str] = ()) -> Listing:
+    """Hits of one query as a list."""
+    return Listing(query, Best([hit.id for hit in hits], np.array([hit.score for hit in hits], np.float32)), right)
