@@ -138,7 +138,7 @@ class IndexRows:
         found: dict[int, str] = {}
         for part in _parts(keys):
             found |= self.base.execute(
-                f"SELECT key, coalesce({self.column(what).sql}, id) FROM items WHERE key IN ({_marks(part)})", part
+                f"SELECT key, coalesce({self.column(what).place}, id) FROM items WHERE key IN ({_marks(part)})", part
             ).fetchall()
         return found
 
@@ -247,7 +247,7 @@ class IndexRows:
         text, values = condition(where, self.known()) if where is not None else ("1", [])
         return dict(
             self.base.execute(
-                f"SELECT {self.column(column).sql} AS value, count(*) AS n FROM items WHERE {text} AND value IS NOT NULL "
+                f"SELECT {self.column(column).place} AS value, count(*) AS n FROM items WHERE {text} AND value IS NOT NULL "
                 "GROUP BY value ORDER BY n DESC, value LIMIT ?",
                 [*values, most],
             ).fetchall()

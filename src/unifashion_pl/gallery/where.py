@@ -1,4 +1,4 @@
-"""Filters as people write them: ``price < 50 and category == 'dress'``, read strictly and turned into SQL with bound values.
+"""Filters as people write them: ``price < 50 and category == 'dress'``, read strictly into clauses, and those as SQL with bound values.
 
 Python's parser reads them, and nothing but comparisons of columns with plain values, ``and``, ``or`` and ``not`` passes. No text of a user
 becomes SQL: columns are looked up, values are parameters.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,23 +32,92 @@ NUMBER, TEXT = "number", "text"
 
 @dataclass(frozen=True)
 class Column:
-    """A column that can be filtered on: its name in SQL, and whether it holds numbers or texts."""
+    """A column that can be filtered on: its name in SQL, or wherever else it is asked, and whether it holds numbers or texts."""
 
-    sql: str
+    place: str
     kind: str
 
 
+@dataclass(frozen=True)
+class Compared:
+    """``column sign value``; a value of None, with ``=`` and ``<>`` alone, means that there is none."""
+
+    column: Column
+    sign: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The column holds one of the values."""
+
+    column: Column
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The text stands inside of the column's."""
+
+    column: Column
+    text: str
+
+
+@dataclass(frozen=True)
+class Denied:
+    """Not so; a row without a value is in neither of a clause and its denial."""
+
+    part: Clause
+
+
+@dataclass(frozen=True)
+class Joined:
+    """All (``AND``) or any (``OR``) of the parts."""
+
+    word: str
+    parts: Sequence[Clause]
+
+
+Clause = Compared | OneOf | Inside | Denied | Joined
+
+
 def condition(text: str, columns: Mapping[str, Column]) -> tuple[str, list[Any]]:
-    """A filter as SQL and the values bound in it.
+    """A filter as SQL and the values bound in it; arguments and errors as of :func:`clause`.
+
+    >>> condition("price < 50 and not size in ('S', 'M')", {"price": Column("c1", NUMBER), "size": Column("c2", TEXT)})
+    ('((c1 < ?) AND (NOT (c2 IN (?, ?))))', [50, 'S', 'M'])
+    """
+    values: list[Any] = []
+    return _sql(clause(text, columns), values), values
+
+
+def _sql(found: Clause, values: list[Any]) -> str:
+    """A clause as SQL; what it binds is added to ``values``."""
+    if isinstance(found, Joined):
+        return "(" + f" {found.word} ".join([_sql(part, values) for part in found.parts]) + ")"
+    if isinstance(found, Denied):
+        return f"(NOT {_sql(found.part, values)})"
+    place = found.column.place
+    if isinstance(found, OneOf):
+        values += found.values
+        return f"({place} IN ({', '.join('?' * len(found.values))}))"
+    if isinstance(found, Inside):
+        values.append(found.text)
+        return f"(instr({place}, ?) > 0)"
+    if found.value is None:
+        return f"({place} IS {'NOT ' * (found.sign == '<>')}NULL)"
+    values.append(found.value)
+    return f"({place} {found.sign} ?)"
+
+
+def clause(text: str, columns: Mapping[str, Column]) -> Clause:
+    """A filter, read.
 
     Columns stand by name; one whose name is no word stands in backquotes: ``\\`list price\\` < 50``. ``in`` takes a list of values, or looks
     for a text inside a text column (``'silk' in title``). IndexRows without a value are found by ``== None`` alone.
 
     Raises:
         ArgumentError: anything else, an unknown column, or a number compared with a text.
-
-    >>> condition("price < 50 and not size in ('S', 'M')", {"price": Column("c1", NUMBER), "size": Column("c2", TEXT)})
-    ('((c1 < ?) AND (NOT (c2 IN (?, ?))))', [50, 'S', 'M'])
     """
     if not isinstance(text, str) or not text.strip():
         raise ArgumentError(f"the filter is {text!r}, {EXPECTED}")
@@ -57,8 +126,7 @@ def condition(text: str, columns: Mapping[str, Column]) -> tuple[str, list[Any]]
     plain, quoted = _without_backquotes(text)
     try:
         tree = ast.parse(plain.strip(), mode="eval").body
-        reader = _Reader(text, columns, quoted)
-        return reader.logic(tree), reader.values
+        return _Reader(text, columns, quoted).logic(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ArgumentError):
             raise
@@ -94,30 +162,30 @@ def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:
 
 
 class _Reader:
-    """Walks a tree; what was bound is in ``values``."""
+    """Walks Python's tree."""
 
     def __init__(self, text: str, columns: Mapping[str, Column], quoted: Mapping[str, str]) -> None:
         self.text, self.columns, self.quoted = text, columns, quoted
-        self.values: list[Any] = []
 
-    def logic(self, node: ast.expr, depth: int = 0) -> str:
+    def logic(self, node: ast.expr, depth: int = 0) -> Clause:
         if depth > DEEPEST:
             raise ArgumentError(f"the filter {self.text[:60]!r} … is nested more than {DEEPEST} times")
         if isinstance(node, ast.BoolOp):
-            word = " AND " if isinstance(node.op, ast.And) else " OR "
-            return "(" + word.join([self.logic(part, depth + 1) for part in node.values]) + ")"
+            return Joined(
+                "AND" if isinstance(node.op, ast.And) else "OR", [self.logic(part, depth + 1) for part in node.values]
+            )
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            return f"(NOT {self.logic(node.operand, depth + 1)})"
+            return Denied(self.logic(node.operand, depth + 1))
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             parts = [self._comparison(one, operator, two) for one, operator, two in zip(sides, node.ops, sides[1:])]
-            return parts[0] if len(parts) == 1 else "(" + " AND ".join(parts) + ")"
+            return parts[0] if len(parts) == 1 else Joined("AND", parts)
         raise self._refused(node)
 
-    def _comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> str:
+    def _comparison(self, left: ast.expr, operator: ast.cmpop, right: ast.expr) -> Clause:
         if isinstance(operator, ast.In | ast.NotIn):
             found = self._inside(left, right)
-            return f"(NOT {found})" if isinstance(operator, ast.NotIn) else found
+            return Denied(found) if isinstance(operator, ast.NotIn) else found
         if type(operator) not in OPERATORS:
             raise self._refused(left)
         sign = OPERATORS[type(operator)]
@@ -128,34 +196,33 @@ class _Reader:
         if value is None:
             if sign not in ("=", "<>"):
                 raise ArgumentError(f"the filter {self.text!r} asks what is more than nothing: None goes with == and != alone")
-            return f"({column.sql} IS {'NOT ' * (sign == '<>')}NULL)"
-        self._bind(value, column, left)
-        return f"({column.sql} {sign} ?)"
+        else:
+            self._check(value, column, left)
+        return Compared(column, sign, value)
 
-    def _inside(self, left: ast.expr, right: ast.expr) -> str:
+    def _inside(self, left: ast.expr, right: ast.expr) -> Clause:
         """``column in (values)``, or ``'text' in column``."""
         if isinstance(right, ast.Tuple | ast.List | ast.Set):
             column = self._column(left)
-            for value in right.elts:
-                self._bind(self._value(value), column, left)
-            return f"({column.sql} IN ({', '.join('?' * len(right.elts))}))"
+            values = [self._value(value) for value in right.elts]
+            for value in values:
+                self._check(value, column, left)
+            return OneOf(column, values)
         column = self._column(right)
         value = self._value(left)
         if column.kind != TEXT or not isinstance(value, str):
             raise ArgumentError(
                 f"the filter {self.text!r} looks inside of {self._name(right)!r}: in looks for a text in a text column"
             )
-        self.values.append(value)
-        return f"(instr({column.sql}, ?) > 0)"
+        return Inside(column, value)
 
-    def _bind(self, value: Any, column: Column, node: ast.expr) -> None:
+    def _check(self, value: Any, column: Column, node: ast.expr) -> None:
         if (NUMBER if isinstance(value, int | float) else TEXT) != column.kind or value is None:
             raise ArgumentError(
                 f"the filter {self.text!r} compares {self._name(node)!r}, which holds {column.kind}s, with {value!r}"
                 + (": write the number without quotes" if column.kind == NUMBER and value is not None else "")
                 + (f": write it in quotes, {str(value)!r}" if column.kind == TEXT and value is not None else "")
             )
-        self.values.append(value)
 
     def _name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
