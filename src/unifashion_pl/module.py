@@ -28,6 +28,7 @@ from unifashion_pl.freezing import (
 from unifashion_pl.gallery.gallery import gallery_of
 from unifashion_pl.inference.captions import caption
 from unifashion_pl.inference.encode import compose, encode_image, encode_text
+from unifashion_pl.inference.multi_vector import encoder
 from unifashion_pl.inference.persons import design, try_on
 from unifashion_pl.inference.pictures import generate
 from unifashion_pl.memory import check_memory
@@ -82,6 +83,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
     try_on = try_on
     design = design
     gallery = gallery_of
+    encoder = encoder
 
     def __init__(
         self,

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from unifashion_pl.inference.captions import caption
     from unifashion_pl.inference.encode import compose, encode_image, encode_image_sets, encode_text
     from unifashion_pl.inference.images import UnreadableImages, open_image
+    from unifashion_pl.inference.multi_vector import MultiVectorEncoder, encoder
     from unifashion_pl.inference.persons import design, try_on
     from unifashion_pl.inference.pictures import generate
 
 __all__ = [
+    "MultiVectorEncoder",
     "UnreadableImages",
     "caption",
     "compose",
@@ -24,6 +26,7 @@ __all__ = [
     "encode_image",
     "encode_image_sets",
     "encode_text",
+    "encoder",
     "generate",
     "open_image",
     "try_on",
@@ -32,6 +35,7 @@ PLACES = {
     "captions": ("caption",),
     "encode": ("compose", "encode_image", "encode_image_sets", "encode_text"),
     "images": ("UnreadableImages", "open_image"),
+    "multi_vector": ("MultiVectorEncoder", "encoder"),
     "persons": ("design", "try_on"),
     "pictures": ("generate",),
 }
