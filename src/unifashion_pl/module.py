@@ -191,8 +191,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
                 schedule.set_peak(rate)
 
     def configure_optimizers(self) -> Any:
-        nothing = self.trainer.limit_train_batches == 0  # Lightning estimates no end then
-        return build_optimizer(self, self.optim, 0 if nothing else self.trainer.estimated_stepping_batches)
+        untrained = self.trainer.limit_train_batches == 0  # Lightning estimates no end then
+        return build_optimizer(self, self.optim, 0 if untrained else self.trainer.estimated_stepping_batches)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
