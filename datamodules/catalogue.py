@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from unifashion_pl.datamodules.base import FashionDataModule
 from unifashion_pl.datamodules.catalogue_rows import CatalogueRow, read_catalogue
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import TRAIN, Item, MissingDataError, Plan, shortened
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, in_order, shortened
 from unifashion_pl.data.reader import PlanSource, SampleSource
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
@@ -61,13 +60,11 @@ def split_plans(
             meta = {name: getattr(row, name) for name in ("id", "product", "category", "subcategory", "name")}
             spec = ImageSpec({**meta, "description": row.text}, row.image.relative_to(root).as_posix())
             items.append(Item(f"c{number:07d}", row.category or "all", spec))
-        if split == TRAIN:
-            random.Random("catalogue").shuffle(items)
         made[split] = Plan(
             dataset=name,
             split=split,
             kind="pairs",
-            items=items,
+            items=in_order(items, split, "catalogue"),
             recipe=ImageRecipe(root),
             fields=("image", "meta"),
             root=csv.parent,

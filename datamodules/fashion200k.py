@@ -6,7 +6,6 @@ Views of a product share their text, so that positives go by product (the folder
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from unifashion_pl.datamodules.base import FashionDataModule
 
 from unifashion_pl.data.assemble import PairAssembler
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, shortened, size_notes, twice
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, in_order, shortened, size_notes, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, text_lines
 
@@ -85,8 +84,6 @@ def plan_split(root: Path, split: str) -> Plan:
     if again := twice(meta["id"] for meta, _ in rows):
         raise MissingDataError(f"{root}/labels: {len(again)} images of {split} are listed twice: {shortened(again)}")
     items = [Item(meta["id"], meta["category"], ImageSpec(meta, path)) for meta, path in rows]
-    if split == "train":
-        random.Random("fashion200k").shuffle(items)
     notes = [f"{len(rows):,} images, {len({meta['product'] for meta, _ in rows}):,} products"]
     mute = sum(not meta["description"] for meta, _ in rows)
     notes += size_notes(split, len(rows), PUBLISHED[split], "images", mute)
@@ -94,7 +91,7 @@ def plan_split(root: Path, split: str) -> Plan:
         dataset="fashion200k",
         split=split,
         kind="pairs",
-        items=items,
+        items=in_order(items, split, "fashion200k"),
         recipe=Fashion200KRecipe(root),
         fields=("image", "meta"),
         root=root,
@@ -123,10 +120,8 @@ class Fashion200KDataModule(FashionDataModule):
     """
 
     stream = "pairs"
+    plans = staticmethod(plans)
     train_folder, eval_folders = "pairs-train", ("pairs-test",)
-
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`; text and caption are the description."""

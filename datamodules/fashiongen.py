@@ -216,6 +216,7 @@ class FashionGenDataModule(FashionDataModule):
     """
 
     stream = "pairs"
+    plans = staticmethod(plans)
     train_folder, eval_folders = "pairs-train", ("pairs-validation",)
 
     def __init__(
@@ -229,9 +230,6 @@ class FashionGenDataModule(FashionDataModule):
     ) -> None:
         super().__init__(root, shards, **common)
         self.text, self.caption = text, caption
-
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
 
     def assembler(self) -> PairAssembler:
         """Makes :class:`PairBatch`."""

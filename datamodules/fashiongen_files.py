@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import NotRequired, TypedDict
 
-from unifashion_pl.data.plan import Item, MissingDataError, Plan, shortened, size_notes, twice
+from unifashion_pl.data.plan import Item, MissingDataError, Plan, in_order, shortened, size_notes, twice
 from unifashion_pl.data.recipes import ImageRecipe, ImageSpec
 from unifashion_pl.reading import FormatError, is_inside, read_json
 
@@ -77,8 +76,6 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
     folder = next((place for place in places if os.path.isfile(place / first)), places[0])
     views = [(entry, view) for entry in entries for view in range(len(entry["images"]))]
     items = [_item(n, view, entry, split) for n, (entry, view) in enumerate(views)]
-    if split == "train":
-        random.Random("fashiongen").shuffle(items)
     notes = [f"{len(items):,} images, {len(entries):,} products"]
     notes += size_notes(split, len(items), published, "rows", 0)
     if mute := sum(not entry["description"].strip() for entry in entries):
@@ -87,7 +84,7 @@ def plan_split(root: Path, split: str, published: int) -> Plan:
         dataset="fashiongen",
         split=split,
         kind="pairs",
-        items=items,
+        items=in_order(items, split, "fashiongen"),
         recipe=FashionGenFilesRecipe(folder),
         fields=("image", "meta"),
         root=root,

@@ -5,7 +5,6 @@ The test split has no targets in public, so its numbers are reported on validati
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from unifashion_pl.datamodules.fashioniq_raw import (
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
-from unifashion_pl.data.plan import TRAIN, Input, Item, Kind, Plan
+from unifashion_pl.data.plan import Input, Item, Kind, Plan, in_order
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
@@ -79,10 +78,8 @@ def plan_of(
     raw: RawFashionIQ, split: str, kind: Kind, items: Sequence[Item], recipe: FileRecipe, fields: tuple[str, ...], **more: Any
 ) -> Plan:
     """A plan of Fashion-IQ's images and annotations, training in a fixed permutation; ``more`` goes before what they have in common."""
-    if split == TRAIN:
-        items = list(items)
-        random.Random("fashioniq").shuffle(items)
     common: dict[str, Any] = {"dataset": "fashioniq", "root": raw.root, "sources": raw.files(split), "shard_size": SHARD_SIZE}
+    items = in_order(items, split, "fashioniq")
     return Plan(split=split, kind=kind, items=items, recipe=recipe, fields=fields, **{**common, **more})
 
 
@@ -147,6 +144,7 @@ class FashionIQDataModule(FashionDataModule):
     """
 
     stream = "triplets"
+    plans = staticmethod(plans)
     train_folder, eval_folders = "triplets-train", ("queries-val", "gallery-val")
 
     def __init__(
@@ -165,9 +163,6 @@ class FashionIQDataModule(FashionDataModule):
         self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
         self.joiner, self.captions, self.gallery_captions = joiner, captions, gallery_captions
         self.allow_unsafe_captions = allow_unsafe_captions
-
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
 
     def train_loader(self) -> TrainLoader[Any]:
         captions = {} if self.captions is None else read_captions(self.captions, allow_unsafe=self.allow_unsafe_captions)

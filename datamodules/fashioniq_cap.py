@@ -74,6 +74,7 @@ class FashionIQCapDataModule(FashionDataModule):
     """
 
     stream = "pairs"
+    plans = staticmethod(plans)
     train_folder = "pairs-train"
 
     def __init__(
@@ -89,9 +90,6 @@ class FashionIQCapDataModule(FashionDataModule):
         super().__init__(root, shards, **common)
         self.val_overlap = choice(val_overlap, "val_overlap", ("exclude", "keep"))
         self.captions, self.allow_unsafe_captions = captions, allow_unsafe_captions
-
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
 
     def train_loader(self) -> TrainLoader[Any]:
         """Images that have a caption."""

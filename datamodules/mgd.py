@@ -5,7 +5,6 @@ Both parts are trained on as one split and evaluated apart, as their papers repo
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from unifashion_pl.datamodules.tryon_files import TryOnRecipe, find_patterns
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import TryOnAssembler, optional
 from unifashion_pl.data.index import NAME
-from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, listing
+from unifashion_pl.data.plan import Input, Item, MissingDataError, Plan, in_order, listing
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.recipes import FileRecipe, Picture, encoder_versions
 from unifashion_pl.person.pose import draw_skeleton, read_pose
@@ -113,14 +112,12 @@ def _viton_plan(root: Path, split: str, paired: bool, draw: bool) -> Plan:
 def plan_split(root: Path, split: str, parts: dict[str, Plan], draw: bool) -> Plan:
     """A split of one or both parts; training is a fixed permutation that mixes them."""
     items = [replace(item, spec=(name, *item.spec)) for name, part in parts.items() for item in part.items]
-    if split == "train":
-        random.Random("mgd").shuffle(items)
     has = {role for part in parts.values() for role in part.optional}
     return Plan(
         dataset="mgd",
         split=split,
         kind="tryon",
-        items=items,
+        items=in_order(items, split, "mgd"),
         recipe=MGDRecipe({name: cast(FileRecipe, part.recipe) for name, part in parts.items()}),
         fields=("person", "garment", "mask", "meta", *(("sketch",) if draw else ())),
         optional=tuple(role for role in OPTIONAL if role in has),
@@ -215,6 +212,8 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         **common: see :class:`~unifashion_pl.datamodules.vitonhd.VitonHDDataModule`.
     """
 
+    plans = staticmethod(plans)
+
     def __init__(
         self,
         root: str | Path | None = None,
@@ -238,9 +237,6 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
     def endings(self) -> Sequence[str]:
         """See the base class; the parts are evaluated apart."""
         return [f"-{name}" for name in self.parts()]
-
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
 
     def assembler(self, paired: bool) -> MGDAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""

@@ -5,7 +5,6 @@ Paired: person and garment of the same name (the second column of the pairs file
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -23,7 +22,7 @@ from unifashion_pl.datamodules.tryon_files import (
 
 from unifashion_pl.data.assemble import TryOnAssembler
 from unifashion_pl.data.decode import encode_png
-from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, compact_json
+from unifashion_pl.data.plan import BadSample, Item, MissingDataError, Plan, compact_json, in_order
 from unifashion_pl.data.recipes import Picture, encoder_versions
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.person.masks import mask_from_agnostic
@@ -157,14 +156,12 @@ def plan_split(root: Path, split: str, paired: bool) -> Plan:
     )
     if "mask" not in found:
         notes.append("agnostic-mask is absent: masks are made from the agnostic pictures")
-    if split == "train":
-        random.Random("vitonhd").shuffle(items)
     plain = {role: pattern.format(person="{}", garment="{}") for role, pattern in found.items()}
     return Plan(
         dataset="vitonhd",
         split=split if split == "train" else f"{split}-{'paired' if paired else 'unpaired'}",
         kind="tryon",
-        items=items,
+        items=in_order(items, split, "vitonhd"),
         recipe=VitonRecipe(folder, {r: p for r, p in found.items() if paired or r not in WORN}, pose, phrases),
         fields=("person", "garment", "mask", "meta"),
         optional=(*optional, "pose") if pose else optional,
@@ -210,6 +207,7 @@ class VitonHDDataModule(FashionDataModule):
     """
 
     stream = "tryon"
+    plans = staticmethod(plans)
 
     def __init__(
         self,
@@ -228,9 +226,6 @@ class VitonHDDataModule(FashionDataModule):
 
     def folders(self) -> Sequence[str]:
         return ("tryon-train", *(_test_folder(paired, end) for end in self.endings() for paired in (True, False)))
-
-    def plans(self, root: Path) -> Iterable[Plan]:
-        return plans(root)
 
     def assembler(self, paired: bool) -> TryOnAssembler:
         """Makes :class:`~unifashion_pl.data.samples.TryOnBatch`."""

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from unifashion_pl.data import formats
 from unifashion_pl.data.formats import BadInput as BadInput
+from unifashion_pl.data.formats import encode_jpeg as encode_jpeg
+from unifashion_pl.data.formats import encode_png as encode_png
 from unifashion_pl.data.formats import sniff as sniff
 
 MAX_PIXELS = 80_000_000
@@ -285,20 +287,6 @@ def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8] | None:
     if np.issubdtype(array.dtype, np.floating) and array.min(initial=0) >= 0 and array.max(initial=0) <= 1:
         return np.ascontiguousarray(np.rint(array * 255).astype(np.uint8))
     return None
-
-
-def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
-    """JPEG without chroma subsampling; ``quality`` as Pillow counts it."""
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
-
-
-def encode_png(image: Image.Image) -> bytes:
-    """PNG of the image's own mode, palettes untouched."""
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def to_store(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Literal
+from io import BytesIO
+from typing import Any, Literal
 
 from PIL import Image, features
 from PIL import __version__ as pillow
@@ -235,3 +236,20 @@ def check_orientation(value: object) -> int:
     if not isinstance(value, int) or not 0 <= value <= 8:
         raise ValueError(f"its orientation is {str(value)[:20]}, expected 1 to 8")
     return value or 1
+
+
+def encode(image: Image.Image, kind: str, **settings: Any) -> bytes:
+    """The bytes of an image file; settings are Pillow's."""
+    buffer = BytesIO()
+    image.save(buffer, kind, **settings)
+    return buffer.getvalue()
+
+
+def encode_jpeg(image: Image.Image, quality: int = 95) -> bytes:
+    """JPEG without chroma subsampling; ``quality`` as Pillow counts it."""
+    return encode(image, "JPEG", quality=quality, subsampling=0)
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """PNG of the image's own mode, palettes untouched."""
+    return encode(image, "PNG")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -155,6 +156,14 @@ class Plan:
             [[i.key, i.group, i.spec] for i in items],
         ]
         return hashlib.sha256(compact_json(parts)).hexdigest()
+
+
+def in_order(items: Iterable[Item], split: str, seed: str) -> list[Item]:
+    """Items in final order: training in a fixed permutation that a text seeds, evaluation as they come."""
+    listed = list(items)
+    if split == TRAIN:
+        random.Random(seed).shuffle(listed)
+    return listed
 
 
 class MissingDataError(RuntimeError):

@@ -5,7 +5,6 @@ S is the encoder's side, (H, W) the generation size, all in pixels. Resizing is 
 
 from __future__ import annotations
 
-from io import BytesIO
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl.data.decode import to_rgb
+from unifashion_pl.data.formats import encode
 
 Fit = Literal["letterbox", "crop"]
 BLACK, WHITE = 0, 255
@@ -36,16 +36,12 @@ def thumbnail(image: Tensor, side: int = THUMBNAIL) -> bytes:
     """uint8 image (3, H, W) -> JPEG bytes, longer side at most ``side`` pixels."""
     picture = to_pil(image)
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return encode(picture, "JPEG", quality=85)
 
 
 def png(image: Tensor) -> bytes:
     """uint8 image (3, H, W) -> PNG bytes."""
-    buffer = BytesIO()
-    to_pil(image).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return encode(to_pil(image), "PNG", optimize=True)
 
 
 def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:

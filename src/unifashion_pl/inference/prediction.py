@@ -11,7 +11,6 @@ import hashlib
 import json
 import warnings
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.decode import BadInput, decode_picture
+from unifashion_pl.data.formats import encode
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
@@ -256,11 +256,10 @@ class Painter:
         info = PngInfo()
         content = {name: value for name, value in line.items() if name not in AFTER}
         info.add_itxt(CHUNK, json.dumps(content, ensure_ascii=False, sort_keys=True))
-        buffer = BytesIO()
-        to_pil(picture).save(buffer, "PNG", pnginfo=info)
+        data = encode(to_pil(picture), "PNG", pnginfo=info)
         with replacing(path) as file:
-            file.write(buffer.getvalue())
-        return hashlib.sha256(buffer.getvalue()).hexdigest()
+            file.write(data)
+        return hashlib.sha256(data).hexdigest()
 
 
 def noise_seed(seed: int, key: str) -> int:

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unifashion_pl.data.formats import encode_png
+from unifashion_pl.person.pose import draw_skeleton
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.layouts import Map, write_files
-from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_figure, draw_skeleton, render_worn
+from unifashion_pl.wardrobe.person import LIP, PART_COLOURS, UPPER, Worn, draw_figure, render_worn
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
-from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
+from unifashion_pl.wardrobe.render import encode_jpeg
 from unifashion_pl.wardrobe.texts import colour_phrase
 from unifashion_pl.wardrobe.tryon import fabric_of, paletted, person_of, picture_of, product_of, write_vitonhd
 
@@ -103,7 +105,7 @@ def _worn(seed: int, person: int, garment: int, size: tuple[int, int]) -> Worn:
     worn = render_worn(_product(seed, garment), width, height + cut, draw_figure(rng), rng, _fabric(seed, garment))
     joints = [(x, y - cut, c) if c else (x, y, c) for x, y, c in worn.joints]
     cropped = worn.image.crop((0, cut, width, height + cut))
-    cut_off = {name: getattr(worn, name)[cut:] for name in ("parse", "garment", "dense", "arms", "reach", "sketch")}
+    cut_off = {name: getattr(worn, name)[cut:] for name in ("parse", "garment", "dense", "reach", "sketch")}
     return Worn(image=cropped, joints=joints, **cut_off)
 
 
@@ -111,13 +113,12 @@ def _write_sample(root: Path, split: str, garment: int, size: tuple[int, int], s
     number, category = f"{garment:06d}", list(CATEGORIES)[garment // PER_CATEGORY]
     product, worn = _product(seed, garment), _worn(seed, garment, garment, size)
     shop, _, _ = render_flat(product, *size, random.Random(f"{seed}/dresscode/shop/{number}"), _fabric(seed, garment))
-    visible = [(x, y, c) if y > 0 else (0.0, 0.0, 0.0) for x, y, c in worn.joints]
     files = {
         f"{category}/images/{number}_0.jpg": encode_jpeg(worn.image),
         f"{category}/images/{number}_1.jpg": encode_jpeg(shop),
         f"{category}/label_maps/{number}_4.png": encode_png(_label_map(worn.parse)),
         f"{category}/keypoints/{number}_2.json": json.dumps({"keypoints": _keypoints(worn, size)}).encode(),
-        f"{category}/skeletons/{number}_5.jpg": encode_jpeg(draw_skeleton(visible, *size)),
+        f"{category}/skeletons/{number}_5.jpg": encode_jpeg(draw_skeleton(worn.pose)),
         f"{category}/dense/{number}_5.png": encode_png(_dense_labels(worn.dense)),
         f"{category}/im_sketch/{number}_1.png": encode_png(picture_of(worn.sketch)),
     }

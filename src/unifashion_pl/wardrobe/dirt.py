@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unifashion_pl.data.formats import encode
 from unifashion_pl.wardrobe.layouts import hdf5
-from unifashion_pl.wardrobe.render import encode
 
 #: Kinds that make a picture unusable -> the reason that a check has to give.
 DAMAGES = {"missing": "missing", "truncated": "truncated", "zero-byte": "empty file", "html": "text/html, not an image"}

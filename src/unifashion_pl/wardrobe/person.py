@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from unifashion_pl.person.pose import Pose
 from unifashion_pl.wardrobe import shapes
 from unifashion_pl.wardrobe.drawing import Array, Frame, Garment, backdrop, blur, composite, draw_garment, fill, to_image
 from unifashion_pl.wardrobe.patterns import over
@@ -94,7 +95,7 @@ def _parts(figure: Figure) -> dict[str, list[shapes.Points]]:
 class Worn:
     """A person wearing a product; every array is (H, W, …) of the picture's size.
 
-    ``parse`` LIP labels uint8; ``garment`` coverage 0..1; ``dense`` body-part colours; ``arms`` coverage of both arms;
+    ``parse`` LIP labels uint8; ``garment`` coverage 0..1; ``dense`` body-part colours;
     ``reach`` coverage of what any upper garment could cover, whatever is worn; ``joints`` 25 × (x, y, confidence) in pixels, 0, 0, 0
     when unseen.
     """
@@ -103,10 +104,15 @@ class Worn:
     parse: NDArray[np.uint8]
     garment: Array
     dense: NDArray[np.uint8]
-    arms: Array
     reach: Array
     sketch: Array
     joints: list[tuple[float, float, float]]
+
+    @property
+    def pose(self) -> Pose:
+        """The joints that are seen."""
+        width, height = self.image.size
+        return Pose("body25", (height, width), [(x, y, c) if c and y > 0 else None for x, y, c in self.joints])
 
 
 def worn_frame(width: int, height: int, rng: random.Random, upper: bool) -> Frame:
@@ -148,7 +154,6 @@ def render_worn(
         parse,
         garment.mask,
         dense,
-        np.maximum(covers["left_arm"], covers["right_arm"]),
         fill(frame, _upper_outlines(product, figure.raised)),
         garment.sketch,
         _joints(frame),
@@ -180,20 +185,3 @@ def _body(figure: Figure, product: Product) -> dict[str, tuple[tuple[int, int, i
 def _joints(frame: Frame) -> list[tuple[float, float, float]]:
     seen = [(float(x), float(y), 0 <= x < frame.width and 0 <= y < frame.height) for x, y in frame.pixels(np.array(JOINTS))]
     return [(round(x, 2), round(y, 2), 0.9) if inside else (0.0, 0.0, 0.0) for x, y, inside in seen]
-
-
-_LIMBS = (
-    (0, 1), (1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (10, 11), (8, 12), (12, 13), (13, 14),
-)  # fmt: skip
-
-
-def draw_skeleton(joints: list[tuple[float, float, float]], width: int, height: int) -> Image.Image:
-    """An OpenPose-like rendering: coloured limbs on black."""
-    canvas = Image.new("RGB", (width, height))
-    draw = ImageDraw.Draw(canvas)
-    for number, (a, b) in enumerate(_LIMBS):
-        if joints[a][2] and joints[b][2]:
-            hue = int(255 * number / len(_LIMBS))
-            colour = Image.new("HSV", (1, 1), (hue, 255, 255)).convert("RGB").getpixel((0, 0))
-            draw.line([joints[a][:2], joints[b][:2]], fill=colour, width=max(2, width // 64))
-    return canvas

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import random
 from functools import partial
-from typing import Any
 
 from PIL import Image
 
+from unifashion_pl.data.formats import encode
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.person import draw_figure, render_worn
 from unifashion_pl.wardrobe.products import Product
@@ -37,12 +36,4 @@ def render_product(product: Product, view: str, size: int, key: str) -> Image.Im
     return render_flat(product, size, size, rng, fabric, on_hanger=view == "hanger")[0]
 
 
-def encode(image: Image.Image, kind: str, **settings: Any) -> bytes:
-    """The bytes of a file; settings are Pillow's."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **settings)
-    return buffer.getvalue()
-
-
 encode_jpeg = partial(encode, kind="JPEG", quality=92, subsampling=0)
-encode_png = partial(encode, kind="PNG")

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from unifashion_pl.data.formats import encode_png
+from unifashion_pl.person.pose import draw_skeleton
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.layouts import Map, write_files
-from unifashion_pl.wardrobe.person import LIP, UPPER, Worn, draw_figure, draw_skeleton, render_worn
+from unifashion_pl.wardrobe.person import LIP, UPPER, Worn, draw_figure, render_worn
 from unifashion_pl.wardrobe.products import PLAIN_WORN, Product, make_product
-from unifashion_pl.wardrobe.render import encode_jpeg, encode_png
+from unifashion_pl.wardrobe.render import encode_jpeg
 from unifashion_pl.wardrobe.texts import SLEEVE_WORDS, colour_phrase
 
 
@@ -57,7 +59,7 @@ def _write_sample(root: Path, name: str, split: str, size: tuple[int, int], seed
         f"image-parse-v3/{name}.png": encode_png(_label_map(worn.parse)),
         f"image-parse-agnostic-v3.2/{name}.png": encode_png(_label_map(np.where(mask > 127, 0, worn.parse).astype(np.uint8))),
         f"openpose_json/{name}_keypoints.json": json.dumps(pose).encode(),
-        f"openpose_img/{name}_rendered.png": encode_png(draw_skeleton(worn.joints, *size)),
+        f"openpose_img/{name}_rendered.png": encode_png(draw_skeleton(worn.pose)),
         f"im_sketch/{name}.png": encode_png(picture_of(worn.sketch)),
     }
     if split == "train":

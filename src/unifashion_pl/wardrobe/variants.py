@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 from PIL import Image
 
-from unifashion_pl.wardrobe.render import encode_png
+from unifashion_pl.data.formats import encode_png
 
 SPLITS = {"train": "train", "validation": "val"}
 
