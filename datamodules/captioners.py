@@ -4,7 +4,6 @@ and the own head's captions of a gallery as it is evaluated, from the images alo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, caption_e
 
 from unifashion_pl.data.captions import check_provenance
 from unifashion_pl.data.samples import Batch, GalleryBatch
-from unifashion_pl.files import check_writable, write_text
+from unifashion_pl.files import check_writable
 from unifashion_pl.inference.captions import caption
 from unifashion_pl.inference.images import OneImage
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
+from unifashion_pl.metrics.lines import write_lines
 from unifashion_pl.provenance import weights_hash
 
 SEED = 0
@@ -160,5 +160,4 @@ def write_gallery_captions(
     if not lines:
         raise ValueError("no gallery image to caption: expected evaluation batches of composed retrieval, found none")
     check_provenance(lines.values())
-    text = "".join(json.dumps(lines[key], ensure_ascii=False, sort_keys=True) + "\n" for key in sorted(lines))
-    return write_text(out, text)
+    return write_lines(out, [lines[key] for key in sorted(lines)])

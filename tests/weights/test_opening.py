@@ -64,7 +64,7 @@ def test_everything_that_fits_is_here_and_everything_else_says_why(places: list[
     found = verdicts(places, tmp_path)
     assert "1 tensors missing ['cls_token']" in found["blip2"]
     assert "model.norm.weight: file (7,), expected (32,)" in found["llm"]
-    assert "1 tensors missing ['unet.conv_in.bias']" in found["sd"]
+    assert "1 tensors missing ['conv_in.bias']" in found["sd"]
     assert "does not fit this model" in found["start"]
     assert found["tokenizer"] == "here"
     (weights / "llm" / "model.safetensors").write_bytes(b"half")

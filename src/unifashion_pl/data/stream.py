@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar
 from weakref import ref
 
 import numpy as np
-import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -23,6 +22,7 @@ from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.reader import DamagedSample, SampleSource
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.data.texts import EVALUATION, Draw
+from unifashion_pl.team import team_of_all
 
 B = TypeVar("B", bound=Batch)
 Order = NDArray[np.int64]
@@ -62,9 +62,8 @@ class Rank:
         """From the trainer if there is one, else from torch.distributed if it runs, else 0 of 1."""
         if trainer is not None:
             return cls(trainer.global_rank, trainer.world_size)
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        team = team_of_all()
+        return cls(team.rank, team.size)
 
 
 @dataclass(frozen=True)

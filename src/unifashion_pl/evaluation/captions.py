@@ -127,10 +127,8 @@ class CaptionPart(Part):
         scores.update([x.hypothesis for x in lines], [[x.reference] for x in lines], [x.id for x in lines])
         words = [r for name, w in self.words.items() for r in word_accuracy(name, [x.words[name] for x in lines], len(w))]
         records = [*scores.records(), *words]
-        short = self.dataset.partition("/")[0]
-        for r in records:
-            if r.value is not None and not r.under.chance:
-                outcome.values[f"{short}/caption/{r.metric.removeprefix('caption/')}"] = r.value
+        measured = [r for r in records if not r.under.chance]
+        outcome.log([replace(r, metric=r.metric.removeprefix("caption/")) for r in measured], "caption")
         for i, (line, each) in enumerate(zip(lines, scores.per_caption())):
             line.shown = i < self.setting.shown
             line.scores = {name: each[name] for name in ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")}

@@ -23,14 +23,14 @@ from unifashion_pl.data.decode import BadInput, decode_picture
 from unifashion_pl.data.formats import encode
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.transforms import to_pil
-from unifashion_pl.files import check_writable, remove_parts, replacing, write_text
+from unifashion_pl.files import check_writable, remove_parts, replacing
 from unifashion_pl.generation.samplers import steps_of
 from unifashion_pl.inference.persons import editing_head
 from unifashion_pl.inference.requests import TOGETHER, composed_queries, edit_queries, head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.learned import lacks
-from unifashion_pl.metrics.lines import image_name
+from unifashion_pl.metrics.lines import image_name, write_lines
 from unifashion_pl.provenance import __version__, weights_hash
 from unifashion_pl.reading import FormatError, from_json, is_inside, read_json_lines
 from unifashion_pl.tasks import eval_mode
@@ -157,9 +157,7 @@ class Painter:
             raise RuntimeError("the data has no try-on samples, pairs or composed queries: nothing was painted")
         if team.rank == 0:
             files = {line["file"]: line for line in [*self._earlier(path), *lines]}
-            write_text(
-                path, "".join(json.dumps(files[name], ensure_ascii=False, sort_keys=True) + "\n" for name in sorted(files))
-            )
+            write_lines(path, [files[name] for name in sorted(files)])
         return path
 
     def _earlier(self, path: Path) -> list[Line]:

@@ -6,7 +6,6 @@ number under the same name.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unifashion_pl.data.index import fingerprint
 from unifashion_pl.metrics.images import resize
 
 #: Of torch-fidelity's network, all behind its own resize.
@@ -42,13 +42,8 @@ def local_file(path: str | Path | None, what: str, sha256: str | None = None) ->
     if path is None or not Path(path).exists():
         where = f"{path} does not exist" if path is not None else "no path was given"
         raise WeightsMissing(f"{what} needs local weights, nothing is downloaded: {where}")
-    if sha256 is not None:
-        with open(path, "rb") as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        if (found := digest.hexdigest()) != sha256:
-            raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}")
+    if sha256 is not None and (found := fingerprint(Path(path))["sha256"]) != sha256:
+        raise ValueError(f"{path} has SHA-256 {found}, expected {sha256}")
     return Path(path)
 
 

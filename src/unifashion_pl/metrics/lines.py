@@ -282,11 +282,11 @@ def file_name(dataset: str, key: str, ending: str) -> str:
     return safe + ending
 
 
-def write_lines(path: Path, lines: Iterable[Line | Mapping[str, Any]]) -> None:
-    """One JSON object per line, keys sorted, UTF-8."""
+def write_lines(path: str | Path, lines: Iterable[Line | Mapping[str, Any]]) -> Path:
+    """One JSON object per line, keys sorted, UTF-8; returns the path."""
     plain = (line.written() if isinstance(line, Line) else line for line in lines)
     text = "".join(json.dumps(line, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n" for line in plain)
-    write_text(path, text)
+    return write_text(path, text)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -194,8 +194,8 @@ def flags(record: ResultRecord) -> list[str]:
     >>> flags(ResultRecord("Avg", 1.0, "percent", 9, unsafe, weights="random"))
     ['leaked', 'random weights']
     """
-    weights = "random weights" if record.weights == "random" else record.weights
-    return [flag for flag in (record.under.unsafe, "shortened" if record.under.shortened else "", weights) if flag]
+    weights = "" if record.weights is None else record.flaw
+    return [flag for flag in (record.under.unsafe, "shortened" if record.shortened else "", weights) if flag]
 
 
 def scale(record: ResultRecord) -> float:

@@ -329,19 +329,16 @@ def move_diffusers(ledger: Ledger, part: str, source: Download, prefix: str = ""
     ledger.drop_matching(re.escape(prefix) + r".*position_ids", "0, 1, 2, ...")
     for short, name in ledger.below(prefix).items():
         if part == "text_encoder":
-            ledger.move(name, f"{part}/{clip_text_prefix()}{short.removeprefix('text_model.')}")
+            short = clip_text_prefix() + short.removeprefix("text_model.")
         elif part == "vae" and (old := re.fullmatch(r"(.+\.attentions\.0\.)(query|key|value|proj_attn)\.(\w+)", short)):
-            ledger.move(name, f"{part}/{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}")
-        elif part == "unet":
-            _move_widened(ledger, name, f"unet/{short}", config)
-        else:
-            ledger.move(name, f"{part}/{short}")
+            short = f"{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}"
+        _move_widened(ledger, name, f"{part}/{short}", config)
     return config
 
 
 def build_part(part: str, config: Mapping[str, Any]) -> Any:
     """An empty model of a part on the meta device."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
@@ -349,7 +346,8 @@ def build_part(part: str, config: Mapping[str, Any]) -> Any:
             return CLIPTextModel(
                 CLIPTextConfig(**{k: v for k, v in config.items() if k not in ("architectures", "model_type")})
             )
-        cls = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part]
+        vae = AutoencoderTiny if config.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
+        cls = {"unet": UNet2DConditionModel, "vae": vae}[part]
         return cls.from_config(dict(config)) if "_class_name" in config else cls(**config)
 
 

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from unifashion_pl.backbone.pretrained import load_bert, load_vision_weights
 from unifashion_pl.generation.denoiser import trained_for
 from unifashion_pl.generation.prompts import check_words
-from unifashion_pl.parts.fit import require_fit
 from unifashion_pl.parts.rebuild import rebuilding
-from unifashion_pl.weights.download import open_download
-from unifashion_pl.weights.ldm import OLD_ATTENTION
+from unifashion_pl.weights.download import Download, open_download
+from unifashion_pl.weights.ldm import move_diffusers, write_parts
+from unifashion_pl.weights.ledger import Ledger, Report
+from unifashion_pl.weights.llm import convert_llm
 from unifashion_pl.weights.loading import load_weights
 
-#: Last but one of a place in the config -> blueprint of :mod:`unifashion_pl.parts.rebuild`, subfolder of a pipeline, names in our model.
+#: Last but one of a place in the config -> blueprint of :mod:`unifashion_pl.parts.rebuild`, subfolder of a pipeline.
 FOLDERS = {
-    "language_model": ("llm", "", "caption_head.language_model.model."),
-    "denoiser": ("unet", "unet", "diffusion_head.denoiser.unet."),
-    "vae": ("vae", "vae", "diffusion_head.vae.model."),
-    "text_encoder": ("clip_text", "text_encoder", "diffusion_head.text_encoder.model."),
+    "language_model": ("llm", ""),
+    "denoiser": ("unet", "unet"),
+    "vae": ("vae", "vae"),
+    "text_encoder": ("clip_text", "text_encoder"),
 }
 #: Part -> what its weights are called where its library looks for them.
 FILES = {
@@ -62,7 +63,7 @@ def as_described(sources: Iterable[tuple[str, str]]) -> Iterator[bool]:
     for place, source in sources:
         if _part(place) not in FOLDERS or not Path(source).is_dir():
             continue
-        name, subfolder, _ = FOLDERS[_part(place)]
+        name, subfolder = FOLDERS[_part(place)]
         folders = [_inside(source, subfolder), *([Path(source) / "tokenizer"] if name == "clip_text" else [])]
         files = (file for folder in folders if folder.is_dir() for file in folder.iterdir())
         kept = {f.name: f.read_bytes() for f in files if f.suffix in (".json", ".txt", ".model") and f.stat().st_size < SMALL}
@@ -93,7 +94,7 @@ def _fault(opening: Any) -> str:
             warnings.simplefilter("ignore")
             opening()
     except Exception as error:  # names and shapes of a file can be anything
-        return " ".join(str(error).split()) or type(error).__name__
+        return " ".join(str(error).removesuffix("Nothing was written").split()) or type(error).__name__
     return ""
 
 
@@ -107,23 +108,20 @@ def _open(model: Any, place: str, source: str) -> None:
     elif place.endswith(".bert"):
         load_bert(model.backbone, source, model.backbone.qformer.config.vocab_size)
     elif place.endswith(".source") and _part(place) in FOLDERS:
-        name, subfolder, prefix = FOLDERS[_part(place)]
-        found = _plain(_tensors(_inside(source, subfolder), name), name)
-        own = {n.removeprefix(prefix): t for n, t in model.state_dict().items() if n.startswith(prefix)}
+        name, part = FOLDERS[_part(place)]
         if name == "clip_text":
             check_words(model.diffusion_head.text_encoder.tokenizer, source)
         if name == "unet":
             trained_for(source)
-            found = model.diffusion_head.denoiser.completed(found)
-            found = _plain({n: t for n, t in found.items() if n.startswith("unet.") and ".lora_" not in n}, name)
-            own = {f"unet.{n}": t for n, t in own.items()}
-        own = _plain({n: t for n, t in own.items() if ".lora_" not in n}, name)
-        require_fit(
-            found, own, f"{source} does not fit its config.json", "Half a download, or another model's?", _tied(model, name)
-        )
+        found, report = _looked_for(_inside(source, part), name), Report(name, source)
+        if name == "llm":
+            convert_llm(found, None, report)
+        else:
+            ledger = Ledger(found.tensors)
+            write_parts(ledger, {part: move_diffusers(ledger, part, found)}, found.path, None, report)
 
 
-def _tensors(folder: Path, name: str) -> Mapping[str, Tensor]:
+def _looked_for(folder: Path, name: str) -> Download:
     """
     Raises:
         ValueError: a file that would not be found when the part is loaded.
@@ -132,24 +130,4 @@ def _tensors(folder: Path, name: str) -> Mapping[str, Tensor]:
     if len(found.files) == 1 and not re.fullmatch(rf"{FILES[name]}(-\d+-of-\d+)?\.(safetensors|bin)", found.files[0].name):
         usual = FILES[name].replace("(pytorch_)?", "")
         raise ValueError(f"{found.files[0]} is not looked for under this name: expected {usual}.safetensors")
-    return found.tensors
-
-
-def _tied(model: Any, name: str) -> list[str]:
-    """The output head of a language model whose config ties it to the embeddings."""
-    return ["lm_head.weight"] if name == "llm" and model.caption_head.language_model.model.config.tie_word_embeddings else []
-
-
-def _plain(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Names of any age, as diffusers and transformers read them too."""
-    out = {}
-    for full, tensor in tensors.items():
-        if full.endswith(("position_ids", "rotary_emb.inv_freq")):
-            continue
-        short = full.replace("base_model.model.", "").replace(".base_layer.", ".")
-        if name == "clip_text":
-            short = short.removeprefix("text_model.")
-        if name == "vae" and (old := re.fullmatch(r"(.+\.attentions\.0\.)(query|key|value|proj_attn)\.(\w+)", short)):
-            short = f"{old[1]}{OLD_ATTENTION[old[2]]}.{old[3]}"
-        out[f"unet.{short}" if name == "unet" and not short.startswith("unet.") else short] = tensor
-    return out
+    return found
