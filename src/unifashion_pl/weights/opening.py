@@ -1,4 +1,4 @@
-"""Whether what a config names is what its model is built of: files are opened, their names and shapes compared, no numbers read."""
+"""Whether what a config names is what its model is built of: files are opened, their names and shapes compared, as they are for an import."""
 
 from __future__ import annotations
 
