@@ -13,18 +13,18 @@ not count in them. Recall is the share of the exact fp32 ranking's first ten.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from index_engines import ENGINES, compared
 
 from unifashion_pl import files
 from unifashion_pl.gallery import store
@@ -81,10 +81,11 @@ def queries(kind: str, scale: Scale) -> Floats:
 
 
 def processor_time(work: Callable[[], Any], turns: int) -> float:
-    """Seconds of the best turn, after one that does not count."""
-    work()
+    """Seconds of the best turn, after one that does not count; 0 turns = of the first."""
+    if turns:
+        work()
     best = float("inf")
-    for _ in range(turns):
+    for _ in range(turns or 1):
         start = time.process_time()
         work()
         best = min(best, time.process_time() - start)
@@ -159,65 +160,27 @@ def searched(stored: Stored, asked: Floats, best: list[set[int]], turns: int) ->
     }
 
 
-def engines(tokens: Floats, asked: Floats, best: list[set[int]], turns: int) -> dict[str, dict[str, float]]:
-    """Others on the same tokens: reading the bytes, torch's products, faiss and usearch where they are installed."""
-    N, Q, E = tokens.shape
-    flat, out = tokens.reshape(-1, E), {}
-    codes = np.rint(flat * 127).astype(np.int8)
-    out["int8 bytes read once"] = {"one": 1e3 * processor_time(lambda: codes.view(np.int64).sum(), turns)}
-    own, wanted = torch.from_numpy(tokens), torch.from_numpy(asked)
-    out["torch.einsum"] = {"one": 1e3 * processor_time(lambda: torch.einsum("e,nqe->nq", wanted[0], own).amax(1), turns)}
-    together = processor_time(lambda: (own.flatten(0, 1) @ wanted.T).view(N, Q, -1).amax(1), 1)
-    out["torch, one product"] = {"of 32": 1e3 * together / len(asked)}
-    tokens_wanted = (K - 1) * Q + 1
-
-    def recall(found: Any) -> float:
-        groups = [list(dict.fromkeys(int(row) // Q for row in rows))[:K] for rows in np.asarray(found).reshape(len(asked), -1)]
-        return float(np.mean([len(set(group) & right) / K for group, right in zip(groups, best)]))
-
-    if importlib.util.find_spec("faiss"):
-        import faiss
-
-        faiss.omp_set_num_threads(1)
-        for name, index in (("faiss flat", faiss.IndexFlatIP(E)), ("faiss int8", faiss.IndexScalarQuantizer(E, 1, 0))):
-            index.train(flat[:65536])
-            index.add(flat)
-            out[name] = {
-                "one": 1e3 * processor_time(lambda index=index: index.search(asked[:1], tokens_wanted), turns),
-                "of 32": 1e3 * processor_time(lambda index=index: index.search(asked, tokens_wanted), 1) / len(asked),
-                "recall": recall(index.search(asked, tokens_wanted)[1]),
-            }
-    if importlib.util.find_spec("usearch") and N <= 5000:  # it takes hours to build beyond
-        from usearch.index import Index
-
-        index = Index(ndim=E, metric="ip", dtype="i8")
-        start = time.process_time()
-        index.add(np.arange(len(flat)), flat, threads=1)
-        out["usearch int8 HNSW"] = {"build": time.process_time() - start}
-        out["usearch int8 HNSW"]["one"] = 1e3 * processor_time(lambda: index.search(asked[0], tokens_wanted), turns)
-        out["usearch int8 HNSW"]["recall"] = recall(index.search(asked, tokens_wanted).keys)
-    return out
-
-
-def measured(name: str, kind: str, turns: int) -> list[dict[str, Any]]:
+def measured(name: str, kind: str, turns: int, names: list[str] | None = None) -> Iterator[dict[str, Any]]:
     """All figures of one size and kind of tokens."""
     scale = SCALES[name]
     asked = queries(kind, scale)
     best = exact_best(kind, scale, asked)
-    lines = []
     for storage in scale.storages:
         for coarse in scale.coarse:
             with tempfile.TemporaryDirectory() as place:
                 figures = built(kind, scale, storage, coarse, Path(place))
                 figures |= searched(store.read(Path(place)), asked, best, turns)
             figures["peak GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-            lines.append({"tokens": kind, "engine": f"ours, {storage}" + (f", coarse {coarse}" if coarse else ""), **figures})
+            yield {"tokens": kind, "engine": f"ours, {storage}" + (f", coarse {coarse}" if coarse else ""), **figures}
     if scale.engines:
         tokens = np.concatenate(
             [drawn(kind, scale, first, min(scale.block, scale.images - first)) for first in range(0, scale.images, scale.block)]
         )
-        lines += [{"tokens": kind, "engine": engine, **own} for engine, own in engines(tokens, asked, best, turns).items()]
-    return lines
+        codes = np.rint(tokens.reshape(-1) * 127).astype(np.int8).view(np.int64)
+        yield {"tokens": kind, "engine": "int8 bytes read once", "one": 1e3 * processor_time(codes.sum, turns)}
+        del codes
+        for figures in compared(tokens, asked, best, processor_time, turns, names):
+            yield {"tokens": kind, **figures}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -226,12 +189,13 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, help="other than the scale's")
     parser.add_argument("--kinds", nargs="+", choices=("random", "clustered"), default=["random", "clustered"])
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--engines", nargs="*", choices=ENGINES, help="beside ours; default: all that are installed")
     told = parser.parse_args(args)
     torch.set_num_threads(1)
     if told.images:
         SCALES[told.scale] = Scale(**{**vars(SCALES[told.scale]), "images": told.images})
     for kind in told.kinds:
-        for line in measured(told.scale, kind, told.turns):
+        for line in measured(told.scale, kind, told.turns, told.engines):
             plain = {name: round(value, 4) if isinstance(value, float) else value for name, value in line.items()}
             print(json.dumps(plain), flush=True)
 

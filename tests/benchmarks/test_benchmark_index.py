@@ -28,7 +28,7 @@ def test_the_benchmark_prints_what_it_measures(capsys: pytest.CaptureFixture[str
         } <= line.keys()
         assert line["recall"] >= (0.99 if "fp32" in engine else 0.9), (kind, engine)
     assert ours["random", "ours, int8"]["bytes an image"] < ours["random", "ours, fp16"]["bytes an image"]
-    assert {line["engine"] for line in lines} >= {"int8 bytes read once", "torch.einsum", "torch, one product"}
+    assert {line["engine"] for line in lines} >= {"int8 bytes read once", "torch fp32"}
 
 
 def test_tokens_are_unit_vectors_the_same_whenever_asked_for() -> None:
