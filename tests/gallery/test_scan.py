@@ -80,3 +80,11 @@ def test_the_largest_are_found_with_all_that_equal_the_least_of_them() -> None:
     assert sorted(found) == np.flatnonzero(allowed & (scores >= np.sort(scores[allowed])[-10])).tolist()
     assert largest(scores, 600).tolist() == list(range(500))
     assert order([1.0, 2.0, 1.0, 2.0], ["d", "c", "b", "a"]) == [3, 1, 2, 0]
+
+
+def test_codes_are_ranked_by_their_numbers() -> None:
+    values, asked = coded(tokens(20)), tokens(2, 1, seed=4)[:, 0]
+    score, token = exact(asked, values.codes, values.scales)
+    expected, best = exact(asked, values.floats(slice(None)))
+    assert score == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(token, best)

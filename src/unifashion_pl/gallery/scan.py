@@ -64,14 +64,19 @@ def _largest_token(scores: Floats) -> Floats:
     return scores[:, 0]
 
 
-def exact(vectors: Floats, tokens: Floats) -> tuple[Floats, NDArray[np.int64]]:
+def exact(vectors: Floats, tokens: Array, scales: Floats | None = None) -> tuple[Floats, NDArray[np.int64]]:
     """(m, E) against (n, Q, E) -> the largest products (m, n) and the tokens (m, n) that they are of.
+
+    Args:
+        tokens: numbers of any type, or codes whose ``scales`` (n, Q) are multiplied into the products.
 
     Sums are taken in fp64 and rounded to fp32, so that equal images have equal scores wherever they lie.
     """
     n, Q, E = tokens.shape
     with np.errstate(over="ignore", invalid="ignore"):
         sums = vectors.astype(np.float64) @ tokens.reshape(-1, E).astype(np.float64).T
+        if scales is not None:
+            sums *= scales.reshape(-1)
         dots: Floats = sums.astype(np.float32).reshape(-1, n, Q)
     token = dots.argmax(2)
     return np.take_along_axis(dots, token[..., None], 2)[..., 0], token
@@ -132,21 +137,23 @@ class Corpus:
         """(m, E) -> scores and tokens (m, n) of some rows by exact numbers; 0 and -1 without a vector."""
         score = np.zeros((len(vectors), len(positions)), np.float32)
         token = np.full(score.shape, -1, np.int64)
-        for where, tokens in self._gathered(name, positions):
-            score[:, where], token[:, where] = exact(vectors, tokens)
+        for where, held, rows in self._gathered(name, positions):
+            codes = held.coded
+            kept = (codes.codes[rows], codes.scales[rows]) if held.exact is None else (held.exact[rows], None)
+            score[:, where], token[:, where] = exact(vectors, *kept)
         return score, token
 
     def floats(self, name: str, positions: Positions) -> Floats | None:
         """(n, Q, E) of rows that all have vectors; None before the first image."""
         out: Floats | None = None
-        for where, tokens in self._gathered(name, positions):
+        for where, held, rows in self._gathered(name, positions):
             if out is None:
-                out = np.zeros((len(positions), *tokens.shape[1:]), np.float32)
-            out[where] = tokens
+                out = np.zeros((len(positions), *held.coded.codes.shape[1:]), np.float32)
+            out[where] = held.floats(rows)
         return out
 
     def _gathered(self, name: str, positions: Positions) -> Any:
-        """(indices into ``positions``, tokens) by segments and by what may be held at once."""
+        """(indices into ``positions``, set, its rows) by segments and by what may be held at once."""
         segments = self.live.segments[positions]
         places = (self.live.captioned if name == "captions" else self.live.places)[positions]
         for number in np.unique(segments):
@@ -157,7 +164,7 @@ class Corpus:
             height = max(1, HELD // max(1, 8 * int(np.prod(held.coded.codes.shape[1:]))))
             for start in range(0, len(where), height):
                 part = where[start : start + height]
-                yield part, held.floats(places[part])
+                yield part, held, places[part]
 
 
 def largest(scores: Floats, count: int, allowed: NDArray[np.bool_] | None = None) -> Positions:
