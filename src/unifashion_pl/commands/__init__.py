@@ -19,7 +19,7 @@ COMMANDS: tuple[Command | tuple[str, str, tuple[Command, ...]], ...] = (
         "the toy wardrobe, dataset checks, shards",
         (data.wardrobe, data.check, data.shards, data.annotate, data.features),
     ),
-    ("index", "search your own catalogue", (index.build, index.add, index.remove, index.search, index.check)),
+    ("index", "search your own catalogue", (index.build, index.add, index.remove, index.search, index.check, index.push)),
     *(paint.caption, paint.generate, paint.tryon, paint.design, runs.report),
     ("weights", "published checkpoints: list, check, import", (weights.list_, weights.check, weights.import_)),
     *(runs.ablations, runs.parameters, runs.doctor),

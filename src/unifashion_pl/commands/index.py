@@ -122,6 +122,60 @@ def check(index: Path) -> None:
         print(f"{name}\t{kind}")
 
 
+URL = Annotated[str, "of a Qdrant server, e.g. http://localhost:6333; its key is read from QDRANT_API_KEY"]
+
+
+def push(
+    index: Path,
+    *,
+    url: URL,
+    collection: Annotated[str, {"metavar": "NAME"}],
+    shards: Annotated[int | None, {"metavar": "N", "help": "of a new collection, over the nodes of a cluster"}] = None,
+) -> None:
+    """Put an index on a Qdrant server, or what has changed since; resumable, counted and compared. No model is loaded."""
+    from unifashion_pl.arguments import count
+    from unifashion_pl.gallery import qdrant, store
+
+    store.require(index)
+    number = None if shards is None else count(shards, "shards")
+    done = qdrant.push(store.read(index), qdrant.Collection(qdrant.connect(url), collection, url), number)
+    print(
+        f"{done.new:,} images sent, {done.changed:,} sent anew, {done.removed:,} removed; {done.total:,} in {collection} at {url}, "
+        f"{done.compared} of them read back and compared"
+    )
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """Where the index lies."""
+
+    engine: Annotated[Literal["process", "qdrant"], "qdrant: ask a server's --collection instead of INDEX"] = "process"
+    url: Annotated[str | None, "of the server"] = None
+    collection: Annotated[str | None, {"metavar": "NAME", "help": "that `index push` has filled"}] = None
+
+    def opened(self, index: Path | None, model: SearchModel) -> Asking:
+        """The index, ready to be asked.
+
+        Raises:
+            ValueError: options that do not go together.
+        """
+        from unifashion_pl.gallery import store
+        from unifashion_pl.gallery.asking import Asking
+
+        if self.engine == "process":
+            if index is None or self.url is not None or self.collection is not None:
+                raise ValueError(
+                    "name the folder of an INDEX, or a server's index by --engine qdrant --url URL --collection NAME"
+                )
+            return Asking.opened(store.require(index), model.encoder())
+        if self.url is None or self.collection is None:
+            raise ValueError("--engine qdrant needs --url URL and --collection NAME")
+        from unifashion_pl.gallery import qdrant
+        from unifashion_pl.gallery.qdrant_search import QdrantGallery
+
+        return QdrantGallery(model.encoder(), qdrant.Collection(qdrant.connect(self.url), self.collection, self.url))
+
+
 @dataclass(kw_only=True)
 class Wishes:
     """What is asked for, and what may be found."""
@@ -153,9 +207,10 @@ class Wishes:
 
 
 def search(
-    index: Path,
+    index: Annotated[Path | None, {"nargs": "?", "help": "its folder; not with --engine qdrant"}],
     *,
     wishes: Wishes,
+    engine: Engine,
     facets: Annotated[list[str] | None, {"help": "count the values of a column", "metavar": "COLUMN"}] = None,
     json: Annotated[bool, "one JSON object: query, hits, facets"] = False,
     html: Annotated[Path | None, FILE, "a page with pictures that needs nothing beside it"] = None,
@@ -168,11 +223,9 @@ def search(
     model: SearchModel,
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, what made the score."""
-    from unifashion_pl.gallery import store
-    from unifashion_pl.gallery.asking import Asking, SearchOptions
+    from unifashion_pl.gallery.asking import SearchOptions
 
-    store.require(index)
-    gallery = Asking.opened(index, model.encoder())
+    gallery = engine.opened(index, model)
     asked = wishes.asked()
     text, image, how = asked.pop("text"), asked.pop("image"), SearchOptions(**asked)
     if queries is not None:
@@ -182,7 +235,7 @@ def search(
             )
         return _write_run(queries, trec, gallery, how)
     hits = gallery.one(text, image, how)
-    counted = {column: gallery.rows.facets(column, wishes.where) for column in facets or ()}
+    counted = {column: gallery.facets(column, wishes.where) for column in facets or ()}
     if html is not None:
         _write_page(html, gallery, wishes, hits, counted)
     if trec is not None:

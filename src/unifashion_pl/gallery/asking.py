@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unifashion_pl.arguments import ArgumentError, Ids, choice, count, identifiers, number, text_list, vector, whole
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.items import Value
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import Request, Term, rank
 from unifashion_pl.gallery.rows import IndexRows
@@ -93,6 +93,9 @@ class Asking:
         stored = read_for(folder, encoder)
         return cls(encoder, stored.settings.query_set, Corpus(stored.segments, stored.rows.live()), stored.rows)
 
+    def __len__(self) -> int:
+        return len(self.corpus.live)
+
     def one(self, text: str | None, image: Images | None, how: SearchOptions) -> list[Hit]:
         """See :meth:`unifashion_pl.gallery.Gallery.search`."""
         self._require_images()
@@ -109,14 +112,7 @@ class Asking:
         self._require_images()
         allowed = self._allowed(how)
         asked, said = self._terms(texts, images, how)
-        most = max(how.k, how.rerank)
-        requests = [
-            Request(
-                terms, most, allowed, how.group, self.rows.words(text) if how.words and text else {}, how.words if text else 0.0
-            )
-            for terms, text in zip(asked, said)
-        ]
-        found = rank(self.corpus, self.rows, requests)
+        found = self._best(asked, said, how, allowed, max(how.k, how.rerank))
         if how.rerank:
             within = "target" if texts is not None and images is not None else "reference"
             found = [self._matched(hits, text, within, how.rerank) for hits, text in zip(found, said)]
@@ -129,7 +125,11 @@ class Asking:
         self._require_set(within)
         ready = as_array(vector(query, self.encoder.width))[None]
         terms = self._with_examples([_with_caption(ready, within, how)], how)[0]
-        return rank(self.corpus, self.rows, [Request(terms, how.k, self._allowed(how), how.group)])[0]
+        return self._best([terms], [""], how, self._allowed(how), how.k)[0]
+
+    def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
+        """See :meth:`unifashion_pl.gallery.Gallery.facets`."""
+        return self.rows.facets(column, where, count(most, "most"))
 
     def vectors(self, texts: Sequence[str] | None, images: Images | None) -> tuple[list[Floats], str]:
         """For each request its vectors, one (1, E) or of an image alone (Q, E), and the set that they are searched among."""
@@ -182,7 +182,19 @@ class Asking:
         self._require_set("reference")
         return [Term(part, "reference", one) for one in self.encoder.images(images)]
 
-    def _allowed(self, how: SearchOptions) -> NDArray[np.bool_] | None:
+    def _best(
+        self, asked: Sequence[Sequence[Term]], said: Sequence[str], how: SearchOptions, allowed: Any, most: int
+    ) -> list[list[Hit]]:
+        """The ``most`` best images for the terms and text of each request, of those that :meth:`_allowed` lets through."""
+        requests = [
+            Request(
+                terms, most, allowed, how.group, self.rows.words(text) if how.words and text else {}, how.words if text else 0.0
+            )
+            for terms, text in zip(asked, said)
+        ]
+        return rank(self.corpus, self.rows, requests)
+
+    def _allowed(self, how: SearchOptions) -> Any:
         """(M,) which images may be found; None = all."""
         live, allowed = self.corpus.live, None
         if how.group is not None:
@@ -210,7 +222,7 @@ class Asking:
         return [*sorted(scored, key=lambda hit: (-hit.score, hit.id)), *hits[most:]]
 
     def _require_images(self) -> None:
-        if not len(self.corpus.live):
+        if not len(self):
             raise ValueError("the gallery is empty")
 
     def _require_set(self, name: str) -> None:

@@ -1,0 +1,232 @@
+"""The search of an index on a Qdrant server: the server finds candidates among all points, and they are ranked here by the code that ranks every index.
+
+MaxSim of a server is a sum over a query's vectors, so that terms of positive weight among one set are one query whose vectors are scaled by
+their weights; terms among several sets, and examples that are not wanted, are added up by the server in a formula over all points.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unifashion_pl.arguments import ArgumentError, count, identifiers
+from unifashion_pl.gallery.asking import Asking, SearchOptions
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.items import Value
+from unifashion_pl.gallery.qdrant import PAGE, Collection, CollectionFacts, connect, item_of, point_id
+from unifashion_pl.gallery.qdrant_filter import filter_of
+from unifashion_pl.gallery.queries import QueryEncoder
+from unifashion_pl.gallery.ranking import CANDIDATES, EACH, Request, Term, rank
+from unifashion_pl.gallery.rows import IndexRows
+from unifashion_pl.gallery.scan import Corpus
+from unifashion_pl.gallery.segments import Floats, segment_from
+from unifashion_pl.gallery.where import TEXT, Column, clause
+from unifashion_pl.names import unknown
+from unifashion_pl.words import shorten
+
+if TYPE_CHECKING:
+    from qdrant_client import models
+
+    from unifashion_pl.inference.images import Images
+    from unifashion_pl.interface import FashionModel
+
+#: What a server's sums may differ by from ours, for weights that add up to 1.
+ROUNDING = 1e-4
+
+
+class QdrantGallery(Asking):
+    """An index on a Qdrant server, searched as any other; ``words`` alone, the lexical part, is not there.
+
+    Args:
+        encoder: of the model that made the vectors.
+
+    Raises:
+        FileNotFoundError: no such collection. FormatError: it is no index of ours.
+        ValueError: it is of another model, or of vectors of another size.
+        ConnectionError, RuntimeError: the server does not answer, or refuses.
+    """
+
+    def __init__(self, encoder: QueryEncoder, collection: Collection) -> None:
+        self.encoder, self.collection, self.facts = encoder, collection, collection.facts()
+        self.query_set = self.facts.query_set
+        where = f"the collection {collection.name!r} of {collection.where}"
+        if self.facts.model != encoder.fingerprint:
+            raise ValueError(
+                f"{where} was made by another model ({shorten(self.facts.model, 16)}, this one is {encoder.fingerprint}): "
+                "load that model, or push an index of this one under another name"
+            )
+        expected = (min(self.facts.pool or encoder.tokens, encoder.tokens), encoder.width)
+        if (self.facts.tokens, self.facts.width) != expected:
+            raise ValueError(
+                f"{where} has {self.facts.tokens} tokens of {self.facts.width} numbers, this model's have {expected[0]} of "
+                f"{expected[1]}: load the model that made it"
+            )
+        if not self.facts.sets:
+            raise ValueError(
+                f"{where} is not complete, its first push was interrupted: `unifashion index push` goes on with it"
+            )
+
+    @classmethod
+    def at(cls, url: str, name: str, model: FashionModel) -> QdrantGallery:
+        """A collection by its server's URL and its name; errors as of the class."""
+        return cls(QueryEncoder(lambda: model), Collection(connect(url), name, url))
+
+    def __len__(self) -> int:
+        return self.collection.count()
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """As of :class:`~unifashion_pl.gallery.Gallery`."""
+        return {name: kind for name, (_, kind) in self.facts.columns.items()}
+
+    def search(self, text: str | None = None, image: Images | None = None, k: int = 10, **options: Any) -> list[Hit]:
+        """See :meth:`unifashion_pl.gallery.Gallery.search`."""
+        return self.one(text, image, SearchOptions(k=k, **options))
+
+    def search_many(
+        self, texts: Sequence[str] | None = None, images: Images | None = None, k: int = 10, **options: Any
+    ) -> list[list[Hit]]:
+        """See :meth:`unifashion_pl.gallery.Gallery.search_many`."""
+        return self.many(texts, images, SearchOptions(k=k, **options))
+
+    def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
+        """See :meth:`unifashion_pl.gallery.Gallery.facets`; texts are counted by the server, numbers here."""
+        found, most = self._column(column), count(most, "most")
+        allowed = None if where is None else filter_of(clause(where, self.facts.known()))
+        counts: Counter[Any] = Counter()
+        with self.collection.asking() as client:
+            if found.kind == TEXT:
+                # more than are told, because values that are equally frequent come in no order
+                answer = client.facet(self.collection.name, found.place, facet_filter=allowed, limit=most + PAGE, exact=True)
+                counts.update({hit.value: hit.count for hit in answer.hits})
+            else:
+                offset: Any = None
+                while True:
+                    points, offset = client.scroll(
+                        self.collection.name, allowed, limit=PAGE, offset=offset, with_payload=[found.place], with_vectors=False
+                    )
+                    counts.update(value for point in points if (value := _value(point.payload, found)) is not None)
+                    if offset is None:
+                        break
+        return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most])
+
+    def _column(self, name: str) -> Column:
+        known = self.facts.known()
+        if name not in known:
+            raise ArgumentError(unknown("column", name, known))
+        return known[name]
+
+    def _allowed(self, how: SearchOptions) -> models.Filter | None:
+        """What may be found; None = all."""
+        from qdrant_client import models
+
+        if how.words:
+            raise ArgumentError(
+                "words are searched for in an index in the process alone, not on a Qdrant server: leave words out"
+            )
+        if how.group is not None:
+            self._column(how.group)
+        gone = [point_id(id) for id in identifiers(how.exclude)]
+        must: list[Any] = [] if how.where is None else [filter_of(clause(how.where, self.facts.known()))]
+        without: list[Any] = [models.HasIdCondition(has_id=gone)] if gone else []  # type: ignore[arg-type]
+        return models.Filter(must=must or None, must_not=without or None) if must or without else None
+
+    def _best(
+        self, asked: Sequence[Sequence[Term]], said: Sequence[str], how: SearchOptions, allowed: Any, most: int
+    ) -> list[list[Hit]]:
+        every = len(self)
+        return [self._ranked(terms, how.group, allowed, most, every) for terms in asked]
+
+    def _ranked(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int, every: int) -> list[Hit]:
+        """Candidates with their vectors, as a small index of their own."""
+        points = self.collection.points(self._candidates(terms, group, allowed, most, every), self.facts.sets)
+        if not points:
+            return []
+        captioned = [i for i, point in enumerate(points) if "captions" in point.vector]
+        vectors: dict[str, Floats] = {
+            name: np.array([point.vector[name] for point in points], np.float32)
+            for name in self.facts.sets
+            if name != "captions"
+        }
+        if captioned:
+            vectors["captions"] = np.array([[points[i].vector["captions"]] for i in captioned], np.float32)
+        rows, place = IndexRows(), {i: row for row, i in enumerate(captioned)}
+        rows.add(
+            [(0, [item_of(point.payload, self.facts) for point in points], [place.get(i, -1) for i in range(len(points))])]
+        )
+        return rank(Corpus({0: segment_from(vectors, "fp32")}, rows.live()), rows, [Request(terms, most, None, group)])[0]
+
+    def _candidates(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int, every: int) -> list[str]:
+        """Points among which the best are, by the server's sums, and all that come near the last of them."""
+        near = ROUNDING * max(1.0, sum(abs(term.weight) for term in terms))
+        column = None if group is None else self._column(group)
+        number = max(CANDIDATES, EACH * most)
+        while True:
+            found = self._query(legs_of(terms, self.facts), allowed, number, every, column)
+            best: dict[Any, float] = {}
+            for point in found:
+                value = None if column is None else _value(point.payload, column)
+                best.setdefault(point.payload["id"] if value is None else value, point.score)
+                if len(best) == most:
+                    break
+            least = min(best.values(), default=0.0) - near if len(best) == most else -np.inf
+            inside = [str(point.id) for point in found if point.score >= least]
+            if len(found) < number or len(inside) < len(found):
+                return inside
+            number *= 8
+
+    def _query(self, legs: Sequence[Leg], allowed: Any, number: int, every: int, column: Column | None) -> list[Any]:
+        """Points and their scores, best first, by one pass over all points for each leg."""
+        from qdrant_client import models
+
+        exact = models.SearchParams(exact=True)
+        wanted: dict[str, Any] = {"limit": number, "with_payload": ["id", *([column.place] if column is not None else [])]}
+        with self.collection.asking() as client:
+            if len(legs) == 1 and legs[0].sign > 0:
+                asked: dict[str, Any] = {"query": legs[0].query, "using": legs[0].within, "query_filter": allowed}
+                return client.query_points(self.collection.name, search_params=exact, **asked, **wanted).points
+            prefetch = [
+                models.Prefetch(query=leg.query, using=leg.within, filter=allowed, params=exact, limit=every) for leg in legs
+            ]
+            parts: list[Any] = [models.MultExpression(mult=[leg.sign, f"$score[{i}]"]) for i, leg in enumerate(legs)]
+            formula = models.FormulaQuery(formula=models.SumExpression(sum=parts))
+            return client.query_points(self.collection.name, prefetch=prefetch, query=formula, **wanted).points
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A query of one set of vectors, whose score is added or taken off."""
+
+    within: str
+    query: list[Any]
+    sign: float
+
+
+def legs_of(terms: Sequence[Term], facts: CollectionFacts) -> list[Leg]:
+    """Terms as queries: those among one set and of one sign are one, their vectors scaled by their weights.
+
+    A score is the mean over a term's vectors, and a server's MaxSim their sum.
+    """
+    vectors: dict[tuple[str, float], list[Floats]] = {}
+    for term in terms:
+        within = "reference" if term.within == "target" and "target" not in facts.sets else term.within
+        if within in facts.sets:
+            scaled = term.vectors * np.float32(abs(term.weight) / len(term.vectors))
+            vectors.setdefault((within, -1.0 if term.weight < 0 else 1.0), []).append(scaled)
+    legs = []
+    for (within, sign), parts in vectors.items():
+        every = np.concatenate(parts)
+        legs.append(Leg(within, (every.sum(0) if within == "captions" else every).tolist(), sign))
+    return legs
+
+
+def _value(payload: Mapping[str, Any] | None, column: Column) -> Any:
+    """A column's value of a point; None without one."""
+    found: Any = payload
+    for key in column.place.split("."):
+        found = (found or {}).get(key)
+    return found
