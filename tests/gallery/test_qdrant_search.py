@@ -57,16 +57,26 @@ WISHES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("asked", WISHES, ids=lambda asked: " ".join(asked))
-@pytest.mark.parametrize("few", [False, True], ids=["at once", "by steps"])
-def test_hits_are_those_of_the_process(
-    both: tuple[Gallery, QdrantGallery], asked: dict[str, Any], few: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if few:  # as many as there are hits, so that ties and groups need further ones
-        monkeypatch.setattr(place, "CANDIDATES", 1)
-        monkeypatch.setattr(place, "EACH", 1)
+def test_hits_are_those_of_the_process(both: tuple[Gallery, QdrantGallery], asked: dict[str, Any]) -> None:
     gallery, there = both
-    asked = {"k": 7, **asked}
-    assert_same(there.search(**asked), gallery.search(**asked))
+    assert_same(there.search(**{"k": 7, **asked}), gallery.search(**{"k": 7, **asked}))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"image": PIXELS[2], "k": 1}, {"text": "red", "group": "product"}, {"image": PIXELS[2], "group": "title", "k": 30}],
+)
+def test_ties_and_groups_ask_for_further_candidates(
+    both: tuple[Gallery, QdrantGallery], asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "CANDIDATES", 1)
+    monkeypatch.setattr(place, "EACH", 1)
+    gallery, there = both
+    limits = []
+    query = QdrantGallery._query
+    monkeypatch.setattr(QdrantGallery, "_query", lambda self, *given: limits.append(given[2]) or query(self, *given))
+    assert_same(there.search(**{"k": 7, **asked}), gallery.search(**{"k": 7, **asked}))
+    assert len(limits) > 1
 
 
 def test_many_at_once_and_ready_vectors(both: tuple[Gallery, QdrantGallery]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import OWN
@@ -306,11 +307,26 @@ def _payload(item: IndexItem, facts: CollectionFacts) -> dict[str, Any]:
     return {**{name: value for name, value in found.items() if value is not None}, "columns": columns}
 
 
+class _Payload(TypedDict):
+    """What a point has beside its vectors and its digest."""
+
+    id: str
+    caption: str
+    product: str
+    image: NotRequired[str]
+    columns: dict[str, str | int | float]
+
+
 def item_of(payload: Mapping[str, Any], facts: CollectionFacts) -> IndexItem:
-    """An image's row from its point's payload."""
+    """An image's row from its point's payload.
+
+    Raises:
+        FormatError: a payload that `unifashion index push` did not write.
+    """
+    found: _Payload = converted(dict(payload), _Payload, "a point of the collection", "an image of an index")
     names = {key: name for name, (key, _) in facts.columns.items()}
-    columns = {names[key]: value for key, value in payload["columns"].items() if key in names}
-    return IndexItem(payload["id"], payload["caption"], payload.get("image"), payload["product"], columns)
+    columns = {names[key]: value for key, value in found["columns"].items() if key in names}
+    return IndexItem(found["id"], found["caption"], found.get("image"), found["product"], columns)
 
 
 def _prepared(collection: Collection, source: _Source, shards: int | None) -> CollectionFacts:

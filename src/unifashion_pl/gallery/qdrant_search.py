@@ -138,12 +138,14 @@ class QdrantGallery(Asking):
     def _best(
         self, asked: Sequence[Sequence[Term]], said: Sequence[str], how: SearchOptions, allowed: Any, most: int
     ) -> list[list[Hit]]:
-        every = len(self)
-        return [self._ranked(terms, how.group, allowed, most, every) for terms in asked]
+        return [self._ranked(terms, how.group, allowed, most) for terms in asked]
 
-    def _ranked(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int, every: int) -> list[Hit]:
+    def _require_images(self) -> None:
+        """Nothing: no empty index is pushed, and a request to count the points would be one more for each search."""
+
+    def _ranked(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int) -> list[Hit]:
         """Candidates with their vectors, as a small index of their own."""
-        points = self.collection.points(self._candidates(terms, group, allowed, most, every), self.facts.sets)
+        points = self.collection.points(self._candidates(terms, group, allowed, most), self.facts.sets)
         if not points:
             return []
         captioned = [i for i, point in enumerate(points) if "captions" in point.vector]
@@ -160,13 +162,13 @@ class QdrantGallery(Asking):
         )
         return rank(Corpus({0: segment_from(vectors, "fp32")}, rows.live()), rows, [Request(terms, most, None, group)])[0]
 
-    def _candidates(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int, every: int) -> list[str]:
+    def _candidates(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int) -> list[str]:
         """Points among which the best are, by the server's sums, and all that come near the last of them."""
         near = ROUNDING * max(1.0, sum(abs(term.weight) for term in terms))
         column = None if group is None else self._column(group)
         number = max(CANDIDATES, EACH * most)
         while True:
-            found = self._query(legs_of(terms, self.facts), allowed, number, every, column)
+            found = self._query(legs_of(terms, self.facts), allowed, number, column)
             best: dict[Any, float] = {}
             for point in found:
                 value = None if column is None else _value(point.payload, column)
@@ -179,7 +181,7 @@ class QdrantGallery(Asking):
                 return inside
             number *= 8
 
-    def _query(self, legs: Sequence[Leg], allowed: Any, number: int, every: int, column: Column | None) -> list[Any]:
+    def _query(self, legs: Sequence[Leg], allowed: Any, number: int, column: Column | None) -> list[Any]:
         """Points and their scores, best first, by one pass over all points for each leg."""
         from qdrant_client import models
 
@@ -189,6 +191,7 @@ class QdrantGallery(Asking):
             if len(legs) == 1 and legs[0].sign > 0:
                 asked: dict[str, Any] = {"query": legs[0].query, "using": legs[0].within, "query_filter": allowed}
                 return client.query_points(self.collection.name, search_params=exact, **asked, **wanted).points
+            every = len(self)
             prefetch = [
                 models.Prefetch(query=leg.query, using=leg.within, filter=allowed, params=exact, limit=every) for leg in legs
             ]
