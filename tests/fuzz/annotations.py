@@ -178,6 +178,19 @@ def use_captions(folder: Path) -> object:
     return repr([read_library(path), read_captions(path), read_library(path, allow_unsafe=True)])
 
 
+def make_queries(folder: Path) -> None:
+    """Questions to an index, with right answers."""
+    rows = [f'q{n},"a ""red"" dress, no. {n}",{f"{n}.jpg" if n % 2 else ""},item {n}|item {n + 1}\n' for n in range(5)]
+    (folder / "queries.csv").write_text("id,text,image,relevant\n" + "".join(rows))
+
+
+def use_queries(folder: Path) -> object:
+    """As ``index search --queries`` reads them."""
+    from unifashion_pl.gallery.questions import read_queries
+
+    return repr(read_queries(folder / "queries.csv"))
+
+
 REFUSALS = (ValueError, FileNotFoundError, MissingDataError)
 CSV: dict[str, Damage] = {"*.csv": lines("csv")}
 FASHIONIQ: dict[str, Damage] = {"captions/*": damaged_json, "image_splits/*": damaged_json}
@@ -190,6 +203,7 @@ TRYON: dict[str, Damage] = {
 VITONHD: dict[str, Damage] = {**TRYON, "*/openpose_json/*": damaged_json}
 TARGETS = (
     Target("catalogue", 1500, make_catalogue, changing(CSV), use(catalogue), REFUSALS),
+    Target("queries", 300, make_queries, changing(CSV), use_queries, REFUSALS),
     Target("fashion-iq", 1000, rawdata.write_fashioniq, changing(FASHIONIQ), use(fashioniq), REFUSALS),
     Target("fashiongen-lists", 500, make_famevil, changing({"*.json": damaged_json}), use(fashiongen), REFUSALS),
     Target("fashion200k", 500, make_fashion200k, changing(FASHION200K), use(fashion200k), REFUSALS),

@@ -43,6 +43,8 @@ def test_a_text_file_has_a_query_a_line(tmp_path: Path) -> None:
         ("id,text\na,x\nb,y\na,z\n", ":4: the id 'a' is that of line 2 too"),
         ("id,text\n2,x\n,y\n", ":3: the id '2' is that of line 2 too"),
         ("text\n", "has no queries"),
+        ("image\n../x.png\n", ":2: the image '../x.png' lies outside of the folder"),
+        ("image\n/etc/passwd\n", ":2: the image '/etc/passwd' lies outside of the folder"),
     ],
 )
 def test_what_is_wrong_is_said_by_line(tmp_path: Path, text: str, said: str | None) -> None:

@@ -58,7 +58,7 @@ class Evaluator:
         trec: write the best so many candidates of every query, and the right answers, in TREC's form (test); 0 = not.
 
     Raises:
-        ValueError: ``parts``, and something of the shorthand for those that they replace.
+        ValueError: ``parts``, and something of the shorthand for those that they replace; or lists of fewer than no candidates.
     """
 
     def __init__(
@@ -93,6 +93,8 @@ class Evaluator:
         seed: int = Setting.seed,
         trec: int = Setting.trec,
     ) -> None:
+        if trec < 0:
+            raise ValueError(f"trec is {trec}, expected how many candidates a list has, or 0")
         painting: dict[str, Any] = {"sampler": sampler, "guidance": guidance, "steps": steps, "weights": image_weights}
         usual: list[Part] = [
             CaptionPart(max_captions, validation_captions, num_beams, max_new_tokens, batch_size, word_checks),

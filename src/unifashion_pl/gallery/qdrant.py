@@ -50,18 +50,18 @@ class CollectionFacts:
 
     Attributes:
         model: fingerprint of the model that made the vectors. query_set, pool: as of the index.
-        sets: names of the vectors that its points have. tokens, width: Q and E.
+        sets: names of the vectors that its points have; none before its first push has ended. tokens, width: Q and E.
         columns: name -> its key in payloads, and ``number`` or ``text``.
     """
 
     format: int
     model: str
     query_set: str
-    pool: int | None
     sets: list[str]
     tokens: int
     width: int
     columns: dict[str, tuple[str, str]]
+    pool: int | None = None  # a server may drop what is null
 
     def known(self) -> dict[str, Column]:
         """All columns that a filter may name, and where payloads have them."""
@@ -266,7 +266,7 @@ class _Source:
         columns = {
             name: known.get(name, (key_of(name, number), kind)) for name, (number, kind) in self.stored.rows.columns().items()
         }
-        return CollectionFacts(FORMAT, kept.model, kept.query_set, kept.pool, self.sets, self.tokens, self.width, columns)
+        return CollectionFacts(FORMAT, kept.model, kept.query_set, self.sets, self.tokens, self.width, columns, kept.pool)
 
     def batches(self) -> Iterator[Positions]:
         """Rows, :data:`BATCH` at once."""

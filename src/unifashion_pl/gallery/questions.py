@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,12 @@ class FileQuery:
 def read_queries(path: Path) -> list[FileQuery]:
     """Queries of a CSV, or of a text file (``.txt``), one text a line.
 
-    A CSV has the columns ``text`` and ``image`` (a path, seen from the folder of the CSV), one of them or both, and may have ``id`` (else
+    A CSV has the columns ``text`` and ``image`` (a path in the folder of the CSV), one of them or both, and may have ``id`` (else
     queries are called by their numbers from 1) and ``relevant``: ids of right answers with ``|`` between them.
 
     Raises:
         FileNotFoundError: no such file.
-        FormatError: no queries; with the line: a column of another name, neither text nor image, or an id that occurs twice.
+        FormatError: no queries; with the line: a column of another name, neither text nor image, an image elsewhere, or an id that occurs twice.
     """
     if path.suffix.lower() == ".txt":
         found = [(line, FileQuery(str(number), text)) for number, (line, text) in enumerate(text_lines(path), 1)]
@@ -48,8 +49,10 @@ def read_queries(path: Path) -> list[FileQuery]:
             raise FormatError(
                 f"{path}:1: columns are {', '.join(table.header)}; expected text or image, and perhaps id and relevant"
             )
-        rows = [(row.line, {name: cell.strip() for name, cell in zip(names, row.cells)}) for row in table.rows]
-        found = [(line, _query(path, number, cells)) for number, (line, cells) in enumerate(rows, 1)]
+        found = [
+            (row.line, _query(path, row.line, number, {name: cell.strip() for name, cell in zip(names, row.cells)}))
+            for number, row in enumerate(table.rows, 1)
+        ]
     seen: dict[str, int] = {}
     for line, query in found:
         if query.text is None and query.image is None:
@@ -61,9 +64,14 @@ def read_queries(path: Path) -> list[FileQuery]:
     return [query for _, query in found]
 
 
-def _query(path: Path, number: int, cells: dict[str, str]) -> FileQuery:
+def _query(path: Path, line: int, number: int, cells: dict[str, str]) -> FileQuery:
     right = [name.strip() for name in cells.get("relevant", "").split(BETWEEN)]
-    image = path.parent / cells["image"] if cells.get("image") else None
+    image = None
+    if name := cells.get("image"):
+        folder = os.path.abspath(path.parent)
+        image = Path(os.path.normpath(os.path.join(folder, name)))
+        if not image.is_relative_to(folder):
+            raise FormatError(f"{path}:{line}: the image {name!r} lies outside of the folder of the CSV")
     return FileQuery(cells.get("id") or str(number), cells.get("text") or None, image, tuple(filter(None, right)))
 
 

@@ -34,7 +34,8 @@ class MultiVectorEncoder:
 
     Queries: texts and composed queries have one vector, images all of their query tokens. Documents: images have all of their tokens, texts
     one vector. A text that ends like a picture's file, a path, a PIL image, an array (H, W, 3) and a tensor (3, H, W) are images; a mapping
-    has ``text``, ``image``, or both, which is a composed query. All vectors have length 1.
+    has ``text``, ``image``, or both, which is a composed query. All vectors have length 1. An image that looks for texts is scored by all of its
+    tokens here; the protocols of FashionGen take its best one alone.
 
     Args:
         model: with a retrieval head.
