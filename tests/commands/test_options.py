@@ -49,15 +49,18 @@ def test_an_index_without_the_bad_files_is_that_of_the_others(
 ) -> None:
     build = ["index", "build", "--csv", photos / "items.csv", "--root", photos, "--out", photos / "index"]
     message = failure(capsys, *build)
-    assert "2 of 10 images cannot be used" in message
-    assert "3.png" in message
+    assert "1 of 10 images cannot be used, allowed are 0: image" in message
     assert "7.png" in message
+    assert [path.name for path in (photos / "index").iterdir()] == [".lock"]
+    message = failure(capsys, *build, "--max-bad", 1)  # what is behind a good header is found later
+    assert "2 of 10 images cannot be used, allowed are 1" in message
+    assert "3.png" in message
     assert "--max-bad 2" in message
-    assert not (photos / "index").exists()
-    assert "allowed are 1" in failure(capsys, *build, "--max-bad", 1)
     assert "'-1' is not a number" in failure(capsys, *build, "--max-bad=-1")
     main([*map(str, build), "--max-bad", "2"])
-    assert "2 images are left out" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "2 images are left out" in shown.err
+    assert "10 rows read, 8 indexed (8 of them embedded before), 2 left out" in shown.out
     assert Gallery.load(photos / "index", model).ids == [str(i) for i in range(10) if i not in (3, 7)]
 
 

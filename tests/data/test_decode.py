@@ -308,3 +308,38 @@ def test_nothing_but_bad_inputs_comes_out_of_broken_files() -> None:
             used += 1
     assert 50 < used < 600
     assert time.process_time() - start < 30
+
+
+def test_a_look_at_a_header_refuses_nothing_that_can_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 damaged pictures, and what is no picture: whatever a look refuses is refused by decoding, and whole pictures are not decoded for it."""
+    Image.init()
+    rng = random.Random(0)
+    kinds = [kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TGA", "ICO", "TIFF", "MPO") if kind in Image.SAVE]
+    seeds = [encoded(picture(3, 24, 32), kind) for kind in kinds] + [with_app1(jpeg(1), exif_of(TURNED))]
+    path, decoded = tmp_path / "picture", []
+    usual = decode.decode_picture
+    monkeypatch.setattr(decode, "decode_picture", lambda data: decoded.append(data) or usual(data))
+    for data in seeds:
+        path.write_bytes(data)
+        decode.look(path)
+    assert [sniff(data) for data in decoded] == ["ico"]
+    refused = 0
+    for _ in range(600):
+        data = bytearray(rng.choice(seeds))
+        place = rng.randrange(min(len(data), 300))
+        data[place : place + rng.choice((1, 4))] = rng.choice((b"\0", b"\xff", b"\xff\xff\xff\x7f", rng.randbytes(2), b""))
+        path.write_bytes(data)
+        try:
+            decode.look(path)
+        except BadInput:
+            refused += 1
+            with pytest.raises(BadInput):
+                usual(bytes(data))
+    assert 50 < refused < 500
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for other, reason in ((tmp_path / "no.jpg", "missing"), (tmp_path / "pipe.jpg", "a pipe"), (tmp_path, "a folder")):
+        with pytest.raises(BadInput, match=reason):
+            decode.look(other)
+    path.write_bytes(encoded(Image.new("L", (20_000, 3)), "PNG"))
+    with pytest.raises(BadInput, match="allowed are 16,384 pixels a side"):
+        decode.look(path)

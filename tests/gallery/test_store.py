@@ -118,7 +118,7 @@ def test_a_save_that_dies_leaves_the_older_gallery(
 ) -> None:
     """An added picture, and one that was replaced by another, which changes no number."""
     changed = Gallery.load(folder, model).remove("a").add([pictures()[5]], ids=["a"])
-    places = [(os, "replace"), (store, "follow"), (store, "_put_meta")]
+    places = [(os, "replace"), (store, "follow"), (store, "put_meta")]
 
     def dying(*_: object) -> None:
         raise KeyboardInterrupt

@@ -33,7 +33,7 @@ def test_every_row_keeps_its_vectors(groups: list[list[int]]) -> None:
     before = Corpus(held, rows.live())
     every = np.arange(len(rows))
     expected = {name: before.floats(name, every) for name in ("reference", "target", "captions")}
-    new, places = packed(rows, held, groups)
+    new, places = packed(rows.live(), held, groups)
     rows.settle(dict.fromkeys(new, ""), places)
     after = Corpus(new, rows.live())
     assert sum(segment.rows for segment in new.values()) == len(rows) == 11

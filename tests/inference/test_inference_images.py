@@ -38,6 +38,12 @@ def test_all_are_named_in_one_error(files: list[Path]) -> None:
     assert "--max-bad 3" in str(caught.value)
 
 
+def test_headers_alone_do_not_tell_what_is_cut(files: list[Path]) -> None:
+    assert sorted(unreadable(files, 3, headers=True)) == [3, 4]
+    with pytest.raises(UnreadableImages, match="2 of 6 images cannot be used, allowed are 1: .*empty file, .*not found"):
+        unreadable(files, 1, headers=True)
+
+
 def test_as_many_as_are_allowed_are_returned_by_position(files: list[Path]) -> None:
     assert sorted(unreadable(files, 3)) == [1, 3, 4]
     pixels = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), Image.open(files[0])]

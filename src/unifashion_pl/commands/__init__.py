@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
 
-from unifashion_pl.commands import data, index, paint, runs, weights
+from unifashion_pl.commands import data, index, indexing, paint, runs, weights
 from unifashion_pl.commands.signature import Command, LinesFormatter, add_arguments, call, summary
 
 EPILOG = (
@@ -19,7 +19,11 @@ COMMANDS: tuple[Command | tuple[str, str, tuple[Command, ...]], ...] = (
         "the toy wardrobe, dataset checks, shards",
         (data.wardrobe, data.check, data.shards, data.annotate, data.features),
     ),
-    ("index", "search your own catalogue", (index.build, index.add, index.remove, index.search, index.check, index.push)),
+    (
+        "index",
+        "search your own catalogue",
+        (indexing.build, indexing.embed, indexing.add, index.remove, index.search, index.check, index.push),
+    ),
     *(paint.caption, paint.generate, paint.tryon, paint.design, runs.report),
     ("weights", "published checkpoints: list, check, import", (weights.list_, weights.check, weights.import_)),
     *(runs.ablations, runs.parameters, runs.doctor),

@@ -1,102 +1,18 @@
-"""``index``: search in one's own catalogue."""
+"""``index search``, ``remove`` and ``check``: an index in use."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from unifashion_pl.commands.options import MaxBad, SearchModel, usable
-from unifashion_pl.commands.signature import FILE, FOLDER
+from unifashion_pl.commands.options import SearchModel
+from unifashion_pl.commands.signature import FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from unifashion_pl.gallery import Gallery, Hit
+    from unifashion_pl.gallery import Hit
     from unifashion_pl.gallery.asking import Asking, SearchOptions
-
-Storage = Literal["fp32", "fp16", "int8"]
-
-
-@dataclass(kw_only=True)
-class CatalogueFiles:
-    """A CSV and its images."""
-
-    csv: Path
-    root: Annotated[Path, "folder of the images"]
-    max_bad: Annotated[MaxBad, "leave out up to N images that cannot be read; each is named"] = 0
-    texts: Annotated[bool, "the CSV's texts count in searches by text, beside the images"] = False
-
-    def rows(self, known: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """What :meth:`Gallery.add` takes, without the few images that cannot be read; those are named.
-
-        Args:
-            known: columns of the index, and whether they hold numbers or texts.
-
-        Raises:
-            UnreadableImages: they are more than ``max_bad``.
-        """
-        from unifashion_pl.datamodules.catalogue_rows import read_catalogue
-        from unifashion_pl.gallery.items import typed
-        from unifashion_pl.gallery.rows import RESERVED
-
-        rows = read_catalogue(self.csv, self.root)
-        rows = [rows[i] for i in usable([row.image for row in rows], self.max_bad, f"{self.csv}: ")]
-        captions = [row.text for row in rows] if self.texts else None
-        if captions is not None and not any(captions):
-            raise ValueError(f"{self.csv} has no texts: --texts needs a column text")
-        cells = [{name: cell for name, cell in row.cells.items() if name not in RESERVED} for row in rows]
-        return {
-            "images": [row.image for row in rows],
-            "ids": [row.id for row in rows],
-            "captions": captions,
-            "products": [row.product for row in rows],
-            "columns": typed(cells, known or {}),
-        }
-
-
-def build(
-    *,
-    catalogue: CatalogueFiles,
-    out: Annotated[Path, FOLDER],
-    queries: Annotated[Literal["reference", "target", "both"], "reference: text or image; target: composed"] = "both",
-    storage: Annotated[
-        Storage, "how vectors are kept; int8 is an eighth of fp32, see benchmarks/RESULTS.md for what is lost"
-    ] = "fp32",
-    pool: Annotated[int | None, {"metavar": "N", "help": "keep N tokens of each image, near ones as their mean"}] = None,
-    coarse: Annotated[
-        int | None, {"metavar": "N", "help": "for some 200,000 images and more: a search reads N tokens of each first"}
-    ] = None,
-    model: SearchModel,
-) -> None:
-    """CSV + folder of images -> index."""
-    from unifashion_pl.files import exclusive
-
-    rows, encoder = catalogue.rows(), model.load()
-    with exclusive(out):
-        print(encoder.gallery(**rows, query_set=queries, storage=storage, pool=pool, coarse=coarse).save(out))
-
-
-def add(
-    index: Path,
-    *,
-    catalogue: CatalogueFiles,
-    replace: Annotated[bool, "of ids that are there already take the new image"] = False,
-    model: SearchModel,
-) -> None:
-    """Put the images of a CSV into an index."""
-    with _changing(index, model) as gallery:
-        rows = catalogue.rows(gallery.columns)
-        known = sorted(id for id in rows["ids"] if id in gallery)
-        if known and not replace:
-            from unifashion_pl.data.plan import shortened
-
-            raise ValueError(f"{index} has {shortened(known)} already: --replace takes the new images instead")
-        gallery.remove(known).add(**rows)
-    print(f"{len(rows['ids']) - len(known)} added, {len(known)} replaced, {len(gallery)} images in {index}")
 
 
 def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: SearchModel) -> None:
@@ -118,6 +34,10 @@ def check(index: Path) -> None:
     print(
         f"{len(found.rows)} images in {len(found.segments)} files, {kept.storage}{pooled}, queries: {kept.query_set}, model {kept.model}"
     )
+    for folder, what in ((store.BUILDING, "a build"), (store.ADDING, "an addition")):
+        if store.is_new(index / folder):
+            there = len(store.read(index / folder).rows)
+            print(f"not finished: {there:,} images of {what} are embedded, and the same command goes on")
     for name, (_, kind) in found.rows.columns().items():
         print(f"{name}\t{kind}")
 
@@ -287,17 +207,3 @@ def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: list[Hit], f
         heat = gallery.heat_maps(there, [pictures[hit.id] for hit in there], wishes.text, wishes.image)
     asked_with = None if wishes.image is None else open_image(wishes.image)
     write_text(place, page(wishes.told(), hits, pictures, facets, heat, asked_with))
-
-
-@contextmanager
-def _changing(index: Path, model: SearchModel) -> Iterator[Gallery]:
-    """The index, saved when the block ends well; other commands that would change it wait until then."""
-    from unifashion_pl.files import exclusive
-    from unifashion_pl.gallery import Gallery, store
-
-    store.require(index)
-    encoder = model.load()
-    with exclusive(index):
-        gallery = Gallery.load(index, encoder)
-        yield gallery
-        gallery.save(index)

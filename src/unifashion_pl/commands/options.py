@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 
-def _count(text: str) -> int:
+def count_from_0(text: str) -> int:
+    """A number of an option, which may be 0."""
     if not text.isdecimal():
         raise ArgumentTypeError(f"{text!r} is not a number from 0 on")
     return int(text)
 
 
-def usable(images: Sequence[Path], max_bad: int, where: str = "") -> list[int]:
+def usable(images: Sequence[Path], max_bad: int) -> list[int]:
     """Positions of the images that can be read; the others are named.
 
     Raises:
@@ -32,11 +34,11 @@ def usable(images: Sequence[Path], max_bad: int, where: str = "") -> list[int]:
     if bad := unreadable(images, max_bad):
         print(left_out(bad), file=sys.stderr)
     if len(bad) == len(images):
-        raise ValueError(f"{where}none of the images can be used")
+        raise ValueError("none of the images can be used")
     return [i for i in range(len(images)) if i not in bad]
 
 
-MaxBad = Annotated[int, {"type": _count, "metavar": "N"}]
+MaxBad = Annotated[int, {"type": count_from_0, "metavar": "N"}]
 
 
 @dataclass(kw_only=True)
@@ -51,10 +53,11 @@ class Model:
     device: Annotated[str | None, "e.g. cuda or cpu; default: the first GPU if there is one"] = None
 
     def place(self) -> str:
-        """The device, or the first GPU, or the CPU."""
+        """The device, or the first GPU (under torchrun the one of this process), or the CPU."""
         import torch
 
-        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        gpu = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return self.device or (gpu if torch.cuda.is_available() else "cpu")
 
     def load(self) -> UniFashionModule:
         """The model on its device; from a .yaml an untrained one."""

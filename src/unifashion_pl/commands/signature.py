@@ -76,7 +76,7 @@ def _told(command: Callable[..., Any], name: str) -> tuple[type[Any], dict[str, 
         elif get_origin(kind) is Literal:
             told["choices"] = get_args(kind)
         elif get_origin(kind) is list:
-            told["action"] = "append"
+            told |= {"action": "append", "type": get_args(kind)[0]}
         else:
             told["type"] = kind
     return kind, told

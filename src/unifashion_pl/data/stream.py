@@ -80,7 +80,7 @@ class Workers:
     prefetch: int = 2
     start_method: str | None = None
 
-    def loader(self, dataset: _Batches, sampler: Any, persistent: bool) -> DataLoader[Any]:
+    def loader(self, dataset: Dataset[Any], sampler: Any, persistent: bool) -> DataLoader[Any]:
         """A torch DataLoader whose sampler yields whole requests."""
         more: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged, "num_workers": self.num}
         if self.num:
@@ -93,7 +93,7 @@ def _unchanged(answer: Any) -> Any:
     return answer
 
 
-def _end(iterator: Any) -> None:
+def end_workers(iterator: Any) -> None:
     """End the worker processes of a DataLoader's iterator, if it has any.
 
     Left to the garbage collector they take 5 s each: an iterator that lies in a cycle loses the thread that would tell them to end first.
@@ -241,7 +241,7 @@ class TrainLoader(Generic[B]):
 
     def close(self) -> None:
         """End the worker processes; another ``iter`` starts new ones."""
-        _end(self._loader._iterator)
+        end_workers(self._loader._iterator)
         self._loader._iterator = None
 
     def peek(self, most: int = 2) -> B:
@@ -369,7 +369,7 @@ class EvalLoader(Generic[B]):
 
     def close(self) -> None:
         """End the worker processes of an evaluation that stopped early."""
-        _end(self._iterator)
+        end_workers(self._iterator)
         self._iterator = None
 
 

@@ -19,21 +19,20 @@ from unifashion_pl import files
 from unifashion_pl.arguments import Id, Ids, asked_at, choice, count, identifier, identifiers, text_list
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
+from unifashion_pl.gallery.embedding import QUERY_SETS, embedded
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import IndexItem, Value, check_lengths, picture_path, values_of
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
-from unifashion_pl.gallery.segments import STORAGE, Floats, Segment, require_finite, segment_from
+from unifashion_pl.gallery.segments import STORAGE, Floats, Segment
 from unifashion_pl.gallery.session import Session
 from unifashion_pl.gallery.stored import IndexSettings, Stored
-from unifashion_pl.inference.encode import encode_image_sets, encode_text, fingerprint
+from unifashion_pl.inference.encode import fingerprint
 from unifashion_pl.inference.images import Images, OneImage, image_list, left_out, unreadable
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
-from unifashion_pl.words import shorten
 
-QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
 #: Images whose vectors are held in fp32 at once, and lie in one file.
 TOGETHER = 16384
 
@@ -152,39 +151,16 @@ class Gallery:
         made = []
         for start in range(0, len(items), TOGETHER):
             part = slice(start, start + TOGETHER)
-            made.append((known[part], *self._embedded(items[part], known[part], batch_size)))
+            made.append((known[part], *embedded(self.model, items[part], known[part], self._kept, batch_size)))
         number = max(self._segments, default=-1) + 1
         self._rows.add([(number + i, items, captioned) for i, (items, captioned, _) in enumerate(made)])
         self._segments |= {number + i: segment for i, (_, _, segment) in enumerate(made)}
         return self
 
-    def _embedded(self, images: Sequence[OneImage], items: Sequence[IndexItem], batch_size: int) -> tuple[list[int], Segment]:
-        """Rows among the captions' vectors, and all vectors as they are kept."""
-        new = encode_image_sets(self.model, list(images), QUERY_SETS[self.query_set], batch_size=batch_size)
-        captions, captioned = self._embed_captions([item.caption for item in items])
-        vectors = {name: tokens.numpy() for name, tokens in new.items()} | {"captions": captions[:, None].numpy()}
-        for name, tokens in vectors.items():
-            require_finite(tokens, [item.id for item, row in zip(items, captioned) if name != "captions" or row >= 0])
-        return captioned, segment_from(vectors, self._kept.storage, self._kept.pool, self._kept.coarse)
-
     def _names(self, items: Sequence[Any]) -> list[str]:
         numbers = [int(name) for name in self.ids if name.isdecimal() and len(name) < 19]
         first = max([len(self) - 1, *numbers]) + 1
         return [identifier(x) if isinstance(x, str | Path) else str(first + i) for i, x in enumerate(items)]
-
-    def _embed_captions(self, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
-        """(n, E) of the captions that the model can read, and for each text its row there, -1 without one."""
-        given = [i for i, text in enumerate(texts) if text.strip()]
-        present = [i for i in given if self.model.backbone.reading_of(texts[i]).says]
-        if silent := sorted(set(given) - set(present)):
-            names = ", ".join(repr(shorten(texts[i], 40)) for i in silent[:3])
-            warnings.warn(
-                f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}",
-                stacklevel=asked_at(),
-            )
-        place = {i: row for row, i in enumerate(present)}
-        vectors = encode_text(self.model, [texts[i] for i in present]) if present else torch.zeros(0, 1)
-        return vectors, [place.get(i, -1) for i in range(len(texts))]
 
     def remove(self, ids: Ids) -> Gallery:
         """Take images out; ids are converted as in :meth:`add`.

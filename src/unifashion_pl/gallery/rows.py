@@ -174,8 +174,11 @@ class IndexRows:
         Raises:
             ArgumentError: a value of another kind than its column holds; nothing is added.
         """
-        items = [item for _, group, _ in parts for item in group]
         at = [(number, i, row) for number, group, captioned in parts for i, (_, row) in enumerate(zip(group, captioned))]
+        self.place([item for _, group, _ in parts for item in group], at)
+
+    def place(self, items: Sequence[IndexItem], at: Sequence[tuple[int, int, int]]) -> None:
+        """Append rows whose vectors lie anywhere: segment, row there, and row among its captions' vectors (-1 = none); errors as in :meth:`add`."""
         with transaction(self.base):
             places = self._columns_for(items)
             names = "".join(f", c{number}" for number in places.values())

@@ -32,6 +32,8 @@ FILE = re.compile(r"vectors-[0-9a-f]{32}\.safetensors")
 PATIENCE = 60.0
 #: The description of an older form, see :mod:`unifashion_pl.gallery.legacy`, which is imported only where there is one.
 OLDER = "gallery.json"
+#: Folders inside of an index where images of a build, or of an addition, are embedded until all are there, see :mod:`unifashion_pl.gallery.staging`.
+BUILDING, ADDING = ".building", ".adding"
 #: What the system says through SQLite.
 REFUSALS = {"full": errno.ENOSPC, "readonly": errno.EACCES, "unable to open": errno.EACCES, "disk I/O": errno.EIO}
 
@@ -43,6 +45,12 @@ def require(folder: Path) -> Path:
         FileNotFoundError: no index there.
     """
     if not is_new(folder) and not (folder / OLDER).is_file():
+        if is_new(folder / BUILDING):
+            with opened(folder / BUILDING / BASE) as base:
+                (there,) = base.execute("SELECT count(*) FROM items").fetchone()
+            raise FileNotFoundError(
+                f"the index in {folder} is not finished, {there:,} images are embedded: the same `unifashion index build` goes on"
+            )
         raise FileNotFoundError(
             f"{folder} has no {BASE}: expected a folder written by Gallery.save or `unifashion index build`"
         )
@@ -96,7 +104,7 @@ def state_of(folder: Path) -> str | None:
         from unifashion_pl.gallery.legacy import state_of_older
 
         return state_of_older(folder)
-    with _opened(folder / BASE) as base:
+    with opened(folder / BASE) as base:
         return _meta(base, folder / BASE)[1]
 
 
@@ -107,23 +115,28 @@ def replace(folder: Path, settings: IndexSettings, rows: IndexRows, held: Mappin
         WriteError: the disk is full, or the folder cannot be written; what was there is as it was.
     """
     own = rows.copy()
-    moved, places = packed(own, held, [[number] for number in held])
+    moved, places = packed(own.live(), held, [[number] for number in held])
     names = {number: segments.write(folder, segment) for number, segment in moved.items()}
     own.settle(names, places)
-    own.base.execute("DELETE FROM meta")
-    _put_meta(own.base, settings)
-    _sync(folder)
+    put(folder, settings, own)
+
+
+def put(folder: Path, settings: IndexSettings, rows: IndexRows) -> None:
+    """Put rows, whose files of vectors lie in the folder, in the place of whatever is there, in one commit; errors as in :func:`replace`."""
+    rows.base.execute("DELETE FROM meta")
+    put_meta(rows.base, settings)
+    sync(folder)
     place = folder / BASE
     with files.writing(place):
         place.touch()  # with the umask's permissions
     try:
-        with _opened(place, writes=True) as base:
-            own.base.backup(base)
+        with opened(place, writes=True) as base:
+            rows.base.backup(base)
     except FormatError:  # what was there is no database any more
         with files.replacing_path(place) as part, closing(sqlite3.connect(part)) as base:
-            own.base.backup(base)
-    _sync(folder)
-    _sweep(folder, names.values())
+            rows.base.backup(base)
+    sync(folder)
+    sweep(folder, (name for (name,) in rows.base.execute("SELECT file FROM segments")))
 
 
 def extend(folder: Path, stored: Stored, first: int, removed: Iterable[int]) -> Stored:
@@ -143,18 +156,18 @@ def extend(folder: Path, stored: Stored, first: int, removed: Iterable[int]) -> 
         number: segments.read(folder / segments.write(folder, segment)) if not segment.file else segment
         for number, segment in stored.segments.items()
     }
-    _sync(folder)
+    sync(folder)
     names = {number: segment.file for number, segment in held.items()}
-    with _opened(folder / BASE, writes=True) as base, transaction(base):
+    with opened(folder / BASE, writes=True) as base, transaction(base):
         follow(base, stored.rows, first, removed)
         base.execute("DELETE FROM segments")
         base.executemany("INSERT INTO segments VALUES (?, ?)", names.items())
-        state = _put_meta(base, stored.settings)
+        state = put_meta(base, stored.settings)
     stored.rows.settle(names, ())
     now = Stored(stored.settings, stored.rows, held, state)
     if groups := worth_packing(now.rows, now.segments):
         now = _repacked(folder, now, groups)
-    _sweep(folder, (segment.file for segment in now.segments.values()))
+    sweep(folder, (segment.file for segment in now.segments.values()))
     return now
 
 
@@ -194,24 +207,24 @@ def check(folder: Path) -> Stored:
 
 def _repacked(folder: Path, stored: Stored, groups: Sequence[Sequence[int]]) -> Stored:
     """Write groups of segments into one file each, in one commit."""
-    moved, places = packed(stored.rows, stored.segments, groups)
+    moved, places = packed(stored.rows.live(), stored.segments, groups)
     gone = {number for group in groups for number in group}
     held = {number: segment for number, segment in stored.segments.items() if number not in gone}
     held |= {number: segments.read(folder / segments.write(folder, segment)) for number, segment in moved.items()}
-    _sync(folder)
+    sync(folder)
     names = {number: segment.file for number, segment in held.items()}
-    with _opened(folder / BASE, writes=True) as base, transaction(base):
+    with opened(folder / BASE, writes=True) as base, transaction(base):
         base.executemany(MOVE, places)
         base.execute("DELETE FROM segments")
         base.executemany("INSERT INTO segments VALUES (?, ?)", names.items())
-        state = _put_meta(base, stored.settings)
+        state = put_meta(base, stored.settings)
     stored.rows.settle(names, places)
     return Stored(stored.settings, stored.rows, held, state)
 
 
 def _rows_at(folder: Path) -> tuple[Stored, dict[int, str]]:
     place = folder / BASE
-    with _opened(place) as base:
+    with opened(place) as base:
         settings, state = _meta(base, place)
         rows = IndexRows(base)
     with _damage(place):
@@ -297,7 +310,7 @@ def _check_finite(path: Path, segment: Segment) -> None:
             raise FormatError(f"{path}: {name} has NaN or infinite numbers; build the index again")
 
 
-def _put_meta(base: sqlite3.Connection, settings: IndexSettings) -> str:
+def put_meta(base: sqlite3.Connection, settings: IndexSettings) -> str:
     """The settings, and a new state."""
     state = uuid4().hex
     values = {"format": FORMAT, "state": state, "settings": msgspec.json.encode(asdict(settings)).decode()}
@@ -320,7 +333,7 @@ def _meta(base: sqlite3.Connection, place: Path) -> tuple[IndexSettings, str]:
 
 
 @contextmanager
-def _opened(place: Path, writes: bool = False) -> Iterator[sqlite3.Connection]:
+def opened(place: Path, writes: bool = False) -> Iterator[sqlite3.Connection]:
     """The database, or a sentence."""
     with _damage(place, writes):
         base = sqlite3.connect(f"{place.resolve().as_uri()}?mode=rw", uri=True, timeout=PATIENCE, isolation_level=None)
@@ -353,7 +366,7 @@ def _damage(place: Path, writes: bool = False) -> Iterator[None]:
         raise FormatError(f"{place} is damaged ({text}): build the index again") from error
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Names of files are on the disk before something counts on them."""
     with suppress(OSError):  # a system that has no such call for folders
         handle = os.open(folder, os.O_RDONLY)
@@ -363,7 +376,7 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _sweep(folder: Path, named: Iterable[str]) -> None:
+def sweep(folder: Path, named: Iterable[str]) -> None:
     """Remove vectors that nothing names, and galleries of an older form, which the index has replaced."""
     keep = {*named}
     for other in (*folder.glob("vectors-*.safetensors"), *folder.glob("gallery*.safetensors"), folder / OLDER):

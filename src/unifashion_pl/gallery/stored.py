@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from unifashion_pl.gallery.rows import IndexRows
+from unifashion_pl.gallery.rows import IndexRows, Live
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import Coded, Segment, TokenSet
 
@@ -58,7 +58,7 @@ def worth_packing(rows: IndexRows, held: Mapping[int, Segment]) -> list[list[int
 
 
 def packed(
-    rows: IndexRows, held: Mapping[int, Segment], groups: Sequence[Sequence[int]]
+    live: Live, held: Mapping[int, Segment], groups: Sequence[Sequence[int]]
 ) -> tuple[dict[int, Segment], list[tuple[int, int, int, int]]]:
     """The live rows of each group of segments as one segment in memory.
 
@@ -66,7 +66,6 @@ def packed(
         The new segments by new numbers, and (segment, place, captioned, key) of each of their rows. A segment that is whole and alone in its
         group stays as it is.
     """
-    live = rows.live()
     new: dict[int, Segment] = {}
     places: list[tuple[int, int, int, int]] = []
     corpus = Corpus(held, live)

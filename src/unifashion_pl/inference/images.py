@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,6 +17,7 @@ from unifashion_pl.data.plan import shortened
 
 OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
 Images = OneImage | Sequence[OneImage]
+T = TypeVar("T")
 
 #: Unreadable pictures that a message names.
 NAMED = 20
@@ -53,15 +54,12 @@ def open_image(item: OneImage) -> Image.Image:
         TypeError: anything else.
     """
     if isinstance(item, str | Path):
-        item = Path(item)
-        if not item.exists() or item.is_dir():
-            raise FileNotFoundError(f"image {str(item)!r} not found" + (" (it is a folder)" if item.is_dir() else ""))
-    if isinstance(item, Path | Image.Image):
+        return _read(Path(item), lambda path: decode.to_rgb(decode.open_file(path)))
+    if isinstance(item, Image.Image):
         try:
-            return decode.to_rgb(decode.open_file(item) if isinstance(item, Path) else decode.own_image(item))
+            return decode.to_rgb(decode.own_image(item))
         except decode.BadInput as error:
-            named = repr(str(item)) if isinstance(item, Path) else getattr(item, "filename", "") or repr(item)
-            raise ValueError(f"{named} is no readable image: {error.reason}") from error
+            raise ValueError(f"{getattr(item, 'filename', '') or repr(item)} is no readable image: {error.reason}") from error
     if not isinstance(item, Tensor | np.ndarray):
         raise TypeError(f"expected an image or a path, got {type(item).__name__}")
     array = decode.channels_last(item)
@@ -72,6 +70,16 @@ def open_image(item: OneImage) -> Image.Image:
             f"pixels are {array.dtype} in {array.min():.3g}..{array.max():.3g}: expected uint8, or floats in 0..1 (not normalised)"
         )
     return Image.fromarray(pixels, "RGB")
+
+
+def _read(path: Path, how: Callable[[Path], T]) -> T:
+    """Read a file by a function of :mod:`unifashion_pl.data.decode`; errors as in :func:`open_image`."""
+    if not path.exists() or path.is_dir():
+        raise FileNotFoundError(f"image {str(path)!r} not found" + (" (it is a folder)" if path.is_dir() else ""))
+    try:
+        return how(path)
+    except decode.BadInput as error:
+        raise ValueError(f"{str(path)!r} is no readable image: {error.reason}") from error
 
 
 class UnreadableImages(ValueError):
@@ -89,8 +97,11 @@ class UnreadableImages(ValueError):
         )
 
 
-def unreadable(images: Sequence[OneImage], max_bad: int = 0) -> dict[int, str]:
-    """Decode all pictures once, in threads, and find those that cannot be used: position -> what is wrong, with the file's name.
+def unreadable(images: Sequence[OneImage], max_bad: int = 0, *, headers: bool = False) -> dict[int, str]:
+    """Read all pictures once, in threads, and find those that cannot be used: position -> what is wrong, with the file's name.
+
+    Args:
+        headers: look at headers of files alone (:func:`unifashion_pl.data.decode.look`); else pictures are decoded.
 
     Raises:
         UnreadableImages: more than ``max_bad``; the message names them.
@@ -98,7 +109,7 @@ def unreadable(images: Sequence[OneImage], max_bad: int = 0) -> dict[int, str]:
 
     def fault(image: OneImage) -> str | None:
         try:
-            open_image(image)
+            _read(image, decode.look) if headers and isinstance(image, Path) else open_image(image)
         except (ValueError, OSError) as error:
             return str(error)
         return None

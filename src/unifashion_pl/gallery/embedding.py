@@ -1,0 +1,258 @@
+"""Images into vectors as an index keeps them: some in memory, or a catalogue batch by batch, with processes that decode.
+
+Letters: Q query tokens, E embedding width.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from unifashion_pl.arguments import asked_at
+from unifashion_pl.data.stream import Workers, end_workers
+from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.files import remove_parts
+from unifashion_pl.gallery import staging
+from unifashion_pl.gallery.items import IndexItem
+from unifashion_pl.gallery.segments import Floats, Segment, require_finite, segment_from
+from unifashion_pl.gallery.staging import BYTES, WHOLE, Note, Shard
+from unifashion_pl.gallery.stored import IndexSettings
+from unifashion_pl.inference.encode import encode_image_sets, encode_text
+from unifashion_pl.inference.images import OneImage, UnreadableImages, left_out, open_image, unreadable
+from unifashion_pl.interface import FashionModel
+from unifashion_pl.words import readable, shorten
+
+QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
+#: Images that the model sees at once, and images of one commit.
+BATCH, COMMIT = 32, 128
+
+
+def embedded(
+    model: FashionModel,
+    images: Sequence[OneImage],
+    items: Sequence[IndexItem],
+    settings: IndexSettings,
+    batch_size: int = BATCH,
+) -> tuple[list[int], Segment]:
+    """Rows among the captions' vectors (-1 without one), and all vectors as they are kept.
+
+    A caption of which the model can read nothing counts as none, and a warning names it.
+
+    Raises:
+        ValueError: vectors that are NaN or infinite, with the ids.
+    """
+    new = encode_image_sets(model, images, QUERY_SETS[settings.query_set], batch_size=batch_size)
+    heard(model, texts := [item.caption for item in items])
+    captions, captioned = _captions(model, texts)
+    return captioned, _segment({name: tokens.numpy() for name, tokens in new.items()}, captions, items, captioned, settings)
+
+
+def _segment(
+    sets: Mapping[str, Floats], captions: Tensor, items: Sequence[IndexItem], captioned: Sequence[int], settings: IndexSettings
+) -> Segment:
+    vectors = {**sets, "captions": captions[:, None].numpy()}
+    for name, tokens in vectors.items():
+        require_finite(tokens, [item.id for item, row in zip(items, captioned) if name != "captions" or row >= 0])
+    return segment_from(vectors, settings.storage, settings.pool, settings.coarse)
+
+
+def heard(model: FashionModel, texts: Sequence[str]) -> None:
+    """Warn of captions that the model cannot read, wholly or in part."""
+    says = {text: model.backbone.reading_of(text).says for text in dict.fromkeys(texts) if text.strip()}
+    if silent := [text for text in texts if not says.get(text, True)]:
+        names = ", ".join(repr(shorten(text, 40)) for text in silent[:3])
+        warnings.warn(
+            f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}",
+            stacklevel=asked_at(),
+        )
+    if present := [text for text, said in says.items() if said]:
+        model.backbone.warn_if_cut(readable(present, model.backbone))
+
+
+def _captions(model: FashionModel, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
+    """(n, E) of the captions that the model can read, and for each text its row there, -1 without one."""
+    present = [i for i, text in enumerate(texts) if text.strip() and model.backbone.reading_of(text).says]
+    place = {i: row for row, i in enumerate(present)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # :func:`heard` has said it of all
+        vectors = encode_text(model, [texts[i] for i in present]) if present else torch.zeros(0, 1)
+    return vectors, [place.get(i, -1) for i in range(len(texts))]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of embedding did.
+
+    Attributes:
+        rows: of the catalogue, or of its shard. there: embedded before. made: embedded now.
+        bad: id -> what is wrong with its picture; these are left out.
+        seconds: that decoding and embedding took.
+    """
+
+    rows: int
+    there: int
+    made: int
+    bad: Mapping[str, str]
+    seconds: float
+
+
+def embed(
+    folder: Path,
+    model: FashionModel,
+    items: Sequence[IndexItem],
+    root: Path,
+    settings: IndexSettings,
+    *,
+    shard: Shard = WHOLE,
+    max_bad: int = 0,
+    workers: int = 0,
+    anew: bool = False,
+) -> Outcome:
+    """Embed a catalogue into a folder, :data:`COMMIT` images a commit; what an earlier run of the same kind committed is kept and not embedded again.
+
+    All files are looked at before any is embedded. Damage behind a good header is found when its turn comes, and all others are embedded
+    nevertheless, so that allowing for it is one more short run. Batches are cut by places in the catalogue, so that an interrupted run makes
+    the very numbers of an undisturbed one.
+
+    Args:
+        folder: that this process holds (:func:`unifashion_pl.files.exclusive`), or one inside of it; see :mod:`unifashion_pl.gallery.staging`.
+        items: rows whose ``image`` is a path below ``root``.
+        settings: whose vectors, and how they are kept.
+        shard: the rows that are embedded here.
+        max_bad: pictures that cannot be read and are left out.
+        workers: processes that decode; 0 = none beside this one.
+        anew: throw away what is there.
+
+    Raises:
+        UnreadableImages: more than ``max_bad``; what was embedded is kept.
+        ValueError: see :func:`~unifashion_pl.gallery.staging.rows_in`; or none of the images can be used.
+        WriteError: the folder cannot be written.
+    """
+    own = [item for item in items if shard.has(item.id)]
+    rows = [_named(item, root) for item in own]
+    remove_parts(folder)
+    earlier = None if anew else staging.rows_in(folder, settings, shard)
+    there = earlier or {}
+    todo = [i for i, row in enumerate(rows) if there.get(row.id) != row]
+    run = _Run(folder, model, own, rows, settings, max_bad)
+    run.look(todo)
+    if earlier is None:
+        staging.begin(folder, settings, shard)
+    staging.put_note(folder, Note(shard.index, shard.of))
+    staging.drop(folder, [rows[i].id for i in todo if rows[i].id in there])
+    heard(model, [rows[i].caption for i in todo])
+    since = time.monotonic()
+    with run.told(len(rows) - len(todo)) as bar:
+        run.work([i for i in todo if i not in run.bad], workers, bar)
+    seconds = time.monotonic() - since
+    staging.compact(folder)
+    run.require_few()
+    bad = {rows[i].id: fault for i, fault in run.bad.items()}
+    staging.put_note(folder, Note(shard.index, shard.of, True, bad))
+    return Outcome(len(rows), len(rows) - len(todo), len(todo) - len(bad), bad, seconds)
+
+
+def _named(item: IndexItem, root: Path) -> IndexItem:
+    """A row as it is staged."""
+    path = Path(item.image or "")
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError):  # found by who looks at it
+        size = -1
+    return IndexItem(item.id, item.caption, path.relative_to(root).as_posix(), None, {BYTES: size})
+
+
+class _Run:
+    """Images that are decoded, embedded and committed."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: FashionModel,
+        items: Sequence[IndexItem],
+        rows: Sequence[IndexItem],
+        settings: IndexSettings,
+        max_bad: int,
+    ) -> None:
+        self.folder, self.model, self.rows, self.settings, self.max_bad = folder, model, rows, settings, max_bad
+        self.paths = [Path(item.image or "") for item in items]
+        self.sets = QUERY_SETS[settings.query_set]
+        self.bad: dict[int, str] = {}
+
+    def look(self, todo: Sequence[int]) -> None:
+        found = unreadable([self.paths[i] for i in todo], len(todo), headers=True)
+        self.bad = {todo[place]: fault for place, fault in found.items()}
+        self.require_few()
+
+    def require_few(self) -> None:
+        if self.bad and len(self.bad) == len(self.rows) <= self.max_bad:
+            raise ValueError(f"none of the images can be used: {left_out(self.bad)}")
+        if len(self.bad) > self.max_bad:
+            raise UnreadableImages(dict(sorted(self.bad.items())), len(self.rows), self.max_bad)
+
+    @contextmanager
+    def told(self, before: int) -> Iterator[Any]:
+        """A bar, and a line where it ended if that was too early."""
+        few = len(self.rows) - before < 2 * COMMIT
+        with tqdm(total=len(self.rows), initial=before, desc="embedding", unit="image", disable=few, leave=False) as bar:
+            self.done = before
+            try:
+                yield bar
+            except BaseException:
+                line = f"{self.done:,} of {len(self.rows):,} images are embedded and kept: the same command goes on from there"
+                print(f"{self.folder}: {line}", file=sys.stderr, flush=True)
+                raise
+
+    def work(self, todo: Sequence[int], workers: int, bar: Any) -> None:
+        requests = [list(group) for _, group in groupby(todo, lambda i: i // BATCH)]
+        pictures = _Pictures(self.paths, EncoderTransform(self.model.backbone.vision.image_size))
+        answers = iter(Workers(min(workers, len(requests))).loader(pictures, requests, persistent=False))
+        try:
+            for _, group in groupby(answers, lambda answer: answer[0][0] // COMMIT):
+                good, vectors = [], []
+                for asked, pixels, faults in group:
+                    self.bad |= faults
+                    if pixels is not None:
+                        good += [i for i in asked if i not in faults]
+                        vectors.append(encode_image_sets(self.model, pixels, self.sets, batch_size=len(pixels)))
+                    bar.update(len(asked))
+                if good:
+                    self._commit(good, vectors)
+        finally:
+            end_workers(answers)
+
+    def _commit(self, good: Sequence[int], vectors: Sequence[Mapping[str, Tensor]]) -> None:
+        items = [self.rows[i] for i in good]
+        captions, captioned = _captions(self.model, [item.caption for item in items])
+        sets = {name: np.concatenate([part[name].numpy() for part in vectors]) for name in vectors[0]}
+        staging.append(self.folder, self.settings, items, captioned, _segment(sets, captions, items, captioned, self.settings))
+        self.done += len(good)
+
+
+class _Pictures(Dataset[Any]):
+    """Places of a batch -> places, pixels (n, 3, S, S) or None, and what is wrong with the others; lives in the workers."""
+
+    def __init__(self, paths: Sequence[Path], transform: EncoderTransform) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __getitem__(self, places: list[int]) -> tuple[list[int], Tensor | None, dict[int, str]]:
+        pixels, faults = [], {}
+        for place in places:
+            try:
+                pixels.append(self.transform(open_image(self.paths[place])))
+            except (ValueError, OSError) as error:
+                faults[place] = str(error)
+        return places, torch.stack(pixels) if pixels else None, faults

@@ -1,0 +1,201 @@
+"""Vectors on their way into an index: a folder in the form of an index, one commit a batch of images, so that whoever was interrupted goes on.
+
+``index build`` and ``index add`` embed into one inside of the index's folder, ``index embed`` into one for each shard;
+:mod:`unifashion_pl.gallery.building` takes them in. Rows have an id, the caption that was embedded, the picture's name below the root and its
+size in bytes: whatever has these embedded already is not embedded again.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.gallery import segments, store
+from unifashion_pl.gallery.items import IndexItem
+from unifashion_pl.gallery.rows import MOVE, IndexRows, follow, remove, transaction
+from unifashion_pl.gallery.segments import Segment
+from unifashion_pl.gallery.stored import SMALL, IndexSettings, packed
+from unifashion_pl.reading import from_json
+
+#: Name of the row that says how far a run of embedding came, and of the column of sizes.
+NOTE, BYTES = "embedding", "bytes"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A share of a catalogue: number ``index``, from 0 as ranks are counted, of ``of``.
+
+    An id says where it belongs, so that a CSV which grows moves no row to another shard.
+    """
+
+    index: int = 0
+    of: int = 1
+
+    @classmethod
+    def read(cls, text: str) -> Shard:
+        """``I/N``.
+
+        Raises:
+            ArgumentError: something else.
+        """
+        index, _, of = text.partition("/")
+        if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+            raise ArgumentError(f"a shard is {text!r}, expected I/N with I from 0 to N - 1, e.g. 0/2 and 1/2")
+        return cls(int(index), int(of))
+
+    @classmethod
+    def here(cls) -> Shard:
+        """Of this process, as torchrun or SLURM started it; the only one otherwise."""
+        for index, of in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+            if index in os.environ and of in os.environ:
+                return cls.read(f"{os.environ[index]}/{os.environ[of]}")
+        return cls()
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+    def has(self, id: str) -> bool:
+        """Whether a row is of this shard."""
+        return self.of == 1 or zlib.crc32(id.encode()) % self.of == self.index
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True)
+class Note:
+    """How far a run of embedding came.
+
+    Attributes:
+        index, of: its shard. done: whether it came to its end.
+        left_out: id -> what is wrong with its picture.
+    """
+
+    index: int = 0
+    of: int = 1
+    done: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def note_of(folder: Path) -> Note | None:
+    """Of a folder that holds vectors on their way; None of any other.
+
+    Raises:
+        FormatError: damaged.
+    """
+    if not store.is_new(folder):
+        return None
+    with store.opened(folder / store.BASE) as base:
+        found = base.execute("SELECT value FROM meta WHERE name = ?", (NOTE,)).fetchone()
+    return None if found is None else from_json(str(found[0]), Note, str(folder / store.BASE), "a note about embedding")
+
+
+def put_note(folder: Path, note: Note) -> None:
+    """Replace the note."""
+    with store.opened(folder / store.BASE, writes=True) as base, transaction(base):
+        base.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (NOTE, msgspec.json.encode(asdict(note)).decode()))
+
+
+def rows_in(folder: Path, settings: IndexSettings, shard: Shard) -> dict[str, IndexItem] | None:
+    """Rows by id that an earlier run embedded, None if there was none.
+
+    Raises:
+        ValueError: it was of another model, for another kind of index, or of another shard.
+    """
+    if (note := note_of(folder)) is None:
+        return None
+    there = store.read(folder)
+    if differences := different(there.settings, settings):
+        raise ValueError(
+            f"{folder} holds {len(there.rows):,} images of an interrupted run, embedded with {differences}: repeat that command, or throw "
+            "them away with --anew"
+        )
+    if (note.index, note.of) != (shard.index, shard.of):
+        raise ValueError(f"{folder} holds shard {note.index}/{note.of}, not {shard}: name another folder, or --anew")
+    return {item.id: item for item in there.rows.items(there.rows.live().keys.tolist()).values()}
+
+
+def begin(folder: Path, settings: IndexSettings, shard: Shard) -> None:
+    """Begin in a folder that this process holds (:func:`unifashion_pl.files.exclusive`), or inside of one; what was there is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store.replace(folder, settings, IndexRows(), {})
+    put_note(folder, Note(shard.index, shard.of))
+
+
+def different(there: IndexSettings, wanted: IndexSettings) -> str:
+    """What differs between two settings, in words; "" if nothing does."""
+    names = {"query_set": "queries"}
+    pairs = [(names.get(name, name), was, getattr(wanted, name)) for name, was in asdict(there).items()]
+    return ", ".join(f"{name} {was}, not {now}" for name, was, now in pairs if was != now)
+
+
+def drop(folder: Path, ids: Iterable[str]) -> None:
+    """Take rows out whose picture or caption is another by now."""
+    with store.opened(folder / store.BASE, writes=True) as base, transaction(base):
+        found = [base.execute("SELECT key FROM items WHERE id = ?", (id,)).fetchone() for id in ids]
+        remove(base, [key for (key,) in found])
+
+
+def append(
+    folder: Path, settings: IndexSettings, items: Sequence[IndexItem], captioned: Sequence[int], segment: Segment
+) -> None:
+    """Add a batch in one commit; the other batches are not read.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written; earlier batches are kept.
+    """
+    name = segments.write(folder, segment)
+    store.sync(folder)
+    with store.opened(folder / store.BASE, writes=True) as base, transaction(base):
+        (key,) = base.execute("SELECT coalesce(max(key), -1) + 1 FROM items").fetchone()
+        (number,) = base.execute("SELECT coalesce(max(number), -1) + 1 FROM segments").fetchone()
+        new = IndexRows()
+        new.next_key = key
+        new.add([(number, items, captioned)])
+        follow(base, new, key, ())
+        base.execute("INSERT INTO segments VALUES (?, ?)", (number, name))
+        store.put_meta(base, settings)
+
+
+def compact(folder: Path) -> None:
+    """Join neighbouring files to some of thousands of rows each, one commit a file, so that an index can take them as they are."""
+    stored = store.read(folder)
+    live, held = stored.rows.live(), stored.segments
+    names = {number: segment.file for number, segment in held.items()}
+    number = max(held, default=-1) + 1
+    counts = dict.fromkeys(sorted(held), 0) | dict(zip(*(one.tolist() for one in np.unique(live.segments, return_counts=True))))
+    for group in _groups(counts):
+        own = live.take(np.isin(live.segments, group))
+        joined, moves = packed(own, {n: held[n] for n in group}, [group])
+        names = {n: name for n, name in names.items() if n not in group}
+        for one in joined.values():  # none if all of its rows are gone
+            names[number] = segments.write(folder, one)
+        store.sync(folder)
+        with store.opened(folder / store.BASE, writes=True) as base, transaction(base):
+            base.executemany(MOVE, [(number, *others) for _, *others in moves])
+            base.executemany("DELETE FROM segments WHERE number = ?", [(n,) for n in group])
+            base.executemany("INSERT INTO segments VALUES (?, ?)", [(number, names[number])] if joined else [])
+            store.put_meta(base, stored.settings)
+        store.sweep(folder, names.values())
+        number += 1
+    store.sweep(folder, names.values())
+
+
+def _groups(rows: Mapping[int, int]) -> Iterator[list[int]]:
+    """Neighbouring segments that are small, together no more than they need to be to be none."""
+    group: list[int] = []
+    for number, count in rows.items():
+        if count < SMALL:
+            group.append(number)
+        if len(group) > 1 and sum(rows[one] for one in group) >= SMALL:
+            yield group
+            group = []
+    if len(group) > 1 or any(rows[one] == 0 for one in group):
+        yield group
