@@ -132,7 +132,7 @@ def test_ranks_embed_and_an_index_takes_what_they_made(
     options, place = shop(tmp_path / "photos"), str(tmp_path / "vectors")
     damage(tmp_path / "photos" / "07.png")
     from_vectors = ["build", *options, "--out", str(tmp_path / "index"), "--vectors", place]
-    assert "make them with `unifashion index embed`" in failure(capsys, *from_vectors)
+    assert "make them with `unifashion index embed --out FOLDER`" in failure(capsys, *from_vectors)
     assert "expected I/N with I from 0" in failure(capsys, "embed", *options, "--out", place, "--shard", "2/2")
     main(["index", "embed", *options, "--out", place, "--shard", "0/2", "--max-bad", "1"])
     assert "1 of 2 shards are not there, 1/2" in failure(capsys, *from_vectors)

@@ -83,7 +83,7 @@ def test_where_no_second_name_can_be_made_files_are_copied(
 
 
 def test_shards_that_are_not_there_or_not_finished_are_named(vectors: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no vectors in .*: make them with `unifashion index embed`"):
+    with pytest.raises(FileNotFoundError, match="no vectors in .*: make them with `unifashion index embed --out FOLDER`"):
         building.shards([tmp_path / "nowhere"])
     with pytest.raises(FileNotFoundError, match=r"1 of 2 shards are not there, 1/2: make it with .* --shard 1/2"):
         building.shards([vectors / "0"])

@@ -18,7 +18,7 @@ from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.staging import Note, different, note_of
 from unifashion_pl.gallery.stored import Stored
 
-EMBED = "`unifashion index embed`"
+EMBED = "unifashion index embed"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def staged(folder: Path) -> Staged:
     """
     note = note_of(folder)
     if note is None:
-        raise FileNotFoundError(f"{folder} holds no vectors that {EMBED} wrote")
+        raise FileNotFoundError(f"{folder} holds no vectors that `{EMBED}` wrote")
     return Staged(folder, store.check(folder), note)
 
 
@@ -52,7 +52,7 @@ def shards(folders: Sequence[Path]) -> list[Staged]:
     places = [place for folder in folders for place in ([folder] if store.is_new(folder) else sorted(folder.glob("*/")))]
     found = [staged(place) for place in places if store.is_new(place)]
     if not found:
-        raise FileNotFoundError(f"no vectors in {', '.join(map(str, folders))}: make them with {EMBED} --out FOLDER")
+        raise FileNotFoundError(f"no vectors in {', '.join(map(str, folders))}: make them with `{EMBED} --out FOLDER`")
     first, seen = found[0], dict[str, Path]()
     for one in found:
         if differences := different(first.stored.settings, one.stored.settings):
@@ -76,12 +76,12 @@ def _all_there(found: Sequence[Staged]) -> None:
     of = found[0].note.of
     if absent := sorted({*range(of)} - {one.note.index for one in found}):
         listed = shortened(f"{index}/{of}" for index in absent)
-        again = f"make it with {EMBED} --shard {absent[0]}/{of}"
+        again = f"make it with `{EMBED} --shard {absent[0]}/{of}`"
         raise FileNotFoundError(f"{len(absent)} of {of} shards are not there, {listed}: {again} and the options of the others")
     for one in found:
         if not one.note.done:
             raise ValueError(
-                f"{one.folder} is not finished, {len(one.stored.rows):,} images are embedded: {EMBED} --shard {one.note.index}/{of} goes on"
+                f"{one.folder} is not finished, {len(one.stored.rows):,} images are embedded: `{EMBED} --shard {one.note.index}/{of}` goes on"
             )
 
 
@@ -115,7 +115,7 @@ def missing(items: Sequence[IndexItem], root: Path, sources: Sequence[Staged]) -
         parts = [f"{len(absent):,} rows of the CSV have no vectors ({shortened(absent)})"] if absent else []
         parts += [f"{len(other):,} were embedded with another picture or text ({shortened(other)})"] if other else []
         raise ValueError(
-            f"{'; '.join(parts)}: run {EMBED} for every shard again, with --texts or without as here; it embeds these alone"
+            f"{'; '.join(parts)}: run `{EMBED}` for every shard again, with --texts or without as here; it embeds these alone"
         )
     if strange := known.keys() - {item.id for item in items}:
         warnings.warn(
