@@ -88,7 +88,7 @@ def test_shards_that_are_not_there_or_not_finished_are_named(vectors: Path, tmp_
     with pytest.raises(FileNotFoundError, match=r"1 of 2 shards are not there, 1/2: make it with .* --shard 1/2"):
         building.shards([vectors / "0"])
     staging.put_note(vectors / "1", Note(1, 2))
-    with pytest.raises(ValueError, match=r"is not finished, \d images are embedded: .* --shard 1/2 goes on"):
+    with pytest.raises(ValueError, match=r"is not finished, \d images are embedded: .* --shard 1/2` goes on"):
         building.shards([vectors])
     staging.put_note(vectors / "1", Note(1, 3, True))
     with pytest.raises(ValueError, match="is one of 2 shards, .* one of 3"):
