@@ -1,11 +1,11 @@
-"""``index search``, ``remove`` and ``check``: an index in use."""
+"""``index search``, ``remove``, ``check`` and ``push``: an index in use."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unifashion_pl.commands.options import SearchModel
 from unifashion_pl.commands.signature import FILE
