@@ -60,6 +60,13 @@ def test_a_server_is_filled_and_asked_as_the_folder_is(
                 assert one.pop("parts") == pytest.approx(two.pop("parts"), abs=1e-5)
                 assert one == two
             assert ours == theirs
+        page, run = tmp_path / "page.html", tmp_path / "x.run"
+        (tmp_path / "q.csv").write_text("text,relevant\na red dress,4\nblue,1\n", "utf-8")
+        main(["index", "search", "--engine", "qdrant", *there, "--text", "a red dress", "--html", str(page)])
+        assert page.read_text("utf-8").count("<img") >= 5
+        main(["index", "search", "--engine", "qdrant", *there, "--queries", str(tmp_path / "q.csv"), "--trec", str(run)])
+        assert [line.split()[0] for line in run.read_text().splitlines()] == ["1"] * 5 + ["2"] * 5
+        assert run.with_suffix(".qrels").read_text() == "1 0 4 1\n2 0 1 1\n"
     assert "--engine qdrant needs --url URL and --collection NAME" in failed(
         capsys, "search", "--engine", "qdrant", "--text", "x"
     )

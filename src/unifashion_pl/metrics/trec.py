@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,7 @@ class Listing:
     right: Sequence[str] = ()
 
 
+@lru_cache(1 << 16)
 def trec_id(name: str) -> str:
     """A name as it stands in a file: blanks, control characters and ``%`` as ``%`` and two hexadecimal digits a byte of UTF-8.
 
@@ -164,10 +166,13 @@ def write_trec(run: Path, listings: Iterable[Listing]) -> list[Path]:
 def _run_lines(query: str, best: Best) -> Iterable[str]:
     if not np.isfinite(best.scores).all():
         raise ValueError(f"scores of the query {query!r} are NaN or infinite")
-    least, lowest = np.float32(np.inf), np.float32(-np.inf)
-    for rank, (name, score) in enumerate(zip(best.names, best.scores), 1):
-        least = min(score, np.nextafter(least, lowest))
-        yield f"{query} Q0 {trec_id(name)} {rank} {least:.9g} {TAG}\n"
+    scores = best.scores.astype(np.float32)
+    for i in np.flatnonzero(scores[1:] >= scores[:-1]) + 1:
+        while i < len(scores) and scores[i] >= scores[i - 1]:
+            scores[i] = np.nextafter(scores[i - 1], np.float32(-np.inf))
+            i += 1
+    for rank, (name, score) in enumerate(zip(best.names, scores.tolist()), 1):
+        yield f"{query} Q0 {trec_id(name)} {rank} {score:.9g} {TAG}\n"
 
 
 def write_folder(folder: Path, runs: Mapping[str, Iterable[Listing]]) -> None:
