@@ -41,7 +41,10 @@ def approximate(vectors: Floats, held: Coded) -> Floats:
         codes = held.codes[rows]
         dots = product(codes.reshape(-1, E)).reshape(len(codes), Q, -1)
         scores = np.multiply(dots, held.scales[rows][..., None], dtype=np.float32, casting="unsafe")
-        out[:, rows] = scores[..., 0].max(1) if len(vectors) == 1 else _largest_token(scores).T
+        if len(vectors) == 1:  # turned round, numpy compares whole rows
+            out[0, rows] = np.ascontiguousarray(scores[..., 0].T).max(0)
+        else:
+            out[:, rows] = _largest_token(scores).T
     return out * scale[:, None]
 
 

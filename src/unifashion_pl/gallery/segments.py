@@ -152,6 +152,8 @@ def pooled(tokens: Floats, number: int) -> Floats:
     """
     if number >= tokens.shape[1]:
         return tokens
+    if number == 1:
+        return _unit(tokens.mean(1, keepdims=True))
     return np.concatenate(
         [_merged(tokens[start : start + 512], number) for start in range(0, len(tokens), 512)] or [tokens[:, :number]]
     )
@@ -179,8 +181,11 @@ def _merged(tokens: Floats, number: int) -> Floats:
         new[rows, one] = far
         cost[rows, one, :], cost[rows, :, one] = new, new
         cost[rows, two, :], cost[rows, :, two] = far, far
-    kept = means[sizes > 0].reshape(M, number, -1)
-    return kept / np.maximum(np.linalg.norm(kept, axis=-1, keepdims=True), np.float32(1e-12))
+    return _unit(means[sizes > 0].reshape(M, number, -1))
+
+
+def _unit(vectors: Floats) -> Floats:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32(1e-12)))
 
 
 def arrays_of(segment: Segment) -> dict[str, Array]:
