@@ -7,7 +7,7 @@ import pytest
 from test_gallery_segments import tokens
 from test_scan import corpus
 
-from unifashion_pl.gallery import ranking
+from unifashion_pl.gallery import ranking, scan
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.ranking import Request, Term, rank
 from unifashion_pl.gallery.rows import IndexRows
@@ -119,6 +119,25 @@ def test_coarse_tokens_choose_and_exact_numbers_rank(
     exact = expected(*brute(values, rows, terms), 10)
     assert hits[0].id == rows.ids()[44] == exact[0]
     assert len({hit.id for hit in hits} & set(exact)) >= 6
+
+
+def test_few_are_ranked_by_exact_numbers_where_coarse_tokens_need_not_choose(
+    values: np.ndarray, rows: IndexRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    usual = scan.Corpus.exact
+    monkeypatch.setattr(ranking, "WIDE", 4096)  # more than there are images
+    monkeypatch.setattr(
+        scan.Corpus, "exact", lambda self, name, vectors, where: seen.append(len(where)) or usual(self, name, vectors, where)
+    )
+    terms = [Term("image", "reference", values[44, :1])]
+    for allowed in (None, np.arange(len(values)) % 2 == 0):
+        found = rank(corpus([values], coarse=2), rows, [Request(terms, 10, allowed)])[0]
+        right = rank(corpus([values]), rows, [Request(terms, 10, allowed)])[0]
+        assert [hit.id for hit in found] == [hit.id for hit in right]
+    assert max(seen) <= ranking.CANDIDATES
+    everything = rank(corpus([values], coarse=2), rows, [Request(terms, len(values) + 5)])[0]
+    assert len(everything) == len(values)
 
 
 def test_scores_that_are_no_numbers_are_a_sentence(values: np.ndarray, rows: IndexRows) -> None:

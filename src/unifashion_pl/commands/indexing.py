@@ -87,11 +87,12 @@ class Kept:
     queries: Annotated[Literal["reference", "target", "both"], "reference: text or image; target: composed"] = "both"
     storage: Annotated[
         Literal["fp32", "fp16", "int8"],
-        "how vectors are kept; int8 is an eighth of fp32, see benchmarks/RESULTS.md for what is lost",
+        "how vectors are kept; int8 takes a fifth of fp32's place, see benchmarks/RESULTS.md for what is lost",
     ] = "fp32"
     pool: Annotated[int | None, {"metavar": "N", "help": "keep N tokens of each image, near ones as their mean"}] = None
     coarse: Annotated[
-        int | None, {"metavar": "N", "help": "for some 200,000 images and more: a search reads N tokens of each first"}
+        int | None,
+        {"metavar": "N", "help": "for some 200,000 images and more: a search reads N tokens of each first; 1 = their mean"},
     ] = None
 
     def settings(self, model: FashionModel) -> IndexSettings:

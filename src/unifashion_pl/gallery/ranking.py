@@ -126,23 +126,24 @@ def _best(corpus: Corpus, rows: IndexRows, request: Request, approximate: Callab
         return _best(small, rows, few, lambda: _approximate(small, [few])[0])
     count = max(CANDIDATES, EACH * request.k, WIDE if corpus.has_coarse else 0)
     while True:
+        ranked = max(EACH * request.k, count * CANDIDATES // WIDE) if corpus.has_coarse else count
         if most <= count:
             positions = np.arange(len(corpus.live)) if allowed is None else np.flatnonzero(allowed)
         else:
             scores = approximate()
             _require_finite(scores)
             positions = largest(scores, count, allowed)
-            if corpus.has_coarse:
-                positions = _narrowed(corpus, request, positions, max(EACH * request.k, count * CANDIDATES // WIDE))
+        if len(positions) > ranked and corpus.has_coarse:
+            positions = _narrowed(corpus, request, positions, ranked)
         scored = _scored(corpus, request, positions)
         chosen = _chosen(corpus, rows, request, scored)
-        if len(chosen) == request.k or most <= count:
+        if len(chosen) == request.k or most <= ranked:
             return _hits(corpus, rows, request, scored, chosen)
         count *= 8
 
 
 def _narrowed(corpus: Corpus, request: Request, positions: Positions, count: int) -> Positions:
-    """The best by all codes of what coarse tokens have chosen."""
+    """The best by all codes of what coarse tokens, or a filter, have chosen."""
     chosen = np.zeros(len(corpus.live), bool)
     chosen[positions] = True
     few = Corpus(corpus.segments, corpus.live.take(chosen))
