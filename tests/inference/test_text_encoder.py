@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.inference.encode import encode_text, fingerprint
@@ -118,4 +119,25 @@ def test_files_that_are_damaged_or_no_folder(saved: Path, tmp_path: Path) -> Non
         (folder / name).unlink()
         assert TextEncoder.of(folder) is None
     assert TextEncoder.of("somebody/model") is None
+    (tmp_path / "half.ckpt").write_bytes(b"PK")
+    assert TextEncoder.of(tmp_path / "half.ckpt") is None
+    assert TextEncoder.of(tmp_path / "last.ckpt") is None
+
+
+def test_a_checkpoint_is_read_as_its_folder(saved: Path, tmp_path: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    files = {file.name: file.read_bytes() for file in (saved / "parts" / "qformer").iterdir()}
+    content = {
+        "state_dict": load_file(saved / "model.safetensors"),
+        "hyper_parameters": config["model"],
+        "parts": {"qformer": files},
+    }
+    torch.save(content | {"unifashion_learned": config["learned"]}, tmp_path / "last.ckpt")
+    one, two = TextEncoder.of(saved), TextEncoder.of(tmp_path / "last.ckpt")
+    assert one is not None
+    assert two is not None
+    assert two.fingerprint == one.fingerprint
+    assert np.array_equal(two.texts("a red dress")[0], one.texts("a red dress")[0])
+    assert UniFashionModule.from_pretrained(tmp_path / "last.ckpt").learned == {"retrieval"}
+    torch.save(content | {"unifashion_learned": ["caption"]}, tmp_path / "last.ckpt")
     assert TextEncoder.of(tmp_path / "last.ckpt") is None

@@ -79,21 +79,19 @@ class TextEncoder:
 
     @classmethod
     def of(cls, source: str | Path) -> TextEncoder | None:
-        """Of ``tiny`` or a folder of a saved model; None of anything that has to be built to be known, or refused.
+        """Of ``tiny``, a folder of a saved model, or a ``.ckpt``, for which torch is imported; None of anything that has to be built to be
+        known, or refused.
 
-        That are checkpoints, hub ids, models with parts of other people's or that have not learned to match texts and images, older or
-        damaged folders, and weights in types that numpy has not.
+        That are hub ids, models with parts of other people's or that have not learned to match texts and images, older or damaged files, and
+        weights in types that numpy has not.
         """
         try:
-            folder = shipped_file("tiny/config.json").parent if str(source) == "tiny" else Path(source)
-            content = read_json(folder / "config.json", dict[str, Any])
-            section, known = content["model"], content["learned"]
+            section, known, tokenizer, tensor = (_checkpoint if str(source).endswith(".ckpt") else _folder)(source)
             ours = section["backbone"]["class_path"] in BACKBONE and section["retrieval"]["class_path"] in HEAD
-            if content["format"] != 1 or not ours or (known is not None and "retrieval" not in known):
+            if not ours or (known is not None and "retrieval" not in known):
                 return None
             settings = section["backbone"]["init_args"]
-            with safe_open(folder / "model.safetensors", "np") as held:
-                return cls(settings, _tokenizer(folder, settings["tokenizer"]), lambda name: _float32(held, name))
+            return cls(settings, _tokenizer(settings["tokenizer"], tokenizer), tensor)
         except Exception:  # whatever is wrong is said by who builds the whole model; tokenizers raises no other kind
             return None
 
@@ -168,15 +166,43 @@ def _gelu(x: Floats) -> Floats:
     return np.asarray(x * np.float32(0.5) * (1 + erf(x * np.float32(0.5**0.5))))
 
 
-def _float32(held: Any, name: str) -> Floats:
-    return np.asarray(held.get_tensor(name), np.float32)
+#: How a model is built, what it has learned, its tokenizer's file if it has one of its own, and a tensor by its name.
+Described = tuple[dict[str, Any], Any, str | None, Callable[[str], Floats]]
 
 
-def _tokenizer(folder: Path, source: str) -> Tokenizer:
+def _folder(source: str | Path) -> Described:
+    folder = shipped_file("tiny/config.json").parent if str(source) == "tiny" else Path(source)
+    content = read_json(folder / "config.json", dict[str, Any])
+    if content["format"] != 1:
+        raise ValueError("a later version")
+    file = folder / "parts" / "qformer" / "tokenizer.json"
+    held = safe_open(folder / "model.safetensors", "np")
+    words = file.read_text("utf-8") if file.exists() else None
+    return content["model"], content["learned"], words, lambda name: np.asarray(held.get_tensor(name), np.float32)
+
+
+def _checkpoint(source: str | Path) -> Described:
+    from unifashion_pl import learned
+    from unifashion_pl.parts.rebuild import PARTS, check_blueprints
+    from unifashion_pl.parts.tensors import read_content, state_of
+
+    content = read_content(source)
+    state = state_of(content, source)
+    file = check_blueprints(content[PARTS], str(source)).get("qformer", {}).get("tokenizer.json")
+    known = learned.read(content[learned.KEY], source)
+    return (
+        content["hyper_parameters"],
+        known,
+        None if file is None else file.decode(),
+        lambda name: state[name].detach().float().numpy(),
+    )
+
+
+def _tokenizer(source: str, file: str | None) -> Tokenizer:
     """The Q-Former's, as :func:`unifashion_pl.backbone.tokenizer.load_tokenizer` has it for a saved model."""
     if source == "tiny":
         return BertWordPieceTokenizer(str(files("unifashion_pl.configs") / "tiny_vocab.txt"), lowercase=True)
-    made = Tokenizer.from_file(str(folder / "parts" / "qformer" / "tokenizer.json"))
+    made = Tokenizer.from_str(file or "")
     made.no_padding()
     made.no_truncation()
     return made
