@@ -207,14 +207,14 @@ class _Run:
     def told(self, before: int) -> Iterator[Any]:
         """A bar, and a line where it ended if that was too early."""
         few = len(self.rows) - before < 2 * COMMIT
-        with tqdm(total=len(self.rows), initial=before, desc="embedding", unit="image", disable=few, leave=False) as bar:
-            self.done = before
-            try:
+        self.done = before
+        try:
+            with tqdm(total=len(self.rows), initial=before, desc="embedding", unit="image", disable=few, leave=False) as bar:
                 yield bar
-            except BaseException:
-                line = f"{self.done:,} of {len(self.rows):,} images are embedded and kept: the same command goes on from there"
-                print(f"{self.folder}: {line}", file=sys.stderr, flush=True)
-                raise
+        except BaseException:
+            line = f"{self.done:,} of {len(self.rows):,} images are embedded and kept: the same command goes on from there"
+            print(f"{self.folder}: {line}", file=sys.stderr, flush=True)
+            raise
 
     def work(self, todo: Sequence[int], workers: int, bar: Any) -> None:
         requests = [list(group) for _, group in groupby(todo, lambda i: i // BATCH)]
