@@ -69,6 +69,12 @@ def test_a_shops_own_columns_are_named(tmp_path: Path, model: UniFashionModule, 
     assert found.captions[0] == "a red dress"
     (hit,) = found.search(text="a red dress", where="price == 5 and product == 'P2'")
     assert (hit.id, hit.product, hit.columns["title"]) == ("SKUi05", "P2", "a coat")
+    (tmp_path / "photos" / "own.csv").write_text("photo,sku,id\n00.png,a,7\n")
+    options[1] = str(tmp_path / "photos" / "own.csv")
+    main(["index", "build", *options[:-1], "image=photo,id=sku", "--out", out])
+    assert "the column id is left out, --columns names another" in capsys.readouterr().err
+    assert Gallery.load(out, model).ids == ["a"]
+    options[1] = str(tmp_path / "photos" / "items.csv")
     options[-1] = "image=foto"
     assert "has no column 'foto'; it has photo, sku" in failure(capsys, "build", *options, "--out", out)
     options[-1] = "bild=photo"

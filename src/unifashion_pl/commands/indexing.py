@@ -65,10 +65,11 @@ class CatalogueFiles:
         if self.texts and not any(row.text for row in rows):
             raise ValueError(f"{self.csv} has no texts: --texts needs a column text")
         given = self.columns or {}
-        cells = [
-            {name: cell for name, cell in row.cells.items() if name not in RESERVED and name != given.get("image")}
-            for row in rows
-        ]
+        present = {name for row in rows for name in row.cells}
+        if hidden := [name for name in RESERVED if name in present and given.get(name, name) != name]:
+            print(f"note: {self.csv}: the column {' and '.join(hidden)} is left out, --columns names another", file=sys.stderr)
+        gone = {*RESERVED, given.get("image")}
+        cells = [{name: cell for name, cell in row.cells.items() if name not in gone} for row in rows]
         values = typed(cells, known or {})
         return [
             IndexItem(row.id, row.text if self.texts else "", picture_path(row.image), row.product, values_of(value, row.id))
