@@ -143,6 +143,8 @@ def lasting(loaders: StreamsLoader, max_epochs: int) -> Any:
         num_training_batches=len(loaders),
         accumulate_grad_batches=1,
         estimated_stepping_batches=max_epochs * len(loaders),
+        max_epochs=max_epochs,
+        max_steps=-1,
         global_step=0,
     )
 

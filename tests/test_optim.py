@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn
 
 from unifashion_pl.freezing import PARTS
@@ -51,7 +54,7 @@ def test_published_points_of_the_schedule_and_of_beta1() -> None:
 
 def test_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known are retrieval"):
-        OptimSettings(qformer="adamw").preset("qformer")
+        OptimSettings(qformer="adamw")
 
 
 def test_a_vision_tower_follows_the_qformer_unless_it_has_a_rate_of_its_own() -> None:
@@ -129,3 +132,61 @@ def test_another_peak_moves_the_whole_schedule() -> None:
     scheduler.step()
     assert group["lr"] == pytest.approx(one_cycle(1, 10, 0.1))
     assert OptimSettings(vision_lr=4.0, llm="llm_released").at(0.5).preset("vision").lr == 0.5
+
+
+def moved(scheduler: GroupSchedule, steps: int) -> GroupSchedule:
+    for _ in range(steps):
+        scheduler.optimizer.step()
+        scheduler.step()
+    return scheduler
+
+
+def test_a_resumed_schedule_has_the_length_the_peak_and_the_betas_that_are_asked_for_now() -> None:
+    released = OptimSettings(qformer="retrieval_released")
+    before = build_optimizer(two_sides(), released, 10)
+    moved(before["lr_scheduler"]["scheduler"], 6)
+    asked = replace(released, qformer_lr=1e-3, weight_decay=0.2)
+    straight, resumed = (build_optimizer(two_sides(), asked, 20) for _ in range(2))
+    moved(straight["lr_scheduler"]["scheduler"], 6)
+    resumed["optimizer"].load_state_dict(before["optimizer"].state_dict())
+    resumed["lr_scheduler"]["scheduler"].load_state_dict(before["lr_scheduler"]["scheduler"].state_dict())
+    for _ in range(14):
+        for own, other in zip(straight["optimizer"].param_groups, resumed["optimizer"].param_groups):
+            assert {name: other[name] for name in ("lr", "betas", "weight_decay", "name")} == {
+                name: own[name] for name in ("lr", "betas", "weight_decay", "name")
+            }
+        moved(straight["lr_scheduler"]["scheduler"], 1)
+        moved(resumed["lr_scheduler"]["scheduler"], 1)
+
+
+def test_a_peak_that_was_found_outlives_a_resume() -> None:
+    before = build_optimizer(two_sides(), OptimSettings(), 10)["lr_scheduler"]["scheduler"]
+    before.set_peak(0.5)
+    again = build_optimizer(two_sides(), OptimSettings(), 10)["lr_scheduler"]["scheduler"]
+    again.load_state_dict(before.state_dict())
+    assert again.base_lrs == [0.5] * 4
+
+
+def test_another_optimiser_and_another_schedule() -> None:
+    settings = OptimSettings(
+        qformer_lr=0.5,
+        weight_decay=0.25,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=7.0, momentum=0.9),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+    )
+    made = build_optimizer(two_sides(), settings, 10)
+    group, plain = made["optimizer"].param_groups[:2]
+    assert isinstance(made["optimizer"], torch.optim.SGD)
+    assert (group["lr"], group["momentum"], group["weight_decay"], plain["weight_decay"]) == (0.5, 0.9, 0.25, 0.0)
+    assert "betas" not in group
+    made["optimizer"].step()
+    made["lr_scheduler"]["scheduler"].step()
+    assert group["lr"] == 0.25
+    with pytest.raises(ValueError, match=r"optim.betas is set, which the optimiser that optim.optimizer names does not have"):
+        build_optimizer(two_sides(), replace(settings, betas=(0.9, 0.95)), 10)
+    waiting = replace(settings, scheduler=lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/shop/mean"))
+    assert build_optimizer(two_sides(), waiting, 10)["lr_scheduler"]["monitor"] == "val/shop/mean"
+    with pytest.raises(ValueError, match="name lightning.pytorch.cli.ReduceLROnPlateau with a monitor"):
+        build_optimizer(two_sides(), replace(settings, scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau), 10)
+    own = OptimSettings(betas=(0.8, 0.9), eps=1e-6)
+    assert {(g["betas"], g["eps"]) for g in parameter_groups(two_sides(), own)[0]} == {((0.8, 0.9), 1e-6)}

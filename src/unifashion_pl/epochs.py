@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
 
 from unifashion_pl.callbacks import Stream, say, streams
 from unifashion_pl.data.mixing import parts_of
@@ -70,6 +71,14 @@ class Outlook(L.Callback):
         self.epoch_of = state_dict["epoch_of"]
 
 
+def count_no_epochs_backwards(trainer: L.Trainer) -> None:
+    """Rich's bar counts epochs up to -2 where steps alone end a training (lightning 2.6): there it names the epoch alone."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, RichProgressBar) and trainer.max_epochs == -1:
+        usual = bar._get_train_description
+        vars(bar)["_get_train_description"] = lambda epoch: usual(epoch).replace(f"{epoch}/-2", f"{epoch}")
+
+
 def pacer_of(trainer: L.Trainer) -> str | None:
     """What an epoch is of: ``triplets``, or a dataset of a mix, ``pairs/fashiongen``; None with loaders of others."""
     found = streams(trainer)
@@ -84,9 +93,20 @@ def _pacer(stream: Stream) -> Any:
 
 
 def total_steps(trainer: L.Trainer) -> float:
-    """Optimiser steps of the whole training, infinite if it has no end."""
+    """Optimiser steps of the whole training, infinite if it has no end.
+
+    Lightning's estimate takes the steps that were taken for ones of today's ``accumulate_grad_batches``, which a run that is resumed may
+    have changed.
+    """
     steps = trainer.estimated_stepping_batches
-    return steps if steps >= 0 else math.inf
+    batches, together = trainer.num_training_batches, trainer.accumulate_grad_batches
+    if trainer.max_epochs == -1 or not 0 < batches < math.inf:
+        return steps if steps >= 0 else math.inf
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    epochs, into = divmod(int(progress.processed), int(batches))
+    left = math.ceil(batches / together) * (max(trainer.max_epochs or 0, 1) - epochs) - into // together
+    whole = trainer.global_step + max(0, left)
+    return whole if trainer.max_steps == -1 else min(whole, trainer.max_steps)
 
 
 def outlook(trainer: L.Trainer) -> str:
@@ -100,14 +120,18 @@ def outlook(trainer: L.Trainer) -> str:
     part = "one pass over" if batches == of_pass else f"{batches / of_pass:.3g} passes over"
     steps, per_epoch = total_steps(trainer), math.ceil(batches / together)
     ends = steps < math.inf
-    whole, rest = divmod(int(steps), per_epoch) if ends else (0, 0)
-    length = f"{steps:,.0f} steps, {_number(steps / per_epoch)} epochs of" if ends else "no end, epochs of"
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    done = int(progress.processed)
+    epochs, into = divmod(done, batches)
+    left = into // together + int(steps) - trainer.global_step if ends else 0  # from the beginning of this epoch
+    whole, rest = divmod(left, per_epoch)
+    length = f"{steps:,.0f} steps, {_number(epochs + left / per_epoch)} epochs of" if ends else "no end, epochs of"
     lines = [f"training: {length} {per_epoch:,} steps; an epoch is {part} {name}"]
     rows = [("stream", "dataset", "samples", "a step", "passes an epoch", "in all")]
     for stream, loader in found.items():
         for dataset in parts_of(loader):
             size = dataset.rank.world * dataset.batch_size * together
-            passes = _number((whole * batches + min(rest * together, batches)) / len(dataset)) if ends else "-"
+            passes = _number(((epochs + whole) * batches + min(rest * together, batches)) / len(dataset)) if ends else "-"
             rows.append(
                 (stream, dataset.dataset_name, f"{dataset.samples:,}", f"{size:,}", _number(batches / len(dataset)), passes)
             )
@@ -115,9 +139,7 @@ def outlook(trainer: L.Trainer) -> str:
     for row in rows:
         cells = [cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
         lines.append("  " + "  ".join(cells))
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    if done := int(progress.processed):
-        epochs, into = divmod(done, batches)
+    if done:
         lines.append(f"  goes on after step {trainer.global_step:,}, {into:,} batches into epoch {epochs + 1:,}")
     return "\n".join(lines)
 

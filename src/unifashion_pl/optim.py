@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from torch import Tensor, nn
 
-from unifashion_pl.freezing import PARTS, Side, part_of
+from unifashion_pl.freezing import Side, part_named, part_of
 from unifashion_pl.names import unknown
 
 Shape = Literal["one_cycle", "cosine", "constant"]
@@ -69,39 +70,57 @@ class OptimSettings:
 
     Args:
         qformer, llm, diffusion: preset names; a vision tower that trains follows the Q-Former's.
-        qformer_lr, llm_lr, diffusion_lr: peak learning rates, None = the preset's.
+        further: of heads of somebody's own.
+        qformer_lr, llm_lr, diffusion_lr, further_lr: peak learning rates, None = the preset's.
         vision_lr: peak learning rate of a vision tower that trains, None = the Q-Former's. A tower from random weights needs a
             higher one: what reaches it through the Q-Former is small and noisy.
         warmup: warm-up fraction of all one-cycle presets; None = the preset's. The papers' recipe is min(1.5 / epochs, 0.75).
+        betas, eps, weight_decay: of all sides, None = the preset's. What is decayed at all is the preset's to say.
+        optimizer: makes another optimiser than AdamW out of the parameter groups, a class as in ``{class_path: torch.optim.SGD, init_args:
+            {momentum: 0.9}}``. Groups bring their learning rates, and of betas, eps and weight decay what the class knows.
+        scheduler: makes another schedule than the presets' out of the optimiser, stepped after every optimiser step, or, as
+            ``lightning.pytorch.cli.ReduceLROnPlateau``, after an epoch.
+
+    Raises:
+        ValueError: unknown preset name.
     """
 
     qformer: str = "retrieval"
     llm: str = "llm"
     diffusion: str = "diffusion"
+    further: str = "retrieval"
     qformer_lr: float | None = None
     llm_lr: float | None = None
     diffusion_lr: float | None = None
+    further_lr: float | None = None
     vision_lr: float | None = None
     warmup: float | None = None
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
+    optimizer: OptimizerCallable | None = None
+    scheduler: LRSchedulerCallable | None = None
+
+    def __post_init__(self) -> None:
+        for side in ("qformer", "llm", "diffusion", "further"):
+            if (name := getattr(self, side)) not in PRESETS:
+                raise ValueError(unknown(f"optimiser preset of {side}", name, PRESETS))
 
     def preset(self, side: Side) -> Preset:
-        """Raises ValueError for an unknown preset name."""
+        """The preset of a side with what overrides it."""
         if side == "vision":
             name, lr = self.qformer, self.qformer_lr if self.vision_lr is None else self.vision_lr
         else:
             name, lr = getattr(self, side), getattr(self, f"{side}_lr")
-        if name not in PRESETS:
-            raise ValueError(unknown(f"optimiser preset of {side}", name, PRESETS))
-        preset = PRESETS[name]
-        if lr is not None:
-            preset = replace(preset, lr=lr)
+        asked: dict[str, Any] = {"lr": lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        preset = replace(PRESETS[name], **{field: value for field, value in asked.items() if value is not None})
         if self.warmup is not None and preset.shape == "one_cycle":
             preset = replace(preset, warmup=self.warmup)
         return preset
 
     def at(self, rate: float) -> OptimSettings:
         """The same presets with one peak learning rate for all sides."""
-        return replace(self, qformer_lr=rate, llm_lr=rate, diffusion_lr=rate, vision_lr=None)
+        return replace(self, qformer_lr=rate, llm_lr=rate, diffusion_lr=rate, further_lr=rate, vision_lr=None)
 
 
 def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[dict[str, Any]], list[Preset]]:
@@ -112,7 +131,7 @@ def parameter_groups(model: nn.Module, settings: OptimSettings) -> tuple[list[di
     buckets: dict[tuple[Side, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            side = PARTS[part_of(name) or "encoder"].side
+            side = part_named(part_of(name) or "encoder").side
             decayed = settings.preset(side).decay_all or parameter.ndim >= 2
             buckets.setdefault((side, decayed), []).append(parameter)
     groups, presets = [], []
@@ -156,7 +175,7 @@ def schedule(preset: Preset, total: int | None) -> Callable[[int], float]:
         raise ValueError(
             f"the learning rate's schedule ({preset.shape}, warm-up {preset.warmup:g}) follows the length of the training, and this one "
             "has no end: set max_steps or max_epochs of the trainer, or give each side that trains a preset with a constant rate "
-            f"(optim: qformer, llm, diffusion), of {', '.join(name for name, other in PRESETS.items() if other.endless)}"
+            f"(optim: qformer, llm, diffusion, further), of {', '.join(name for name, other in PRESETS.items() if other.endless)}"
         )
     warm = max(1, round(preset.warmup * total))
 
@@ -175,6 +194,9 @@ def schedule(preset: Preset, total: int | None) -> Callable[[int], float]:
 class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
     """One schedule per parameter group; cycles beta1 where the preset asks for the released behaviour.
 
+    A resumed one keeps its place and follows what is asked for now: another length, other peaks. A peak that was set by
+    :meth:`set_peak` stays as long as the preset's is the same as then.
+
     Args:
         total: as in :func:`schedule`.
     """
@@ -182,6 +204,7 @@ class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
     def __init__(self, optimizer: torch.optim.Optimizer, presets: Iterable[Preset], total: int | None) -> None:
         self.presets = list(presets)
         self.total = total
+        self.asked = [preset.lr for preset in self.presets]
         super().__init__(optimizer, [schedule(p, total) for p in self.presets])
 
     def get_lr(self) -> list[float | Tensor]:
@@ -201,9 +224,32 @@ class GroupSchedule(torch.optim.lr_scheduler.LambdaLR):
         """Plain values only, so that checkpoints load with ``weights_only=True``; presets come back from the config."""
         return {key: value for key, value in super().state_dict().items() if key != "presets"}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the place, and peaks that were set."""
+        total, asked, peaks = self.total, self.asked, self.base_lrs
+        super().load_state_dict(state_dict)
+        if state_dict.get("asked", state_dict["base_lrs"]) != asked:
+            self.base_lrs = peaks
+        self.asked = asked
+        self.follow(total)
+
+    def follow(self, total: int | None) -> None:
+        """Go on as a schedule of this length from where it is.
+
+        Raises:
+            ValueError: as :func:`schedule`.
+        """
+        self.total = total
+        self.lr_lambdas = [schedule(preset, total) for preset in self.presets]
+        for group, base, rate in zip(self.optimizer.param_groups, self.base_lrs, self.get_lr()):
+            group["initial_lr"], group["lr"] = base, rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
 
 def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: float) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: AdamW with the groups of :func:`parameter_groups`, stepped every optimiser step.
+    """What ``configure_optimizers`` returns: an optimiser with the groups of :func:`parameter_groups`, and a schedule stepped with it.
+
+    Of a checkpoint the optimiser takes the moments; betas, eps and decay are those that are asked for now.
 
     Args:
         total_steps: Lightning's ``estimated_stepping_batches``: infinite, or -1 with loaders of unknown length, if there is no end.
@@ -214,15 +260,35 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: floa
     groups, presets = parameter_groups(model, settings)
     if not groups:
         raise ValueError("no parameter trains: choose another policy or remove heads that have nothing to learn")
-    optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    names = [group["name"] for group in groups]
+    optimizer = _optimizer(groups, settings)
+    fixed = [{name: value for name, value in group.items() if name not in ("params", "lr")} for group in optimizer.param_groups]
 
     def rename(loaded: torch.optim.Optimizer) -> None:
-        """A loaded state brings the names of its groups along; older checkpoints have the same name for both groups of a side."""
-        for group, name in zip(loaded.param_groups, names):
-            group["name"] = name
+        """A loaded state brings its groups along: their names, which older checkpoints have twice, and settings."""
+        for group, own in zip(loaded.param_groups, fixed):
+            group.update(own)
 
     optimizer.register_load_state_dict_post_hook(rename)
+    if settings.scheduler is not None:
+        other = settings.scheduler(optimizer)
+        if isinstance(other, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": other, "monitor": other.monitor}}
+        if isinstance(other, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise ValueError(
+                "optim.scheduler is torch's ReduceLROnPlateau, which does not say whose value it waits for: name "
+                "lightning.pytorch.cli.ReduceLROnPlateau with a monitor"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": other, "interval": "step"}}
     ends = 0 <= total_steps < math.inf
     scheduler = GroupSchedule(optimizer, presets, max(1, int(total_steps)) if ends else None)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
+    """AdamW, or the optimiser that is asked for, whose groups hold nothing that it does not know."""
+    if settings.optimizer is None:
+        return torch.optim.AdamW(groups, lr=1e-3)
+    known = {*settings.optimizer([nn.Parameter(torch.zeros(1))]).defaults, "params", "name"}
+    if lost := [name for name in ("betas", "eps") if getattr(settings, name) is not None and name not in known]:
+        raise ValueError(f"optim.{lost[0]} is set, which the optimiser that optim.optimizer names does not have: leave it out")
+    return settings.optimizer([{name: value for name, value in group.items() if name in known} for group in groups])

@@ -7,13 +7,14 @@ curves that was about to come is left out. Here the counters are settled before 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch.distributed as dist
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning, BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loops.evaluation_loop import RestartStage
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from unifashion_pl.callbacks import StepSeeds, Stream, Streams, streams
 from unifashion_pl.curves import take_over, writers
-from unifashion_pl.epochs import Outlook
+from unifashion_pl.epochs import Outlook, count_no_epochs_backwards, total_steps
 from unifashion_pl.files import check_writable, write_checkpoint
 from unifashion_pl.names import plain
+from unifashion_pl.optim import GroupSchedule
 from unifashion_pl.parts.tensors import read_content
 
 STATES, GRADIENTS, CURVES = "unifashion_streams", "unifashion_gradients", "unifashion_curves"
@@ -35,6 +37,7 @@ def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
 
     Raises:
         WriteError: a folder of checkpoints or curves cannot be written.
+        ValueError: a callback would change what trains.
     """
     trainer = model.trainer
     if trainer.state.fn == TrainerFn.FITTING and not getattr(trainer, "fast_dev_run", False):
@@ -43,7 +46,13 @@ def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
         for place in {str(place or trainer.default_root_dir) for place in given} if trainer.is_global_zero else ():
             if "://" not in place:
                 check_writable(place, folder=True)
+    if any(isinstance(callback, BaseFinetuning) for callback in getattr(trainer, "callbacks", ())) and hasattr(model, "policy"):
+        raise ValueError(
+            "a callback freezes and unfreezes parts while the model trains (BaseFinetuning); here `policy` and `also_train` say what trains, "
+            "for a whole run. Train in stages: a run for each policy, started from the one before by init_from"
+        )
     take_over(trainer)
+    count_no_epochs_backwards(trainer)
     if type(trainer.strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):
         trainer.strategy.checkpoint_io = WholeCheckpointIO(mapped=trainer.state.fn != TrainerFn.FITTING)
     return [StepSeeds(), Resume(), Outlook(), Streams()]
@@ -156,6 +165,7 @@ class Resume(L.Callback):
             _curves(trainer, loaded[CURVES] or {}, loaded["step"])
             if self.stage:
                 _go_on(trainer.fit_loop, self.stage)
+            _follow(trainer)
         self.places = self._states(trainer)
         self.begun = True
 
@@ -239,6 +249,14 @@ def _go_on(loop: Any, stage: str) -> None:
         inner.val_loop._restarting = False
     if not due:
         inner.val_loop._has_run = True
+
+
+def _follow(trainer: L.Trainer) -> None:
+    """Let the schedules go on to the end that the training has now."""
+    steps = total_steps(trainer)
+    for schedule in [config.scheduler for config in trainer.lr_scheduler_configs]:
+        if isinstance(schedule, GroupSchedule):
+            schedule.follow(max(1, int(steps)) if steps < math.inf else None)
 
 
 def _next_row(trainer: L.Trainer) -> dict[str, Any] | None:

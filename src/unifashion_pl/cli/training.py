@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,7 +22,7 @@ from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.parts.rebuild import rebuilding
 from unifashion_pl.parts.trust import SWITCH, local
-from unifashion_pl.weights.building import Saved, buildable
+from unifashion_pl.weights.building import Saved, at_rest, buildable
 from unifashion_pl.weights.checkpoint import read_checkpoint
 
 #: Parts of ``model`` that are no part of what was trained.
@@ -33,7 +35,27 @@ class UniFashionCLI(LightningCLI):
 
     A checkpoint given by ``--ckpt_path`` says what the model is, but for heads that a config sets to null and for options of the command
     line, which both hold; how it is evaluated and painted with is the command's to say.
+
+    Args:
+        model_class, datamodule_class, run, kwargs: as Lightning's; a subclass of :class:`~unifashion_pl.UniFashionModule`, or a head alone.
+        args: as of the command, which stands first unless ``run=False``; default ``sys.argv[1:]``.
     """
+
+    def __init__(
+        self,
+        model_class: Any = UniFashionModule,
+        datamodule_class: Any = None,
+        *,
+        args: Sequence[str] | None = None,
+        run: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self._typed = list(sys.argv[1:] if args is None else args)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        _quiet()
+        usual = {"seed_everything_default": 0, "auto_configure_optimizers": False, "save_config_kwargs": {"overwrite": True}}
+        resolved = drop_replaced(resolve_configs(self._typed) if run else resolve_configs(["", *self._typed])[1:])
+        super().__init__(model_class, datamodule_class, args=resolved, run=run, **{**usual, **kwargs})
 
     #: Of ``--ckpt_path``.
     _saved: Saved | None = None
@@ -55,7 +77,7 @@ class UniFashionCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """The model's section from the checkpoint, which may have been written by anybody, over the command's own."""
-        chosen = self.config.get(self.config.get("subcommand"))
+        chosen = self.config.get(self.config.get("subcommand") or "")
         if chosen is None or chosen.get("ckpt_path") is None:
             return
         local(chosen.ckpt_path, chosen.get(SWITCH))
@@ -67,11 +89,12 @@ class UniFashionCLI(LightningCLI):
         if not saved.section:
             return  # of a model that was assembled by hand
         self._saved = saved
-        section = {name: value for name, value in saved.section.items() if name not in OF_THE_COMMAND} | {"init_from": None}
+        section = {name: value for name, value in saved.section.items() if name not in OF_THE_COMMAND}
+        section = at_rest(section, chosen.get(SWITCH))
         with buildable(found, chosen.get(SWITCH)):  # by itself, so that the command's own classes are not restricted
             # what was checked is what is laid: of the text of a class's name, the command's own parser would read a file of that name
             parser = ArgumentParser(exit_on_error=False)
-            parser.add_class_arguments(UniFashionModule, "model", fail_untyped=False)
+            parser.add_class_arguments(self._model_class, "model", fail_untyped=False)
             checked = parser.parse_object({"model": section}, defaults=False)
             section = json.loads(parser.dump(checked, format="json", skip_none=False))["model"]
         # over the configs and below the options of the command line
@@ -91,11 +114,22 @@ class UniFashionCLI(LightningCLI):
             super().instantiate_classes()
 
     def before_instantiate_classes(self) -> None:
+        if self.subcommand is None:
+            return
         logger = self.config[self.subcommand].trainer.logger
         if self.subcommand != "fit" and getattr(getattr(logger, "init_args", None), "version", None) == "":
             logger.init_args.version = self.subcommand
         if self.subcommand == "fit":
             _not_from_itself(self.config.fit)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Lightning's; a training that Ctrl-C or SIGTERM ends says how it goes on."""
+        try:
+            super()._run_subcommand(subcommand)
+        except (KeyboardInterrupt, SystemExit) as error:
+            if subcommand == "fit" and stopped(error) and self.trainer.is_global_zero:
+                print(going_on(self._typed, getattr(self.trainer, "callbacks", ())), file=sys.stderr)
+            raise
 
 
 def train(args: list[str]) -> None:
@@ -104,15 +138,44 @@ def train(args: list[str]) -> None:
     Args:
         args: the command and its options; bare names of configs are looked up.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _quiet()
-    UniFashionCLI(
-        UniFashionModule,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        args=drop_replaced(resolve_configs(args)),
-    )
+    UniFashionCLI(args=args)
+
+
+def stopped(error: BaseException) -> bool:
+    """Whether it is the end of a process by Ctrl-C or SIGTERM, as Lightning hands it on."""
+    return isinstance(error.__context__ or error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException"
+
+
+def going_on(typed: Sequence[str], callbacks: Sequence[Any]) -> str:
+    """How a training that was stopped goes on: its command, from the newest checkpoint that it has written.
+
+    Args:
+        typed: the command and its options.
+        callbacks: of its trainer, among them those that write checkpoints.
+    """
+    savers = [callback for callback in callbacks if not getattr(callback, "save_weights_only", False)]
+    names = ("last_model_path", "best_model_path", "_last_checkpoint_saved", "ckpt_path")  # the last of OnExceptionCheckpoint
+    written = {str(getattr(saver, name, None) or "") for saver in savers for name in names}
+    found = [Path(path) for path in written if path and Path(path).exists()]
+    options, given = [], ""
+    rest = iter(typed)
+    for word in rest:
+        if word in ("--ckpt_path", "--ckpt-path"):
+            given = next(rest, "")
+        elif word.startswith(("--ckpt_path=", "--ckpt-path=")):
+            given = word.partition("=")[2]
+        else:
+            options.append(word)
+    place = str(max(found, key=lambda path: path.stat().st_mtime)) if found else given
+    if not place:
+        return (
+            "no checkpoint was written yet, so the same command begins anew; ModelCheckpoint(every_n_train_steps=...) would write one "
+            "within an epoch"
+        )
+    place = os.path.relpath(place) if Path(place).is_relative_to(Path.cwd()) else place
+    program = Path(sys.argv[0]).name
+    program = {"__main__.py": "unifashion"}.get(program, f"python {sys.argv[0]}" if program.endswith(".py") else program)
+    return f"go on with: {program} {shlex.join([*options, '--ckpt_path', place])}"
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:
@@ -195,7 +258,7 @@ def _there(places: Sequence[Path]) -> str:
 
 def _not_from_itself(config: Any) -> None:
     """Of several places to start from, leave out the one that this run writes: a second run would go on from the first."""
-    places = config.model.init_from
+    places = config.model.get("init_from")
     dirpaths = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in config.trainer.callbacks or ()]
     own = {Path(path).resolve().parent for path in dirpaths if path}
     if isinstance(places, list) and (itself := [p for p in places if isinstance(p, str) and Path(p).resolve() in own]):

@@ -15,6 +15,7 @@ from unifashion_pl.data.samples import Batch
 from unifashion_pl.evaluation.captions import CaptionPart
 from unifashion_pl.evaluation.composed import ComposedPart
 from unifashion_pl.evaluation.coverage import Coverage
+from unifashion_pl.evaluation.loggers import show_captions, show_picture
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Setting, Stage
 from unifashion_pl.evaluation.persons import PersonPart
 from unifashion_pl.evaluation.pictures import ImagePart
@@ -206,7 +207,7 @@ class Evaluator:
         write_records(out_dir / "results.json", [r.with_context(**context) for o in outcomes for r in o.records])
 
     def log_samples(self, logger: Any, step: int) -> None:
-        """Show this rank's captions and images of the last :meth:`finish` in TensorBoard, W&B or whatever can show them.
+        """Show this rank's captions and images of the last :meth:`finish` in TensorBoard, W&B, MLflow or beside a CSV file.
 
         Args:
             logger: a Lightning logger, a list of them, or None; those that cannot show pictures or text are passed over.
@@ -216,9 +217,9 @@ class Evaluator:
             for outcome in self._samples:
                 captions = [line for line in outcome.lines if isinstance(line, CaptionLine)][: self.setting.shown]
                 if captions:
-                    _log_captions(one, f"{outcome.dataset}/captions", captions, step)
+                    show_captions(one, f"{outcome.dataset}/captions", captions, step)
                 for name, data in outcome.files.items():
-                    _log_image(one, f"{outcome.dataset}/{name}", data, step)
+                    show_picture(one, f"{outcome.dataset}/{name}", data, step)
 
 
 def named_apart(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -257,25 +258,3 @@ def _write_pictures(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         with replacing(folder / name) as opened:
             opened.write(data)
-
-
-def _log_captions(logger: Any, tag: str, lines: Sequence[CaptionLine], step: int) -> None:
-    columns = ["id", "hypothesis", "reference"]
-    rows = [[getattr(line, name) for name in columns] for line in lines]
-    if hasattr(logger, "log_text"):
-        logger.log_text(tag, columns=columns, data=rows, step=step)
-    elif hasattr(getattr(logger, "experiment", None), "add_text"):
-        cells = [[cell.replace("|", "/") for cell in row] for row in (columns, ["---"] * 3, *rows)]
-        logger.experiment.add_text(tag, "\n".join(f"| {' | '.join(row)} |" for row in cells), step)
-
-
-def _log_image(logger: Any, tag: str, data: bytes, step: int) -> None:
-    import numpy as np
-
-    from unifashion_pl.data.decode import open_image, to_rgb
-
-    picture = to_rgb(open_image(data))
-    if hasattr(logger, "log_image"):
-        logger.log_image(tag, [picture], step=step)
-    elif hasattr(getattr(logger, "experiment", None), "add_image"):
-        logger.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
