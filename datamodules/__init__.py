@@ -10,6 +10,7 @@ from unifashion_pl.datamodules.fashioniq_cap import FashionIQCapDataModule
 from unifashion_pl.datamodules.mgd import MGDDataModule
 from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 from unifashion_pl.datamodules.multitask import MultiTaskDataModule
+from unifashion_pl.datamodules.table import TableDataModule
 from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
 from unifashion_pl.datamodules.wardrobe import WardrobeDataModule
 
@@ -24,6 +25,7 @@ __all__ = [
     "MGDDataModule",
     "MixedPairsDataModule",
     "MultiTaskDataModule",
+    "TableDataModule",
     "VitonHDDataModule",
     "WardrobeDataModule",
 ]

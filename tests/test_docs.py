@@ -123,7 +123,9 @@ def links(page: Path) -> list[tuple[str, str]]:
     return [(m["text"], m["target"] or targets.get(m["label"], "no such label")) for m in LINK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", [PAPER, ARCHITECTURE, ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [PAPER, ARCHITECTURE, ROOT / "README.md", ROOT / "docs/extending.md"], ids=lambda page: page.name
+)
 def test_every_link_leads_somewhere_and_a_symbol_to_the_file_that_has_it(page: Path) -> None:
     wrong = []
     for text, target in links(page):

@@ -17,7 +17,7 @@ from unifashion_pl.names import plain, unknown
 
 Family = Literal["cross", "itg", "q2i"]
 
-Side = Literal["qformer", "vision", "llm", "diffusion"]
+Side = Literal["qformer", "vision", "llm", "diffusion", "further"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Part:
 
     patterns: tuple[str, ...]
     side: Side
-    families: tuple[Family, ...]
+    families: tuple[str, ...]
     module: str | None = None
 
 
@@ -60,6 +60,8 @@ PARTS: dict[str, Part] = {
     "vae": Part(("diffusion_head.vae.*",), "diffusion", (), "diffusion_head.vae"),
     "clip_text": Part(("diffusion_head.text_encoder.*",), "diffusion", ("q2i",), "diffusion_head.text_encoder"),
 }
+#: The heads of this library.
+OWN_HEADS = ("retrieval", "caption", "diffusion")
 #: Names that ``also_train`` had for parts before they were called as they are.
 OLDER_NAMES = {"heads": "projections"}
 
@@ -156,13 +158,20 @@ def find_policy(name: str) -> Policy:
 
 
 def part_of(name: str) -> str | None:
-    """The part that owns a parameter, None for names outside every pattern.
+    """The part that owns a parameter, None for names outside every pattern. A head of somebody's own is a part under its name.
 
     >>> part_of("caption_head.language_model.model.layers.0.q_proj.lora_A.default.weight")
     'lora'
     """
     name = plain(name)
-    return next((key for key, part in PARTS.items() if any(fnmatchcase(name, pattern) for pattern in part.patterns)), None)
+    found = next((key for key, part in PARTS.items() if any(fnmatchcase(name, pattern) for pattern in part.patterns)), None)
+    head, _, inner = name.partition("_head.")
+    return head if found is None and inner and head.isidentifier() and head not in OWN_HEADS else found
+
+
+def part_named(name: str) -> Part:
+    """A part of :data:`PARTS`, or that of a head of somebody's own."""
+    return PARTS[name] if name in PARTS else Part((f"{name}_head.*",), "further", (name,))
 
 
 def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -174,7 +183,7 @@ def counts(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def apply_policy(
-    model: nn.Module, policy: str, also_train: Iterable[str] = (), active: Iterable[Family] | None = None
+    model: nn.Module, policy: str, also_train: Iterable[str] = (), active: Iterable[str] | None = None
 ) -> set[str]:
     """Set ``requires_grad`` of every parameter. Call it before optimiser and DDP are built.
 
@@ -184,7 +193,8 @@ def apply_policy(
         also_train: further parts, for models without pretrained parts (the tiny profile trains its own tower and LLM); parts
             that are not built are passed over.
         active: loss families whose heads exist and whose weights are not zero; default: the policy's. What none of them reaches is
-            frozen: it would learn nothing, and plain DDP would wait for its gradients.
+            frozen: it would learn nothing, and plain DDP would wait for its gradients. A family beyond the policies' three is a head of
+            somebody's own, which trains under every policy and is thought to read the backbone's queries.
 
     Returns:
         Names of the trainable parameters.
@@ -194,14 +204,16 @@ def apply_policy(
     """
     chosen = find_policy(policy)
     further = {OLDER_NAMES.get(part, part) for part in also_train}
-    trains = {*chosen.trains, *further}
+    own = {*(chosen.losses if active is None else active)} - {*_ALL}
+    trains = {*chosen.trains, *further, *own}
     names = {name: part_of(name) for name, _ in model.named_parameters()}
     if orphans := [name for name, part in names.items() if part is None]:
         raise ValueError(f"no part of unifashion_pl.freezing.PARTS owns {len(orphans)} parameters, e.g. {orphans[:3]}")
     for part in sorted(further - set(PARTS)):
         raise ValueError(f"also_train: {unknown('part', part, PARTS)}")
     families = set(chosen.losses if active is None else active)
-    idle = {part for part in trains if not families & set(PARTS[part].families)}
+    reaching = families | ({*_ALL} if own else set())
+    idle = {p for p in trains if not (reaching if part_named(p).families == _ALL else families) & set(part_named(p).families)}
     beyond = chosen.unreached if "cross" in families else (*chosen.unreached, *_MATCHED, *(_READ if chosen.pairs_alone else ()))
     unreached = tuple(pattern.format(**_numbers(model)) for pattern in beyond)
     trainable = set()
@@ -212,7 +224,7 @@ def apply_policy(
         if wanted:
             trainable.add(name)
     for family in sorted(families):
-        if not any(family in PARTS[part].families for part in {names[n] for n in trainable} if part):
+        if not any(family in part_named(part).families for part in {names[n] for n in trainable} if part):
             raise ValueError(
                 f"policy {policy!r} computes the {family!r} losses but freezes everything that could learn from them"
             )

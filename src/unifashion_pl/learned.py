@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch
-from unifashion_pl.freezing import POLICIES, Family
+from unifashion_pl.freezing import POLICIES
 
 if TYPE_CHECKING:
     from unifashion_pl.interface import FashionModel
@@ -45,9 +45,9 @@ MEANINGS: dict[Task, tuple[str, str, str, str]] = {
     "design": ("diffusion", "paint persons in what a text says", "train design (`unifashion fit --config design.yaml`)", ""),
 }
 
-_PHASE1: dict[Family, Task] = {"cross": "retrieval", "itg": "caption", "q2i": "generation"}
+_PHASE1: dict[str, Task] = {"cross": "retrieval", "itg": "caption", "q2i": "generation"}
 #: What the ITG of triplets teaches, captions of composed queries, is nothing that a model is asked for.
-_PHASE2: dict[Family, Task] = {"cross": "composed", "q2i": "composed generation"}
+_PHASE2: dict[str, Task] = {"cross": "composed", "q2i": "composed generation"}
 _PERSONS: dict[str, Task] = {"tryon": "try-on", "design": "design", "text": "design"}
 
 _PAIRS: tuple[Task, ...] = ("retrieval", "caption", "generation")
@@ -81,7 +81,7 @@ _ESSENTIAL = {
 }
 
 
-def taught(batch: TrainBatch, families: Iterable[Family], edits: Mapping[str, float] | None = None) -> set[Task]:
+def taught(batch: TrainBatch, families: Iterable[str], edits: Mapping[str, float] | None = None) -> set[Task]:
     """Tasks that a step on a batch teaches.
 
     Args:

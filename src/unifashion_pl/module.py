@@ -16,7 +16,6 @@ from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, 
 from unifashion_pl.evaluation import Evaluator, Painter
 from unifashion_pl.files import check_writable
 from unifashion_pl.freezing import (
-    Family,
     apply_policy,
     check_left_out,
     counts,
@@ -38,7 +37,7 @@ from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.rebuild import PARTS, blueprints
 from unifashion_pl.sharding import reshard, shard, shards_of, unshard
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
-from unifashion_pl.tasks.base import LossModule
+from unifashion_pl.tasks.base import LossModule, add_heads
 from unifashion_pl.weights.checkpoint import PretrainedMethods, load_weights
 
 
@@ -53,6 +52,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
         backbone: vision tower, Q-Former and its queries.
         retrieval, caption, diffusion: the heads, built without a backbone; None leaves one out. They become the attributes
             ``retrieval_head``, ``caption_head`` and ``diffusion_head``.
+        further: heads of somebody's own by name, attributes ``NAME_head``. They train under every policy; each is a loss family of its
+            name, which ``loss_weights`` knows, and follows ``optim.further``.
         policy: what trains and which losses are computed, a name of :data:`unifashion_pl.freezing.POLICIES`.
         also_train: further parts, for models whose tower, LLM or text encoder are not pretrained.
         loss_weights: weight per loss family (``cross``, ``itg``, ``q2i``); missing ones are 1, as in the paper.
@@ -92,6 +93,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
         caption: CaptionModule | None = None,
         diffusion: DiffusionModule | None = None,
         *,
+        further: dict[str, TaskModule] | None = None,
         policy: str = "phase1_joint",
         also_train: Sequence[str] = (),
         loss_weights: dict[str, float] | None = None,
@@ -115,7 +117,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
         self.policy = policy
         self.without_loss = f"policy {policy!r} has no head for them"
         find_policy(policy)  # a wrong name is told before weights are read
-        self.loss_weights = {family: (loss_weights or {}).get(family, 1.0) for family in ("cross", "itg", "q2i")}
+        self.further = add_heads(self, further or {})
+        self.loss_weights = {f: (loss_weights or {}).get(f, 1.0) for f in ("cross", "itg", "q2i", *self.further)}
         for family in set(loss_weights or {}) - set(self.loss_weights):
             raise ValueError(f"loss_weights: {unknown('loss family', family, self.loss_weights)}")
         self.optim = optim or OptimSettings()
@@ -134,18 +137,20 @@ class UniFashionModule(LossModule, PretrainedMethods):
         self._same_queries = self._targets_are_untrained()
 
     @property
-    def active_heads(self) -> dict[Family, TaskModule]:
-        """Loss families that the policy names, whose head exists and whose weight is not zero, with their heads."""
-        heads: dict[Family, TaskModule | None] = {
+    def active_heads(self) -> dict[str, TaskModule]:
+        """Loss families that the policy names and those of further heads, if the head exists and the weight is not zero."""
+        heads: dict[str, TaskModule | None] = {
             "cross": self.retrieval_head,
             "itg": self.caption_head,
             "q2i": self.diffusion_head,
         }
-        wanted = [family for family in find_policy(self.policy).losses if self.loss_weights[family] != 0]
+        heads |= {name: getattr(self, f"{name}_head") for name in self.further}
+        named = (*find_policy(self.policy).losses, *self.further)
+        wanted = [family for family in named if self.loss_weights[family] != 0]
         return {family: head for family in wanted if (head := heads[family]) is not None}
 
     @property
-    def active_families(self) -> list[Family]:
+    def active_families(self) -> list[str]:
         """Loss families of :attr:`active_heads`."""
         return [*self.active_heads]
 
@@ -158,8 +163,9 @@ class UniFashionModule(LossModule, PretrainedMethods):
         losses: dict[str, Tensor] = {}
         for family, head in self.active_heads.items():
             found = head.losses(self.backbone, batch, encoding)
-            losses |= {name: self.loss_weights[family] * loss for name, loss in found.items()}
-            if found:
+            own = f"{family}/" if family in self.further else ""
+            losses |= {own + name: self.loss_weights[family] * loss for name, loss in found.items()}
+            if found and not own:
                 edits = None if self.diffusion_head is None else self.diffusion_head.editing.tasks
                 self._in_step |= learned.taught(batch, [family], edits)
         return losses
@@ -264,7 +270,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
             return
         metrics = self.evaluator.finish(None)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, sync_dist=False, rank_zero_only=False)
-        self.evaluator.log_samples(self.logger, self.global_step)
+        self.evaluator.log_samples(self.loggers, self.global_step)
         reshard(self)
 
     def on_test_epoch_start(self) -> None:

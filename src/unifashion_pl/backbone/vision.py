@@ -27,6 +27,8 @@ READING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint
 class VisionTower(nn.Module):
     """A timm image encoder whose last feature map or token sequence is handed on unpooled.
 
+    Another kind of tower is a subclass that sets ``image_size``, ``width`` and ``model`` and has a :meth:`forward` of its own.
+
     The paper's tower is EVA-CLIP ViT-g/14: ``VisionTower("eva_giant_patch14_clip_224", image_size=224, timm_kwargs={"depth": 39})``;
     its last block and final norm are not used (BLIP-2), hence ``final_norm=False``.
 
@@ -50,6 +52,10 @@ class VisionTower(nn.Module):
     """
 
     part = "vision"
+
+    depth: int | None = None
+    pretrained = False
+    _described = False
 
     mean: Tensor
     std: Tensor
@@ -76,7 +82,7 @@ class VisionTower(nn.Module):
         folder = rebuild.blueprint_of(self.part)
         start = "none" if rebuild.brings_tensors(self.part) else weights
         options = {"num_classes": 0, **(timm_kwargs or {})}
-        self.depth: int | None = options.get("depth")
+        self.depth = options.get("depth")
         source = start if start not in ("none", "timm") else name if start == "timm" or self._described else None
         with rebuild.reading_source(self.part, source):
             make = partial(_timm_model, f"local-dir:{folder}" if folder else name, start == "timm", options)

@@ -106,6 +106,7 @@ class PairDescription:
     product: int
     category: str
     subcategory: str
+    labels: dict[str, Any]
 
 
 @dataclass
@@ -148,6 +149,7 @@ class PairAssembler:
             categories=[said.category],
             subcategories=[said.subcategory],
             dataset=dataset,
+            labels=[said.labels] if said.labels else [],
         )
 
     def describe(self, raw: RawSample, draw: Draw) -> PairDescription:
@@ -167,6 +169,7 @@ class PairAssembler:
             product=number_of(text if self.same == "text" else str(meta.get("product", raw.key))),
             category=meta.get("category", ""),
             subcategory=meta.get("subcategory", ""),
+            labels=meta.get("labels", {}),
         )
 
 
@@ -195,7 +198,7 @@ class TripletAssembler:
             references=tower_input(raw, "reference", self.encoder)[None],
             targets=tower_input(raw, "target", self.encoder, target)[None],
             texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],
-            captions=[self.captions.get(meta["target"], "")],
+            captions=[self.captions.get(meta["target"], meta.get("caption", ""))],
             styles=[self.style],
             target_ids=torch.tensor([number_of(meta["target"])]),
             pixels=self.pixels(target)[None] if self.pixels and target is not None else None,

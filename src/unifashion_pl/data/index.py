@@ -154,7 +154,10 @@ def _what_is_there(folder: Path) -> str:
         return f"but its folders {', '.join(below)} have one: name one of them"
     tars = len(list(folder.glob("*.tar")))
     if tars:
-        return f"{tars} shards are there but the index comes last: run the same `unifashion data shards` again, it goes on where it stopped"
+        return (
+            f"{tars} tar files are there without one. If they are of `unifashion data shards`, run the same command again: the index comes "
+            "last, and it goes on where it stopped. Tars of others are read by TableDataModule (docs/extending.md)"
+        )
     return "the folder holds no shards. They are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
 
 

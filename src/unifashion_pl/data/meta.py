@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -11,7 +11,7 @@ from unifashion_pl.reading import FormatError, from_json
 
 
 class PairMeta(TypedDict, total=False):
-    """Of a picture with texts; ``product`` names the pictures that belong together."""
+    """Of a picture with texts; ``product`` names the pictures that belong together, ``labels`` are a dataset's own."""
 
     id: str
     product: int | str
@@ -19,14 +19,16 @@ class PairMeta(TypedDict, total=False):
     description: str
     category: str
     subcategory: str
+    labels: dict[str, Any]
 
 
 class TripletMeta(TypedDict):
-    """Of a reference, a target (an image id) and the texts between them."""
+    """Of a reference, a target (an image id) and the texts between them; ``caption`` describes the target."""
 
     target: str
     captions: list[str]
     category: str
+    caption: NotRequired[str]
 
 
 class GalleryMeta(TypedDict):

@@ -70,6 +70,8 @@ class Columns:
                 made[column.name] = values[0]
             elif any(value is None for value in values):
                 made[column.name] = None
+            elif any(len(value) < len(part) for value, part in zip(values, parts)):
+                made[column.name] = []
             elif isinstance(values[0], Tensor):
                 made[column.name] = torch.cat(values)
             else:
@@ -91,6 +93,7 @@ class PairBatch(Columns):
         pixels: (B, 3, H, W) uint8 target of the diffusion head, or None when it is not asked for.
         categories, subcategories: what evaluation protocols group by.
         dataset: e.g. ``fashiongen/validation``; evaluation keeps datasets apart by it.
+        labels: what a dataset of one's own says further of each sample, for heads and measures of one's own; [] = nothing.
     """
 
     keys: list[str]
@@ -103,6 +106,7 @@ class PairBatch(Columns):
     categories: list[str]
     subcategories: list[str]
     dataset: str = field(metadata=COMMON)
+    labels: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def prompts(self) -> list[str]:

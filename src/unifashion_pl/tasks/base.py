@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,11 +12,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
-from unifashion_pl.data.samples import EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
-from unifashion_pl.freezing import set_frozen_to_eval
+from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
+from unifashion_pl.freezing import OWN_HEADS, PARTS, set_frozen_to_eval
 from unifashion_pl.names import keep_names_plain
 from unifashion_pl.parts.trust import LibraryOnly
 from unifashion_pl.resume import run_callbacks
+from unifashion_pl.team import team_of_all
 
 
 class LossModule(L.LightningModule):
@@ -94,5 +96,40 @@ class TaskModule(LibraryOnly, LossModule):
             return {}
         return self.losses(self.backbone, batch, self.backbone.encode(batch))
 
+    def on_validation_epoch_start(self) -> None:
+        self._validated: dict[str, list[float]] = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The losses of a batch of the data, where this head is trained alone; batches that are searched or painted have none."""
+        found = self.compute_losses(batch) if isinstance(batch, TrainBatch) else {}
+        for name, loss in found.items():
+            total = self._validated.setdefault(name, [0.0, 0.0])
+            total[0] += float(loss) * len(batch)
+            total[1] += len(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean of each over all samples and ranks as ``val/NAME``, and their sum as ``val/loss``."""
+        ranks = team_of_all().objects(self._validated)
+        names = sorted({name for rank in ranks for name in rank})
+        sums = {name: [sum(rank.get(name, [0.0, 0.0])[i] for rank in ranks) for i in (0, 1)] for name in names}
+        means = {f"val/{name}": total / count for name, (total, count) in sums.items()}
+        if means:
+            self.log_dict({**means, "val/loss": sum(means.values())}, sync_dist=False, rank_zero_only=False)
+
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
+
+
+def add_heads(model: LossModule, heads: Mapping[str, TaskModule]) -> tuple[str, ...]:
+    """Make heads of somebody's own attributes of a model, ``NAME_head``; returns their names.
+
+    Raises:
+        ValueError: a name that is taken, or is no name; or a head with a backbone of its own.
+    """
+    for name, head in heads.items():
+        if not name.isidentifier() or name in (*OWN_HEADS, *PARTS, "cross", "itg", "q2i") or hasattr(model, f"{name}_head"):
+            raise ValueError(f"further: {name!r} is taken or no name; expected a word like 'attributes', the head's")
+        if head.backbone is not None:
+            raise ValueError(f"further: {name} brings a backbone; inside a model it uses the model's: build it without one")
+        model.add_module(f"{name}_head", head)
+    return tuple(heads)

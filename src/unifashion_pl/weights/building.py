@@ -29,6 +29,8 @@ M = TypeVar("M", bound=nn.Module)
 #: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
 EACH, SLACK = 6, 8_000
 HEADS = ("retrieval", "caption", "diffusion")
+#: Of ``optim``, what names classes of others.
+MAKERS = ("optimizer", "scheduler")
 #: Bytes of buffers that are in no file.
 BUFFERS = 1 << 30
 
@@ -57,11 +59,17 @@ class Saved:
         Raises:
             ValueError: a head that is none.
         """
+        own = self.section.get("further") or {}
         for head in heads:
-            choice(head, "head", HEADS)
-        others = set(HEADS) - set(heads)
+            choice(head, "head", (*HEADS, *own))
+        others = {*HEADS, *own} - {*heads}
         state = {name: tensor for name, tensor in self.state.items() if name.partition("_head.")[0] not in others}
-        return replace(self, section={**self.section, **dict.fromkeys(others)}, state=state)
+        further = {name: section for name, section in own.items() if name in heads} or None
+        section = {**self.section, **dict.fromkeys(others & {*HEADS})}
+        if own:
+            weights = {name: weight for name, weight in (section.get("loss_weights") or {}).items() if name not in others}
+            section |= {"further": further, "loss_weights": weights}
+        return replace(self, section=section, state=state)
 
 
 def build(cls: type[M], section: Mapping[str, Any]) -> M:
@@ -100,7 +108,7 @@ def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
         FileNotFoundError: a published part that it leaves out is not there.
     """
     with buildable(saved.where, trusted):
-        make = builder(cls, {**saved.section, "init_from": None})
+        make = builder(cls, at_rest(saved.section, trusted))
     with buildable(saved.where, trusted), torch.device("meta"), _bounded(saved), rebuilding(saved.where, saved.parts):
         shapes = make()
     kept_out: Any = shapes.leave_out
@@ -111,6 +119,16 @@ def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
     load_exactly(model, saved.state, saved.where, left_out(model))
     learned.give(model, saved.learned)
     return model
+
+
+def at_rest(section: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
+    """A model's config without what a training alone needs: where it started from and, unless trusted, an optimiser's and a schedule's class."""
+    optim = section.get("optim")
+    if not trusted and isinstance(optim, dict):
+        inner = optim.get("init_args", optim)
+        kept = {k: v for k, v in inner.items() if k not in MAKERS} if isinstance(inner, dict) else inner
+        optim = {**optim, "init_args": kept} if "init_args" in optim else kept
+    return {**section, "init_from": None, **({"optim": optim} if "optim" in section else {})}
 
 
 def _check_buffers(model: nn.Module, where: str) -> None:

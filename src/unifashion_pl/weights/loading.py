@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unifashion_pl import learned
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.backbone.pretrained import TOWER, UNREAD, fit_tower
-from unifashion_pl.freezing import POLICIES, left_out, part_of
+from unifashion_pl.freezing import PARTS, POLICIES, left_out, part_of
 from unifashion_pl.parts.fit import load_exactly, require_fit
 from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_content, state_of
@@ -141,7 +141,9 @@ def _fresh_heads(model: nn.Module, state: dict[str, Tensor]) -> set[str]:
     policy = POLICIES.get(getattr(model, "policy", ""))
     trains = set() if policy is None else {*policy.trains}
     held = {name.split(".")[0] for name in state}
-    trained = {name.split(".")[0] for name, _ in model.named_parameters() if part_of(name) in trains}
+    trained = {
+        name.split(".")[0] for name, _ in model.named_parameters() if part_of(name) in trains or part_of(name) not in PARTS
+    }
     return {head for head in trained - held if head.endswith("_head")}
 
 
