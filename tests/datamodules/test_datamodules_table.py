@@ -69,11 +69,12 @@ def test_tars_of_webdataset(tmp_path: Path) -> None:
 
 def test_a_table_of_hugging_face(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    table = datasets.Dataset.from_list(
-        [{**row, "image": encode_jpeg(to_pil(torch.from_numpy(row["image"]).permute(2, 0, 1)))} for row in PAIRS]
-    )
-    table = table.cast_column("image", datasets.Image())
-    assert "train/pairs/itc" in fitted(TableDataModule(table, image_size=32, batch_size=4), tmp_path)
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    files = [encode_jpeg(to_pil(torch.from_numpy(row["image"]).permute(2, 0, 1))) for row in PAIRS]
+    columns = {"image": [{"bytes": data, "path": None} for data in files], "text": [row["text"] for row in PAIRS]}
+    table = datasets.table.InMemoryTable.from_pydict(columns, schema=features.arrow_schema)
+    rows = datasets.Dataset(table, info=datasets.DatasetInfo(features=features), fingerprint="own")
+    assert "train/pairs/itc" in fitted(TableDataModule(rows, image_size=32, batch_size=4, num_workers=1), tmp_path)
 
 
 def test_what_is_missing_is_said() -> None:
