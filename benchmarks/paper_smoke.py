@@ -117,12 +117,22 @@ class Smoke:
         path = os.pathsep.join(str(Path(module.__file__).parent) for module in (paper_files, peers))  # type: ignore[arg-type]
         return {**env, "PYTHONPATH": path}
 
+    def download(self, name: str, path: Path) -> None:
+        """Write what stands for a download; in a process of its own, whose memory later ones do not inherit as theirs."""
+        if self.together:
+            DOWNLOADS[name](path, self.sizes)
+            return
+        args = ["--inside", str(path.resolve()), "write", name, *(["tiny"] if self.tiny else [])]
+        subprocess.run([sys.executable, str(Path(__file__).resolve()), *args], env=self.environ, check=True)
+
     def command(self, name: str, args: Sequence[str], path: Path, note: str = "") -> dict[str, Any]:
         """Run :func:`inside` in a process of its own; what it recorded, and how it ended."""
         path.unlink(missing_ok=True)
-        begun, failed = time.monotonic(), self._together(args, path) if self.together else self._apart(args, path)
+        begun, used = time.monotonic(), sum(os.times()[:4])
+        failed = self._together(args, path) if self.together else self._apart(args, path)
         row: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        row |= {"name": name, "seconds": time.monotonic() - begun, "failed": failed, "note": note}
+        row |= {"name": name, "seconds": time.monotonic() - begun, "processor": sum(os.times()[:4]) - used}
+        row |= {"failed": failed, "note": note}
         self.rows.append(row)
         self.write()
         print(f"{name}: {f'FAILED: {failed}' if failed else summary(row)}", flush=True)
@@ -175,7 +185,7 @@ def prepare(smoke: Smoke) -> None:
     for name, how in IMPORTS.items():
         begun, path = time.monotonic(), downloads / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        DOWNLOADS[name](path, smoke.sizes)
+        smoke.download(name, path)
         print(f"written: {name} in {time.monotonic() - begun:.0f} s", flush=True)
         if how is None:
             continue
@@ -242,8 +252,11 @@ def small(configs: Sequence[str], folder: Path) -> Path:
 
 
 def inside(path: Path, args: Sequence[str]) -> None:
-    """What :meth:`Smoke.command` runs: ``import …``, ``fit …`` or ``try_on``; the record goes into ``path``."""
+    """What :meth:`Smoke.command` runs: ``import …``, ``fit …`` or ``try_on``; the record goes into ``path``. Or ``write DOWNLOAD``."""
     doing: dict[str, Callable[[Path, Sequence[str]], None]] = {"import": _import, "fit": _fit, "try_on": _try_on}
+    if args[0] == "write":
+        DOWNLOADS[args[1]](path, paper_files.tiny_sizes() if args[2:] else paper_files.paper_sizes())
+        return
     doing[args[0]](path, args[1:])
     found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     path.write_text(json.dumps({**found, "peak_gib": peak()}, indent=1) + "\n", "utf-8")
@@ -305,8 +318,8 @@ def table(where: dict[str, Any], rows: list[dict[str, Any]]) -> str:
             else " This processor has no products of bfloat16: they are computed in float32 and rounded."
         ),
         "",
-        "| stage | rows | s in all | s of the step | peak GiB | losses | |",
-        "|---|---|---:|---:|---:|---|---|",
+        "| stage | rows | s in all | s of the step | processor s in all | peak GiB | losses | |",
+        "|---|---|---:|---:|---:|---:|---|---|",
     ]
     for row in rows:
         losses = ", ".join(f"{n.removeprefix('train/')} {v:.3f}" for n, v in sorted(row.get("losses", {}).items()))
@@ -319,7 +332,8 @@ def table(where: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         )
         shown = "" if step is None else f"{step:.0f}"
         lines.append(
-            f"| {row['name']} | {counts} | {row['seconds']:.0f} | {shown} | {row.get('peak_gib', 0):.1f} | {losses} | {says} |"
+            f"| {row['name']} | {counts} | {row['seconds']:.0f} | {shown} | {row['processor']:.0f} | {row.get('peak_gib', 0):.1f} "
+            f"| {losses} | {says} |"
         )
     trained = [row for row in rows if row.get("parts")]
     if trained:
