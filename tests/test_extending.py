@@ -62,6 +62,11 @@ FILES = [step for steps in sections().values() for step in steps if step[0] == "
 def test_a_section_of_the_page_does_what_it_says(heading: str, folder: Path) -> None:
     for step in (*FILES, *sections()[heading]):
         run(*step)
+    if heading == "Optimiser and schedule":
+        saved = UniFashionModule.from_pretrained(
+            folder / "runs/phase1/checkpoints/last.ckpt"
+        )  # nobody has to be trusted for it
+        assert (saved.optim.optimizer, saved.optim.scheduler, saved.optim.weight_decay) == (None, None, 0.02)
     if heading != "A head beside the three":
         return
     assert "heel(classes=3)" in (folder / "runs/phase1/test/results.json").read_text()
