@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,15 @@ def test_places_that_cannot_be_written_are_refused_and_nothing_is_made(tmp_path:
     check_writable(tmp_path / "a" / "b", folder=True)
     assert os.listdir(tmp_path) == ["taken"]
     assert taken.read_text() == "mine"
+
+
+def test_a_refusal_names_the_place_not_the_file_that_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(dir: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(dir / "tmp123"))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    with pytest.raises(WriteError, match=r"^cannot write .*/new: Read-only file system\. "):
+        check_writable(tmp_path / "new", folder=True)
 
 
 def test_a_device_is_written_to_and_stays_a_device(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def check_writable(path: str | Path, *, folder: bool = False) -> Path:
                 pass
         except FileNotFoundError as error:  # folders of the kernel answer so
             raise PermissionError(errno.EACCES, f"no file can be made in {parent}") from error
+        except OSError as error:  # in the name of the folder, not of the file that was tried
+            raise OSError(error.errno, error.strerror, str(parent)) from error
     return path
 
 

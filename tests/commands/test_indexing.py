@@ -83,6 +83,11 @@ def test_a_shops_own_columns_are_named(tmp_path: Path, model: UniFashionModule, 
     assert "'photo' names no column: expected OURS=YOURS" in failure(capsys, "build", *options, "--out", out)
 
 
+def test_a_column_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--csv", "x.csv", "--root", ".", "--out", str(tmp_path), "--columns", "image=a, image=b"]
+    assert "'image' is named 2 times, expected one column for each" in failure(capsys, "build", *words)
+
+
 def test_an_interrupted_build_leaves_the_older_index_and_goes_on(
     tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +162,13 @@ def test_ranks_embed_and_an_index_takes_what_they_made(
     assert one.ids == two.ids
     for name, tokens in one.tokens.items():
         assert tokens.allclose(two.tokens[name], atol=1e-6)
+    shard = str(tmp_path / "vectors" / "shard-0-of-2")
+    for words in (
+        ["build", *options, "--out", shard],
+        [*from_vectors[:-3], shard, "--vectors", place],
+        ["add", shard, *options],
+    ):
+        assert "is no index: it holds vectors of" in failure(capsys, *words)
     assert "have storage fp32, not int8: embed them again" in failure(capsys, *from_vectors, "--storage", "int8")
     other = make_model(1)
     monkeypatch.setattr(Model, "load", lambda _: other)
@@ -207,7 +219,7 @@ def test_a_build_that_is_killed_20_times_is_that_of_an_undisturbed_one(tmp_path:
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status)
         kills += 1
-        there = store.is_new(out / store.BUILDING) and len(store.check(out / store.BUILDING).rows)
+        there = store.is_new(out / store.BUILDING) and len(store.check(out / store.BUILDING, staged=True).rows)
         assert there >= committed
         committed = there
         assert len(Gallery.load(out, model)) == 2

@@ -183,7 +183,7 @@ def test_vectors_of_another_kind_are_not_gone_on_with(model: UniFashionModule, t
         embed(place, model, items, root, settings_of(model, "int8", pool=2))
     with pytest.raises(ValueError, match="holds shard 0/1, not 0/2"):
         embed(place, model, items, root, settings_of(model), shard=staging.Shard(0, 2))
-    assert len(store.read(place).rows) == 4
+    assert len(store.read(place, staged=True).rows) == 4
     assert embed(place, other, items, root, settings_of(other), anew=True).made == 4
 
 

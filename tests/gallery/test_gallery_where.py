@@ -108,6 +108,8 @@ def test_names_that_are_no_words_stand_in_backquotes_and_absent_values_are_found
         ("1 == 1", "has '1'"),
         ("-size == 'x'", "expected comparisons"),
         ("price == - 'x'", "expected comparisons"),
+        ("size == True", "with True: write it in quotes, 'True'"),
+        ("size in (False,)", "with False: write it in quotes, 'False'"),
     ],
 )
 def test_what_is_no_filter_is_a_sentence(text: str, said: str) -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from unifashion_pl.gallery import staging, store
 from unifashion_pl.gallery.items import IndexItem
+from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import segment_from
 from unifashion_pl.gallery.staging import WHOLE, Note, Shard
 from unifashion_pl.gallery.stored import IndexSettings
+from unifashion_pl.reading import FormatError
 
 SETTINGS = IndexSettings("reference", "model")
 
@@ -33,7 +35,7 @@ def appended(folder: Path, sizes: list[int]) -> None:
 
 def check(folder: Path, ids: list[str]) -> int:
     """Every row has its own vectors -> files."""
-    stored = store.check(folder)
+    stored = store.check(folder, staged=True)
     assert stored.rows.ids() == ids
     found = Corpus(stored.segments, stored.rows.live()).floats("reference", np.arange(len(ids)))
     if ids:
@@ -118,3 +120,27 @@ def test_notes_and_what_is_none(tmp_path: Path) -> None:
         staging.rows_in(tmp_path, SETTINGS, WHOLE)
     (item,) = (staging.rows_in(tmp_path, SETTINGS, Shard(1, 3)) or {}).values()
     assert item == appended_items[0]
+
+
+def test_what_is_staged_is_no_index_and_no_place_for_one(tmp_path: Path) -> None:
+    staging.begin(tmp_path, SETTINGS, WHOLE)
+    for refused in (store.read, store.check, staging.refuse, lambda place: store.take_out(place, ["a"])):
+        with pytest.raises(ValueError, match="is no index: it holds vectors of `unifashion index embed`"):
+            refused(tmp_path)
+    store.replace(tmp_path, SETTINGS, IndexRows(), {})
+    staging.refuse(tmp_path)
+    staging.refuse(tmp_path / "nothing")
+    (tmp_path / store.BASE).write_bytes(b"damaged")
+    staging.refuse(tmp_path)
+
+
+def test_damage_has_a_cure_that_helps(tmp_path: Path) -> None:
+    appended(tmp_path, [3])
+    next(tmp_path.glob("vectors-*")).unlink()
+    with pytest.raises(FormatError, match="which is not there: embed what is there again, by the same command with --anew"):
+        staging.rows_in(tmp_path, SETTINGS, WHOLE)
+    (tmp_path / store.BASE).write_bytes(b"damaged")
+    with pytest.raises(FormatError, match="embed what is there again, by the same command with --anew"):
+        staging.rows_in(tmp_path, SETTINGS, WHOLE)
+    staging.begin(tmp_path, SETTINGS, WHOLE)
+    assert staging.rows_in(tmp_path, SETTINGS, WHOLE) == {}

@@ -36,7 +36,7 @@ def check(index: Path) -> None:
     )
     for folder, what in ((store.BUILDING, "a build"), (store.ADDING, "an addition")):
         if store.is_new(index / folder):
-            there = len(store.read(index / folder).rows)
+            there = len(store.read(index / folder, staged=True).rows)
             print(f"not finished: {there:,} images of {what} are embedded, and the same command goes on")
     for name, (_, kind) in found.rows.columns().items():
         print(f"{name}\t{kind}")

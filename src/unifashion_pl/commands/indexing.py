@@ -31,7 +31,10 @@ def _columns(text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",")]
     if wrong := [pair[0] for pair in pairs if not all(part.strip() for part in pair)]:
         raise ArgumentTypeError(f"{wrong[0]!r} names no column: expected OURS=YOURS, e.g. image=photo,text=title,id=sku")
-    return {ours.strip(): yours.strip() for ours, _, yours in pairs}
+    named = [ours.strip() for ours, _, _ in pairs]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise ArgumentTypeError(f"{twice[0]!r} is named {named.count(twice[0])} times, expected one column for each")
+    return dict(zip(named, (yours.strip() for _, _, yours in pairs)))
 
 
 @dataclass(kw_only=True)
@@ -192,9 +195,10 @@ def build(
 ) -> None:
     """CSV + folder of images -> index; an interrupted one is gone on with by the same command."""
     from unifashion_pl.files import exclusive
-    from unifashion_pl.gallery import building, store
+    from unifashion_pl.gallery import building, staging, store
 
     since = time.monotonic()
+    staging.refuse(out)
     items = catalogue.items()
     if vectors:
         _build_from(vectors, items, catalogue, out, kept, model, since)
@@ -228,7 +232,7 @@ def _build_from(
 
         encoder = QueryEncoder(model.load)
         for source in sources:
-            read_for(source.folder, encoder)
+            read_for(source.folder, encoder, staged=True)
     bad = building.missing(items, catalogue.top(), sources)
     _name_bad(out, {items[place].id: fault for place, fault in bad.items()}, said=len(bad) > catalogue.max_bad)
     if len(bad) > catalogue.max_bad:

@@ -63,14 +63,14 @@ class SearchOptions:
             raise ArgumentError(f"rerank is {rerank}, expected how many of the best, or 0")
 
 
-def read_for(folder: Path, encoder: QueryEncoder) -> Stored:
-    """The index in a folder, if it is of this model.
+def read_for(folder: Path, encoder: QueryEncoder, *, staged: bool = False) -> Stored:
+    """The index in a folder, or what is ``staged`` for one, if it is of this model.
 
     Raises:
         FileNotFoundError: no index there.
-        ValueError: another format, a damaged file, or an index of another model: its vectors would mean nothing to this one.
+        ValueError: another format, a damaged file, no index but what is staged for one, or an index of another model: its vectors would mean nothing to this one.
     """
-    stored = store.read(folder)
+    stored = store.read(folder, staged=staged)
     kept, own = stored.settings, encoder.fingerprint
     if kept.model != own:
         raise ValueError(

@@ -15,7 +15,7 @@ from unifashion_pl.data.plan import shortened
 from unifashion_pl.gallery import segments, store
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import IndexRows
-from unifashion_pl.gallery.staging import Note, different, note_of
+from unifashion_pl.gallery.staging import Note, different, mendable, note_of
 from unifashion_pl.gallery.stored import Stored
 
 EMBED = "unifashion index embed"
@@ -36,10 +36,10 @@ def staged(folder: Path) -> Staged:
     Raises:
         FileNotFoundError, FormatError: nothing there, or damaged.
     """
-    note = note_of(folder)
-    if note is None:
-        raise FileNotFoundError(f"{folder} holds no vectors that `{EMBED}` wrote")
-    return Staged(folder, store.check(folder), note)
+    with mendable(folder):
+        if (note := note_of(folder)) is not None:
+            return Staged(folder, store.check(folder, staged=True), note)
+    raise FileNotFoundError(f"{folder} holds no vectors that `{EMBED}` wrote")
 
 
 def shards(folders: Sequence[Path]) -> list[Staged]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unifashion_pl import files
 from unifashion_pl.arguments import Id, Ids, asked_at, choice, count, identifier, identifiers, text_list
-from unifashion_pl.gallery import store
+from unifashion_pl.gallery import staging, store
 from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
 from unifashion_pl.gallery.embedding import QUERY_SETS, embedded
 from unifashion_pl.gallery.hits import Hit
@@ -265,9 +265,11 @@ class Gallery:
         Raises:
             RuntimeError: it was read from this folder, or saved there, and another process has changed it since: what that one added
                 would be lost.
+            ValueError: the folder holds what ``unifashion index embed`` made.
             WriteError: the folder cannot be written; an older gallery is as it was.
         """
         folder = Path(folder)
+        staging.refuse(folder)
         settings = IndexSettings(
             self._kept.query_set, fingerprint(self.model), self._kept.storage, self._kept.pool, self._kept.coarse
         )

@@ -106,7 +106,8 @@ def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True)
     for scores, request in zip(out, requests):
         if request.words:
             positions, values = _word_scores(corpus, request)
-            scores[positions] += np.float32(request.word_weight) * values
+            with np.errstate(over="ignore", invalid="ignore"):  # refused where hits are made
+                scores[positions] += np.float32(request.word_weight) * values
     return out
 
 

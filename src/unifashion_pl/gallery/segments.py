@@ -32,6 +32,8 @@ BLOCK = 4096
 #: Bytes of a file up to which its digest is compared whenever it is opened; ``index check`` compares all.
 SMALL = 64 << 20
 MAX_HEADER = 1 << 20
+#: The cure of damage.
+AGAIN = "build the index again"
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ def read(path: Path) -> Segment:
     except FormatError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise FormatError(f"{path} is damaged: it is no file of vectors ({error}); build the index again") from error
+        raise FormatError(f"{path} is damaged: it is no file of vectors ({error}); {AGAIN}") from error
 
 
 def _array(data: Array, entry: Any) -> Array:
@@ -289,4 +291,4 @@ def check(path: Path) -> None:
         while block := file.read(1 << 22):
             digest.update(block)
     if path.name != f"vectors-{digest.hexdigest()[:32]}.safetensors":
-        raise FormatError(f"{path} is damaged: its vectors are not those that were written; build the index again")
+        raise FormatError(f"{path} is damaged: its vectors are not those that were written; {AGAIN}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.gallery import segments, store
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import MOVE, IndexRows, follow, remove, transaction
-from unifashion_pl.gallery.segments import Segment
-from unifashion_pl.gallery.stored import SMALL, IndexSettings, packed
-from unifashion_pl.reading import from_json
+from unifashion_pl.gallery.segments import AGAIN, Segment
+from unifashion_pl.gallery.stored import NOTE, SMALL, IndexSettings, no_index, packed
+from unifashion_pl.reading import FormatError, from_json
 
-#: Name of the row that says how far a run of embedding came, and of the column of sizes.
-NOTE, BYTES = "embedding", "bytes"
+#: The column of sizes.
+BYTES = "bytes"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,33 @@ class Note:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
+def refuse(folder: Path) -> None:
+    """Refuse vectors on their way as the place of an index, which would be written over them.
+
+    Raises:
+        ValueError: the folder holds some.
+    """
+    there = None
+    with suppress(FormatError):  # what is damaged may be written over
+        there = note_of(folder)
+    if there is not None:
+        raise no_index(folder)
+
+
+@contextmanager
+def mendable(folder: Path) -> Iterator[None]:
+    """Damage with its cure: the same command would find it again.
+
+    Raises:
+        FormatError: a damaged folder, or one that lacks a file.
+    """
+    try:
+        yield
+    except (FormatError, FileNotFoundError) as error:
+        told = str(error).replace(AGAIN, "embed what is there again, by the same command with --anew")
+        raise FormatError(told) from error
+
+
 def note_of(folder: Path) -> Note | None:
     """Of a folder that holds vectors on their way; None of any other.
 
@@ -109,9 +137,10 @@ def rows_in(folder: Path, settings: IndexSettings, shard: Shard) -> dict[str, In
     Raises:
         ValueError: it was of another model, for another kind of index, or of another shard.
     """
-    if (note := note_of(folder)) is None:
-        return None
-    there = store.read(folder)
+    with mendable(folder):
+        if (note := note_of(folder)) is None:
+            return None
+        there = store.read(folder, staged=True)
     if differences := different(there.settings, settings):
         raise ValueError(
             f"{folder} holds {len(there.rows):,} images of an interrupted run, embedded with {differences}: repeat that command, or throw "
@@ -166,7 +195,7 @@ def append(
 
 def compact(folder: Path) -> None:
     """Join neighbouring files to some of thousands of rows each, one commit a file, so that an index can take them as they are."""
-    stored = store.read(folder)
+    stored = store.read(folder, staged=True)
     live, held = stored.rows.live(), stored.segments
     names = {number: segment.file for number, segment in held.items()}
     number = max(held, default=-1) + 1

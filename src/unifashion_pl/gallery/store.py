@@ -22,8 +22,8 @@ import numpy as np
 from unifashion_pl import files
 from unifashion_pl.gallery import segments
 from unifashion_pl.gallery.rows import MOVE, SCHEMA, IndexRows, follow, transaction
-from unifashion_pl.gallery.segments import Segment
-from unifashion_pl.gallery.stored import IndexSettings, Stored, packed, worth_packing
+from unifashion_pl.gallery.segments import AGAIN, Segment
+from unifashion_pl.gallery.stored import IndexSettings, Stored, has_note, no_index, packed, worth_packing
 from unifashion_pl.reading import FormatError, from_json
 
 FORMAT, BASE = 3, "index.db"
@@ -65,12 +65,13 @@ def is_new(folder: Path) -> bool:
         return False
 
 
-def read(folder: Path) -> Stored:
-    """The index in a folder; beside a writer the older or the newer one.
+def read(folder: Path, *, staged: bool = False) -> Stored:
+    """The index in a folder, or what is ``staged`` for one; beside a writer the older or the newer one.
 
     Raises:
         FileNotFoundError: no index there, or a file of vectors is gone.
         FormatError: another format, or damaged; the message says which file.
+        ValueError: vectors on their way into an index, and ``staged`` is not said.
     """
     require(folder)
     if not is_new(folder):
@@ -84,14 +85,14 @@ def read(folder: Path) -> Stored:
     before = None
     while True:
         stored, names = _rows_at(folder)
+        if not staged and has_note(stored.rows.base):
+            raise no_index(folder)
         try:
             for number, name in names.items():
                 stored.segments[number] = segments.read(folder / name)
         except FileNotFoundError as error:
             if before == stored.state:
-                raise FileNotFoundError(
-                    f"{folder / BASE} names {error.filename}, which is not there: build the index again"
-                ) from None
+                raise FileNotFoundError(f"{folder / BASE} names {error.filename}, which is not there: {AGAIN}") from None
             before = stored.state  # a writer has just put its vectors into another file, which is named now
             continue
         _check(folder, stored)
@@ -190,13 +191,13 @@ def take_out(folder: Path, ids: Sequence[str]) -> int:
         return len(stored.rows)
 
 
-def check(folder: Path) -> Stored:
+def check(folder: Path, *, staged: bool = False) -> Stored:
     """Read everything that an index has and compare it with what was written; opening one does so with small files alone.
 
     Raises:
-        FileNotFoundError, FormatError: as :func:`read`.
+        FileNotFoundError, ValueError: as :func:`read`.
     """
-    stored = read(folder)
+    stored = read(folder, staged=staged)
     for segment in stored.segments.values():
         if segment.file:
             segments.check(folder / segment.file)
@@ -244,15 +245,15 @@ def _check_base(base: sqlite3.Connection, place: Path) -> None:
         FormatError, sqlite3.Error: damaged.
     """
     if (found := base.execute("PRAGMA quick_check(1)").fetchone()) != ("ok",):
-        raise FormatError(f"{place} is damaged ({found[0]}): build the index again")
+        raise FormatError(f"{place} is damaged ({found[0]}): {AGAIN}")
     base.execute("INSERT INTO words (words) VALUES ('integrity-check')")
     for _ in base.execute("SELECT * FROM items"):
         pass
     strange = "typeof(id) <> 'text' OR typeof(caption) <> 'text' OR typeof(coalesce(image, '')) <> 'text' OR typeof(coalesce(product, '')) <> 'text'"
     if base.execute(f"SELECT count(*) FROM items WHERE {strange}").fetchone() != (0,):
-        raise FormatError(f"{place} is damaged: ids, captions or pictures that are no texts; build the index again")
+        raise FormatError(f"{place} is damaged: ids, captions or pictures that are no texts; {AGAIN}")
     if base.execute("SELECT count(*) FROM columns WHERE kind NOT IN ('number', 'text')").fetchone() != (0,):
-        raise FormatError(f"{place} is damaged: columns that hold neither numbers nor texts; build the index again")
+        raise FormatError(f"{place} is damaged: columns that hold neither numbers nor texts; {AGAIN}")
 
 
 def _check(folder: Path, stored: Stored) -> None:
@@ -276,15 +277,15 @@ def _check(folder: Path, stored: Stored) -> None:
             for one in segment.sets.values()
         )
         if not fits or len(lengths) != 1 or not wanted <= segment.sets.keys():
-            raise FormatError(f"{folder / segment.file} holds other vectors than {place} says: build the index again")
+            raise FormatError(f"{folder / segment.file} holds other vectors than {place} says: {AGAIN}")
         places, captioned = live.places[mine], live.captioned[mine]
         if places.size and (
             places.min() < 0 or places.max() >= segment.rows or captioned.min() < -1 or captioned.max() >= captions
         ):
-            raise FormatError(f"{place} names rows that {segment.file} does not have: build the index again")
+            raise FormatError(f"{place} names rows that {segment.file} does not have: {AGAIN}")
         _check_finite(folder / segment.file, segment)
     if not np.isin(live.segments, list(stored.segments)).all():
-        raise FormatError(f"{place} has rows without vectors: build the index again")
+        raise FormatError(f"{place} has rows without vectors: {AGAIN}")
 
 
 def check_shapes(folder: Path, stored: Stored, tokens: int, width: int) -> None:
@@ -299,7 +300,7 @@ def check_shapes(folder: Path, stored: Stored, tokens: int, width: int) -> None:
             if (found := one.coded.codes.shape[1:]) != expected:
                 raise FormatError(
                     f"{folder / segment.file}: {name} has {found[0]} tokens of {found[1]} numbers, this model's have {expected[0]} of "
-                    f"{expected[1]}: load the model that made it, or build the index again"
+                    f"{expected[1]}: load the model that made it, or {AGAIN}"
                 )
 
 
@@ -307,7 +308,7 @@ def _check_finite(path: Path, segment: Segment) -> None:
     for name, one in segment.sets.items():
         small = one.exact is not None and one.exact.nbytes <= segments.SMALL
         if not np.isfinite(one.coded.scales).all() or (small and not np.isfinite(one.exact).all()):  # type: ignore[arg-type]
-            raise FormatError(f"{path}: {name} has NaN or infinite numbers; build the index again")
+            raise FormatError(f"{path}: {name} has NaN or infinite numbers; {AGAIN}")
 
 
 def put_meta(base: sqlite3.Connection, settings: IndexSettings) -> str:
@@ -363,7 +364,7 @@ def _damage(place: Path, writes: bool = False) -> Iterator[None]:
         if writes and code is not None and isinstance(error, sqlite3.OperationalError):
             with files.writing(place):
                 raise OSError(code, os.strerror(code), str(place)) from error
-        raise FormatError(f"{place} is damaged ({text}): build the index again") from error
+        raise FormatError(f"{place} is damaged ({text}): {AGAIN}") from error
 
 
 def sync(folder: Path) -> None:

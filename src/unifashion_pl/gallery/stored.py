@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,6 +16,8 @@ from unifashion_pl.gallery.segments import Coded, Segment, TokenSet
 
 #: Rows of a small file, and how many small ones may be; share of a file that may be gone before it is written anew.
 SMALL, MOST, GONE = 4096, 32, 0.5
+#: Name of the row by which vectors on their way into an index say how far they came; an index has none.
+NOTE = "embedding"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,19 @@ class Stored:
     rows: IndexRows
     segments: dict[int, Segment]
     state: str
+
+
+def has_note(base: sqlite3.Connection) -> bool:
+    """Whether it is the base of vectors on their way."""
+    return base.execute("SELECT 1 FROM meta WHERE name = ?", (NOTE,)).fetchone() is not None
+
+
+def no_index(folder: Path) -> ValueError:
+    """What is said where an index is meant, and vectors on their way are there."""
+    return ValueError(
+        f"{folder} is no index: it holds vectors of `unifashion index embed`, of which "
+        "`unifashion index build --vectors FOLDER --out INDEX` makes one"
+    )
 
 
 def worth_packing(rows: IndexRows, held: Mapping[int, Segment]) -> list[list[int]]:

@@ -197,17 +197,14 @@ class _Reader:
             if sign not in ("=", "<>"):
                 raise ArgumentError(f"the filter {self.text!r} asks what is more than nothing: None goes with == and != alone")
         else:
-            self._check(value, column, left)
+            value = self._fitting(value, column, left)
         return Compared(column, sign, value)
 
     def _inside(self, left: ast.expr, right: ast.expr) -> Clause:
         """``column in (values)``, or ``'text' in column``."""
         if isinstance(right, ast.Tuple | ast.List | ast.Set):
             column = self._column(left)
-            values = [self._value(value) for value in right.elts]
-            for value in values:
-                self._check(value, column, left)
-            return OneOf(column, values)
+            return OneOf(column, [self._fitting(self._value(value), column, left) for value in right.elts])
         column = self._column(right)
         value = self._value(left)
         if column.kind != TEXT or not isinstance(value, str):
@@ -216,13 +213,15 @@ class _Reader:
             )
         return Inside(column, value)
 
-    def _check(self, value: Any, column: Column, node: ast.expr) -> None:
+    def _fitting(self, value: Any, column: Column, node: ast.expr) -> Any:
+        """A value that a column may hold, as SQL has it: true and false are 1 and 0."""
         if (NUMBER if isinstance(value, int | float) else TEXT) != column.kind or value is None:
             raise ArgumentError(
                 f"the filter {self.text!r} compares {self._name(node)!r}, which holds {column.kind}s, with {value!r}"
                 + (": write the number without quotes" if column.kind == NUMBER and value is not None else "")
                 + (f": write it in quotes, {str(value)!r}" if column.kind == TEXT and value is not None else "")
             )
+        return int(value) if isinstance(value, bool) else value
 
     def _name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
@@ -236,7 +235,7 @@ class _Reader:
         return self.columns[name]
 
     def _value(self, node: ast.expr) -> Any:
-        """A text, a number that SQL can hold, or None; true and false are 1 and 0."""
+        """A text, a number that SQL can hold, true, false, or None."""
         sign = 1
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
             sign, node = (-1 if isinstance(node.op, ast.USub) else 1), node.operand
@@ -250,7 +249,7 @@ class _Reader:
             raise self._refused(node)
         value = node.value
         if isinstance(value, bool):
-            return int(value)
+            return value
         if isinstance(value, int | float):
             value = sign * value
             if (isinstance(value, float) and not math.isfinite(value)) or abs(value) >= 2**63:
