@@ -142,5 +142,5 @@ def test_few_are_ranked_by_exact_numbers_where_coarse_tokens_need_not_choose(
 
 def test_scores_that_are_no_numbers_are_a_sentence(values: np.ndarray, rows: IndexRows) -> None:
     for vector in (np.full((1, 32), np.nan, np.float32), np.full((1, 32), 3e38, np.float32)):
-        with pytest.raises(ValueError, match="scores are NaN or infinite"), np.errstate(all="ignore"):
+        with pytest.raises(ValueError, match="scores are NaN or infinite"):
             rank(corpus([values]), rows, [Request([Term("image", "reference", vector)], 3)])

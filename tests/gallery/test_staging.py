@@ -137,10 +137,12 @@ def test_what_is_staged_is_no_index_and_no_place_for_one(tmp_path: Path) -> None
 def test_damage_has_a_cure_that_helps(tmp_path: Path) -> None:
     appended(tmp_path, [3])
     next(tmp_path.glob("vectors-*")).unlink()
-    with pytest.raises(FormatError, match="which is not there: embed what is there again, by the same command with --anew"):
+    with pytest.raises(
+        FormatError, match="which is not there: embed what is there again, by the command that did, with --anew"
+    ):
         staging.rows_in(tmp_path, SETTINGS, WHOLE)
     (tmp_path / store.BASE).write_bytes(b"damaged")
-    with pytest.raises(FormatError, match="embed what is there again, by the same command with --anew"):
+    with pytest.raises(FormatError, match="embed what is there again, by the command that did, with --anew"):
         staging.rows_in(tmp_path, SETTINGS, WHOLE)
     staging.begin(tmp_path, SETTINGS, WHOLE)
     assert staging.rows_in(tmp_path, SETTINGS, WHOLE) == {}

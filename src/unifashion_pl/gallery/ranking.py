@@ -62,6 +62,7 @@ class _Scored:
     token: NDArray[np.int64] | None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is no number is refused in the end
 def rank(corpus: Corpus, rows: IndexRows, requests: Sequence[Request]) -> list[list[Hit]]:
     """The best images of each request, best first; equal scores in the order of ids.
 
@@ -106,8 +107,7 @@ def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True)
     for scores, request in zip(out, requests):
         if request.words:
             positions, values = _word_scores(corpus, request)
-            with np.errstate(over="ignore", invalid="ignore"):  # refused where hits are made
-                scores[positions] += np.float32(request.word_weight) * values
+            scores[positions] += np.float32(request.word_weight) * values
     return out
 
 

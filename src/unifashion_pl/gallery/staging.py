@@ -108,7 +108,7 @@ def mendable(folder: Path) -> Iterator[None]:
     try:
         yield
     except (FormatError, FileNotFoundError) as error:
-        told = str(error).replace(AGAIN, "embed what is there again, by the same command with --anew")
+        told = str(error).replace(AGAIN, "embed what is there again, by the command that did, with --anew")
         raise FormatError(told) from error
 
 
