@@ -128,7 +128,7 @@ def _no_image_column(csv: Path, table: CsvTable) -> str:
     apart = "" if len(table.header) > 1 else "; if it has more columns, separate them by commas, semicolons or tabs"
     return (
         f"{csv} has the columns {_shown(table.header)}; expected one called image with file names "
-        f"(or columns={{'image': ...}}){apart}"
+        f"(or --columns image=YOURS, in Python columns={{'image': ...}}){apart}"
     )
 
 

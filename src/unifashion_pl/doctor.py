@@ -50,7 +50,7 @@ def examine(trainings: bool = True) -> str:
         need = f"{training.gib:.1f} GiB + activations; fits: {_fits(training.gib)}"
         lines.append(f"{'training':<16}{' + '.join(training.configs)}: {need}")
     lines.append(
-        f"{'':<16}`unifashion doctor --config phase2.yaml --config paper.yaml` says of one which weights are absent, how to get them"
+        f"{'':<16}`unifashion doctor --config phase2.yaml --config paper.yaml` says of one which weights and data are absent and how to get them"
     )
     return "\n".join(lines)
 
@@ -151,7 +151,9 @@ def _data(data: dict[str, Any], streams: dict[str, Any]) -> list[str]:
     joined = str(data.get("class_path")).endswith(BenchmarkDataModule.__name__)
     places = [Path(given["root"], folder) for folder in (folders_of(**{**given, **streams}) if joined else [""])]
     absent = [place for place in places if not place.is_dir()]
-    cure = "absent: a dataset as its authors distribute it goes there (`unifashion data check`)"
+    cure = (
+        "absent: a dataset as its authors distribute it goes there; `unifashion data check DATASET --root FOLDER` looks at it"
+    )
     return [f"{'data':<16}{', '.join(map(str, absent or places))}: {cure if absent else 'here'}"]
 
 
@@ -178,7 +180,7 @@ def _memory(model: nn.Module) -> list[str]:
     need = (weights + learning) / 2**30
     return [
         f"{'memory':<16}{weights / 2**30:.1f} GiB of weights + {learning / 2**30:.1f} GiB of gradients and AdamW = {need:.1f} GiB, "
-        "activations on top (counted, not measured)",
+        "counted, not measured; activations come on top",
         f"{'fits':<16}{_fits(need)}",
     ]
 

@@ -173,6 +173,8 @@ def test_columns_are_kept_filtered_counted_and_come_back(
     out = capsys.readouterr().out
     assert "matching head" in out
     assert {line.split("\t")[2] for line in out.splitlines()} == {"green", "white"}
+    main([*ask, "--where", "price > 1000"])
+    assert tuple(capsys.readouterr()) == ("", "no hits: --where and --exclude leave no image\n")
     for options, said in (
         (
             ["--where", "prize < 3"],
@@ -227,7 +229,7 @@ def test_an_index_is_checked_and_a_column_keeps_its_kind(
     main(["index", "build", *with_columns(tmp_path / "a"), "--out", str(index), "--storage", "int8", "--pool", "4"])
     main(["index", "check", str(index)])
     out = capsys.readouterr().out
-    assert "4 images in 1 files, int8, 4 tokens an image, queries: both" in out
+    assert "whole: 4 images (0 with a text that counts) in 1 file, int8, 4 tokens an image, queries: both" in out
     assert "price\tnumber" in out
     more = catalogue(tmp_path / "b", "red", texts=False)
     (tmp_path / "b" / "items.csv").write_text("image,id,price\nred.png,new,cheap\n")

@@ -70,7 +70,10 @@ def test_absent_files_are_named(root: Path, tmp_path: Path) -> None:
     [
         ((), "catalogue.csv is empty; expected a header with a column image"),
         (("image,text",), "catalogue.csv has a header but no rows"),
-        (("photo,text", "0.jpg,red"), "has the columns photo, text; expected one called image .*columns={'image': ...}"),
+        (
+            ("photo,text", "0.jpg,red"),
+            "has the columns photo, text; expected one called image .*--columns image=YOURS, in Python columns={'image': ...}",
+        ),
         (("image,text", "0.jpg,red", ",blue"), r"catalogue.csv:3: no image"),
         (("image,text", '0.jpg,"red', 'dress"', ",blue"), r"catalogue.csv:4: no image"),
         (("text,image", "red", "blue,1.jpg"), r"catalogue.csv:2: 1 cells, but the header has 2: nothing stands for image"),

@@ -41,8 +41,8 @@ def load_vision_weights(model: nn.Module, source: str | Path, depth: int | None 
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(
-            f"the vision tower's weights are not at {source}: `unifashion doctor --config FILE` says of a training's config what is absent "
-            "and how to get it"
+            f"the vision tower's weights are not at {source}: `unifashion doctor` with the training's --config options says "
+            "what is absent and how to get it"
         )
     state = fit_tower(model, load_tensors(path / "model.safetensors" if path.is_dir() else path), depth)
     check_tower(model, state, str(source))

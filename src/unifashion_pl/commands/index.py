@@ -31,8 +31,10 @@ def check(index: Path) -> None:
     found = store.check(index)
     kept = found.settings
     pooled = f", {kept.pool} tokens an image" if kept.pool else ""
+    texts, files = int((found.rows.live().captioned >= 0).sum()), len(found.segments)
     print(
-        f"{len(found.rows)} images in {len(found.segments)} files, {kept.storage}{pooled}, queries: {kept.query_set}, model {kept.model}"
+        f"whole: {len(found.rows)} images ({texts} with a text that counts) in {files} {'file' if files == 1 else 'files'}, "
+        f"{kept.storage}{pooled}, queries: {kept.query_set}, model {kept.model}"
     )
     for folder, what in ((store.BUILDING, "a build"), (store.ADDING, "an addition")):
         if store.is_new(index / folder):
@@ -100,18 +102,25 @@ class Engine:
 class Wishes:
     """What is asked for, and what may be found."""
 
-    text: str | None = None
-    image: Path | None = None
-    like: Annotated[list[Path] | None, {"help": "a further example", "metavar": "IMAGE"}] = None
-    unlike: Annotated[list[Path] | None, {"help": "an example that is not wanted", "metavar": "IMAGE"}] = None
+    text: Annotated[str | None, "what is looked for; with --image: what is to be changed"] = None
+    image: Annotated[Path | None, "an example"] = None
+    like: Annotated[list[Path] | None, {"help": "a further example; may be repeated", "metavar": "IMAGE"}] = None
+    unlike: Annotated[
+        list[Path] | None,
+        {"help": "an example that is not wanted; half its score is taken off; may be repeated", "metavar": "IMAGE"},
+    ] = None
     where: Annotated[str | None, {"help": "a filter, e.g. \"price < 50 and category == 'dress'\"", "metavar": "FILTER"}] = None
-    exclude: Annotated[list[str] | None, {"help": "leave out", "metavar": "ID"}] = None
-    group: Annotated[str | None, {"help": "one hit for each value, e.g. product: the best view", "metavar": "COLUMN"}] = None
+    exclude: Annotated[list[str] | None, {"help": "leave this image out; may be repeated", "metavar": "ID"}] = None
+    group: Annotated[str | None, {"help": "one hit for each value of it, the best, e.g. product", "metavar": "COLUMN"}] = None
     words: Annotated[
-        float, {"help": "weight of a search for the words themselves in texts and columns", "metavar": "WEIGHT"}
+        float,
+        {
+            "help": "e.g. 1: a search for the words themselves in texts and columns is added with this weight",
+            "metavar": "WEIGHT",
+        },
     ] = 0.0
     rerank: Annotated[int, {"help": "the best N are ranked by the matching head", "metavar": "N"}] = 0
-    k: Annotated[int, {"flag": "-k"}] = 10
+    k: Annotated[int, {"flag": "-k", "help": "how many hits; default 10"}] = 10
 
     def told(self) -> dict[str, Any]:
         """What was asked, without what was not, as plain values."""
@@ -131,7 +140,10 @@ def search(
     *,
     wishes: Wishes,
     engine: Engine,
-    facets: Annotated[list[str] | None, {"help": "count the values of a column", "metavar": "COLUMN"}] = None,
+    facets: Annotated[
+        list[str] | None,
+        {"help": "count a column's values over all that --where lets pass; may be repeated", "metavar": "COLUMN"},
+    ] = None,
     json: Annotated[bool, "one JSON object: query, hits, facets"] = False,
     html: Annotated[Path | None, FILE, "a page with pictures that needs nothing beside it"] = None,
     trec: Annotated[Path | None, FILE, "the hits as a run for trec_eval, pytrec_eval, ranx"] = None,
@@ -142,7 +154,7 @@ def search(
     ] = None,
     model: SearchModel,
 ) -> None:
-    """By text, image, or image + modifying text: rank, score, id, what made the score."""
+    """By text, image, or image + modifying text: rank, score, id, and the parts that the score is made of."""
     from unifashion_pl.gallery.asking import SearchOptions
 
     gallery = engine.opened(index, model)
@@ -174,6 +186,8 @@ def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], a
         told = {"query": wishes.told(), "hits": [hit.as_json() for hit in hits], **({"facets": counted} if facets else {})}
         print(json.dumps(told, ensure_ascii=False, indent=1))
         return
+    if not hits:
+        print("no hits: --where and --exclude leave no image", file=sys.stderr)
     for rank, hit in enumerate(hits, 1):
         print(f"{rank}\t{hit.score:.4f}\t{hit.id}\t{hit.explanation}")
     for column, counts in facets.items():

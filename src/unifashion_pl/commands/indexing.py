@@ -41,14 +41,17 @@ def _columns(text: str) -> dict[str, str]:
 class CatalogueFiles:
     """A CSV and its images."""
 
-    csv: Path
+    csv: Annotated[
+        Path,
+        "a row an image: a column image, perhaps text, id and product; all other columns come back in hits, --where and --facets",
+    ]
     root: Annotated[Path, "folder of the images"]
     columns: Annotated[
         dict[str, str] | None,
         {
             "type": _columns,
             "metavar": "OURS=YOURS,…",
-            "help": "the CSV's own names, e.g. image=photo,text=title,id=sku,product=parent",
+            "help": "where the CSV has names of its own, e.g. image=photo,text=title,id=sku,product=parent",
         },
     ] = None
     max_bad: Annotated[MaxBad, "leave out up to N images that cannot be read; each is named"] = 0
