@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from unifashion_pl.datamodules.annotate import TEMPLATE, CaptionInput, caption_entry
 
+from unifashion_pl.arguments import OneImage
 from unifashion_pl.data.captions import check_provenance
 from unifashion_pl.data.samples import Batch, GalleryBatch
 from unifashion_pl.files import check_writable
 from unifashion_pl.inference.captions import caption
-from unifashion_pl.inference.images import OneImage
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require

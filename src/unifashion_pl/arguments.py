@@ -10,9 +10,9 @@ import math
 import operator
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 from uuid import UUID
 
 import numpy as np
@@ -20,11 +20,15 @@ import numpy as np
 from unifashion_pl.names import unknown
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 #: One id, or several.
 Id = str | os.PathLike[str] | SupportsIndex | UUID
 Ids = Id | Iterable[Id]
+#: One image, or several; names of types, because who asks by texts has not imported torch.
+OneImage: TypeAlias = "str | Path | Image.Image | Tensor | np.ndarray[Any, Any]"
+Images: TypeAlias = "OneImage | Sequence[OneImage]"
 #: One seed, or several; of any kind of whole number.
 Seeds = SupportsIndex | Iterable[SupportsIndex]
 #: Seeds are those of :meth:`torch.Generator.manual_seed`, without the negative ones, which repeat the large ones.

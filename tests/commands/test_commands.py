@@ -17,7 +17,7 @@ from unifashion_pl.commands.signature import Command, summary
 
 def all_commands() -> Iterator[tuple[list[str], Command]]:
     for command in COMMANDS:
-        name, actions = (command[0], command[2]) if isinstance(command, tuple) else (None, (command,))
+        name, actions = (command[0], command[2]()) if isinstance(command, tuple) else (None, (command,))
         for action in actions:
             words = [action.__name__.rstrip("_")]
             yield ([name, *words] if name else words), action

@@ -134,6 +134,6 @@ def test_a_server_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_package_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "qdrant_client", None)
+    monkeypatch.setattr("unifashion_pl.gallery.qdrant.models", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'unifashion-pl\[qdrant\]'"):
         connect("http://localhost:6333")

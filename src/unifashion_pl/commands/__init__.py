@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from unifashion_pl.commands import data, index, indexing, paint, runs, weights
+from unifashion_pl.commands import paint, runs
 from unifashion_pl.commands.signature import Command, LinesFormatter, add_arguments, call, summary
 
 EPILOG = (
     "fit, validate, test, predict: LightningCLI commands, e.g. `unifashion fit --config phase2.yaml`; each has its own --help."
 )
-#: Commands in the order of ``--help``: functions, or what a group is for and its functions.
-COMMANDS: tuple[Command | tuple[str, str, tuple[Command, ...]], ...] = (
-    (
-        "data",
-        "the toy wardrobe, dataset checks, shards",
-        (data.wardrobe, data.check, data.shards, data.annotate, data.features),
-    ),
-    (
-        "index",
-        "search your own catalogue",
-        (indexing.build, indexing.embed, indexing.add, index.remove, index.search, index.check, index.push),
-    ),
+
+
+def _data() -> tuple[Command, ...]:
+    from unifashion_pl.commands import data
+
+    return data.wardrobe, data.check, data.shards, data.annotate, data.features
+
+
+def _index() -> tuple[Command, ...]:
+    from unifashion_pl.commands import index
+
+    return index.build, index.embed, index.add, index.remove, index.search, index.check, index.push
+
+
+def _weights() -> tuple[Command, ...]:
+    from unifashion_pl.commands import weights
+
+    return weights.list_, weights.check, weights.import_
+
+
+#: Commands in the order of ``--help``: functions, or a group's name, what it is for, and what gives its functions.
+COMMANDS: tuple[Command | tuple[str, str, Callable[[], tuple[Command, ...]]], ...] = (
+    ("data", "the toy wardrobe, dataset checks, shards", _data),
+    ("index", "search your own catalogue", _index),
     *(paint.caption, paint.generate, paint.tryon, paint.design, runs.report),
-    ("weights", "published checkpoints: list, check, import", (weights.list_, weights.check, weights.import_)),
+    ("weights", "published checkpoints: list, check, import", _weights),
     *(runs.ablations, runs.parameters, runs.doctor),
 )
 
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
-    """The parser of all commands. Only the command that ``argv`` names has its arguments: no other's imports are paid for.
+    """The parser of all commands. Only what ``argv`` names is imported and has its arguments.
 
     Options are named in full: what is an abbreviation today may be another option tomorrow.
     """
@@ -44,10 +56,10 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
 def _add(parent: ArgumentParser, commands: Sequence[Any], argv: list[str], metavar: str) -> None:
     choices = parent.add_subparsers(dest=metavar, metavar=metavar, required=True)
     for command in commands:
-        name, said, actions = command if isinstance(command, tuple) else (command.__name__.rstrip("_"), summary(command), ())
+        name, said, actions = command if isinstance(command, tuple) else (command.__name__.rstrip("_"), summary(command), None)
         chosen = choices.add_parser(name, help=said, allow_abbrev=False, formatter_class=LinesFormatter)
         if argv[:1] == [name] and actions:
-            _add(chosen, actions, argv[1:], "ACTION")
+            _add(chosen, actions(), argv[1:], "ACTION")
         elif argv[:1] == [name]:
             add_arguments(chosen, command)
             chosen.set_defaults(command=command)

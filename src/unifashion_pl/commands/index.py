@@ -1,24 +1,86 @@
-"""``index search``, ``remove``, ``check`` and ``push``: an index in use."""
+"""``index``: a catalogue becomes an index, is searched, changed, compared, and put on a server.
+
+What embeds images lies in :mod:`unifashion_pl.commands.indexing`, what asks a server in rooms that need its client: both are imported when they are
+asked for.
+"""
 
 from __future__ import annotations
 
+import json as json_
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from unifashion_pl.commands.options import SearchModel
-from unifashion_pl.commands.signature import FILE
+from unifashion_pl.arguments import count
+from unifashion_pl.commands.options import CatalogueFiles, Kept, SearchModel, Work
+from unifashion_pl.commands.signature import FILE, FOLDER
+from unifashion_pl.files import write_text
+from unifashion_pl.gallery import store
+from unifashion_pl.gallery.asking import Asking, SearchOptions
+from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.queries import QueryEncoder
+from unifashion_pl.gallery.questions import ask, listing, read_queries
+from unifashion_pl.gallery.staging import Shard, refuse
+from unifashion_pl.inference.text_encoder import TextEncoder
+from unifashion_pl.trec import write_trec
 
-if TYPE_CHECKING:
-    from unifashion_pl.gallery import Hit
-    from unifashion_pl.gallery.asking import Asking, SearchOptions
+
+def build(
+    *,
+    catalogue: CatalogueFiles,
+    out: Annotated[Path, FOLDER],
+    vectors: Annotated[
+        list[Path] | None,
+        {"metavar": "FOLDER", "help": "take what `index embed` made, all shards; no model is loaded unless --model is given"},
+    ] = None,
+    kept: Kept,
+    work: Work,
+    model: SearchModel,
+) -> None:
+    """CSV + folder of images -> index; an interrupted one is gone on with by the same command."""
+    from unifashion_pl.commands import indexing
+
+    refuse(out)
+    if vectors:
+        indexing.build_from(vectors, catalogue, out, kept, model)
+    else:
+        indexing.build(catalogue, out, kept, work, model)
+
+
+def embed(
+    *,
+    catalogue: CatalogueFiles,
+    out: Annotated[Path, FOLDER, "of all shards; each writes into a folder of its own there"],
+    shard: Annotated[
+        str | None, {"metavar": "I/N", "help": "embed share I of N, from 0; default: the rank of torchrun or SLURM"}
+    ] = None,
+    kept: Kept,
+    work: Work,
+    model: SearchModel,
+) -> None:
+    """CSV + folder of images -> vectors for `index build --vectors`, on as many ranks and machines as there are."""
+    from unifashion_pl.commands import indexing
+
+    indexing.embed(catalogue, out, Shard.here() if shard is None else Shard.read(shard), kept, work, model)
+
+
+def add(
+    index: Path,
+    *,
+    catalogue: CatalogueFiles,
+    replace: Annotated[bool, "of ids that are there already take the new image"] = False,
+    work: Work,
+    model: SearchModel,
+) -> None:
+    """Put the images of a CSV into an index, all in one commit; an interrupted run is gone on with by the same command."""
+    from unifashion_pl.commands import indexing
+
+    indexing.add(index, catalogue, replace, work, model)
 
 
 def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: SearchModel) -> None:
     """Take images out of an index. No model is loaded for that."""
-    from unifashion_pl.gallery import store
-
     store.require(index)
     left = store.take_out(index, list(dict.fromkeys(ids)))
     print(f"{len(set(ids))} removed, {left} images in {index}")
@@ -26,8 +88,6 @@ def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: SearchMo
 
 def check(index: Path) -> None:
     """Compare everything that an index has with what was written; say what it holds."""
-    from unifashion_pl.gallery import store
-
     found = store.check(index)
     kept = found.settings
     pooled = f", {kept.pool} tokens an image" if kept.pool else ""
@@ -55,8 +115,7 @@ def push(
     shards: Annotated[int | None, {"metavar": "N", "help": "of a new collection, over the nodes of a cluster"}] = None,
 ) -> None:
     """Put an index on a Qdrant server, or what has changed since; resumable, counted and compared. No model is loaded."""
-    from unifashion_pl.arguments import count
-    from unifashion_pl.gallery import qdrant, store
+    from unifashion_pl.gallery import qdrant
 
     store.require(index)
     number = None if shards is None else count(shards, "shards")
@@ -65,6 +124,11 @@ def push(
         f"{done.new:,} images sent, {done.changed:,} sent anew, {done.removed:,} removed; {done.total:,} in {collection} at {url}, "
         f"{done.compared} of them read back and compared"
     )
+
+
+def _encoder(model: SearchModel) -> QueryEncoder:
+    """The model is loaded when something else than texts is asked."""
+    return QueryEncoder(model.load, TextEncoder.of(model.model or "tiny"))
 
 
 @dataclass(kw_only=True)
@@ -81,21 +145,18 @@ class Engine:
         Raises:
             ValueError: options that do not go together.
         """
-        from unifashion_pl.gallery import store
-        from unifashion_pl.gallery.asking import Asking
-
         if self.engine == "process":
             if index is None or self.url is not None or self.collection is not None:
                 raise ValueError(
                     "name the folder of an INDEX, or a server's index by --engine qdrant --url URL --collection NAME"
                 )
-            return Asking.opened(store.require(index), model.encoder())
+            return Asking.opened(store.require(index), _encoder(model))
         if self.url is None or self.collection is None:
             raise ValueError("--engine qdrant needs --url URL and --collection NAME")
         from unifashion_pl.gallery import qdrant
         from unifashion_pl.gallery.qdrant_search import QdrantGallery
 
-        return QdrantGallery(model.encoder(), qdrant.Collection(qdrant.connect(self.url), self.collection, self.url))
+        return QdrantGallery(_encoder(model), qdrant.Collection(qdrant.connect(self.url), self.collection, self.url))
 
 
 @dataclass(kw_only=True)
@@ -155,8 +216,6 @@ def search(
     model: SearchModel,
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, and the parts that the score is made of."""
-    from unifashion_pl.gallery.asking import SearchOptions
-
     gallery = engine.opened(index, model)
     asked = wishes.asked()
     text, image, how = asked.pop("text"), asked.pop("image"), SearchOptions(**asked)
@@ -171,20 +230,15 @@ def search(
     if html is not None:
         _write_page(html, gallery, wishes, hits, counted)
     if trec is not None:
-        from unifashion_pl.gallery.questions import listing
-        from unifashion_pl.metrics.trec import write_trec
-
         write_trec(trec, [listing("1", hits)])
     _print(wishes, hits, counted, json)
 
 
 def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], as_json: bool) -> None:
     if as_json:
-        import json
-
         counted = {column: [{"value": value, "count": n} for value, n in counts.items()] for column, counts in facets.items()}
         told = {"query": wishes.told(), "hits": [hit.as_json() for hit in hits], **({"facets": counted} if facets else {})}
-        print(json.dumps(told, ensure_ascii=False, indent=1))
+        print(json_.dumps(told, ensure_ascii=False, indent=1))
         return
     if not hits:
         print("no hits: --where and --exclude leave no image", file=sys.stderr)
@@ -196,15 +250,11 @@ def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], a
 
 def _write_run(queries: Path, place: Path, gallery: Asking, how: SearchOptions) -> None:
     """Ask many queries and write their run, and right answers where the file has them."""
-    from unifashion_pl.gallery.questions import ask, read_queries
-    from unifashion_pl.metrics.trec import write_trec
-
     for written in write_trec(place, ask(gallery, read_queries(queries), how)):
         print(written)
 
 
 def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]]) -> None:
-    from unifashion_pl.files import write_text
     from unifashion_pl.gallery.page import page
     from unifashion_pl.inference.images import open_image
 

@@ -8,10 +8,9 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from unifashion_pl.gallery.queries import QueryEncoder
     from unifashion_pl.module import UniFashionModule
 
 
@@ -74,9 +73,60 @@ class SearchModel(Model):
 
     heads = ("retrieval",)
 
-    def encoder(self) -> QueryEncoder:
-        """What searches ask: the model is loaded when something else than texts is asked."""
-        from unifashion_pl.gallery.queries import QueryEncoder
-        from unifashion_pl.inference.text_encoder import TextEncoder
 
-        return QueryEncoder(self.load, TextEncoder.of(self.model or "tiny"))
+def _columns(text: str) -> dict[str, str]:
+    """``image=photo,text=title`` as a mapping."""
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if wrong := [pair[0] for pair in pairs if not all(part.strip() for part in pair)]:
+        raise ArgumentTypeError(f"{wrong[0]!r} names no column: expected OURS=YOURS, e.g. image=photo,text=title,id=sku")
+    named = [ours.strip() for ours, _, _ in pairs]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise ArgumentTypeError(f"{twice[0]!r} is named {named.count(twice[0])} times, expected one column for each")
+    return dict(zip(named, (yours.strip() for _, _, yours in pairs)))
+
+
+@dataclass(kw_only=True)
+class CatalogueFiles:
+    """A CSV and its images."""
+
+    csv: Annotated[
+        Path,
+        "a row an image: a column image, perhaps text, id and product; all other columns come back in hits, --where and --facets",
+    ]
+    root: Annotated[Path, "folder of the images"]
+    columns: Annotated[
+        dict[str, str] | None,
+        {
+            "type": _columns,
+            "metavar": "OURS=YOURS,…",
+            "help": "where the CSV has names of its own, e.g. image=photo,text=title,id=sku,product=parent",
+        },
+    ] = None
+    max_bad: Annotated[MaxBad, "leave out up to N images that cannot be read; each is named"] = 0
+    texts: Annotated[bool, "the CSV's texts count in searches by text, beside the images"] = False
+
+
+@dataclass(kw_only=True)
+class Kept:
+    """For which searches vectors are, and how they are kept."""
+
+    queries: Annotated[Literal["reference", "target", "both"], "reference: text or image; target: composed"] = "both"
+    storage: Annotated[
+        Literal["fp32", "fp16", "int8"],
+        "how vectors are kept; int8 takes a fifth of fp32's place, see benchmarks/RESULTS.md for what is lost",
+    ] = "fp32"
+    pool: Annotated[int | None, {"metavar": "N", "help": "keep N tokens of each image, near ones as their mean"}] = None
+    coarse: Annotated[
+        int | None,
+        {"metavar": "N", "help": "for some 200,000 images and more: a search reads N tokens of each first; 1 = their mean"},
+    ] = None
+
+
+@dataclass(kw_only=True)
+class Work:
+    """How images are embedded."""
+
+    workers: Annotated[
+        int, {"type": count_from_0, "metavar": "N", "help": "processes that decode images; 0 = none beside this one"}
+    ] = 0
+    anew: Annotated[bool, "throw away what an interrupted run has embedded, instead of going on from there"] = False

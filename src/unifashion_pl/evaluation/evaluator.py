@@ -25,9 +25,9 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import label
 from unifashion_pl.metrics.lines import KINDS, CaptionLine, ProductLine, image_name, write_lines
 from unifashion_pl.metrics.records import ResultRecord, write_records
-from unifashion_pl.metrics.trec import write_folder
 from unifashion_pl.provenance import __version__, commit, weights_hash
 from unifashion_pl.team import Team, team_of_all, united
+from unifashion_pl.trec import write_folder
 
 
 class Evaluator:

@@ -16,8 +16,8 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.lines import Line, file_name
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.metrics.trec import Listing
 from unifashion_pl.team import Team
+from unifashion_pl.trec import Listing
 
 Stage = Literal["validation", "test"]
 

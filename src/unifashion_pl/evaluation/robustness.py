@@ -17,6 +17,7 @@ from unifashion_pl.evaluation.coverage import Whole
 from unifashion_pl.evaluation.part import Outcome
 from unifashion_pl.evaluation.sampling import fingerprint
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.metrics.best import best_lists
 from unifashion_pl.metrics.fashiongen import FashionGenRecall, first_texts
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
 from unifashion_pl.metrics.intervals import bootstrap_interval, wilson_interval
@@ -25,8 +26,8 @@ from unifashion_pl.metrics.protocol import HEADLINE, Protocol
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, exact_ranks, padded, positive_mask, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.robustness import overlap_at, product_scores
-from unifashion_pl.metrics.trec import Best, Listing, best_lists
 from unifashion_pl.team import Rows, Team, merge, united
+from unifashion_pl.trec import Best, Listing
 
 NAME = "robustness"
 PRODUCTS = "product-level"

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from unifashion_pl.arguments import ArgumentError, Ids, choice, count, identifiers, number, text_list, vector, whole
+from unifashion_pl.arguments import (
+    ArgumentError,
+    Ids,
+    Images,
+    OneImage,
+    choice,
+    count,
+    identifiers,
+    number,
+    text_list,
+    vector,
+    whole,
+)
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
@@ -20,9 +32,6 @@ from unifashion_pl.gallery.scan import Corpus, as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.gallery.stored import Stored
 from unifashion_pl.words import shorten
-
-if TYPE_CHECKING:
-    from unifashion_pl.inference.images import Images, OneImage
 
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 
@@ -101,11 +110,12 @@ class Asking:
         self._require_images()
         if text is None and image is None and how.like is None:
             raise ValueError("give a text, an image, or both")
-        if image is not None:
-            _require_one(image)
         if text is not None and len(texts := text_list(text)) > 1:
             raise ValueError(f"search takes one text, got {len(texts)}")
-        return self.many(None if text is None else [text], image, how)[0]
+        found = self.many(None if text is None else [text], image, how)
+        if len(found) > 1:
+            raise ValueError(f"search takes one image, got {len(found)}; several examples are given as like")
+        return found[0]
 
     def many(self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions) -> list[list[Hit]]:
         """See :meth:`unifashion_pl.gallery.Gallery.search_many`."""
@@ -135,12 +145,12 @@ class Asking:
         """For each request its vectors, one (1, E) or of an image alone (Q, E), and the set that they are searched among."""
         if texts is not None and images is not None:
             self._require_set("target")
-            return [one[None] for one in self.encoder.composed(images, texts)], "target"
+            return [one[None] for one in self.encoder.whole.composed(images, texts)], "target"
         self._require_set("reference")
         if texts is not None:
             return [one[None] for one in self.encoder.texts(texts)], "reference"
         assert images is not None
-        return self.encoder.images(images), "reference"
+        return self.encoder.whole.images(images), "reference"
 
     def heat_maps(
         self, hits: Sequence[Hit], pictures: Sequence[OneImage], text: str, image: Images | None = None
@@ -148,7 +158,7 @@ class Asking:
         """See :meth:`unifashion_pl.gallery.Gallery.heat_maps`."""
         (vectors,), within = self.vectors([text], image)
         asked = [(hit.id, picture, hit.token) for hit, picture in zip(hits, pictures) if hit.token is not None]
-        return {id: self.encoder.heat_map(picture, vectors[0], within, token) for id, picture, token in asked}
+        return {id: self.encoder.whole.heat_map(picture, vectors[0], within, token) for id, picture, token in asked}
 
     def _terms(
         self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions
@@ -180,7 +190,7 @@ class Asking:
 
     def _examples(self, part: str, images: Images) -> list[Term]:
         self._require_set("reference")
-        return [Term(part, "reference", one) for one in self.encoder.images(images)]
+        return [Term(part, "reference", one) for one in self.encoder.whole.images(images)]
 
     def _best(
         self, asked: Sequence[Sequence[Term]], said: Sequence[str], how: SearchOptions, allowed: Any, most: int
@@ -215,7 +225,7 @@ class Asking:
             raise ValueError(
                 f"rerank reads the pictures, and the gallery has no path of {', '.join(absent[:5])}: add images by their paths"
             )
-        chances = self.encoder.matches([hit.image for hit in best if hit.image is not None], text, within)
+        chances = self.encoder.whole.matches([hit.image for hit in best if hit.image is not None], text, within)
         scored = [
             replace(hit, score=hit.score + chance, parts={**hit.parts, "match": chance}) for hit, chance in zip(best, chances)
         ]
@@ -236,10 +246,3 @@ class Asking:
 def _with_caption(ready: Floats, within: str, how: SearchOptions) -> list[Term]:
     """A vector among the images' tokens and among the captions."""
     return [Term("image", within, ready), Term("caption", "captions", ready, how.caption_weight)]
-
-
-def _require_one(image: Images) -> None:
-    from unifashion_pl.inference.images import image_list
-
-    if len(given := image_list(image)) > 1:
-        raise ValueError(f"search takes one image, got {len(given)}; several examples are given as like")

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from unifashion_pl.arguments import asked_at
+from unifashion_pl.arguments import OneImage, asked_at
 from unifashion_pl.data.stream import Workers, end_workers
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import remove_parts
@@ -31,7 +31,7 @@ from unifashion_pl.gallery.segments import Floats, Segment, require_finite, segm
 from unifashion_pl.gallery.staging import BYTES, WHOLE, Note, Shard
 from unifashion_pl.gallery.stored import IndexSettings
 from unifashion_pl.inference.encode import encode_image_sets, encode_text
-from unifashion_pl.inference.images import OneImage, UnreadableImages, left_out, open_image, unreadable
+from unifashion_pl.inference.images import UnreadableImages, left_out, open_image, unreadable
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.words import readable, shorten
 

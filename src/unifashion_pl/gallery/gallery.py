@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl import files
-from unifashion_pl.arguments import Id, Ids, asked_at, choice, count, identifier, identifiers, text_list
+from unifashion_pl.arguments import Id, Ids, Images, OneImage, asked_at, choice, count, identifier, identifiers, text_list
 from unifashion_pl.gallery import staging, store
 from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
 from unifashion_pl.gallery.embedding import QUERY_SETS, embedded
@@ -29,7 +29,7 @@ from unifashion_pl.gallery.segments import STORAGE, Floats, Segment
 from unifashion_pl.gallery.session import Session
 from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.inference.encode import fingerprint
-from unifashion_pl.inference.images import Images, OneImage, image_list, left_out, unreadable
+from unifashion_pl.inference.images import image_list, left_out, unreadable
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
 

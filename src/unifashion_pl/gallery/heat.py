@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unifashion_pl.arguments import OneImage
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.gallery.segments import Floats
-from unifashion_pl.inference.images import OneImage
 from unifashion_pl.inference.requests import head_of, pixels_for
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.tasks.eval_mode import evaluating

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid5
 
 import numpy as np
+from tqdm import tqdm
 from typing_extensions import NotRequired, TypedDict
 
 from unifashion_pl.gallery.items import IndexItem
@@ -28,8 +29,12 @@ from unifashion_pl.gallery.stored import Stored
 from unifashion_pl.gallery.where import NUMBER, TEXT, Column
 from unifashion_pl.reading import FormatError, converted
 
-if TYPE_CHECKING:
-    from qdrant_client import QdrantClient
+try:
+    from qdrant_client import QdrantClient as QdrantClient
+    from qdrant_client import models as models
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+except ImportError:  # the extra is not installed: `connect` says so before anything is asked
+    models = None  # type: ignore[assignment]
 
 FORMAT, METADATA = 1, "unifashion-pl"
 #: Of the ids of points.
@@ -82,12 +87,10 @@ def connect(url: str) -> QdrantClient:
         ModuleNotFoundError: qdrant-client is not installed.
         ValueError: no URL.
     """
-    try:
-        from qdrant_client import QdrantClient
-    except ImportError as error:
+    if models is None:
         raise ModuleNotFoundError(
             "an index on a Qdrant server needs qdrant-client, which is not installed: pip install 'unifashion-pl[qdrant]'"
-        ) from error
+        )
     if not re.match(r"https?://[^/]", url):
         raise ValueError(f"the server is {url!r}, expected e.g. http://localhost:6333")
     return QdrantClient(url=url, api_key=os.environ.get(KEY), timeout=PATIENCE, check_compatibility=False)
@@ -111,8 +114,6 @@ class Collection:
         Raises:
             ConnectionError: nobody answers. RuntimeError: the server refuses.
         """
-        from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
-
         try:
             yield self.client
         except ResponseHandlingException as error:
@@ -214,8 +215,6 @@ def push(stored: Stored, collection: Collection, shards: int | None = None) -> P
         ValueError: an empty index, or a collection of another model or of other vectors.
         ConnectionError, RuntimeError: the server does not answer, refuses, or holds something else than was sent.
     """
-    from tqdm import tqdm
-
     source = _Source(stored)
     facts = _prepared(collection, source, shards)
     before = collection.digests()
@@ -238,8 +237,6 @@ def push(stored: Stored, collection: Collection, shards: int | None = None) -> P
 
 
 def _send(client: QdrantClient, name: str, made: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    from qdrant_client import models
-
     client.upsert(name, [models.PointStruct(id=id, **point) for id, point in made], wait=True)
 
 
@@ -331,8 +328,6 @@ def item_of(payload: Mapping[str, Any], facts: CollectionFacts) -> IndexItem:
 
 def _prepared(collection: Collection, source: _Source, shards: int | None) -> CollectionFacts:
     """The collection, made if it is not there, with an index of its payload for each column -> what it will hold."""
-    from qdrant_client import models
-
     before = collection.facts() if collection.exists() else None
     facts = source.facts(before)
     if before is not None and (differs := before.beside(facts)):

@@ -5,12 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.gallery.qdrant import models
 from unifashion_pl.gallery.where import TEXT, Clause, Column, Compared, Denied, Inside, Joined, OneOf
-
-try:
-    from qdrant_client import models
-except ImportError:  # the extra is not installed: `connect` says so before anything is asked
-    models = None  # type: ignore[assignment]
 
 OPPOSITE = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unifashion_pl.arguments import ArgumentError, count, identifiers
+from unifashion_pl.arguments import ArgumentError, Images, count, identifiers
 from unifashion_pl.gallery.asking import Asking, SearchOptions
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
-from unifashion_pl.gallery.qdrant import PAGE, Collection, CollectionFacts, connect, item_of, point_id
+from unifashion_pl.gallery.qdrant import PAGE, Collection, CollectionFacts, connect, item_of, models, point_id
 from unifashion_pl.gallery.qdrant_filter import filter_of
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import CANDIDATES, EACH, Request, Term, rank
@@ -29,9 +29,6 @@ from unifashion_pl.names import unknown
 from unifashion_pl.words import shorten
 
 if TYPE_CHECKING:
-    from qdrant_client import models
-
-    from unifashion_pl.inference.images import Images
     from unifashion_pl.interface import FashionModel
 
 #: What a server's sums may differ by from ours, for weights that add up to 1.
@@ -122,8 +119,6 @@ class QdrantGallery(Asking):
 
     def _allowed(self, how: SearchOptions) -> models.Filter | None:
         """What may be found; None = all."""
-        from qdrant_client import models
-
         if how.words:
             raise ArgumentError(
                 "words are searched for in an index in the process alone, not on a Qdrant server: leave words out"
@@ -183,8 +178,6 @@ class QdrantGallery(Asking):
 
     def _query(self, legs: Sequence[Leg], allowed: Any, number: int, column: Column | None) -> list[Any]:
         """Points and their scores, best first, by one pass over all points for each leg."""
-        from qdrant_client import models
-
         exact = models.SearchParams(exact=True)
         wanted: dict[str, Any] = {"limit": number, "with_payload": ["id", *([column.place] if column is not None else [])]}
         with self.collection.asking() as client:

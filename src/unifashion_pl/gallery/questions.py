@@ -11,9 +11,9 @@ import numpy as np
 
 from unifashion_pl.gallery.asking import Asking, SearchOptions
 from unifashion_pl.gallery.hits import Hit
-from unifashion_pl.metrics.trec import Best, Listing
 from unifashion_pl.reading import FormatError, text_lines
 from unifashion_pl.reading_csv import read_table
+from unifashion_pl.trec import Best, Listing
 
 COLUMNS = ("id", "text", "image", "relevant")
 #: Between the ids of several right answers.

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from PIL.Image import Image
 
-from unifashion_pl.arguments import count
+from unifashion_pl.arguments import Images, count
 from unifashion_pl.gallery.hits import Hit
-from unifashion_pl.inference.images import Images, image_list, open_image
+from unifashion_pl.inference.images import image_list, open_image
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.words import readable
 

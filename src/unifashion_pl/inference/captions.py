@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from unifashion_pl.inference.images import Images, OneImage, image_list
+from unifashion_pl.arguments import Images, OneImage
+from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import head_of, in_batches, pixels_for
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require

@@ -8,9 +8,9 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from unifashion_pl.arguments import choice
+from unifashion_pl.arguments import Images, OneImage, choice
 from unifashion_pl.backbone.qformer import QuerySet
-from unifashion_pl.inference.images import Images, OneImage, image_list
+from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
 from unifashion_pl.inference.text_encoder import fingerprint_of
 from unifashion_pl.interface import FashionModel

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from unifashion_pl.arguments import Images, OneImage
 from unifashion_pl.data import decode
 from unifashion_pl.data.plan import shortened
 
-OneImage = str | Path | Image.Image | Tensor | np.ndarray[Any, Any]
-Images = OneImage | Sequence[OneImage]
 T = TypeVar("T")
 
 #: Unreadable pictures that a message names.

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unifashion_pl.arguments import ArgumentError, choice
+from unifashion_pl.arguments import ArgumentError, OneImage, choice
 from unifashion_pl.inference.encode import compose, encode_image, encode_text
-from unifashion_pl.inference.images import OneImage
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.metrics.recall import token_scores
 
 #: A text, an image, or ``{"text": ..., "image": ...}``.
-Input = str | OneImage | Mapping[str, Any]
+Input: TypeAlias = "OneImage | Mapping[str, Any]"
 Vectors = Tensor | NDArray[Any] | Sequence[Tensor] | Sequence[NDArray[Any]]
 Similarity = Literal["meanmaxsim", "maxsim"]
 #: A text that ends like this names a picture; what only looks so is given as ``{"text": ...}``.

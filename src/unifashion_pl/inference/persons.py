@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import Seeds, seeds
+from unifashion_pl.arguments import Images, Seeds, seeds
 from unifashion_pl.data.transforms import resize
-from unifashion_pl.inference.images import Images, image_list
+from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import (
     check_scales,
     edit_queries,

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from unifashion_pl.arguments import Seeds, seeds
+from unifashion_pl.arguments import Images, OneImage, Seeds, seeds
 from unifashion_pl.data.transforms import to_pil
-from unifashion_pl.inference.images import Images, OneImage, image_list
+from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import (
     check_scales,
     composed_queries,

@@ -11,13 +11,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import count
+from unifashion_pl.arguments import OneImage, count
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import PromptEncoder
 from unifashion_pl.generation.samplers import scale_of
-from unifashion_pl.inference.images import OneImage, open_image
+from unifashion_pl.inference.images import open_image
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.tasks.eval_mode import Parts, evaluating
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unifashion_pl.metrics.best import best_lists, over_ranks, two_way_lists
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import Protocol
@@ -19,8 +20,8 @@ from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
-from unifashion_pl.metrics.trec import Best, Listing, best_lists, over_ranks, two_way_lists
 from unifashion_pl.team import Rows, Team
+from unifashion_pl.trec import Best, Listing
 
 DIRECTIONS = ("i2t", "t2i")
 IMPLEMENTATION = "unifashion_pl.metrics.fashiongen"

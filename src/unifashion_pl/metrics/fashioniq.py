@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unifashion_pl.metrics.best import best_lists
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
 from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, padded, positive_mask, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
-from unifashion_pl.metrics.trec import Listing, best_lists
 from unifashion_pl.team import Rows
+from unifashion_pl.trec import Listing
 
 GALLERIES = ("original", "union", "targets")
 REFERENCES = ("ref-kept", "ref-removed")

@@ -22,7 +22,7 @@ from unifashion_pl.metrics.intervals import (
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord
-from unifashion_pl.metrics.trec import Best, Listing
+from unifashion_pl.trec import Best, Listing
 
 Variant = tuple[str, ...]
 Means = Callable[[Mapping[str, Any], Sequence[int]], dict[str, Any]]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from unifashion_pl.metrics.best import best_lists
 from unifashion_pl.metrics.recall import exact_ranks
-from unifashion_pl.metrics.trec import Best, Listing, best_lists, over_ranks, trec_id, two_way_lists, write_folder, write_trec
+from unifashion_pl.trec import Best, Listing, trec_id, write_folder, write_trec
 
 pytrec_eval = pytest.importorskip("pytrec_eval", reason="the independent reading of run files; it is in the extra test")
 
@@ -59,30 +60,6 @@ def test_scores_go_down_line_by_line_and_keep_their_value(tmp_path: Path) -> Non
     assert (np.diff(written) < 0).all()
     assert np.abs(written - scores).max() < 1e-6
     assert not (tmp_path / "x.qrels").exists()
-
-
-def test_lists_keep_to_the_candidates_that_are_allowed() -> None:
-    allowed = torch.tensor([[True, False, True, True]])
-    (best,) = best_lists(torch.tensor([[0.1, 0.9, 0.3, 0.3]]), torch.zeros(1, 4, dtype=torch.bool), list("dcba"), 9, allowed)
-    assert best.names == ["a", "b", "d"]
-
-
-def test_lists_of_both_sides_are_those_of_the_whole_matrix_and_of_images_on_two_ranks() -> None:
-    numbers = torch.Generator().manual_seed(0)
-    tokens, vectors = torch.randn(30, 3, 4, generator=numbers), torch.randn(9, 4, generator=numbers)
-    images, texts = torch.arange(30) % 9, torch.arange(9)
-    scores, same = (tokens @ vectors.T).amax(1), images[:, None] == texts[None]
-    names = [f"i{i:02d}" for i in range(30)], [f"t{i}" for i in range(9)]
-    cpu = torch.device("cpu")
-    by_image, among = two_way_lists(tokens, images, vectors, texts, (8, 4), cpu, names, 5)
-    assert [b.names for b in by_image] == [b.names for b in best_lists(scores, same, names[1], 5)]
-    wanted = [b.names for b in best_lists(scores.T, same.T, names[0], 5)]
-    assert [b.names for b in over_ranks([among], 5)] == wanted
-    parts = []
-    for own in (slice(0, 11), slice(11, 30)):
-        here = names[0][own], names[1]
-        parts.append(two_way_lists(tokens[own], images[own], vectors, texts, (8, 4), cpu, here, 5)[1])
-    assert [b.names for b in over_ranks(parts, 5)] == wanted
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
