@@ -6,19 +6,13 @@ package stays fast and touches neither network nor GPU.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unifashion_pl.lazy import on_first_use
 from unifashion_pl.version import __version__
 
 if TYPE_CHECKING:
     from unifashion_pl.module import UniFashionModule
 
 __all__ = ["UniFashionModule", "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "UniFashionModule":
-        from unifashion_pl.module import UniFashionModule
-
-        return UniFashionModule
-    raise AttributeError(f"module 'unifashion_pl' has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, {"module": ("UniFashionModule",)})

@@ -34,7 +34,9 @@ Seeds = SupportsIndex | Iterable[SupportsIndex]
 #: Seeds are those of :meth:`torch.Generator.manual_seed`, without the negative ones, which repeat the large ones.
 MAX_SEED = 2**64 - 1
 #: What answers requests.
-ANSWERING = tuple(str(Path(__file__).parent / name) for name in ("gallery", "inference", "person", "toy.py", "words.py"))
+ANSWERING = tuple(
+    str(Path(__file__).parent / name) for name in ("gallery", "inference", "person", "toy.py", "backbone/words.py")
+)
 
 
 class ArgumentError(ValueError, TypeError):

@@ -11,8 +11,8 @@ import torch
 from small import images, pair_batch
 from torch import Tensor, nn
 
+from unifashion_pl.backbone.words import Reading
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch
-from unifashion_pl.words import Reading
 
 COLOURS, PATTERNS = ["red", "blue", "black", "green", "white"], ["plain", "striped", "dotted", "floral"]
 LOOKS = [(c, p) for c in COLOURS for p in PATTERNS]

@@ -16,9 +16,9 @@ from small import TEXTS, images
 from test_starts import RETRIEVAL, backbone, started
 
 from unifashion_pl.backbone.qformer import TextTokens
+from unifashion_pl.backbone.words import clean_text
 from unifashion_pl.weights.importing import import_weights
 from unifashion_pl.weights.loading import load_imported
-from unifashion_pl.words import clean_text
 
 #: What LAVIS 1.0.2 pins, and what its BLIP-2 imports; torch and numpy are this environment's.
 PINNED = (

@@ -1,6 +1,14 @@
-"""The encoder that all heads share: a vision tower and the Q-Former."""
+"""The encoder that all heads share: a vision tower and the Q-Former. Names are imported on first use: how texts are read (``words``) needs no torch."""
 
-from unifashion_pl.backbone.qformer import Encoding, QFormerBackbone, TextTokens
-from unifashion_pl.backbone.vision import VisionTower
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unifashion_pl.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from unifashion_pl.backbone.qformer import Encoding, QFormerBackbone, TextTokens
+    from unifashion_pl.backbone.vision import VisionTower
 
 __all__ = ["Encoding", "QFormerBackbone", "TextTokens", "VisionTower"]
+__getattr__ = on_first_use(__name__, {"qformer": ("Encoding", "QFormerBackbone", "TextTokens"), "vision": ("VisionTower",)})

@@ -18,9 +18,9 @@ from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, vi
 from unifashion_pl.backbone.pretrained import load_bert
 from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.backbone.vision import VisionTower
+from unifashion_pl.backbone.words import MAX_WORDS, Reading, clean_text, reading_of, warn_of_cut
 from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
 from unifashion_pl.parts import rebuild
-from unifashion_pl.words import MAX_WORDS, Reading, clean_text, reading_of, warn_of_cut
 
 QuerySet = Literal["reference", "target"]
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unifashion_pl.cli.main import main
+from unifashion_pl.lazy import on_first_use
 
 if TYPE_CHECKING:
     from unifashion_pl.cli.training import UniFashionCLI
 
 __all__ = ["UniFashionCLI", "main"]
-
-
-def __getattr__(name: str) -> Any:
-    """``UniFashionCLI``, whose import takes seconds that other commands need not wait for."""
-    if name != "UniFashionCLI":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from unifashion_pl.cli.training import UniFashionCLI
-
-    return UniFashionCLI
+__getattr__ = on_first_use(__name__, {"training": ("UniFashionCLI",)})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unifashion_pl.lazy import on_first_use
 
 if TYPE_CHECKING:
     from unifashion_pl.gallery.gallery import Gallery, gallery_of
@@ -10,12 +12,4 @@ if TYPE_CHECKING:
     from unifashion_pl.gallery.session import Session
 
 __all__ = ["Gallery", "Hit", "Session", "gallery_of"]
-PLACES = {"Gallery": "gallery", "gallery_of": "gallery", "Hit": "hits", "Session": "session"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in PLACES:
-        from importlib import import_module
-
-        return getattr(import_module(f"unifashion_pl.gallery.{PLACES[name]}"), name)
-    raise AttributeError(f"module 'unifashion_pl.gallery' has no attribute {name!r}")
+__getattr__ = on_first_use(__name__, {"gallery": ("Gallery", "gallery_of"), "hits": ("Hit",), "session": ("Session",)})

@@ -22,6 +22,7 @@ from unifashion_pl.arguments import (
     vector,
     whole,
 )
+from unifashion_pl.backbone.words import shorten
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
@@ -31,7 +32,6 @@ from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus, as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.gallery.stored import Stored
-from unifashion_pl.words import shorten
 
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from unifashion_pl.arguments import OneImage, asked_at
+from unifashion_pl.backbone.words import readable, shorten
 from unifashion_pl.data.stream import Workers, end_workers
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import remove_parts
@@ -33,7 +34,6 @@ from unifashion_pl.gallery.stored import IndexSettings
 from unifashion_pl.inference.encode import encode_image_sets, encode_text
 from unifashion_pl.inference.images import UnreadableImages, left_out, open_image, unreadable
 from unifashion_pl.interface import FashionModel
-from unifashion_pl.words import readable, shorten
 
 QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
 #: Images that the model sees at once, and images of one commit.

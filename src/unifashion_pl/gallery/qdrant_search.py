@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unifashion_pl.arguments import ArgumentError, Images, count, identifiers
+from unifashion_pl.backbone.words import shorten
 from unifashion_pl.gallery.asking import Asking, SearchOptions
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
@@ -26,7 +27,6 @@ from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import Floats, segment_from
 from unifashion_pl.gallery.where import TEXT, Column, clause
 from unifashion_pl.names import unknown
-from unifashion_pl.words import shorten
 
 if TYPE_CHECKING:
     from unifashion_pl.interface import FashionModel

@@ -8,10 +8,10 @@ from typing import Protocol
 from PIL.Image import Image
 
 from unifashion_pl.arguments import Images, count
+from unifashion_pl.backbone.words import readable
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.inference.images import image_list, open_image
 from unifashion_pl.interface import FashionModel
-from unifashion_pl.words import readable
 
 
 class Searchable(Protocol):

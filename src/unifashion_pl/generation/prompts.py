@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # type: ignore[attr-defined]
 
 from unifashion_pl.backbone.tokenizer import load_tokenizer
+from unifashion_pl.backbone.words import Reading, reading_of, warn_of_cut
 from unifashion_pl.parts import rebuild
 from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
-from unifashion_pl.words import Reading, reading_of, warn_of_cut
 
 
 class PromptEncoder(nn.Module):

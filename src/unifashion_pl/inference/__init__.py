@@ -7,7 +7,9 @@ batch size. Results lie on the CPU. Names are imported on first use: a search by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from unifashion_pl.lazy import on_first_use
 
 if TYPE_CHECKING:
     from unifashion_pl.inference.captions import caption
@@ -31,20 +33,14 @@ __all__ = [
     "open_image",
     "try_on",
 ]
-PLACES = {
-    "captions": ("caption",),
-    "encode": ("compose", "encode_image", "encode_image_sets", "encode_text"),
-    "images": ("UnreadableImages", "open_image"),
-    "multi_vector": ("MultiVectorEncoder", "encoder"),
-    "persons": ("design", "try_on"),
-    "pictures": ("generate",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in PLACES.items():
-        if name in names:
-            from importlib import import_module
-
-            return getattr(import_module(f"unifashion_pl.inference.{module}"), name)
-    raise AttributeError(f"module 'unifashion_pl.inference' has no attribute {name!r}")
+__getattr__ = on_first_use(
+    __name__,
+    {
+        "captions": ("caption",),
+        "encode": ("compose", "encode_image", "encode_image_sets", "encode_text"),
+        "images": ("UnreadableImages", "open_image"),
+        "multi_vector": ("MultiVectorEncoder", "encoder"),
+        "persons": ("design", "try_on"),
+        "pictures": ("generate",),
+    },
+)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from unifashion_pl.arguments import Images, OneImage, choice
 from unifashion_pl.backbone.qformer import QuerySet
+from unifashion_pl.backbone.words import readable
 from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
 from unifashion_pl.inference.text_encoder import fingerprint_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
-from unifashion_pl.words import readable
 
 
 def encode_image(model: FashionModel, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:

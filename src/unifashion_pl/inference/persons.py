@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unifashion_pl import toy
 from unifashion_pl.arguments import Images, Seeds, seeds
+from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import (
@@ -26,7 +27,6 @@ from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
 from unifashion_pl.person.inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
 from unifashion_pl.tasks.editing import Task, edit_batch
-from unifashion_pl.words import readable
 
 #: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.person.inputs`).
 PAINTING = ("sampler", "steps", "guidance", "garment_guidance", "garment_until", "start", "progress")

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl.arguments import Images, OneImage, Seeds, seeds
+from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import (
@@ -22,7 +23,6 @@ from unifashion_pl.inference.requests import (
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
-from unifashion_pl.words import readable
 
 
 def generate(

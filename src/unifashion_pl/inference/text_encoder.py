@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
+from unifashion_pl.backbone.words import MAX_WORDS, Reading, clean_text, readable, reading_from, warn_of_cut
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.manifest import shipped_file
-from unifashion_pl.words import MAX_WORDS, Reading, clean_text, readable, reading_from, warn_of_cut
 
 Floats = NDArray[np.float32]
 #: Classes whose models are read here; of others, and of files that numpy cannot hold, the whole model is built.

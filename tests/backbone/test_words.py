@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from unifashion_pl.backbone import QFormerBackbone
+from unifashion_pl.backbone.words import readable, scripts_of
 from unifashion_pl.generation import PromptEncoder
-from unifashion_pl.words import readable, scripts_of
 
 
 @pytest.mark.parametrize(
