@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from unifashion_pl import learned
 from unifashion_pl.configs import merged, read_config
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.card import IMPORTED, licence_rows, parts_of, sources
+from unifashion_pl.weights.manifest import shipped_file
 
 PACKAGES = (
     *(
@@ -75,9 +77,6 @@ def _device() -> list[str]:
 
 
 def _models() -> list[str]:
-    from unifashion_pl import learned
-    from unifashion_pl.weights.manifest import shipped_file
-
     try:
         config = shipped_file("tiny/config.json")
         folder, record = config.parent, learned.of_config(read_json(config, dict[str, Any], "a model's config"), config)

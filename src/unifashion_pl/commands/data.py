@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from unifashion_pl.commands.options import MaxBad, Model
 from unifashion_pl.commands.signature import FILE, FOLDER
+from unifashion_pl.files import check_writable, write_text
 
 NAMES = {"type": lambda text: [name.strip() for name in text.split(",") if name.strip()], "metavar": "NAME,…"}
 
@@ -59,7 +60,6 @@ def check(
     """What of a dataset is there, missing or broken."""
     from unifashion_pl.datamodules.checks import check_dataset
     from unifashion_pl.datamodules.checks_text import report_text
-    from unifashion_pl.files import write_text
 
     report = check_dataset(dataset, root)
     print(report_text(report))
@@ -107,7 +107,6 @@ def annotate(
     from unifashion_pl.datamodules.annotate import annotate, keywords_of
     from unifashion_pl.datamodules.captioners import HeadCaptioner, TransformersCaptioner
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
-    from unifashion_pl.files import write_text
 
     if model.model is not None and vlm is not None:
         raise ValueError("one captioner writes: name --model or --vlm, not both")
@@ -137,10 +136,9 @@ def features(
 ) -> None:
     """Run a frozen vision tower (of --model, which may also be a .yaml) over training shards once."""
     from unifashion_pl import UniFashionModule
-    from unifashion_pl.data.make_features import write_features
-    from unifashion_pl.files import check_writable
+    from unifashion_pl.data.make_features import training_shards, write_features
 
-    folders = _training_shards(shards)
+    folders = training_shards(shards)
     for place in folders if out is None else ():
         check_writable(place, folder=True)
     named = model.model or ""
@@ -152,30 +150,3 @@ def features(
     for folder in folders:
         beside = None if out is None else out / folder.relative_to(shards if folder != shards else folder.parent)
         print(write_features(folder, tower, out=beside, **settings))
-
-
-def _training_shards(root: Path) -> list[Path]:
-    """Folders of training shards; others are named.
-
-    Raises:
-        FileNotFoundError: no training shards below ``root``.
-    """
-    from unifashion_pl.data.features import FOLDER as FEATURES
-    from unifashion_pl.data.index import NAME, ShardIndex
-    from unifashion_pl.data.make_features import TOWER_FIELDS
-    from unifashion_pl.data.plan import TRAIN
-
-    below = sorted(path.parent for path in root.rglob(NAME) if path.parent.name != FEATURES)
-    folders = []
-    for folder in [root] if (root / NAME).is_file() else below:
-        index = ShardIndex.load(folder)
-        if index.split == TRAIN and index.kind in TOWER_FIELDS:
-            folders.append(folder)
-        else:
-            print(f"{folder}: {index.name} ({index.kind}) is left out, because evaluation reads pixels")
-    if not folders:
-        raise FileNotFoundError(
-            f"no training shards in {root}: expected a folder with {NAME} whose split is {TRAIN}, or one that holds such folders. "
-            "Shards are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
-        )
-    return folders

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from unifashion_pl.commands.signature import FOLDER
+from unifashion_pl.weights.manifest import KINDS, load_manifest, table
+
+_KNOWN = "".join(f"\n{kind}: {what}" for kind, what in KINDS.items())
+KIND = {"flag": "--as", "metavar": "KIND", "help": f"instead of recognising it, one of the kinds of checkpoints:{_KNOWN}"}
 
 
 def list_(*, commercial_only: Annotated[bool, "only parts free for commercial use by their publishers' word"] = False) -> None:
     """Published parts with licence, size and hash."""
-    from unifashion_pl.weights.manifest import load_manifest, table
-
     print(table([part for part in load_manifest() if part.commercial == "yes" or not commercial_only]))
 
 
@@ -24,18 +26,11 @@ def check(path: Path) -> int:
     return 0 if found.complete else 1
 
 
-def _kind() -> dict[str, Any]:
-    from unifashion_pl.weights.manifest import KINDS
-
-    known = "".join(f"\n{kind}: {what}" for kind, what in KINDS.items())
-    return {"flag": "--as", "metavar": "KIND", "help": f"instead of recognising it, one of the kinds of checkpoints:{known}"}
-
-
 def import_(
     path: Annotated[Path, "file or folder as downloaded"],
     *,
     out: Annotated[Path, FOLDER, "folder to be made; it appears only if everything is accounted for"],
-    kind: Annotated[str | None, _kind] = None,
+    kind: Annotated[str | None, KIND] = None,
     part: Annotated[
         str | None, {"metavar": "NAME"}, "which of `weights list` it is, where its hash does not tell: its licence counts"
     ] = None,

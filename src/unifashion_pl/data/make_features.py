@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_bytes, image_of
 from unifashion_pl.data.features import FOLDER, NONE, FeatureFile, FeatureIndex, Identity, run_tower
-from unifashion_pl.data.index import NAME, Shard
+from unifashion_pl.data.index import NAME, Shard, ShardIndex
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
@@ -31,6 +31,28 @@ TOWER_FIELDS = {"pairs": ("image",), "triplets": ("reference", "target"), "tryon
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 Dtype = Literal["bf16", "fp32"]
+
+
+def training_shards(root: Path) -> list[Path]:
+    """Folders of training shards; others are named.
+
+    Raises:
+        FileNotFoundError: no training shards below ``root``.
+    """
+    below = sorted(path.parent for path in root.rglob(NAME) if path.parent.name != FOLDER)
+    folders = []
+    for folder in [root] if (root / NAME).is_file() else below:
+        index = ShardIndex.load(folder)
+        if index.split == TRAIN and index.kind in TOWER_FIELDS:
+            folders.append(folder)
+        else:
+            print(f"{folder}: {index.name} ({index.kind}) is left out, because evaluation reads pixels")
+    if not folders:
+        raise FileNotFoundError(
+            f"no training shards in {root}: expected a folder with {NAME} whose split is {TRAIN}, or one that holds such folders. "
+            "Shards are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
+        )
+    return folders
 
 
 def write_features(

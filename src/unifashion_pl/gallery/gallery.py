@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -270,9 +270,7 @@ class Gallery:
         """
         folder = Path(folder)
         staging.refuse(folder)
-        settings = IndexSettings(
-            self._kept.query_set, fingerprint(self.model), self._kept.storage, self._kept.pool, self._kept.coarse
-        )
+        settings = replace(self._kept, model=fingerprint(self.model))
         with files.exclusive(folder):
             at = self._origin if self._origin is not None and self._origin.folder == folder.resolve() else None
             now = store.state_of(folder) if at is not None else None
