@@ -74,6 +74,7 @@ def test_an_overlay_s_parts_licences_memory_and_start(nothing_here: Path, gpus: 
     again = examine_overlay(LLM)
     assert line(again, "fits").split() == ["fits", "no"]
     assert line(again, "starts from").split(": ", 1)[1].startswith("here, but unfit: no weights at")
+    assert line(again, "starts from").endswith("Move it away, or name another start, or none, by --model.init_from")
     assert line(again, "data").endswith("data/fashion200k: here")
     assert "here, but unfit: no weights file at weights/blip2/model.safetensors" in line(again, "needs           weights/blip2")
 

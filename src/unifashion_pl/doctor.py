@@ -130,7 +130,12 @@ def _start(section: dict[str, Any], large: bool, model: nn.Module | None) -> lis
     from unifashion_pl.weights.opening import start_fault
 
     fault = start_fault(model, here[0][1]) if here and model is not None else ""
-    found = _here(fault, f"{here[0][0]}: ") if here else f"absent: {', or '.join(names)} (an earlier stage's run, or an import)"
+    cure = ". Move it away, or name another start, or none, by --model.init_from" if fault else ""
+    found = (
+        _here(fault, f"{here[0][0]}: ") + cure
+        if here
+        else f"absent: {', or '.join(names)} (an earlier stage's run, or an import)"
+    )
     return [f"{'starts from':<16}{found}"]
 
 

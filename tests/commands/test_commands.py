@@ -94,3 +94,16 @@ def test_a_command_that_does_not_exist_is_answered_with_those_that_do(capsys: py
         assert stopped.value.code == 2
     assert "invalid choice: 'dance' (choose from 'data', 'index', 'caption'" in capsys.readouterr().err
     assert parser([]).prog == "unifashion"
+
+
+@pytest.mark.parametrize(("words", "listed"), [([], "parameters"), (["index"], "search"), (["weights"], "import")])
+def test_without_a_command_those_there_are_stand_on_stderr(
+    words: list[str], listed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"usage: {' '.join(['unifashion', *words])} [-h]")
+    assert any(line.split()[:1] == [listed] for line in err.splitlines())

@@ -92,7 +92,7 @@ def test_what_cannot_be_meant_is_one_sentence(tmp_path: Path, capsys: pytest.Cap
     assert "which holds 2 images: pink" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["index", "search", str(tmp_path / "nowhere"), "--text", "red"])
-    assert "expected a folder written by Gallery.save" in capsys.readouterr().err
+    assert "nowhere is not there: `unifashion index build --out" in capsys.readouterr().err
 
 
 def test_requests_that_cannot_be_meant_are_one_sentence(
@@ -123,7 +123,7 @@ def test_an_index_that_is_none_is_left_alone(
     for command in (["add", str(tmp_path / "no"), *options], ["remove", str(tmp_path / "no"), "red"]):
         with pytest.raises(SystemExit):
             main(["index", *command])
-        assert "expected a folder written by Gallery.save" in capsys.readouterr().err
+        assert "no is not there: `unifashion index build --out" in capsys.readouterr().err
         assert not (tmp_path / "no").exists()
     with pytest.raises(SystemExit):
         main(["index", "build", *options, "--out", str(tmp_path / "a" / "red.png")])

@@ -95,7 +95,10 @@ def test_a_gallery_of_another_model_is_refused(gallery: Gallery, tmp_path: Path)
     gallery.save(tmp_path)
     with pytest.raises(ValueError, match="made by another model"):
         Gallery.load(tmp_path, make_model(1))
-    with pytest.raises(FileNotFoundError, match=r"no index.db: expected a folder written by Gallery.save"):
+    with pytest.raises(FileNotFoundError, match="none is not there: `unifashion index build"):
+        Gallery.load(tmp_path / "none", make_model())
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"none is no index \(it has no index.db\): `unifashion index build"):
         Gallery.load(tmp_path / "none", make_model())
     with closing(sqlite3.connect(tmp_path / "index.db")) as base, base:
         base.execute("UPDATE meta SET value = 99 WHERE name = 'format'")

@@ -86,6 +86,10 @@ def test_a_page_saved_instead_of_a_file_is_not_called_a_pickle(tmp_path: Path, n
     with pytest.raises(ValueError, match=r"\(27 bytes\)") as caught:
         load_tensors(tmp_path / name)
     assert "more than tensors" not in str(caught.value)
+    (tmp_path / name).write_text("hello\n")  # of which pickle makes a KeyError: 101
+    with pytest.raises(ValueError, match=r"\(6 bytes\) cannot be read: .*Expected a .safetensors or PyTorch file") as caught:
+        load_tensors(tmp_path / name)
+    assert "Error" not in str(caught.value).replace("Error while", "")
 
 
 def test_missing_files_and_other_contents_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unifashion_pl.parts.fit import require_fit
 from unifashion_pl.parts.mapped import taken
+from unifashion_pl.parts.rebuild import OPTIONS, from_hub
 from unifashion_pl.parts.tensors import load_tensors
 from unifashion_pl.reading import read_json
 
@@ -166,6 +167,7 @@ def load_bert(backbone: nn.Module, source: str | Path, vocab_size: int) -> None:
         vocab_size: words of the Q-Former's embeddings.
 
     Raises:
+        FileNotFoundError: there is none.
         ValueError: the BERT has other sizes, or its config what no size shows (heads, activation, positions), naming both.
     """
     file = _bert_file(str(source))
@@ -219,4 +221,5 @@ def _bert_file(source: str) -> Path:
 
     with suppress(OSError):  # beside it, if there is one
         hf_hub_download(source, "config.json")
-    return Path(hf_hub_download(source, "model.safetensors"))
+    with from_hub(source, OPTIONS["bert"]):
+        return Path(hf_hub_download(source, "model.safetensors"))

@@ -34,7 +34,7 @@ def load_tokenizer(source: str, part: str = "qformer") -> BertTokenizerFast:
         if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one of nothing
             raise FileNotFoundError(
                 f"no BERT tokenizer at {source!r}: expected 'tiny', a vocab.txt, a folder with vocab.txt or tokenizer.json, or a hub id that "
-                "is in the hub's cache or can be reached"
+                f"is in the hub's cache or can be reached. {rebuild.instead(rebuild.OPTIONS.get(part, ''))}"
             )
     if "[DEC]" not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"bos_token": "[DEC]"})

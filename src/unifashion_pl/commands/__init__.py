@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,7 +55,8 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
 
 
 def _add(parent: ArgumentParser, commands: Sequence[Any], argv: list[str], metavar: str) -> None:
-    choices = parent.add_subparsers(dest=metavar, metavar=metavar, required=True)
+    choices = parent.add_subparsers(dest=metavar, metavar=metavar)
+    parent.set_defaults(unfinished=parent)
     for command in commands:
         name, said, actions = command if isinstance(command, tuple) else (command.__name__.rstrip("_"), summary(command), None)
         chosen = choices.add_parser(name, help=said, allow_abbrev=False, formatter_class=LinesFormatter)
@@ -62,11 +64,13 @@ def _add(parent: ArgumentParser, commands: Sequence[Any], argv: list[str], metav
             _add(chosen, actions(), argv[1:], "ACTION")
         elif argv[:1] == [name]:
             add_arguments(chosen, command)
-            chosen.set_defaults(command=command)
+            chosen.set_defaults(command=command, unfinished=None)
 
 
 def run(argv: Sequence[str], typed: Sequence[str] = ()) -> None:
     """Parse, run and exit with the command's status; :func:`unifashion_pl.cli.main.sentences` turns errors into sentences.
+
+    Without a command, or with a group's name alone, the list of those that there are stands on stderr, and the status is 2.
 
     Args:
         typed: the same arguments as a person spelled them, for messages.
@@ -77,5 +81,8 @@ def run(argv: Sequence[str], typed: Sequence[str] = ()) -> None:
         spelling = dict(zip(argv, typed))
         top.error(f"unrecognized arguments: {' '.join(spelling.get(arg, arg) for arg in left)}")
     values = vars(found)
+    if values["unfinished"]:
+        values["unfinished"].print_help(sys.stderr)
+        raise SystemExit(2)
     if status := call(values["command"], values):
         raise SystemExit(status)

@@ -51,9 +51,8 @@ def require(folder: Path) -> Path:
             raise FileNotFoundError(
                 f"the index in {folder} is not finished, {there:,} images are embedded: the same `unifashion index build` goes on"
             )
-        raise FileNotFoundError(
-            f"{folder} has no {BASE}: expected a folder written by Gallery.save or `unifashion index build`"
-        )
+        fault = f"is no index (it has no {BASE})" if folder.exists() else "is not there"
+        raise FileNotFoundError(f"{folder} {fault}: `unifashion index build --out {folder}` makes an index")
     return folder
 
 

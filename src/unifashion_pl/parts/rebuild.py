@@ -23,6 +23,12 @@ from torch import nn
 
 #: Folder of a saved model, and key of a checkpoint, that hold the blueprints.
 PARTS = "parts"
+#: Part -> option of a training that names its source.
+OPTIONS = {
+    "vision": "--model.backbone.init_args.vision.init_args.weights",
+    "qformer": "--model.backbone.init_args.tokenizer",
+    "bert": "--model.backbone.init_args.bert",
+}
 #: Part -> file name -> content.
 Blueprints = Mapping[str, Mapping[str, bytes]]
 #: A name that leads into no other folder.
@@ -139,10 +145,12 @@ def reading_source(part: str, source: str | None) -> Iterator[None]:
 
     Raises:
         SourceMissing: the source is not there, with the saved file, the part, and the cure.
+        FileNotFoundError: of a new model, as of :func:`from_hub`.
     """
     current = _current.get()
     if current is None or source is None or blueprint_of(part) is not None:
-        yield
+        with from_hub(source or "", OPTIONS.get(part, "")):
+            yield
         return
     # no hub id, so that the hub need not be asked
     is_path = Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1
@@ -159,6 +167,35 @@ def reading_source(part: str, source: str | None) -> Iterator[None]:
             f"{current.where} {why}: {part} is loaded from {source}, which failed ({' '.join(str(error).split())}). Put it there "
             f"(`unifashion weights list` names published parts), or {cure}"
         ) from error
+
+
+@contextmanager
+def from_hub(source: str, option: str) -> Iterator[None]:
+    """Inside the block a library reads a hub id, unless ``source`` is here.
+
+    Args:
+        option: of a training, that names the source.
+
+    Raises:
+        FileNotFoundError: it cannot be had, with the cure.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not source or Path(source).exists() or type(error) is FileNotFoundError:  # whose sentence is ours
+            raise
+        raise FileNotFoundError(
+            f"{source} is no file or folder here, and the hub did not give it ({' '.join(str(error).split())}). {instead(option)}"
+        ) from error
+
+
+def instead(option: str) -> str:
+    """What helps without the hub."""
+    place = f"by {option} PATH" if option else "in the config"
+    return (
+        f'Name a file or folder {place} (for small.yaml, README, "Your own photos", gets them by `pip download`); `unifashion doctor` '
+        "with the same --config options says what else is absent"
+    )
 
 
 def tiny_sd_folder() -> Path:

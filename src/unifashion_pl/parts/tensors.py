@@ -57,8 +57,10 @@ def read_content(path: str | Path) -> Any:
             raise ValueError(f"{path} holds more than tensors and was not loaded: {found[1]}") from error
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is no weights file, or a damaged one") from error
     except Exception as error:  # a file cut off raises anything from OSError to struct.error, depending on where
+        said = " ".join(str(error).split())
+        why = f" ({said})" if " " in said else ""  # a bare key or number says nothing
         raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded? ({type(error).__name__}: {error})"
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read: damaged or half downloaded?{why} Expected a .safetensors or PyTorch file"
         ) from error
 
 
