@@ -54,3 +54,15 @@ def test_it_is_said_once_and_by_the_toy_alone(monkeypatch: pytest.MonkeyPatch) -
         toy._told.clear()
         model.toy = False
         pixels_for(model, [noise(2)])
+
+
+def test_a_search_tells_by_the_pictures_that_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy, "_told", set())
+    noise().save(tmp_path / "photo.png")
+    (tmp_path / "none.png").write_text("no picture")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        toy.tell_of_hits("another", [str(tmp_path / "photo.png")])
+        toy.tell_of_hits(None, [None, str(tmp_path / "none.png"), str(tmp_path / "gone.png")])
+    with pytest.warns(toy.ToyWarning, match="knows drawings"):
+        toy.tell_of_hits("tiny", [str(tmp_path / "photo.png")])

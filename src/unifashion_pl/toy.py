@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from unifashion_pl.arguments import asked_at
-from unifashion_pl.interface import FashionModel
+
+if TYPE_CHECKING:
+    from unifashion_pl.interface import FashionModel
 
 SENTENCE = (
     "the shipped model `tiny` is a toy that knows drawings of a made-up wardrobe alone: what it says about photos means nothing. "
@@ -44,6 +47,33 @@ _told: set[str] = set()
 
 def tell(model: FashionModel, images: Iterable[Image.Image]) -> None:
     """Warn once per process when the shipped toy is shown a photo."""
-    if getattr(model, "toy", False) and not _told and not all(map(is_drawing, images)):
+    if getattr(model, "toy", False):
+        _tell(images)
+
+
+def tell_of_hits(source: str | None, paths: Iterable[str | None]) -> None:
+    """The same when an index of photos is searched, without a model, which a search by text does not load.
+
+    Args:
+        source: of the model, as a command names it; None = the shipped one.
+        paths: of the pictures that were found; what cannot be read is for others to say.
+    """
+    if source in (None, "tiny"):
+        _tell(_readable(path for path in paths if path is not None))
+
+
+def _tell(images: Iterable[Image.Image]) -> None:
+    if not _told and not all(map(is_drawing, images)):
         _told.add(SENTENCE)
         warnings.warn(SENTENCE, ToyWarning, stacklevel=asked_at())
+
+
+def _readable(paths: Iterable[str]) -> Iterator[Image.Image]:
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                picture.draft("RGB", (SIDE, SIDE))
+                read = picture.convert("RGB")
+        except Exception:  # decoders raise anything; a note is no reason to end a search
+            continue
+        yield read

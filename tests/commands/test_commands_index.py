@@ -15,6 +15,7 @@ from unifashion_pl.cli import main
 from unifashion_pl.commands.options import Model
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.module import UniFashionModule
+from unifashion_pl.toy import ToyWarning
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 30, 200), "green": (30, 160, 60), "white": (240, 240, 240)}
 
@@ -277,3 +278,22 @@ def test_many_queries_become_a_run_and_its_right_answers(tmp_path: Path, capsys:
     assert "--queries goes with --trec FILE" in capsys.readouterr().err
     main(["index", "search", str(index), "--text", "a red dress", "--trec", str(run)])
     assert [line.split()[:3] for line in run.read_text().splitlines()] == [["1", "Q0", "red"], ["1", "Q0", "blue"]]
+
+
+def test_notes_about_photos_and_texts(
+    tmp_path: Path, model: UniFashionModule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "load", lambda _: model)
+    index = str(tmp_path / "index")
+    main(["index", "build", *catalogue(tmp_path / "a", "red"), "--texts", "--out", index])
+    monkeypatch.setattr("unifashion_pl.toy._told", set())  # embedding may have said it
+    with pytest.warns(ToyWarning, match="the shipped model `tiny` is a toy"):
+        main(["index", "search", index, "--text", "red"])  # cut out on white, as no drawing of the toy's is
+    main(["index", "add", index, *catalogue(tmp_path / "b", "blue")])
+    assert f"note: texts count in {index}, and without --texts these images" in capsys.readouterr().err
+    main(["index", "add", index, *catalogue(tmp_path / "c", "green"), "--texts"])
+    assert "note: texts" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["index", "remove", "--help"])
+    assert capsys.readouterr().out.count("not needed") == 3
+    main(["index", "remove", index, "green", "--device", "cpu", "--model", "tiny"])

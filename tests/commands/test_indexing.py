@@ -68,7 +68,12 @@ def test_a_shops_own_columns_are_named(tmp_path: Path, model: UniFashionModule, 
     assert found.ids == [f"SKUi{i:02d}" for i in range(20)]
     assert found.captions[0] == "a red dress"
     (hit,) = found.search(text="a red dress", where="price == 5 and product == 'P2'")
-    assert (hit.id, hit.product, hit.columns["title"]) == ("SKUi05", "P2", "a coat")
+    assert (hit.id, hit.product, hit.caption) == ("SKUi05", "P2", "a coat")
+    assert hit.columns == {"price": 5}  # what has a name of ours is there once
+    main(["index", "build", *options, "--out", out])
+    (hit,) = Gallery.load(out, model).search(text="a red dress", where="id == 'SKUi05'")
+    assert (hit.caption, hit.columns) == (None, {"title": "a coat", "price": 5})
+    capsys.readouterr()
     (tmp_path / "photos" / "own.csv").write_text("photo,sku,id\n00.png,a,7\n")
     options[1] = str(tmp_path / "photos" / "own.csv")
     main(["index", "build", *options[:-1], "image=photo,id=sku", "--out", out])

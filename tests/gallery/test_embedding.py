@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,9 @@ def test_damage_behind_a_good_header_ends_in_one_list_and_costs_nothing_else(
     model: UniFashionModule, tmp_path: Path, seen: list[int]
 ) -> None:
     items, root = catalogue(tmp_path / "photos"), tmp_path / "photos"
-    for name in ("01", "02", "17"):
-        damage(root / f"{name}.png")
+    whole = {root / f"{name}.png": (root / f"{name}.png").read_bytes() for name in ("01", "02", "17")}
+    for path in whole:
+        damage(path)
     with pytest.raises(UnreadableImages, match="3 of 20 images cannot be used, allowed are 1") as caught:
         built(tmp_path / "index", model, items, root, max_bad=1)
     assert list(caught.value.bad) == [1, 2, 17]
@@ -128,7 +130,8 @@ def test_damage_behind_a_good_header_ends_in_one_list_and_costs_nothing_else(
     seen.clear()
     made, done = built(tmp_path / "index", model, items, root, max_bad=3)
     assert (seen, len(made), list(done.bad)) == ([], 17, ["i01", "i02", "i17"])
-    catalogue(root)  # mended
+    for path, content in whole.items():  # mended
+        path.write_bytes(content)
     again, done = built(tmp_path / "index", model, items, root)
     assert (len(again), done.there, done.made, done.bad) == (20, 17, 3, {})
     assert again.ids == [item.id for item in items]
@@ -171,6 +174,10 @@ def test_what_changed_is_embedded_anew_and_what_went_is_left_out(
     assert (seen, done.there, done.made, len(made)) == ([1, 1], 16, 2, 18)
     assert made.tokens["target"][5].allclose(made.tokens["target"][6], atol=1e-6)
     assert made.captions[9] == "a blue skirt"
+    before = (root / "03.png").stat()
+    os.utime(root / "03.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # another picture of the same size
+    _, done = built(tmp_path / "index", model, changed, root)
+    assert (done.there, done.made) == (17, 1)
 
 
 def test_vectors_of_another_kind_are_not_gone_on_with(model: UniFashionModule, tmp_path: Path) -> None:

@@ -103,6 +103,12 @@ def test_what_does_not_belong_there_is_refused(model: UniFashionModule, tmp_path
         pushed(shop(model, 12, pool=2), tmp_path / "pooled", collection)
     with pytest.raises(ValueError, match="shards are chosen for a new one"):
         pushed(shop(model, 12), tmp_path / "index", collection, shards=2)
+    gallery = Gallery(model)
+    gallery.add(pictures(2), ids=["x", "y"])
+    with pytest.raises(ValueError, match=r"holds 12 images of which this index has none.* by --anew"):
+        pushed(gallery, tmp_path / "strangers", collection)
+    assert collection.count() == 12
+    assert pushed(gallery, tmp_path / "strangers", collection, anew=True) == Pushed(2, 0, 12, 2, 2)
     with pytest.raises(ValueError, match="was made by another model"):
         QdrantGallery(QueryEncoder(lambda: other), collection)
     with pytest.raises(ValueError, match="the index is empty"):

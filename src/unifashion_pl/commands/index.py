@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from unifashion_pl.arguments import count
-from unifashion_pl.commands.options import CatalogueFiles, Kept, SearchModel, Work
+from unifashion_pl.commands.options import CatalogueFiles, Kept, NoModel, SearchModel, Work
 from unifashion_pl.commands.signature import FILE, FOLDER
 from unifashion_pl.files import write_text
 from unifashion_pl.gallery import store
@@ -23,6 +23,7 @@ from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.questions import ask, listing, read_queries
 from unifashion_pl.gallery.staging import Shard, refuse
 from unifashion_pl.inference.text_encoder import TextEncoder
+from unifashion_pl.toy import tell_of_hits
 from unifashion_pl.trec import write_trec
 
 
@@ -79,7 +80,7 @@ def add(
     indexing.add(index, catalogue, replace, work, model)
 
 
-def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: SearchModel) -> None:
+def remove(index: Path, *ids: Annotated[str, {"metavar": "ID"}], model: NoModel) -> None:
     """Take images out of an index. No model is loaded for that."""
     store.require(index)
     left = store.take_out(index, list(dict.fromkeys(ids)))
@@ -113,13 +114,14 @@ def push(
     url: URL,
     collection: Annotated[str, {"metavar": "NAME"}],
     shards: Annotated[int | None, {"metavar": "N", "help": "of a new collection, over the nodes of a cluster"}] = None,
+    anew: Annotated[bool, "replace all that another index has put into the collection"] = False,
 ) -> None:
     """Put an index on a Qdrant server, or what has changed since; resumable, counted and compared. No model is loaded."""
     from unifashion_pl.gallery import qdrant
 
     store.require(index)
     number = None if shards is None else count(shards, "shards")
-    done = qdrant.push(store.read(index), qdrant.Collection(qdrant.connect(url), collection, url), number)
+    done = qdrant.push(store.read(index), qdrant.Collection(qdrant.connect(url), collection, url), number, anew)
     print(
         f"{done.new:,} images sent, {done.changed:,} sent anew, {done.removed:,} removed; {done.total:,} in {collection} at {url}, "
         f"{done.compared} of them read back and compared"
@@ -226,6 +228,7 @@ def search(
             )
         return _write_run(queries, trec, gallery, how)
     hits = gallery.one(text, image, how)
+    tell_of_hits(model.model, [hit.image for hit in hits])
     counted = {column: gallery.facets(column, wishes.where) for column in facets or ()}
     if html is not None:
         _write_page(html, gallery, wishes, hits, counted)

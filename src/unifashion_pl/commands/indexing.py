@@ -84,6 +84,8 @@ def add(index: Path, catalogue: CatalogueFiles, replace: bool, work: Work, model
         known = sorted(stored.rows.keys_of([item.id for item in items]))
         if known and not replace:
             raise ValueError(f"{index} has {shortened(known)} already: --replace takes the new images instead")
+        if not catalogue.texts and (stored.rows.live().captioned >= 0).any():
+            print(f"note: texts count in {index}, and without --texts these images get no score by text", file=sys.stderr)
         folder = index / store.ADDING
         done = _embed(folder, encoder, items, catalogue, stored.settings, work, index)
         replaced, now = building.add(index, items, building.staged(folder))
@@ -105,7 +107,8 @@ def _items(files: CatalogueFiles, known: Mapping[str, str] | None = None) -> lis
     present = {name for row in rows for name in row.cells}
     if hidden := [name for name in RESERVED if name in present and given.get(name, name) != name]:
         print(f"note: {files.csv}: the column {' and '.join(hidden)} is left out, --columns names another", file=sys.stderr)
-    gone = {*RESERVED, given.get("image")}
+    ours = ["image", *RESERVED, *(["text"] if files.texts else [])]  # hits have these by our names
+    gone = {*RESERVED, *(given.get(name, name) for name in ours)}
     cells = [{name: cell for name, cell in row.cells.items() if name not in gone} for row in rows]
     values = typed(cells, known or {})
     return [

@@ -68,6 +68,18 @@ class Model:
         return whole.to(self.place())
 
 
+NOT_NEEDED = "not needed: no model is loaded"
+
+
+@dataclass(kw_only=True)
+class NoModel:
+    """What a command takes that once loaded a model."""
+
+    model: Annotated[str | None, NOT_NEEDED] = None
+    trust_remote_code: Annotated[bool, NOT_NEEDED] = False
+    device: Annotated[str | None, NOT_NEEDED] = None
+
+
 class SearchModel(Model):
     """A model that searches: neither its language model nor what paints is built."""
 
@@ -91,7 +103,8 @@ class CatalogueFiles:
 
     csv: Annotated[
         Path,
-        "a row an image: a column image, perhaps text, id and product; all other columns come back in hits, --where and --facets",
+        "a row an image: a column image, perhaps text, id and product, which hits and --where have as caption, id and product; all other "
+        "columns come back in hits, --where and --facets",
     ]
     root: Annotated[Path, "folder of the images"]
     columns: Annotated[

@@ -29,7 +29,7 @@ from unifashion_pl.files import remove_parts
 from unifashion_pl.gallery import staging
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.segments import Floats, Segment, require_finite, segment_from
-from unifashion_pl.gallery.staging import BYTES, WHOLE, Note, Shard
+from unifashion_pl.gallery.staging import BYTES, CHANGED, WHOLE, Note, Shard
 from unifashion_pl.gallery.stored import IndexSettings
 from unifashion_pl.inference.encode import encode_image_sets, encode_text
 from unifashion_pl.inference.images import UnreadableImages, left_out, open_image, unreadable
@@ -169,10 +169,11 @@ def _named(item: IndexItem, root: Path) -> IndexItem:
     """A row as it is staged."""
     path = Path(item.image or "")
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        size, changed = found.st_size, str(found.st_mtime_ns)
     except (OSError, ValueError):  # found by who looks at it
-        size = -1
-    return IndexItem(item.id, item.caption, path.relative_to(root).as_posix(), None, {BYTES: size})
+        size, changed = -1, ""
+    return IndexItem(item.id, item.caption, path.relative_to(root).as_posix(), None, {BYTES: size, CHANGED: changed})
 
 
 class _Run:

@@ -203,21 +203,27 @@ class Pushed:
     compared: int
 
 
-def push(stored: Stored, collection: Collection, shards: int | None = None) -> Pushed:
+def push(stored: Stored, collection: Collection, shards: int | None = None, anew: bool = False) -> Pushed:
     """Make a collection equal to an index: what is missing or differs is sent, what the index has no more is removed.
 
     A push that was interrupted goes on where it was. At the end the points are counted, and some are read back and compared.
 
     Args:
         shards: of a new collection; None = as the server likes.
+        anew: replace the images of an index that has none in common with this one.
 
     Raises:
-        ValueError: an empty index, or a collection of another model or of other vectors.
+        ValueError: an empty index, or a collection of another model, of other vectors, or of an index with other images alone.
         ConnectionError, RuntimeError: the server does not answer, refuses, or holds something else than was sent.
     """
     source = _Source(stored)
+    before = collection.digests() if collection.exists() else {}
+    if before and not before.keys() & source.ids.keys() and not anew:
+        raise ValueError(
+            f"the collection {collection.name!r} of {collection.where} holds {len(before):,} images of which this index has none: it was "
+            "filled from another one. Name another collection, or replace them all by --anew"
+        )
     facts = _prepared(collection, source, shards)
-    before = collection.digests()
     gone = sorted(set(before) - source.ids.keys())
     new = changed = 0
     with collection.asking() as client:

@@ -2,7 +2,7 @@
 
 ``index build`` and ``index add`` embed into one inside of the index's folder, ``index embed`` into one for each shard;
 :mod:`unifashion_pl.gallery.building` takes them in. Rows have an id, the caption that was embedded, the picture's name below the root and its
-size in bytes: whatever has these embedded already is not embedded again.
+size in bytes and time of change: whatever has these embedded already is not embedded again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from unifashion_pl.gallery.segments import AGAIN, Segment
 from unifashion_pl.gallery.stored import NOTE, SMALL, IndexSettings, no_index, packed
 from unifashion_pl.reading import FormatError, from_json
 
-#: The column of sizes.
-BYTES = "bytes"
+#: The columns of sizes, and of times of change in nanoseconds as text, which numbers of SQL and numpy would round.
+BYTES, CHANGED = "bytes", "changed"
 
 
 @dataclass(frozen=True)
