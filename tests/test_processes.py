@@ -153,3 +153,16 @@ def test_only_a_process_that_imports_the_script_is_refused() -> None:
     refuse_while_importing()
     with worker_pool(1, "unifashion_pl.processes") as pool:
         assert pool.submit(refuse_while_importing).result() is None
+
+
+def test_a_worker_ends_that_the_pool_does_not_know_yet() -> None:
+    """As when Ctrl-C comes while the second process is being started."""
+    with pytest.raises(KeyboardInterrupt), worker_pool(1, "unifashion_pl.files") as pool:
+        pid = pool.submit(os.getpid).result()
+        pool.submit(time.sleep, 60)
+        pool._processes.clear()  # type: ignore[union-attr]
+        begun = time.monotonic()
+        raise KeyboardInterrupt
+    while not gone(pid) and time.monotonic() < begun + 20:
+        time.sleep(0.05)
+    assert time.monotonic() < begun + 20

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.spawn import get_preparation_data
 from multiprocessing.synchronize import Event
@@ -28,11 +28,12 @@ def worker_pool(count: int, module: str) -> Iterator[ProcessPoolExecutor]:
         RuntimeError: no process came as far as its work, as in a script that has no main guard.
     """
     context = _context(module)
-    begun = context.Event()
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(begun,))
+    begun, (ended, alive) = context.Event(), context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(begun, ended))
     try:
         yield pool
     except BaseException as error:
+        alive.close()  # also tells a process that was just being started, which the pool does not know yet
         for process in list((pool._processes or {}).values()):
             process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -66,10 +67,8 @@ def _context(module: str) -> BaseContext:
     return context
 
 
-def _begin(begun: Event) -> None:
-    """In a worker: Ctrl-C is the parent's to handle; without a parent it is of no use, and nothing else would tell it so."""
+def _begin(begun: Event, ended: Connection) -> None:
+    """In a worker: Ctrl-C is the parent's to handle; without a parent that waits it is of no use, and nothing else would tell it so."""
     begun.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True).start()
+    threading.Thread(target=lambda: wait([ended]) and os._exit(1), daemon=True).start()
