@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data.rawdata import write_fashiongen
@@ -17,7 +18,7 @@ from unifashion_pl.datamodules import FashionGenDataModule
 from unifashion_pl.processes import refuse_while_importing, worker_pool
 
 WORK = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from unifashion_pl.cli.main import sentences, signals
 from unifashion_pl.files import exclusive, replacing
@@ -32,6 +33,7 @@ def write(path):
 
 if __name__ == "__main__":
     out = Path(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     with sentences("data"), signals(), exclusive(out), worker_pool(2, "unifashion_pl.files") as pool:
         [future.result() for future in [pool.submit(write, out / name) for name in "ab"]]
 """
@@ -157,12 +159,14 @@ def test_only_a_process_that_imports_the_script_is_refused() -> None:
 
 def test_a_worker_ends_that_the_pool_does_not_know_yet() -> None:
     """As when Ctrl-C comes while the second process is being started."""
-    with pytest.raises(KeyboardInterrupt), worker_pool(1, "unifashion_pl.files") as pool:
-        pid = pool.submit(os.getpid).result()
-        pool.submit(time.sleep, 60)
-        pool._processes.clear()  # type: ignore[union-attr]
+    with pytest.raises(KeyboardInterrupt), worker_pool(2, "unifashion_pl.files") as pool:
+        for _ in range(2):
+            pool.submit(time.sleep, 60)
+        known: dict[int, Any] = dict(pool._processes)  # type: ignore[arg-type]
+        assert len(known) == 2
+        pool._processes.popitem()  # type: ignore[union-attr]
         begun = time.monotonic()
         raise KeyboardInterrupt
-    while not gone(pid) and time.monotonic() < begun + 20:
+    while not all(map(gone, known)) and time.monotonic() < begun + 20:
         time.sleep(0.05)
-    assert time.monotonic() < begun + 20
+    assert all(map(gone, known))
