@@ -26,4 +26,6 @@ def test_a_goal_is_met_by_its_ratio() -> None:
     def goal(wanted: float | None) -> Goal:
         return Goal("step", "1 s", "peer 2 s", 2.0, wanted, "", "python benchmarks/step.py")
 
-    assert goal(2.0).met and goal(2.1).met is False and goal(None).met is None
+    assert goal(2.0).met
+    assert goal(2.1).met is False
+    assert goal(None).met is None
