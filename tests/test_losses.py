@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unifashion_pl.losses import hard_negatives, itc_loss, itm_loss, lm_loss, max_sim
+from unifashion_pl.losses import contrast, hard_negatives, itc_loss, itm_loss, lm_loss, max_sim
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -66,6 +66,15 @@ def test_multi_positive_and_smoothing_are_cross_entropy_with_soft_targets() -> N
     expected = (F.cross_entropy(logits, soft) + F.cross_entropy(logits.T, soft)) / 2
     loss = itc_loss(text, image, 0.1, ids=ids, multi_positive=True, label_smoothing=0.1)
     assert float(loss) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_similarities_come_with_the_loss() -> None:
+    text, image = unit(4, 8).requires_grad_(), unit(4, 3, 8, seed=1)
+    loss, similarities = contrast(text, image, 0.1, ids=torch.tensor([0, 0, 1, 2]))
+    torch.testing.assert_close(similarities, torch.einsum("ne,mqe->nmq", text, image).amax(-1).detach())
+    assert torch.equal(loss, itc_loss(text, image, 0.1, ids=torch.tensor([0, 0, 1, 2])))
+    assert loss.requires_grad
+    assert not similarities.requires_grad
 
 
 def test_max_sim_keeps_its_axes_for_one_sample() -> None:

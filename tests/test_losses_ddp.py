@@ -46,16 +46,19 @@ def work(rank: int, store: str, out: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     results = []
+    reduced: list[int] = []
+    all_reduce = dist.all_reduce
+    dist.all_reduce = lambda x, *args: (reduced.append(x.numel()), all_reduce(x, *args))[1]
     for case in CASES:
         model = nn.parallel.DistributedDataParallel(Towers())
         rows = slice(rank * 3, rank * 3 + 3)
         loss = model(data()[rows], rows, case)
         loss.backward()
         value = loss.detach().clone()
-        dist.all_reduce(value)
+        all_reduce(value)
         results.append((value / 2, [p.grad for p in model.parameters()]))
     if rank == 0:
-        torch.save(results, out)
+        torch.save((results, max(reduced)), out)
     del model, loss  # DDP's reducer, which the graph holds too, must not outlive the group
     gc.collect()
     dist.barrier()
@@ -64,7 +67,9 @@ def work(rank: int, store: str, out: str) -> None:
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     mp.spawn(work, args=(str(tmp_path / "store"), str(tmp_path / "out.pt")), nprocs=2)
-    for case, (value, grads) in zip(CASES, torch.load(tmp_path / "out.pt", weights_only=True)):
+    results, reduced = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert reduced == 6  # counts of each text; of the vectors' gradients a rank is sent its own rows alone
+    for case, (value, grads) in zip(CASES, results):
         model = Towers()
         loss = model(data(), slice(None), case)
         loss.backward()

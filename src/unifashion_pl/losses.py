@@ -7,12 +7,14 @@ the global batch: averaged over ranks, as DDP does with gradients, loss and grad
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from unifashion_pl.similarity import max_sim as max_sim
 
 Reduction = Literal["mean", "sum"]
 Negatives = Literal["multinomial", "argmax"]
@@ -29,9 +31,10 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous().clone()
-        dist.all_reduce(grad)
-        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+        grad = grads[0].contiguous()
+        own = grad.new_empty(len(grad) // dist.get_world_size(), *grad.shape[1:])
+        dist.reduce_scatter_tensor(own, grad)
+        return own
 
 
 def _world(gather: bool) -> tuple[int, int]:
@@ -43,20 +46,6 @@ def _world(gather: bool) -> tuple[int, int]:
 def gather_rows(x: Tensor, gather: bool = True) -> Tensor:
     """Concatenate equal-sized rows of all ranks, with gradient across ranks; the identity without a process group."""
     return _AllGather.apply(x) if _world(gather)[1] > 1 else x
-
-
-def max_sim(text: Tensor, image: Tensor) -> Tensor:
-    """Similarity of a text and an image (§3.1.1, as in BLIP-2): the best of the image's query tokens.
-
-    Args:
-        text: (N, E) unit vectors.
-        image: (M, Q, E) unit vectors.
-
-    Returns:
-        (N, M); its transpose serves image -> text. One GEMM, never an N × M × Q × E product.
-    """
-    M, Q, E = image.shape
-    return (text @ image.reshape(M * Q, E).T).view(-1, M, Q).amax(-1)
 
 
 def itc_loss(
@@ -71,6 +60,37 @@ def itc_loss(
     reduction: Reduction = "mean",
     gather: bool = True,
 ) -> Tensor:
+    """The loss of :func:`contrast` alone, which says what the arguments are."""
+    labels: dict[str, Any] = {"ids": ids, "valid": valid, "multi_positive": multi_positive}
+    return contrast(
+        text, image, temperature, **labels, label_smoothing=label_smoothing, reduction=reduction, gather=gather
+    ).loss
+
+
+class Contrast(NamedTuple):
+    """A contrastive loss, and what it was computed from.
+
+    Attributes:
+        loss: scalar; 0 when nothing is valid.
+        similarities: (B, B) of the rank's own texts and images, without gradient: what hard negatives are drawn by.
+    """
+
+    loss: Tensor
+    similarities: Tensor
+
+
+def contrast(
+    text: Tensor,
+    image: Tensor,
+    temperature: Tensor | float = 0.07,
+    *,
+    ids: Tensor | None = None,
+    valid: Tensor | None = None,
+    multi_positive: bool = False,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    gather: bool = True,
+) -> Contrast:
     """Symmetric image–text contrastive loss, also the terms of L_cir (Eq. 10). Eq. 3 prints one direction, §3.1.1 calls the loss symmetrical:
     the mean of both. The paper's lambda is 1/temperature.
 
@@ -88,25 +108,31 @@ def itc_loss(
         gather: False keeps the loss on the rank's own batch.
 
     Returns:
-        Scalar; 0 when nothing is valid. It is computed in float32 under mixed precision too: at a temperature of 0.01 neighbouring logits
-        of bf16 are 0.5 apart.
+        Loss and similarities, in float32 under mixed precision too: at a temperature of 0.01 neighbouring logits of bf16 are 0.5 apart.
     """
     B = text.shape[0]
     rank, world = _world(gather)
-    with torch.autocast(text.device.type, enabled=False):
-        logits = max_sim(gather_rows(text.float(), gather), image.float()) / temperature
-    pairs = _pairs(B, rank, text.device, ids, valid, multi_positive, gather)
-    logits = logits.masked_fill(~pairs[1], torch.finfo(logits.dtype).min)
+    similarities = max_sim(gather_rows(text.float(), gather), image.float())
+    positive, allowed = _pairs(B, rank, text.device, ids, valid, multi_positive, gather)
+    logits = (similarities / temperature).masked_fill_(~allowed, torch.finfo(similarities.dtype).min)
+    per_image, per_text = _means(logits, positive, world)
+    if label_smoothing:
+        flat_image, flat_text = _means(logits, allowed, world)
+        per_image = (1 - label_smoothing) * per_image + label_smoothing * flat_image
+        per_text = (1 - label_smoothing) * per_text + label_smoothing * flat_text
+    own = slice(rank * B, (rank + 1) * B)
+    parts = gather_rows(torch.stack([torch.logsumexp(logits, 1), per_text], 1)[None], gather)
+    text_to_image = (torch.logsumexp(parts[..., 0], 0) - parts[..., 1].sum(0))[own]
     kept = torch.ones(B, device=text.device) if valid is None else valid.to(logits.dtype)
     scale = kept * world / _over_ranks(kept.sum(), world)
-    shares = pairs.to(logits.dtype)
-    own, all_ = shares / shares.sum(1, keepdim=True).clamp(min=1), shares / _over_ranks(shares.sum(2, keepdim=True), world)
-    per_image, per_text = ((1 - label_smoothing) * share[0] + label_smoothing * share[1] for share in (own, all_))
-    image_to_text = torch.logsumexp(logits, 0) - (per_image * logits).sum(0)
-    parts = gather_rows(torch.stack([torch.logsumexp(logits, 1), (per_text * logits).sum(1)], 1)[None], gather)
-    text_to_image = (torch.logsumexp(parts[..., 0], 0) - parts[..., 1].sum(0))[rank * B : (rank + 1) * B]
-    loss = (image_to_text * scale).sum() + (text_to_image * scale).sum()
-    return loss if reduction == "sum" else loss / 2
+    loss = ((torch.logsumexp(logits, 0) - per_image) * scale).sum() + (text_to_image * scale).sum()
+    return Contrast(loss if reduction == "sum" else loss / 2, similarities.detach()[own])
+
+
+def _means(logits: Tensor, members: Tensor, world: int) -> tuple[Tensor, Tensor]:
+    """Means of the logits (N, B) of ``members`` (N, B): for each own image (B,), and for each text (N,) what this rank's images add to the mean."""
+    taken = logits * members
+    return taken.sum(0) / members.sum(0).clamp(min=1), taken.sum(1) / _over_ranks(members.sum(1), world)
 
 
 def _over_ranks(count: Tensor, world: int) -> Tensor:
@@ -118,12 +144,10 @@ def _over_ranks(count: Tensor, world: int) -> Tensor:
 
 def _pairs(
     B: int, rank: int, device: torch.device, ids: Tensor | None, valid: Tensor | None, multi_positive: bool, gather: bool
-) -> Tensor:
-    """(2, N, B) bool over (text, own image): positives, and admissible entries."""
+) -> tuple[Tensor, Tensor]:
+    """Positives, and admissible entries: (N, B) bool each, over (text, own image)."""
     N = B * _world(gather)[1]
-    positive = torch.zeros(N, B, dtype=torch.bool, device=device)
-    own = torch.arange(B, device=device)
-    positive[rank * B + own, own] = True
+    positive = torch.arange(N, device=device)[:, None] == torch.arange(rank * B, (rank + 1) * B, device=device)
     allowed = torch.ones_like(positive)
     if ids is not None:
         same = gather_rows(ids, gather)[:, None] == ids[None, :]
@@ -134,7 +158,7 @@ def _pairs(
     if valid is not None:
         allowed = allowed & gather_rows(valid, gather)[:, None] & valid[None, :]
         positive = positive & allowed
-    return torch.stack([positive, allowed])
+    return positive, allowed
 
 
 def hard_negatives(

@@ -10,9 +10,10 @@ import torch
 from small import TEXTS, pair_batch, small_backbone, triplet_batch
 from torch import Tensor
 
+from unifashion_pl import similarity
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.backbone.qformer import QuerySet, TextTokens
-from unifashion_pl.data.samples import TripletBatch
+from unifashion_pl.data.samples import PairBatch, TripletBatch
 from unifashion_pl.losses import itc_loss
 from unifashion_pl.tasks import RetrievalModule
 
@@ -57,6 +58,20 @@ def test_matching_takes_each_pair_and_the_hardest_wrong_image_and_text(kind: str
         label = matched if (image, text) in right else unmatched
         errors.append(math.log(math.exp(unmatched) + math.exp(matched)) - label)
     assert float(loss.detach()) == pytest.approx(sum(errors) / 12, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [pair_batch(), triplet_batch()])
+def test_similarities_are_computed_once_a_step(batch: PairBatch | TripletBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matching draws its negatives by those of the loss; captions against composed queries have one vector each."""
+    shapes: list[torch.Size] = []
+    best = similarity._best
+    monkeypatch.setattr(
+        similarity, "_best", lambda text, image, *which: (shapes.append(image.shape), best(text, image, *which))[1]
+    )
+    backbone = small_backbone()
+    losses = head().losses(backbone, batch, backbone.encode(batch))
+    assert len(losses) > 1
+    assert shapes == [(4, 4, 16)]
 
 
 def test_triplet_losses_are_the_three_terms_of_equation_10() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unifashion_pl.backbone import Encoding, QFormerBackbone, TextTokens
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
-from unifashion_pl.losses import Negatives, Reduction, hard_negatives, itc_loss, itm_loss, lm_loss, max_sim
+from unifashion_pl.losses import Contrast, Negatives, Reduction, contrast, hard_negatives, itm_loss, lm_loss, max_sim
 from unifashion_pl.tasks.base import TaskModule
 
 
@@ -72,9 +72,10 @@ class RetrievalModule(TaskModule):
             return {}
         z = self.project_images(encoding.queries)
         c = self.project_texts(backbone.text_pass(encoding.tokens))
-        losses = {"itc": self._itc(c, z, batch.products)}
+        itc = self._contrast(c, z, batch.products)
+        losses = {"itc": itc.loss}
         if self.itm_head is not None:
-            scores = max_sim(c.detach(), z.detach()) / self.clamped_temperature.detach()
+            scores = itc.similarities / self.clamped_temperature.detach()
             losses["itm"] = self._itm(backbone, encoding.features, encoding.tokens, scores, batch.products, "reference")
         if self.lm_head is not None:
             states = backbone.language_pass(encoding.features, encoding.tokens)
@@ -92,9 +93,10 @@ class RetrievalModule(TaskModule):
         valid = torch.tensor([bool(c.strip()) for c in batch.captions]).to(e.device)
         c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
         composed = e[:, None] if self.caption_term == "cls" else self.project_images(encoding.queries)
-        losses = {"cir_itc": self._itc(e, z, batch.target_ids), "cir_caption": self._itc(c, composed, batch.target_ids, valid)}
+        itc = self._contrast(e, z, batch.target_ids)
+        losses = {"cir_itc": itc.loss, "cir_caption": self._contrast(c, composed, batch.target_ids, valid).loss}
         if self.itm_head is not None:
-            scores = max_sim(e.detach(), z.detach()) / self.clamped_temperature.detach()
+            scores = itc.similarities / self.clamped_temperature.detach()
             if self.itm_text == "modifying":
                 losses["cir_itm"] = self._itm(backbone, features, encoding.tokens, scores, batch.target_ids, "target")
             else:
@@ -110,8 +112,8 @@ class RetrievalModule(TaskModule):
         tokens = backbone.tokenize([batch.captions[i] for i in rows])
         return self._itm(backbone, features[own], tokens, scores[own][:, own], batch.target_ids[own], "target")
 
-    def _itc(self, text: Tensor, image: Tensor, ids: Tensor, valid: Tensor | None = None) -> Tensor:
-        return itc_loss(text, image, self.clamped_temperature, ids=ids, valid=valid, **self.itc)
+    def _contrast(self, text: Tensor, image: Tensor, ids: Tensor, valid: Tensor | None = None) -> Contrast:
+        return contrast(text, image, self.clamped_temperature, ids=ids, valid=valid, **self.itc)
 
     def _itm(
         self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, scores: Tensor, ids: Tensor, query_set: QuerySet
