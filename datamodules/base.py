@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ import lightning as L
 from lightning.pytorch.utilities import CombinedLoader
 
 from unifashion_pl.data.assemble import Assembler
-from unifashion_pl.data.features import FOLDER, FeatureSource
+from unifashion_pl.data.features import EVALUATED, FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME, changed_sources
 from unifashion_pl.data.mixing import MixedPairLoader, pacing
 from unifashion_pl.data.plan import Plan, shortened
@@ -146,9 +147,10 @@ class FashionDataModule(Resizable):
         max_bad: damaged samples that training replaces and reports before it stops.
         prepare_workers: processes that make shards.
         start_method: of worker processes; None = the platform's default.
-        features: train on the vision tower's cached outputs instead of pixels: True takes those beside the shards, a path those in
-            ``path/FOLDER OF THE SHARDS`` or ``path/DATASET/FOLDER OF THE SHARDS``, as ``unifashion data features --out path`` writes them
-            (see :mod:`unifashion_pl.data.features`). Evaluation reads pixels, which it also shows.
+        features: train and evaluate on the vision tower's cached outputs instead of pixels: True takes those beside the shards, a path
+            those in ``path/FOLDER OF THE SHARDS`` or ``path/DATASET/FOLDER OF THE SHARDS``, as ``unifashion data features --out path`` writes
+            them (see :mod:`unifashion_pl.data.features`). Test also decodes the pictures that it shows; try-on and design are evaluated
+            on pixels.
     """
 
     stream: ClassVar[str]
@@ -207,7 +209,7 @@ class FashionDataModule(Resizable):
 
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
         """Of either stage, those of all folders of evaluation."""
-        return [self.evaluation(self.source(folder), self.assembler()) for folder in self.eval_folders]
+        return [self.evaluation(self.source(folder), self.assembler(), stage) for folder in self.eval_folders]
 
     def prepare_data(self) -> None:
         """Make the shards that do not exist yet, and those whose annotation files or containers have changed since, which is warned about.
@@ -255,9 +257,17 @@ class FashionDataModule(Resizable):
         return StreamsLoader({self.stream: self.train_loader()})
 
     def training(self, source: SampleSource, assembler: Assembler[Any], exclude: Sequence[str] = ()) -> TrainLoader[Any]:
-        """A training loader with this DataModule's settings."""
+        """A training loader with this DataModule's settings.
+
+        Raises:
+            FileNotFoundError, ValueError: features are wanted, and as :meth:`_with_features`; or the assembler mirrors at random.
+        """
+        if self.features and bool(getattr(assembler, "flip", 0)):
+            raise ValueError(
+                "flip mirrors images at random, which cached features cannot: set flip=0, or train without features=..."
+            )
         return TrainLoader(
-            self._with_features(source, assembler) if self.features else source,
+            self._with_features(source) if self.features else source,
             assembler,
             batch_size=self.batch_size,
             seed=self.seed,
@@ -267,8 +277,8 @@ class FashionDataModule(Resizable):
             exclude=exclude,
         )
 
-    def _with_features(self, source: SampleSource, assembler: Assembler[Any]) -> FeatureSource:
-        """The vision tower's cached outputs beside the samples, compared with the tower of the model that is to be trained.
+    def _with_features(self, source: SampleSource) -> FeatureSource:
+        """The vision tower's cached outputs beside the samples, compared with the tower of the trainer's model.
 
         Raises:
             FileNotFoundError, ValueError: there are none, or they are of another tower, transform or data.
@@ -276,10 +286,6 @@ class FashionDataModule(Resizable):
         if not isinstance(source, ShardSource):
             raise ValueError(
                 f"{source.dataset} is read from raw files, and features lie beside shards: name a folder (shards=...)"
-            )
-        if getattr(assembler, "flip", 0):
-            raise ValueError(
-                "flip mirrors images at random, which cached features cannot: set flip=0, or train without features=..."
             )
         cached = FeatureSource(source, self._features_folder(source.folder))
         model = getattr(self.trainer, "lightning_module", None)
@@ -293,8 +299,14 @@ class FashionDataModule(Resizable):
         below = Path(str(self.features)) / shards.parent.name / shards.name
         return below if below.is_dir() else Path(str(self.features)) / shards.name
 
-    def evaluation(self, source: SampleSource, assembler: Assembler[Any]) -> EvalLoader[Any]:
-        """An evaluation loader with this DataModule's settings."""
+    def evaluation(self, source: SampleSource, assembler: Assembler[Any], stage: str = "test") -> EvalLoader[Any]:
+        """An evaluation loader with this DataModule's settings.
+
+        Args:
+            stage: in ``test`` pictures are shown, so that they are decoded beside features.
+        """
+        if self.features and source.kind in EVALUATED:
+            source, assembler = self._with_features(source), replace(assembler, show=stage == "test")  # type: ignore[type-var]
         rank = Rank.here(self.trainer)
         return EvalLoader(source, assembler, batch_size=self.eval_batch_size, rank=rank, workers=self.workers)
 

@@ -207,4 +207,4 @@ class CatalogueDataModule(FashionDataModule):
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
         """The split of that name; validation also serves as test where there is no other."""
         split = "test" if stage == "test" and "test" in self.splits() else "val"
-        return [self.evaluation(self.split_source(split), self.assembler())] if split in self.splits() else []
+        return [self.evaluation(self.split_source(split), self.assembler(), stage)] if split in self.splits() else []

@@ -5,7 +5,9 @@ The test split has no targets in public, so its numbers are reported on validati
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,7 +24,9 @@ from unifashion_pl.datamodules.fashioniq_raw import (
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import GalleryAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.captions import read_captions, read_library
+from unifashion_pl.data.meta import QueryMeta, meta_of
 from unifashion_pl.data.plan import Input, Item, Kind, Plan, in_order
+from unifashion_pl.data.reader import DamagedSample, SampleSource
 from unifashion_pl.data.recipes import FileRecipe
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.texts import Joiner
@@ -131,6 +135,16 @@ def variant(root: Path) -> str:
     return RawFashionIQ(Path(root)).variant()
 
 
+def asked_again(gallery: SampleSource, queries: SampleSource) -> frozenset[str]:
+    """Ids of gallery images that are references too, or stand in several categories: evaluation keeps what the vision tower made of them."""
+    times = Counter(key.partition("-")[2] for key in gallery.keys)
+    again = {id for id, number in times.items() if number > 1}
+    for number in range(len(queries.keys)):
+        with suppress(DamagedSample):  # it will be told when it is evaluated
+            again.add(meta_of(queries.read(number), QueryMeta)["reference"])
+    return frozenset(again)
+
+
 class FashionIQDataModule(FashionDataModule):
     """Fashion-IQ for composed retrieval: triplets to train on; galleries and queries of the validation split to evaluate on.
 
@@ -178,8 +192,9 @@ class FashionIQDataModule(FashionDataModule):
             ids = {key.partition("-")[2] for key in gallery.keys}
             library = read_library(self.gallery_captions, expected=ids, allow_unsafe=self.allow_unsafe_captions)
         queries = self.source("queries-val")
-        shelves = GalleryAssembler(self.encoder, library, self.allow_unsafe_captions, gallery.planned)
+        again = None if self.features else asked_again(gallery, queries)
+        shelves = GalleryAssembler(self.encoder, library, self.allow_unsafe_captions, gallery.planned, again)
         known = queries.subsets.get("train_overlap")  # older shards do not say
         overlap = None if known is None else frozenset(known)
         asked = QueryAssembler(self.encoder, self.pixels, self.joiner, queries.planned, overlap)
-        return [self.evaluation(gallery, shelves), self.evaluation(queries, asked)]
+        return [self.evaluation(gallery, shelves, stage), self.evaluation(queries, asked, stage)]

@@ -105,9 +105,9 @@ class TableDataModule(FashionDataModule):
         if rows is None:
             return []
         if self.kind == "pairs":
-            return [self.evaluation(self.table(rows, "pairs", split), self.assembler())]
+            return [self.evaluation(self.table(rows, "pairs", split), self.assembler(), stage)]
         gallery, queries = self.table(self.gallery, "gallery", split), self.table(rows, "queries", split)
         return [
-            self.evaluation(gallery, GalleryAssembler(self.encoder)),
-            self.evaluation(queries, QueryAssembler(self.encoder)),
+            self.evaluation(gallery, GalleryAssembler(self.encoder), stage),
+            self.evaluation(queries, QueryAssembler(self.encoder), stage),
         ]

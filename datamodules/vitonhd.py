@@ -238,7 +238,7 @@ class VitonHDDataModule(FashionDataModule):
         """Paired samples, in test followed by unpaired ones."""
         kinds = (True,) if stage == "validation" else (True, False)
         return [
-            self.evaluation(self.source(_test_folder(paired, end)), self.assembler(paired))
+            self.evaluation(self.source(_test_folder(paired, end)), self.assembler(paired), stage)
             for end in self.endings()
             for paired in kinds
         ]

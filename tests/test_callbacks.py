@@ -20,9 +20,12 @@ from unifashion_pl.datamodules import CatalogueDataModule, FashionGenDataModule,
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
 from unifashion_pl.data.features import FeatureSource
-from unifashion_pl.data.make_features import write_features
+from unifashion_pl.data.make_features import shard_folders, write_features
 from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.samples import QueryBatch
+from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.generation import Denoiser, ImageVAE
+from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.tasks import DiffusionModule, RetrievalModule
 
 ALL: dict[str, Any] = {"image_size": 32, "pixel_size": (32, 32), "batch_size": 6}
@@ -166,7 +169,7 @@ def test_a_clean_run_says_nothing_about_damage(folder: Path, tmp_path: Path, cap
 
 
 def with_features(folder: Path, module: UniFashionModule, dtype: Any = "fp32") -> None:
-    for shards in (folder / "pairs/shards/pairs-train", folder / "triplets/shards/triplets-train"):
+    for shards in shard_folders(folder):
         write_features(shards, module.backbone.vision, dtype=dtype, progress=False)
 
 
@@ -183,6 +186,67 @@ def test_phase_2_on_features_learns_as_on_pixels(folder: Path, tmp_path: Path) -
         assert (other["keys"], other["texts"]) == (line["keys"], line["texts"])
         for loss, value in line["losses"].items():
             assert float.fromhex(other["losses"][loss]) == pytest.approx(float.fromhex(value), rel=1e-4), (place, loss)
+
+
+def test_a_test_on_features_finds_what_one_on_pixels_finds_and_shows_the_same_pictures(folder: Path, tmp_path: Path) -> None:
+    """Ranks, scores, halves of queries, rewritten words, painted pictures; the tower runs for the grey picture, and for the
+    comparison with what was kept: a blank picture for the shape, and one image of each of three folders."""
+    module = UniFashionModule(
+        model().backbone,
+        RetrievalModule(hidden_size=32, embed_dim=16),
+        policy="phase2_composed",
+        evaluator=Evaluator(robustness=True, composed_ks=(1, 3), pair_ks=(1, 3)),
+    ).eval()
+    with_features(folder, module)
+    passed, forward = [], module.backbone.vision.forward
+    module.backbone.vision.forward = lambda pictures: passed.append(len(pictures)) or forward(pictures)  # type: ignore[method-assign]
+    found = {}
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    for name, features in (("pixels", False), ("features", True)):
+        passed.clear()
+        trainer = L.Trainer(default_root_dir=tmp_path / name, **quiet)
+        values = trainer.test(module, datamodule=data(folder, features=features, eval_batch_size=7), verbose=False)
+        lines = [
+            line
+            for kind in ("composed", "rewritten", "retrieval")
+            for line in read_lines(tmp_path / name / f"test/predictions/{kind}.jsonl")
+        ]
+        pictures = {path.name: path.read_bytes() for path in (tmp_path / name / "test/images").iterdir()}
+        found[name] = values, lines, pictures, sum(passed)
+    assert found["pixels"][3] == 36 + 39 + 1
+    assert found["features"][3] == 3 * 2 + 1
+    for ours, theirs in zip(found["pixels"][1], found["features"][1], strict=True):
+        assert {k: v for k, v in ours.items() if k not in ("top", "score", "rewritten_score")} == {
+            k: v for k, v in theirs.items() if k not in ("top", "score", "rewritten_score")
+        }
+    assert len(found["pixels"][1]) > 100
+    ours, theirs = ({k: v for part in found[name][0] for k, v in part.items()} for name in found)
+    assert ours == pytest.approx(theirs)
+    assert found["pixels"][2] == found["features"][2] != {}
+
+
+def test_a_validation_reads_no_pictures_where_there_are_features(folder: Path, tmp_path: Path) -> None:
+    with_features(folder, model())
+    loaders = data(folder, features=True, pixel_size=None).val_dataloader()
+    assert len(loaders) == 3
+    for loader in loaders:
+        for batch in loader:
+            assert batch.pictures is None
+            assert (batch.references if isinstance(batch, QueryBatch) else batch.images).ndim == 3
+
+
+def test_evaluation_is_refused_without_features_and_on_those_of_another_tower(folder: Path, tmp_path: Path) -> None:
+    trainer = L.Trainer(logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match="no vision features in .*pairs-validation/features: make them with .unifashion data feat"
+    ):
+        trainer.validate(model(), datamodule=data(folder, features=True))
+    with_features(folder, model())
+    other = model()
+    with torch.no_grad():
+        next(other.backbone.vision.parameters()).add_(1e-3)
+    with pytest.raises(ValueError, match="pairs-validation/features holds the features of another vision tower.*weights was"):
+        trainer.validate(other, datamodule=data(folder, features=True))
 
 
 def test_training_is_refused_on_features_of_another_tower_and_where_the_tower_learns(folder: Path, tmp_path: Path) -> None:
@@ -213,7 +277,7 @@ def test_features_that_are_not_there_or_cannot_be_are_refused(folder: Path, tmp_
 
 
 def test_the_command_makes_what_the_datamodule_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The shipped tiny model's tower, all dataset folders below one, training shards only."""
+    """The shipped tiny model's tower, all dataset folders below one, of training and evaluation."""
     write_fashioniq(tmp_path / "raw", train=2, val=2)
     FashionIQDataModule(tmp_path / "raw", tmp_path / "shards/iq").prepare_data()
     main(
@@ -231,7 +295,7 @@ def test_the_command_makes_what_the_datamodule_takes(tmp_path: Path, capsys: pyt
         ]
     )
     out = capsys.readouterr().out
-    assert "fashioniq/val (gallery) is left out" in out
+    assert str(tmp_path / "kept/iq/gallery-val/index.json") in out
     assert str(tmp_path / "kept/iq/triplets-train/index.json") in out
     tower = UniFashionModule.from_pretrained("tiny").backbone.vision
     for features in (tmp_path / "kept/iq", tmp_path / "kept"):
@@ -241,4 +305,4 @@ def test_the_command_makes_what_the_datamodule_takes(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit) as stopped:
         main(["data", "features", "--shards", str(tmp_path / "raw")])
     assert stopped.value.code == 2
-    assert "no training shards in" in capsys.readouterr().err
+    assert "no shards in" in capsys.readouterr().err

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from data.rawdata import features_of as made
+from data.rawdata import write_vitonhd
 from safetensors.torch import load_file
+from unifashion_pl.datamodules import VitonHDDataModule
 
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.assemble import TripletAssembler, image_of
-from unifashion_pl.data.make_features import write_features
+from unifashion_pl.data.make_features import shard_folders, write_features
+from unifashion_pl.data.meta import QueryMeta, meta_of
 from unifashion_pl.data.reader import DamagedSample, ShardSource
 from unifashion_pl.data.stream import TrainLoader
 from unifashion_pl.data.transforms import EncoderTransform
@@ -65,11 +68,50 @@ def test_a_second_run_keeps_what_is_there_and_makes_what_is_not(
         assert {p: p.stat().st_mtime_ns for p in kept} == kept
 
 
-def test_evaluation_shards_and_full_disks_are_refused(
-    pair_shards: Path, frozen: QFormerBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_galleries_and_queries_have_features_and_an_image_that_lies_in_another_folder_is_copied(
+    triplet_shards: Path, frozen: QFormerBackbone, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="pairs of the split validation.*evaluation reads pixels"):
-        write_features(pair_shards / "pairs-validation", frozen.vision, out=tmp_path)
+    """Every reference stands in the gallery: of the 15 queries nothing passes the tower but the blank picture that gives the shape."""
+    folders = [folder for folder in shard_folders(triplet_shards) if not folder.name.startswith("triplets")]
+    assert [folder.name for folder in folders] == ["gallery-val", "queries-val"]
+    shelves = made(folders[0], frozen, tmp_path / "gallery")
+    passed, forward = [], frozen.vision.forward
+    frozen.vision.forward = lambda pictures: passed.append(len(pictures)) or forward(pictures)  # type: ignore[method-assign]
+    questions = made(folders[1], frozen, tmp_path / "queries", known=[tmp_path / "gallery"])
+    assert passed == [1]
+    alone = made(folders[1], frozen, tmp_path / "alone")
+    assert sum(passed) == 2 + sum(file.images for file in alone.found.files) == 2 + 15
+    assert questions.planned == {"dress": 5, "shirt": 5, "toptee": 5}
+    kept = {shelves.keys[n].partition("-")[2]: shelves.read(n).features["image"] for n in range(len(shelves.keys))}
+    for number in range(15):
+        raw = questions.read(number)
+        assert torch.equal(raw.features["reference"], kept[meta_of(raw, QueryMeta)["reference"]])
+    other = made(folders[1], frozen, tmp_path / "exact", dtype="fp32", known=[tmp_path / "gallery"])  # of another identity
+    assert sum(passed) == 17 + 1 + 15
+    assert other.found.identity.dtype == "fp32"
+
+
+def test_persons_that_are_evaluated_and_full_disks_are_refused(
+    pair_shards: Path,
+    frozen: QFormerBackbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In their evaluation sketches pass the tower too, as they are seen at generation size."""
+    data = VitonHDDataModule(write_vitonhd(tmp_path / "raw"), tmp_path / "shards", image_size=SIZE, pixel_size=(32, 24))
+    data.prepare_data()
+    persons = [data.shards / name for name in data.folders() if "test" in name]  # type: ignore[operator]
+    with pytest.raises(ValueError, match="holds tryon of the split test.*features are made for training shards of"):
+        write_features(persons[0], frozen.vision, out=tmp_path / "out")
+    assert [folder.name for folder in shard_folders(tmp_path / "shards")] == [
+        name for name in data.folders() if "train" in name
+    ]
+    assert f"{persons[0]}: vitonhd/test" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="no shards in .* whose features are read"):
+        shard_folders(persons[0])
+    tmp_path = tmp_path / "full"
+    tmp_path.mkdir()
 
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")

@@ -134,11 +134,11 @@ def features(
     max_bad: Annotated[MaxBad, "go on without features of up to N damaged samples; each is named"] = 0,
     model: Model,
 ) -> None:
-    """Run a frozen vision tower (of --model, which may also be a .yaml) over training shards once."""
+    """Run a frozen vision tower (of --model, which may also be a .yaml) once over the images of shards, of training and evaluation."""
     from unifashion_pl import UniFashionModule
-    from unifashion_pl.data.make_features import training_shards, write_features
+    from unifashion_pl.data.make_features import shard_folders, write_features
 
-    folders = training_shards(shards)
+    folders = shard_folders(shards)
     for place in folders if out is None else ():
         check_writable(place, folder=True)
     named = model.model or ""
@@ -147,6 +147,9 @@ def features(
     tower = whole.backbone.vision.eval()
     tower.to(model.place())
     settings: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "workers": workers, "max_bad": max_bad}
+    made: list[Path] = []
     for folder in folders:
         beside = None if out is None else out / folder.relative_to(shards if folder != shards else folder.parent)
-        print(write_features(folder, tower, out=beside, **settings))
+        index = write_features(folder, tower, out=beside, known=made, **settings)
+        made.append(index.parent)
+        print(index)

@@ -86,6 +86,15 @@ def pixels_of(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tenso
     return None if name in raw.features and pixels is None else to_tensor(image_of(raw, name))
 
 
+def shown_beside(raw: RawSample, name: str, encoder: EncoderTransform) -> Tensor | None:
+    """An image field (1, 3, S, S) for people to look at, where the vision tower's features stand in its place; else None.
+
+    Raises:
+        DamagedSample: absent or broken.
+    """
+    return encoder(to_tensor(image_of(raw, name)))[None] if name in raw.features else None
+
+
 def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | None:
     """An image field (1, C, H, W), None where the sample has none.
 
@@ -121,6 +130,7 @@ class PairAssembler:
         captions: descriptions by image id, instead of the shards' own.
         same: what makes two samples of a batch each other's positives: the same ``product`` or the same retrieval ``text``.
         flip: chance that a training image is mirrored.
+        show: keep what people are shown beside features.
     """
 
     encoder: EncoderTransform
@@ -131,6 +141,7 @@ class PairAssembler:
     captions: Mapping[str, str] | None = None
     same: Literal["product", "text"] = "product"
     flip: float = 0.0
+    show: bool = False
 
     needs: ClassVar = frozenset({"image", "meta"})
 
@@ -150,6 +161,7 @@ class PairAssembler:
             subcategories=[said.subcategory],
             dataset=dataset,
             labels=[said.labels] if said.labels else [],
+            pictures=shown_beside(raw, "image", self.encoder) if self.show else None,
         )
 
     def describe(self, raw: RawSample, draw: Draw) -> PairDescription:
@@ -214,12 +226,16 @@ class GalleryAssembler:
     Args:
         library: lines of a query-blind caption library by image id, see :func:`~unifashion_pl.data.captions.read_library`.
         allow_unsafe_captions: handed on to the evaluation, which else refuses captions without provenance.
+        again: ids of the images that evaluation will ask for again; None = not known.
+        show: keep what people are shown beside features.
     """
 
     encoder: EncoderTransform
     library: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     allow_unsafe_captions: bool = False
     planned: Mapping[str, int] = field(default_factory=dict)
+    again: Collection[str] | None = None
+    show: bool = False
 
     needs: ClassVar = frozenset({"image", "meta"})
 
@@ -228,7 +244,8 @@ class GalleryAssembler:
         line = dict(self.library.get(meta["id"], {}))
         return GalleryBatch(
             keys=[meta["id"]],
-            images=self.encoder(image_of(raw, "image"))[None],
+            images=tower_input(raw, "image", self.encoder)[None],
+            pictures=shown_beside(raw, "image", self.encoder) if self.show else None,
             categories=[meta["category"]],
             captions=[line.pop("caption", "")],
             in_union=[meta["in_union"]],
@@ -236,6 +253,7 @@ class GalleryAssembler:
             provenance=[line],
             allow_unsafe_captions=self.allow_unsafe_captions,
             planned=dict(self.planned),
+            again=[] if self.again is None else [meta["id"] in self.again],
         )
 
 
@@ -245,6 +263,7 @@ class QueryAssembler:
 
     Args:
         overlap: keys of the queries whose target also stands in a training split; None = not known.
+        show: keep what people are shown beside features.
     """
 
     encoder: EncoderTransform
@@ -252,6 +271,7 @@ class QueryAssembler:
     joiner: Joiner = "and"
     planned: Mapping[str, int] = field(default_factory=dict)
     overlap: Collection[str] | None = None
+    show: bool = False
 
     needs: ClassVar = frozenset({"reference", "meta"})
 
@@ -259,7 +279,8 @@ class QueryAssembler:
         meta = meta_of(raw, QueryMeta)
         return QueryBatch(
             keys=[raw.key],
-            references=self.encoder(image_of(raw, "reference"))[None],
+            references=tower_input(raw, "reference", self.encoder)[None],
+            pictures=shown_beside(raw, "reference", self.encoder) if self.show else None,
             reference_ids=[meta["reference"]],
             target_ids=[meta.get("target", "")],
             texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],

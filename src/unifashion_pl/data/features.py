@@ -1,4 +1,4 @@
-"""Outputs of a frozen vision tower, kept beside the shards, so that training need not run the tower: what they are of, and reading them.
+"""Outputs of a frozen vision tower, kept beside the shards, so that nothing need run the tower: what they are of, and reading them.
 
 A folder of features holds one safetensors file per shard and an ``index.json`` that says of which tower, weights, transform and shards
 they are. Every distinct image is kept once, in the file of the first shard that has it; samples know their images by number. Exact
@@ -32,6 +32,16 @@ from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
 FORMAT = 2
 FOLDER = "features"
+#: Kind of shards -> their image fields that a vision tower reads.
+TOWER_FIELDS = {
+    "pairs": ("image",),
+    "triplets": ("reference", "target"),
+    "queries": ("reference",),
+    "gallery": ("image",),
+    "tryon": ("garment",),
+}
+#: Kinds that are evaluated on features. Of try-on, evaluation has sketches pass the tower too, as they are seen at generation size.
+EVALUATED = ("pairs", "queries", "gallery")
 #: In ``rows``: the image of a sample that was damaged.
 NONE = -1
 #: Largest relative difference between kept features of an image and the tower's output today: rounding, and arithmetic of other devices.
@@ -139,7 +149,7 @@ class FeatureIndex:
         """
         path = folder / NAME
         if not path.is_file():
-            raise FileNotFoundError(f"no vision features in {folder}: make them with {MAKE}, or train without features=...")
+            raise FileNotFoundError(f"no vision features in {folder}: make them with {MAKE}, or leave features=... away")
         content = read_json(path, dict[str, Any], "an index of vision features")
         if content.get("format") != FORMAT:
             raise FormatError(
@@ -185,6 +195,7 @@ class FeatureSource(SampleSource):
                 raise FileNotFoundError(f"{self.folder / file.name} {fault}: {again}")
         self.dataset, self.split, self.kind, self.hash = source.dataset, source.split, source.kind, source.hash
         self.fields, self.subsets, self.keys, self.blocks = source.fields, source.subsets, source.keys, source.blocks
+        self.planned = source.planned
         self.features = self.found.identity.hash
         self._first = [0, *accumulate(file.images for file in self.found.files)]
         self._open: dict[int, Any] = {}

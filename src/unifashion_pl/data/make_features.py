@@ -1,4 +1,4 @@
-"""Making the folders of :mod:`unifashion_pl.data.features`: a frozen vision tower runs once over the images of training shards."""
+"""Making the folders of :mod:`unifashion_pl.data.features`: a frozen vision tower runs once over the images of shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_bytes, image_of
-from unifashion_pl.data.features import FOLDER, NONE, FeatureFile, FeatureIndex, Identity, run_tower
+from unifashion_pl.data.features import EVALUATED, FOLDER, NONE, TOWER_FIELDS, FeatureFile, FeatureIndex, Identity, run_tower
 from unifashion_pl.data.index import NAME, Shard, ShardIndex
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
@@ -26,30 +26,33 @@ from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import exclusive, replacing
 from unifashion_pl.provenance import tensor_bytes
 
-#: Kind of shards -> their image fields that a vision tower reads.
-TOWER_FIELDS = {"pairs": ("image",), "triplets": ("reference", "target"), "tryon": ("garment",)}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 Dtype = Literal["bf16", "fp32"]
 
 
-def training_shards(root: Path) -> list[Path]:
-    """Folders of training shards; others are named.
+def has_use(index: ShardIndex | ShardSource) -> bool:
+    """Whether training or evaluation reads features of such shards."""
+    return index.kind in (TOWER_FIELDS if index.split == TRAIN else EVALUATED)
+
+
+def shard_folders(root: Path) -> list[Path]:
+    """Folders of shards whose images' features somebody reads, one dataset's beside each other; others are named.
 
     Raises:
-        FileNotFoundError: no training shards below ``root``.
+        FileNotFoundError: no such shards below ``root``.
     """
     below = sorted(path.parent for path in root.rglob(NAME) if path.parent.name != FOLDER)
     folders = []
     for folder in [root] if (root / NAME).is_file() else below:
         index = ShardIndex.load(folder)
-        if index.split == TRAIN and index.kind in TOWER_FIELDS:
+        if has_use(index):
             folders.append(folder)
         else:
-            print(f"{folder}: {index.name} ({index.kind}) is left out, because evaluation reads pixels")
+            print(f"{folder}: {index.name} ({index.kind}) is left out, because it is evaluated on pixels")
     if not folders:
         raise FileNotFoundError(
-            f"no training shards in {root}: expected a folder with {NAME} whose split is {TRAIN}, or one that holds such folders. "
+            f"no shards in {root} whose features are read: expected a folder with {NAME}, or one that holds such folders. "
             "Shards are made by `unifashion data shards DATASET --root RAW --out SHARDS`"
         )
     return folders
@@ -66,8 +69,9 @@ def write_features(
     workers: int = 2,
     max_bad: int = 0,
     progress: bool = True,
+    known: Sequence[Path] = (),
 ) -> Path:
-    """Run a vision tower over the images of a folder of training shards and keep its outputs; returns the path of their index.
+    """Run a vision tower over the images of a folder of shards and keep its outputs; returns the path of their index.
 
     Finished files are kept by the next run. On a GPU, bf16 features are computed under autocast, as training with ``bf16-mixed`` would,
     else in the tower's own precision. Memory: about three times the features of one shard.
@@ -80,19 +84,21 @@ def write_features(
         out: folder to write to; default ``folder/features``.
         batch_size: images that the tower sees at once.
         workers: threads that decode.
-        max_bad: damaged samples that get no features, each with a warning; training then counts them as damaged, too.
+        max_bad: damaged samples that get no features, each with a warning; training then counts them as damaged, too, and evaluation
+            refuses them.
+        known: folders of features of other shards: images that are there do not pass the tower again.
 
     Raises:
-        ValueError: not training shards, or of a kind that no tower reads.
+        ValueError: shards of which nobody reads features.
         DamagedSample: images of more than ``max_bad`` samples cannot be read.
         WriteError: the disk is full, or ``out`` cannot be written.
         RuntimeError: another process is making the same features.
     """
     source = ShardSource(folder)
-    if source.split != TRAIN or source.kind not in TOWER_FIELDS:
+    if not has_use(source):
         raise ValueError(
             f"{source.folder} holds {source.kind} of the split {source.split}: features are made for training shards of "
-            f"{', '.join(TOWER_FIELDS)}; evaluation reads pixels"
+            f"{', '.join(TOWER_FIELDS)}, and for {', '.join(EVALUATED)} that are evaluated"
         )
     out = Path(out) if out is not None else source.folder / FOLDER
     size: Any = getattr(tower, "image_size", None)
@@ -100,7 +106,7 @@ def write_features(
         raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
     encoder = encoder or EncoderTransform(size)
     identity = Identity.of(tower, encoder, dtype)
-    maker = _Maker(source, tower, encoder, identity, batch_size, max_bad)
+    maker = _Maker(source, tower, encoder, identity, batch_size, max_bad, _elsewhere(known, identity))
     bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
     with exclusive(out, wait=0), ThreadPoolExecutor(max(1, workers)) as pool, bar:
         (out / NAME).unlink(missing_ok=True)
@@ -126,6 +132,7 @@ class _Maker:
     identity: Identity
     batch_size: int
     max_bad: int
+    elsewhere: dict[bytes, tuple[Path, int]] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
     numbers: dict[bytes, int] = field(default_factory=dict)
 
@@ -157,7 +164,7 @@ class _Maker:
                 if digest not in self.numbers and digest not in numbers:
                     numbers[digest], new[digest] = len(self.numbers) + len(new), (raw, name)
                 rows[i, column] = self.numbers[digest] if digest in self.numbers else numbers[digest]
-        features = self._run(list(new.values()), pool)
+        features = self._features(new, pool)
         tensors = {
             "features": features,
             "rows": rows,
@@ -187,6 +194,22 @@ class _Maker:
             return None
         return raw
 
+    def _features(self, images: dict[bytes, tuple[RawSample, str]], pool: Executor) -> Tensor:
+        """Features of images by digest (N, P, W): those that lie elsewhere copied, the others made."""
+        places = {row: self.elsewhere[digest] for row, digest in enumerate(images) if digest in self.elsewhere}
+        if not places:
+            return self._run(list(images.values()), pool)
+        rest = [row for row in range(len(images)) if row not in places]
+        made = self._run([image for row, image in enumerate(images.values()) if row not in places], pool)
+        whole = made.new_empty(len(images), *made.shape[1:])
+        whole[rest] = made
+        for path in {path for path, _ in places.values()}:
+            with safe_open(path, framework="pt") as file:
+                kept = file.get_slice("features")
+                for row in (row for row, place in places.items() if place[0] == path):
+                    whole[row] = kept[places[row][1]]
+        return whole
+
     def _run(self, images: Sequence[tuple[RawSample, str]], pool: Executor) -> Tensor:
         """Features of images (N, P, W) on the CPU; the next batch is decoded while the tower works on one."""
         shape = (self.identity.tokens, self.identity.width)
@@ -202,6 +225,18 @@ class _Maker:
                     made[done : done + len(batch)] = run_tower(self.tower, torch.stack(batch)).cpu()
                 done += len(batch)
         return made
+
+
+def _elsewhere(folders: Sequence[Path], identity: Identity) -> dict[bytes, tuple[Path, int]]:
+    """Digest of an image -> file and row of its features, of folders of the same identity."""
+    found: dict[bytes, tuple[Path, int]] = {}
+    for folder in folders:
+        index = FeatureIndex.load(folder)
+        for name in (file.name for file in index.files if index.identity == identity):
+            with safe_open(folder / name, framework="pt") as file:
+                rows = file.get_tensor("sha256")
+            found |= {bytes(digest.tolist()): (folder / name, row) for row, digest in enumerate(rows)}
+    return found
 
 
 def _digests(path: Path, metadata: dict[str, str]) -> list[bytes] | None:

@@ -3,8 +3,9 @@
 Letters: B batch, S encoder image side, H × W generation size (pixels). Every image tensor is **uint8 RGB**; towers and heads
 normalise on the device, so that a batch is four times smaller on its way there and the data side needs no model's constants.
 
-In training, what is meant for a frozen vision tower (``images``, ``references``, ``targets``, ``garments``) may instead be the tower's own
-outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.features`: P tokens of width W.
+What is meant for a frozen vision tower (``images``, ``references``, ``targets``, ``garments``) may instead be the tower's own
+outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.features`: P tokens of width W. ``pictures`` are then
+(B, 3, S, S) uint8 for people to look at, where somebody does (test), else None.
 """
 
 from __future__ import annotations
@@ -107,11 +108,17 @@ class PairBatch(Columns):
     subcategories: list[str]
     dataset: str = field(metadata=COMMON)
     labels: list[dict[str, Any]] = field(default_factory=list)
+    pictures: Tensor | None = None
 
     @property
     def prompts(self) -> list[str]:
         """What the diffusion head's text encoder reads: the caption (Eq. 7)."""
         return self.captions
+
+    @property
+    def shown(self) -> Tensor | None:
+        """What people are shown: (B, 3, S, S) uint8, None where there are features alone."""
+        return _shown(self.images, self.pictures)
 
     @classmethod
     def interleave(cls, parts: Sequence[PairBatch]) -> PairBatch:
@@ -163,7 +170,8 @@ class GalleryBatch(Columns):
 
     ``captions`` are query-blind generated captions, "" = none, and ``provenance`` says of each how it was made: a line of its
     library, {} where there is no caption, an empty list if there are none. ``allow_unsafe_captions``: evaluate captions that do not
-    prove to be query-blind, and label the results. ``planned``: images per category of the whole gallery, {} = not known.
+    prove to be query-blind, and label the results. ``planned``: images per category of the whole gallery, {} = not known. ``again``:
+    whether a query or another category will ask for the image too, [] = not known.
     """
 
     keys: list[str]
@@ -175,6 +183,13 @@ class GalleryBatch(Columns):
     provenance: list[dict[str, Any]] = field(default_factory=list)
     allow_unsafe_captions: bool = field(default=False, metadata=COMMON)
     planned: dict[str, int] = field(default_factory=dict, metadata=COMMON)
+    again: list[bool] = field(default_factory=list)
+    pictures: Tensor | None = None
+
+    @property
+    def shown(self) -> Tensor | None:
+        """What people are shown: (B, 3, S, S) uint8, None where there are features alone."""
+        return _shown(self.images, self.pictures)
 
 
 @dataclass(kw_only=True)
@@ -197,6 +212,12 @@ class QueryBatch(Columns):
     planned: dict[str, int] = field(default_factory=dict, metadata=COMMON)
     joiner: str = field(default="and", metadata=COMMON)
     overlap: list[bool] = field(default_factory=list)
+    pictures: Tensor | None = None
+
+    @property
+    def shown(self) -> Tensor | None:
+        """What people are shown: (B, 3, S, S) uint8, None where there are features alone."""
+        return _shown(self.references, self.pictures)
 
 
 @dataclass(kw_only=True)
@@ -268,6 +289,10 @@ TrainBatch = PairBatch | TripletBatch | TryOnBatch | EditBatch
 STREAMS: dict[type[TrainBatch], str] = {PairBatch: "pairs", TripletBatch: "triplets", TryOnBatch: "tryon", EditBatch: "edits"}
 #: What DataModules yield; edits are made of try-on samples by the diffusion head.
 Batch = PairBatch | TripletBatch | TryOnBatch | GalleryBatch | QueryBatch
+
+
+def _shown(seen: Tensor, pictures: Tensor | None) -> Tensor | None:
+    return seen if seen.dtype == torch.uint8 else pictures
 
 
 def by_stream(batch: Any) -> dict[str, TrainBatch]:

@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch
@@ -71,6 +73,17 @@ def word_accuracy(name: str, pairs: Sequence[tuple[str | None, str | None]], wor
 
 
 @dataclass
+class _Product:
+    """A product to be captioned: the view's key, what is said of it, a picture to show, the query outputs (1, Q, D) on the CPU."""
+
+    key: str
+    style: str
+    caption: str
+    picture: bytes | None
+    queries: Tensor
+
+
+@dataclass
 class CaptionPart(Part):
     """Captions of products, one per product, for the view with the smallest key.
 
@@ -102,24 +115,37 @@ class CaptionPart(Part):
         self.generation = {name: value for name, value in asked.items() if value is not None}
         self.words = {"category": GARMENTS, "colour": COLOURS} if self.word_checks is None else self.word_checks
         most = self.most if self.test else self.most_in_validation
-        self.drawing: Drawing[PairBatch] = Drawing(most, self.setting.seed)
+        self.drawing: Drawing[_Product] = Drawing(most, self.setting.seed)
         self.products: set[str] = set()
 
     def update(self, model: FashionModel, batch: Batch) -> None:
-        """Keep the images to be captioned; nothing is generated yet."""
+        """Keep what the Q-Former reads off the images to be captioned; nothing is generated yet."""
         assert isinstance(batch, PairBatch)
+        new: dict[int, _Product] = {}
+
+        def drawn(i: int) -> _Product:
+            picture = None if batch.shown is None else thumbnail(batch.shown[i])
+            new[i] = _Product(batch.keys[i], batch.styles[i], batch.captions[i], picture, torch.empty(0))
+            return new[i]
+
         for i, key in enumerate(batch.keys):
             product = str(int(batch.products[i]))
             if batch.captions[i]:
                 self.products.add(product)
-                self.drawing.offer(product, key, lambda i=i: replace(batch[i], pixels=None).to("cpu"))  # type: ignore[misc]
+                self.drawing.offer(product, key, partial(drawn, i))
+        if new:
+            names = [(self.dataset, batch.keys[i]) for i in new]
+            features = self.seen.features(model, batch[[*new]].images, names)
+            queries = model.backbone.image_pass(model.backbone.image_features(features)).cpu()
+            for row, product_ in enumerate(new.values()):
+                product_.queries = queries[row : row + 1].clone()
 
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the image, score on all."""
         team, model, full = context.team, context.model, context.full
-        own = [sample for _, sample in self.drawing.own(team).values()]
-        outcome = Outcome(self.dataset, thumbnails={sample.keys[0]: thumbnail(sample.images[0]) for sample in own})
-        parts = [PairBatch.cat(own[start : start + self.batch_size]) for start in range(0, len(own), self.batch_size)]
+        own = [product for _, product in self.drawing.own(team).values()]
+        outcome = Outcome(self.dataset, thumbnails={x.key: x.picture for x in own if x.picture is not None})
+        parts = [own[start : start + self.batch_size] for start in range(0, len(own), self.batch_size)]
         lines = merged(team, (line for part in parts for line in self._captions(model, part)), lambda line: line.id)
         if not lines:
             return outcome
@@ -138,32 +164,33 @@ class CaptionPart(Part):
             whole, products = context.whole(self.dataset), {name for part in team.objects(self.products) for name in part}
             there = len(products) if whole is None else whole.captioned
             outcome.records = [replace(record, n_expected=there) for record in records]
-            styles = united(team, self._other_styles(model, [sample for sample in own if sample.keys[0] in outcome.needed]))
+            styles = united(team, self._other_styles(model, [product for product in own if product.key in outcome.needed]))
             for line in lines:
                 line.styles = styles.get(line.id, {})
         return outcome
 
-    def _other_styles(self, model: FashionModel | None, shown: list[PairBatch]) -> dict[str, dict[str, str]]:
+    def _other_styles(self, model: FashionModel | None, shown: list[_Product]) -> dict[str, dict[str, str]]:
         """The shown products of this rank once more in the styles that their dataset does not have: id -> style -> text."""
         if not shown or model is None or model.caption_head is None:
             return {}
-        batch = PairBatch.cat(shown)
-        queries, made = _queries(model, batch), {key: dict[str, str]() for key in batch.keys}
+        queries, made = _queries(model, shown), {product.key: dict[str, str]() for product in shown}
         for style in model.caption_head.styles:
-            rows = [i for i, own in enumerate(batch.styles) if own != style]
+            rows = [i for i, product in enumerate(shown) if product.style != style]
             texts = model.caption_head.generate(queries[rows], [style] * len(rows), **self.generation)
             for i, text in zip(rows, texts):
-                made[batch.keys[i]][style] = text
+                made[shown[i].key][style] = text
         return made
 
-    def _captions(self, model: FashionModel | None, batch: PairBatch) -> Iterator[CaptionLine]:
+    def _captions(self, model: FashionModel | None, products: list[_Product]) -> Iterator[CaptionLine]:
         assert model is not None
         assert model.caption_head is not None
-        texts = model.caption_head.generate(_queries(model, batch), batch.styles, **self.generation)
-        for key, style, true, text in zip(batch.keys, batch.styles, batch.captions, texts):
-            found = {name: (first_mention(text, w), first_mention(true, w)) for name, w in self.words.items()}
-            yield CaptionLine(dataset=self.dataset, id=key, style=style, hypothesis=text, reference=true, words=found)
+        styles = [product.style for product in products]
+        texts = model.caption_head.generate(_queries(model, products), styles, **self.generation)
+        for x, text in zip(products, texts):
+            found = {name: (first_mention(text, w), first_mention(x.caption, w)) for name, w in self.words.items()}
+            line = CaptionLine(dataset=self.dataset, id=x.key, style=x.style, hypothesis=text, reference=x.caption, words=found)
+            yield line
 
 
-def _queries(model: FashionModel, batch: PairBatch) -> Tensor:
-    return model.backbone.image_pass(model.backbone.image_features(batch.images.to(model.device)))
+def _queries(model: FashionModel, products: list[_Product]) -> Tensor:
+    return torch.cat([product.queries for product in products]).to(model.device)

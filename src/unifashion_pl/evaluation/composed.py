@@ -7,7 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from unifashion_pl.data.transforms import thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.robustness import Rewritings
 from unifashion_pl.evaluation.sampling import chance_recall, fingerprint, order
+from unifashion_pl.evaluation.seen import Seen
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.fashioniq import FashionIQRecall
@@ -28,7 +28,6 @@ from unifashion_pl.metrics.records import Interval, ResultRecord
 from unifashion_pl.team import Rows, Team, united
 
 AUDITED = Protocol("fashioniq", gallery="original", score=AUDIT, details=(("bag-of-words", None),))
-GREY = 128
 ABLATIONS = ("text-only", "text-blank", "image-only", "image-similarity")
 
 
@@ -52,7 +51,7 @@ class ComposedPart(Part):
 
     Args:
         ks: the K of R@K.
-        ablations: also rank the halves (test; three further passes per batch).
+        ablations: also rank the halves (test; four further passes of the Q-Former per batch, none of the vision tower).
         robustness: also ask in other and in denied words (test); see :class:`~unifashion_pl.evaluation.robustness.Rewritings`.
     """
 
@@ -97,7 +96,9 @@ class ComposedPart(Part):
     def _add_gallery(self, model: FashionModel, batch: GalleryBatch) -> None:
         assert model.retrieval_head is not None
         self._check_provenance(batch)
-        tokens = model.retrieval_head.image_embeddings(model.backbone, batch.images, "target").float()
+        again = batch.again or batch.in_union
+        features = self.seen.features(model, batch.images, [(self.dataset, key) for key in batch.keys], again)
+        tokens = model.retrieval_head.image_embeddings(model.backbone, features, "target").float()
         has = [bool(c) for c in batch.captions]
         captions = model.retrieval_head.text_embeddings(model.backbone, batch.captions).float() if any(has) else None
         self.metric.update_gallery(batch.keys, batch.categories, tokens, batch.in_union, captions, has)
@@ -105,7 +106,7 @@ class ComposedPart(Part):
         self.captions |= {
             (category, key): text for category, key, text in zip(batch.categories, batch.keys, batch.captions) if text
         }
-        self._keep(batch.keys, batch.images)
+        self._keep(batch.keys, batch.shown)
 
     def _check_provenance(self, batch: GalleryBatch) -> None:
         said = batch.provenance or [{}] * len(batch)
@@ -116,23 +117,25 @@ class ComposedPart(Part):
 
     def _add_queries(self, model: FashionModel, batch: QueryBatch) -> None:
         assert model.retrieval_head is not None
-        composed = model.retrieval_head.compose(model.backbone, batch.references, batch.texts)
+        names = [(self.dataset, key) for key in batch.reference_ids]
+        looked = replace(batch, references=self.seen.features(model, batch.references, names, again=True))
+        composed = model.retrieval_head.compose(model.backbone, looked.references, batch.texts)
         self._rank(self.metric, batch, composed, batch.overlap or None)
         for name, metric in self.halves.items():
-            self._rank(metric, batch, half_query(model, batch, name))
+            self._rank(metric, batch, half_query(model, looked, name, self.seen))
         if self.rewritings is not None:
-            self.rewritings.update(model, batch)
+            self.rewritings.update(model, looked)
         self.texts.update(zip(batch.keys, batch.texts))
         self.planned["queries"] |= batch.planned
         self.joiners.add(batch.joiner)
-        self._keep(batch.reference_ids, batch.references)
+        self._keep(batch.reference_ids, batch.shown)
 
     @staticmethod
     def _rank(metric: FashionIQRecall, batch: QueryBatch, vectors: Tensor, overlap: Sequence[bool] | None = None) -> None:
         metric.update_queries(batch.keys, batch.categories, batch.reference_ids, batch.target_ids, vectors.float(), overlap)
 
-    def _keep(self, keys: Sequence[str], images: Tensor) -> None:
-        if self.shown:
+    def _keep(self, keys: Sequence[str], images: Tensor | None) -> None:
+        if self.shown and images is not None:
             new = ((key, image) for key, image in zip(keys, images.cpu()) if key not in self.thumbnails)
             self.thumbnails.update((key, thumbnail(image)) for key, image in new)
 
@@ -311,14 +314,19 @@ def audit_records(audits: dict[str, Audit], captions: dict[str, dict[str, str]])
     return records
 
 
-def half_query(model: FashionModel, batch: QueryBatch, name: str) -> Tensor:
-    """Query vectors (B, E) that know only one half of the composed query; names of :data:`ABLATIONS`."""
+def half_query(model: FashionModel, batch: QueryBatch, name: str, seen: Seen | None = None) -> Tensor:
+    """Query vectors (B, E) that know only one half of the composed query; names of :data:`ABLATIONS`.
+
+    Args:
+        seen: what knows the grey picture already.
+    """
     backbone, retrieval = model.backbone, model.retrieval_head
     assert retrieval is not None
     if name == "text-only":
         return retrieval.text_embeddings(backbone, batch.texts)
     if name == "text-blank":
-        return retrieval.compose(backbone, torch.full_like(batch.references, GREY), batch.texts)
+        grey = (Seen() if seen is None else seen).grey(model)
+        return retrieval.compose(backbone, grey.expand(len(batch), *grey.shape[1:]), batch.texts)
     if name == "image-only":
         return retrieval.compose(backbone, batch.references, [""] * len(batch))
     if name == "image-similarity":

@@ -20,6 +20,7 @@ from unifashion_pl.evaluation.part import Context, Outcome, Part, Setting, Stage
 from unifashion_pl.evaluation.persons import PersonPart
 from unifashion_pl.evaluation.pictures import ImagePart
 from unifashion_pl.evaluation.retrieval import RetrievalPart
+from unifashion_pl.evaluation.seen import Seen
 from unifashion_pl.files import replacing
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import label
@@ -130,12 +131,14 @@ class Evaluator:
         self._measuring: dict[tuple[int, str], Part] = {}
         self._model: FashionModel | None = None
         self._samples: list[Outcome] = []
+        self._seen = Seen()
 
     @torch.no_grad()
     def update(self, model: FashionModel, batch: Batch) -> None:
         """Give a batch to the parts that take it. Training triplets are ignored."""
         self._model = model
         self._coverage.add(batch)
+        self._seen.turn()
         for number, part in enumerate(self.parts):
             if part.takes(model, batch, self.setting.stage):
                 self._part(number, batch.dataset).update(model, batch)
@@ -143,7 +146,7 @@ class Evaluator:
     def _part(self, number: int, dataset: str) -> Part:
         """The copy of a part that measures a dataset."""
         if (number, dataset) not in self._measuring:
-            self._measuring[number, dataset] = self.parts[number].of(dataset, self.setting)
+            self._measuring[number, dataset] = self.parts[number].of(dataset, self.setting, self._seen)
         return self._measuring[number, dataset]
 
     @torch.no_grad()
@@ -171,7 +174,7 @@ class Evaluator:
         if out_dir is not None:
             self._write(out_dir, outcomes, team)
         self._samples = [o for o in outcomes if o.files or any(isinstance(line, CaptionLine) for line in o.lines)]
-        self._measuring = {}
+        self._measuring, self._seen = {}, Seen()
         self._model = None
         return named_apart(outcomes)
 

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.evaluation.coverage import Coverage, Whole
+from unifashion_pl.evaluation.seen import Seen
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.lines import Line, file_name
@@ -106,12 +107,14 @@ class Part(ABC):
         kinds: sets of samples that the numbers are of (``pairs``, ``gallery``, ``queries``, ``tryon``), the one that is counted last.
         drawn: a few samples are drawn from the last of them.
         dataset, setting: of a copy, what it is made for.
+        seen: of a copy, what the vision tower made of images; the evaluator gives one to all parts, so that each passes once.
     """
 
     kinds: tuple[str, ...] = ("pairs",)  # annotated with builtins alone: jsonargparse evaluates it among a subclass's names
     drawn = False
     dataset = ""
     setting = Setting()
+    seen = Seen()
 
     @abstractmethod
     def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
@@ -138,9 +141,9 @@ class Part(ABC):
         """Whether this is the test."""
         return self.setting.stage == "test"
 
-    def of(self, dataset: str, setting: Setting) -> Self:
+    def of(self, dataset: str, setting: Setting, seen: Seen | None = None) -> Self:
         """A copy that accumulates for one dataset."""
         new = copy(self)
-        new.dataset, new.setting = dataset, setting
+        new.dataset, new.setting, new.seen = dataset, setting, Seen() if seen is None else seen
         new.begin()
         return new

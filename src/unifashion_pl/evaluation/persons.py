@@ -16,6 +16,7 @@ from unifashion_pl.data.samples import Batch, EditBatch, TryOnBatch
 from unifashion_pl.data.transforms import png
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.sampling import Drawing, fingerprint
+from unifashion_pl.evaluation.seen import distinct
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 from unifashion_pl.inference.prediction import noise_seed
 from unifashion_pl.interface import FashionModel
@@ -159,6 +160,8 @@ class PersonPart(Part):
         head, sample = model.diffusion_head, sample.to(model.device)
         variants = variants_of(sample)
         rows = rows_of(sample, variants)
+        self.seen.turn()
+        rows = replace(rows, images=self.seen.features(model, rows.images, [(key, row) for row in distinct(rows.images)]))
         stem = image_name(self.dataset, key).removesuffix(".jpg")
         shown = {name: f"{stem}--{name}.png" for name in given(sample)}
         files |= {shown[name]: png(picture) for name, picture in given(sample).items()}

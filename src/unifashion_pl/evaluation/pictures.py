@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch
 from unifashion_pl.data.transforms import png, thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
@@ -54,18 +56,29 @@ class ImagePart(Part):
         task = Protocol("reconstruction", self.dataset).adding(seed=first, sampler=self.sampler)
         self.scores = ImageScores(task=task, **(self.weights or {})) if self.test else None  # type: ignore[arg-type]
         most = self.most if self.test else self.most_in_validation
-        self.drawing: Drawing[PairBatch | QueryBatch] = Drawing(most, self.setting.seed)
+        self.drawing: Drawing[tuple[PairBatch | QueryBatch, Tensor]] = Drawing(most, self.setting.seed)
 
     def update(self, model: FashionModel, batch: Batch) -> None:
-        """Keep the samples to be generated."""
+        """Keep the samples to be generated, and what the Q-Former reads off them."""
         assert isinstance(batch, PairBatch | QueryBatch)
         for i, key in enumerate(batch.keys):
-            self.drawing.offer(key, key, lambda i=i: batch[i].to("cpu"))  # type: ignore[misc]
+            self.drawing.offer(key, key, lambda i=i: self._drawn(model, batch[i]))  # type: ignore[misc]
+
+    def _drawn(self, model: FashionModel, sample: PairBatch | QueryBatch) -> tuple[PairBatch | QueryBatch, Tensor]:
+        """A sample and its query outputs (1, Q, D), on the CPU."""
+        backbone = model.backbone
+        if isinstance(sample, PairBatch):
+            features = self.seen.features(model, sample.images, [(self.dataset, sample.keys[0])])
+            queries = backbone.image_pass(backbone.image_features(features))
+        else:
+            features = self.seen.features(model, sample.references, [(self.dataset, sample.reference_ids[0])], again=True)
+            queries = backbone.fused_pass(backbone.image_features(features), backbone.tokenize(sample.texts))[0]
+        return sample.to("cpu"), queries.cpu()
 
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the sample."""
         outcome, own = Outcome(self.dataset), self.drawing.own(context.team).values()
-        lines = [self._generate(context.model, key, sample, outcome.files) for key, sample in own]
+        lines = [self._generate(context.model, key, *drawn, outcome.files) for key, drawn in own]
         outcome.lines = [*merged(context.team, lines, lambda line: line.id)]
         if self.scores is not None:
             outcome.records = self.scores.records(absent=True)
@@ -73,18 +86,13 @@ class ImagePart(Part):
         return outcome
 
     def _generate(
-        self, model: FashionModel | None, key: str, sample: PairBatch | QueryBatch, files: dict[str, bytes]
+        self, model: FashionModel | None, key: str, sample: PairBatch | QueryBatch, queries: Tensor, files: dict[str, bytes]
     ) -> PictureLine:
         """The line of a sample; its pictures come into ``files``."""
         assert model is not None
         assert model.diffusion_head is not None
-        if isinstance(sample, PairBatch):
-            kind, image, (text,) = "reconstruction", sample.images, sample.prompts
-            queries = model.backbone.image_pass(model.backbone.image_features(image.to(model.device)))
-        else:
-            kind, image, (text,) = "composed", sample.references, sample.texts
-            features = model.backbone.image_features(image.to(model.device))
-            queries = model.backbone.fused_pass(features, model.backbone.tokenize([text]))[0]
+        kind, (text,) = ("reconstruction", sample.prompts) if isinstance(sample, PairBatch) else ("composed", sample.texts)
+        queries = queries.to(model.device)
         stem = image_name(self.dataset, key).removesuffix(".jpg") + f"--{kind}"
         painted = {seed: f"{stem}-seed{seed}.png" for seed in self.seeds}
         settings: dict[str, Any] = {"sampler": self.sampler, "guidance": self.guidance, "steps": self.steps}
@@ -96,9 +104,9 @@ class ImagePart(Part):
                 self.scores.to(made.device).update([key], made, sample.pixels.to(made.device), [text])
         made_of: dict[str, Any] = {"dataset": self.dataset, "id": key, "kind": kind, "prompt": text, **settings}
         line = PictureLine(shown=True, seeds=[*self.seeds], files=[*painted.values()], **made_of)
-        if kind == "composed":
+        if kind == "composed" and sample.shown is not None:
             line.reference = f"{stem}-given.jpg"
-            files[line.reference] = thumbnail(image[0], 256)
+            files[line.reference] = thumbnail(sample.shown[0], 256)
         if sample.pixels is not None:
             line.truth = f"{stem}-truth.png"
             files[line.truth] = png(sample.pixels[0])

@@ -69,17 +69,19 @@ class RetrievalPart(Part):
         assert model.retrieval_head is not None
         self.device = batch.images.device
         products = [str(int(p)) for p in batch.products]
-        tokens = model.retrieval_head.image_embeddings(model.backbone, batch.images).float()
+        features = self.seen.features(model, batch.images, [(self.dataset, key) for key in batch.keys])
+        tokens = model.retrieval_head.image_embeddings(model.backbone, features).float()
         vectors = model.retrieval_head.text_embeddings(model.backbone, batch.texts).float()
         self.metric.update_images(batch.keys, products, batch.categories, batch.subcategories, tokens)
         self.metric.update_texts(products, vectors, batch.texts, batch.keys)
         self.rows.update(zip(batch.keys, batch.texts))
         if not self.shown:
             return
-        pictures = batch.images.cpu()
+        pictures = None if batch.shown is None else batch.shown.cpu()
         for i, (key, product) in enumerate(zip(batch.keys, products)):
             self.words.setdefault(product, batch.texts[i])
-            self.thumbnails[key] = thumbnail(pictures[i])
+            if pictures is not None:
+                self.thumbnails[key] = thumbnail(pictures[i])
             self.texts.offer(product, key, lambda i=i: (batch.texts[i], vectors[i].cpu()))  # type: ignore[misc]
             self.images.offer(key, key, lambda i=i: (products[i], tokens[i].cpu()))  # type: ignore[misc]
 

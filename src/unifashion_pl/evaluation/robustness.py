@@ -70,7 +70,7 @@ class Rewritings:
         self.words: dict[str, str] = {}
 
     def update(self, model: FashionModel, batch: QueryBatch) -> None:
-        """Embed the rewritings of a batch (one further pass each)."""
+        """Embed the rewritings of a batch (one further pass of the Q-Former each; of the vision tower too, where references are pixels)."""
         assert model.retrieval_head is not None
         for rule, rewrite in REWRITINGS.items():
             texts = [rewrite(text) for text in batch.texts]
