@@ -94,12 +94,7 @@ def write_features(
         WriteError: the disk is full, or ``out`` cannot be written.
         RuntimeError: another process is making the same features.
     """
-    source = ShardSource(folder)
-    if not has_use(source):
-        raise ValueError(
-            f"{source.folder} holds {source.kind} of the split {source.split}: features are made for training shards of "
-            f"{', '.join(TOWER_FIELDS)}, and for {', '.join(EVALUATED)} that are evaluated"
-        )
+    source = _useful(folder)
     out = Path(out) if out is not None else source.folder / FOLDER
     size: Any = getattr(tower, "image_size", None)
     if encoder is None and not isinstance(size, int):
@@ -120,6 +115,17 @@ def write_features(
         with replacing(out / NAME) as file:
             file.write(compact_json(asdict(index)) + b"\n")
     return out / NAME
+
+
+def _useful(folder: str | Path) -> ShardSource:
+    """Shards whose features somebody reads."""
+    source = ShardSource(folder)
+    if not has_use(source):
+        raise ValueError(
+            f"{source.folder} holds {source.kind} of the split {source.split}: features are made for training shards of "
+            f"{', '.join(TOWER_FIELDS)}, and for {', '.join(EVALUATED)} that are evaluated"
+        )
+    return source
 
 
 @dataclass
