@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 import torch
 from small import CLIP_TEXT, TEXTS, UNET, images, pair_batch, small_backbone, tryon_batch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from unifashion_pl.data.samples import EditBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
-from unifashion_pl.generation.samplers import released_start, start_noise
+from unifashion_pl.generation.samplers import released_start, sample, start_noise
 from unifashion_pl.tasks import DiffusionModule, EditSettings, editing
-from unifashion_pl.tasks.editing import drop_conditions, edit_batch, encode_conditions
+from unifashion_pl.tasks.editing import drop_conditions, edit_batch, encode_conditions, known_of, sampling_conditions
 
 SIZE = (32, 24)
 
@@ -242,7 +243,11 @@ def test_guidance_costs_one_row_per_condition(monkeypatch: pytest.MonkeyPatch) -
     original = module.denoiser.forward
 
     def spy(z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        rows.append((len(z), conditions["gate"].tolist()))
+        all_rows = torch.arange(len(z)) if "gate" in conditions else torch.arange(0)
+        shown = set(conditions.get("rows", all_rows).tolist())
+        if "gate" in conditions:
+            assert conditions["gate"].nonzero()[:, 0].tolist() == sorted(shown)
+        rows.append((len(z), [int(i in shown) for i in range(len(z))]))
         return original(z, t, **conditions)
 
     monkeypatch.setattr(module.denoiser, "forward", spy)
@@ -259,6 +264,71 @@ def test_guidance_costs_one_row_per_condition(monkeypatch: pytest.MonkeyPatch) -
     rows.clear()
     module.paint(queries(2), tryon(2), seeds=[0, 1], sampler="fast", steps=10, garment_until=0.3)
     assert [gate for _, gate in rows] == [[1, 1]] * 3 + [[0, 0]] * 7
+    rows.clear()
+    given: dict[str, Any] = {"sampler": "fast", "steps": 2, "garment_guidance": 2.0, "garment_until": 0.5}
+    module.paint(queries(2), tryon(2), seeds=[0, 1], **given)
+    assert rows == [(4, [1, 1, 0, 0]), (2, [0, 0])]  # behind its part nothing is left to be guided by
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("garment", ["branch", "panels"])
+def test_a_closed_gate_runs_no_branch_and_gives_the_picture_of_one_that_ran(garment: str) -> None:
+    """Against the branch run at every step for every row and multiplied by 0: by its FLOPs, and by what is painted."""
+    module = head(garment).eval()
+    if module.denoiser.garment is not None:
+        for conv in (module.denoiser.garment.hint, *module.denoiser.garment.zero_convs):
+            nn.init.normal_(conv.weight, std=0.2)  # type: ignore[arg-type]
+    batch = edit_batch(tryon_batch(3), ["tryon", "text", "design"])
+    seeds, q, steps, until = [1, 2, 3], queries(3), 20, 0.2
+    conditions = encode_conditions(module.vae, module.denoiser, batch, sample=False)
+    conditions["context"] = module.build_context(q, batch.texts, has_queries=batch.has_image)
+
+    def always(z: Tensor, t: Tensor) -> Tensor:
+        gate = conditions["gate"] * (t >= 1000 * (1 - until))
+        return module.denoiser(z, t, **{**conditions, "gate": gate})
+
+    expected = module.vae.decode(sample(always, start_noise(seeds, (4, 8, 6)), sampler="fast"))
+
+    def paint(rows: list[int], part: float) -> Tensor:
+        own = {"seeds": [seeds[i] for i in rows], "guidance": 1.0, "garment_until": part}
+        return module.paint(q[rows], batch[rows], sampler="fast", **own)  # type: ignore[arg-type]
+
+    assert (paint([0, 1, 2], until).int() - expected.int()).abs().max() <= 1
+    assert (paint([0, 1, 2], 1.0).int() - expected.int()).abs().max() > 1
+    none, part, full = (flops(lambda p=p: paint([0], p)) for p in (0.0, until, 1.0))  # type: ignore[misc]
+    assert 5 * (part - none) == full - none > 0
+    mixed = flops(lambda: paint([0, 1, 2], until)), flops(lambda: paint([0, 1, 2], 0.0))
+    assert mixed[0] - mixed[1] == 2 * (part - none)  # two of the three rows have a garment
+    assert steps * until == 4
+
+
+def flops(work: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+@torch.no_grad()
+def test_equal_pictures_are_encoded_once_and_unread_ones_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = head().eval()
+    batch = edit_batch(tryon_batch(4), ["tryon", "text", "tryon", "design"])[[0, 0, 1, 2, 3, 3]]
+    batch.has_pose = torch.tensor([True, True, False, False, True, True])
+    batch.pose[5] += 1
+    batch.pixels[1][batch.masks[1].expand(3, -1, -1)] += 1  # under the grey
+    expected = encode_conditions(module.vae, module.denoiser, batch, sample=False)
+    expected["garment"] = expected["garment"] * batch.has_garment.view(-1, 1, 1, 1)
+    counts: list[int] = []
+    encode = module.vae.encode
+    monkeypatch.setattr(module.vae, "encode", lambda x, **how: (counts.append(len(x)), encode(x, **how))[1])
+    made = sampling_conditions(module.vae, module.denoiser, batch, known_of(batch))
+    assert counts == [4, 3, 3]
+    assert made.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(made[name], value, atol=1e-5, rtol=1e-5, msg=name)
+    counts.clear()
+    batch.has_pose[:] = False
+    sampling_conditions(module.vae, module.denoiser, batch[[2]], known_of(batch[[2]]))
+    assert counts == [1]
 
 
 @torch.no_grad()

@@ -25,6 +25,8 @@ SD1_UNET: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768}
 LATENT_CHANNELS = 4
 CHANNELS = (4, 13)
 GARMENT_WAYS = ("branch", "branch_full", "panels")
+#: (K,) int64, the rows that have a garment; None = not known.
+Rows = Tensor | None
 
 
 @dataclass
@@ -193,6 +195,7 @@ class Denoiser(nn.Module):
         pose: Tensor | None = None,
         garment: Tensor | None = None,
         gate: Tensor | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Noisy latents (B, 4, h, w), timesteps (B,), context (B, N, C) -> eps (B, 4, h, w) in the latents' dtype.
 
@@ -205,6 +208,8 @@ class Denoiser(nn.Module):
             pose: (B, 4, h, w) latents of the pose image.
             garment: (B, 4, h, w) latents of the garment's photo or sketch.
             gate: (B,), 1 = the row has a garment, 0 = none; None = all have one.
+            rows: (K,) int64, ascending: those whose gate is not 0, for whom it is known (sampling): garments are read for these alone, K = 0
+                is the plain U-Net. None = the branch runs for all, and the gate multiplies what it found, which gives the same.
 
         Raises:
             ValueError: a condition that this U-Net cannot read, or one of a wrong shape.
@@ -214,44 +219,47 @@ class Denoiser(nn.Module):
             self._check_garment(garment, latents)
         given, context = given.to(self.dtype), context.to(self.dtype)
         with self._autocast(latents.device):
-            out = self._predict(given, timesteps, context, garment, gate).to(latents.dtype)
+            out = self._predict(given, timesteps, context, garment, gate, rows).to(latents.dtype)
         signal = signal_of(timesteps, self.alpha_bar)
         eps = (signal.sqrt() * out + (1 - signal).sqrt() * latents).to(latents.dtype)
         return torch.where(self.predicts_v > 0, eps, out)  # a branch on a tensor would break torch.compile's graph
 
     def _predict(
-        self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor | None, gate: Tensor | None
+        self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor | None, gate: Tensor | None, rows: Rows
     ) -> Tensor:
         """The input assembled (B, in_channels, h, w) -> what the U-Net predicts (eps or v), plain or with the garment."""
-        runs = self.garment is not None and self.training and self.garment.trains
-        if garment is None and not runs:
+        if self.garment is not None and self.training and self.garment.trains:
+            rows = None
+            if garment is None:
+                garment, gate = torch.zeros_like(given[:, :LATENT_CHANNELS]), given.new_zeros(len(given))
+        if garment is None or (rows is not None and not len(rows)):
             return self._plain(given, timesteps, context)
-        if garment is None:
-            garment, gate = torch.zeros_like(given[:, :LATENT_CHANNELS]), given.new_zeros(len(given))
         if self.garment is None:
-            return self._panels(given, timesteps, context, garment.to(given.dtype), None if gate is None else gate > 0)
-        gate = given.new_ones(len(given)) if gate is None else gate
-        gates = gate.to(given.dtype).view(-1, 1, 1, 1)
-        return denoise(self.unet, self.garment, given, timesteps, context, garment.to(given.dtype), gates)
+            return self._panels(given, timesteps, context, garment.to(given.dtype), None if gate is None else gate > 0, rows)
+        gates = (given.new_ones(len(given)) if gate is None else gate.to(given.dtype)).view(-1, 1, 1, 1)
+        return denoise(self.unet, self.garment, given, timesteps, context, garment.to(given.dtype), gates, rows)
 
     def _plain(self, given: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
         eps: Tensor = self.unet(given, timesteps, encoder_hidden_states=context, return_dict=False)[0]
         return eps
 
-    def _panels(self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor, has: Tensor | None) -> Tensor:
+    def _panels(
+        self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor, has: Tensor | None, rows: Tensor | None
+    ) -> Tensor:
         """Rows that have a garment (all if None) beside it, the others alone."""
-        if has is None:
-            return self._beside(given, timesteps, context, garment)
-        if torch.compiler.is_compiling():  # which rows are which would break the graph
-            both = self._beside(given, timesteps, context, garment), self._plain(given, timesteps, context)
-            return torch.where(has.view(-1, 1, 1, 1), *both)
-        shown, alone = has.nonzero()[:, 0], (~has).nonzero()[:, 0]
-        parts = []
-        if len(shown):
-            parts.append(self._beside(given[shown], timesteps[shown], context[shown], garment[shown]))
+        if rows is None:
+            if has is None:
+                return self._beside(given, timesteps, context, garment)
+            if torch.compiler.is_compiling():  # which rows are which would break the graph
+                both = self._beside(given, timesteps, context, garment), self._plain(given, timesteps, context)
+                return torch.where(has.view(-1, 1, 1, 1), *both)
+            rows = has.nonzero()[:, 0]
+        others = torch.ones(len(given), device=given.device).index_fill(0, rows, 0)
+        alone = others.argsort(descending=True, stable=True)[: len(given) - len(rows)]  # without asking the device how many
+        parts = [self._beside(given[rows], timesteps[rows], context[rows], garment[rows])] if len(rows) else []
         if len(alone):
             parts.append(self._plain(given[alone], timesteps[alone], context[alone]))
-        return torch.cat(parts)[torch.cat([shown, alone]).argsort()]
+        return torch.cat(parts)[torch.cat([rows, alone]).argsort()]
 
     def _beside(self, given: Tensor, timesteps: Tensor, context: Tensor, garment: Tensor) -> Tensor:
         """The person's half of a picture in which the garment stands to the right."""

@@ -202,7 +202,14 @@ def encoder_copy(unet: Any, *, full: bool = False) -> Any:
 
 
 def denoise(
-    unet: Any, branch: GarmentBranch, given: Tensor, timesteps: Tensor, context: Tensor, hint: Tensor, gate: Tensor
+    unet: Any,
+    branch: GarmentBranch,
+    given: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    hint: Tensor,
+    gate: Tensor,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """The U-Net's forward pass with the garment read in its decoder.
 
@@ -215,12 +222,17 @@ def denoise(
         context: (B, N, C).
         hint: (B, 4, h, w).
         gate: (B, 1, 1, 1): 1 = garment, 0 = none; then the row is the plain U-Net's, exactly.
+        rows: (K,) int64, for which the branch runs, with a gate of 0 everywhere else; None = all.
 
     Returns:
         eps (B, 4, h, w).
     """
+
+    def own(x: Tensor) -> Tensor:
+        return x if rows is None else x.index_select(0, rows)
+
     time = unet.get_time_embed(given, timesteps)
-    features = branch.features(given, time, context, hint)
+    features, gate = branch.features(own(given), own(time), own(context), own(hint)), own(gate)
     embedded = unet.time_embedding(time)
     sample = unet.conv_in(given)
     skips = [sample]
@@ -232,7 +244,8 @@ def denoise(
     for i, block in enumerate(unet.up_blocks):
         for layer in range(len(block.resnets)):
             if i > 0:
-                sample, found = branch.read(k, sample, features, gate, found)
+                read, found = branch.read(k, own(sample), features, gate, found)
+                sample = read if rows is None else sample.to(read.dtype).index_copy(0, rows, read)
                 k += 1
             sample = torch.cat([sample, skips.pop()], 1)
             if torch.is_grad_enabled() and block.gradient_checkpointing:

@@ -247,12 +247,19 @@ def released_start(noise: Tensor, truth: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def sample(
-    predict: NoisePredictor, noise: Tensor, *, sampler: str = "paper", steps: int | None = None, progress: bool = False
+    predict: NoisePredictor,
+    noise: Tensor,
+    *,
+    sampler: str = "paper",
+    steps: int | None = None,
+    progress: bool = False,
+    below: tuple[float, NoisePredictor] | None = None,
 ) -> Tensor:
     """Run a sampling preset from noise (B, C, h, w) to latents of the same shape, in float32.
 
     Args:
         progress: show a bar over the steps.
+        below: a timestep, and what predicts in the place of ``predict`` at those below it.
 
     Raises:
         ValueError: unknown sampler, or a number of steps outside 1 to 1000.
@@ -263,7 +270,8 @@ def sample(
     latents = noise.float() * scheduler.init_noise_sigma
     bar = tqdm(scheduler.timesteps, desc="painting", unit="step", disable=not progress, leave=False)
     for t, row in zip(bar, rows):
-        eps = predict(scheduler.scale_model_input(latents, t), row)
+        asked = predict if below is None or t >= below[0] else below[1]
+        eps = asked(scheduler.scale_model_input(latents, t), row)
         # A copy: multistep schedulers keep it, and a compiled predictor may write its next answer to the same place.
         latents = scheduler.step(eps.to(torch.float32, copy=True), t, latents).prev_sample
     return latents

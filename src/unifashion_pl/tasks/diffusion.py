@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from unifashion_pl.generation.attention_losses import recorded
 from unifashion_pl.generation.prompts import warn_if_cut
 from unifashion_pl.generation.samplers import (
     TRAIN_STEPS,
-    Conditions,
     add_noise,
     draw_timesteps,
     guided,
@@ -338,17 +337,20 @@ class DiffusionModule(TaskModule):
             scale = scale_of(guidance, "guidance")
         garment_scale = scale_of(garment_guidance, "garment_guidance")
         with evaluating(self):
-            conditions = editing.encode_conditions(self.vae, self.denoiser, batch, sample=False)
+            known = editing.known_of(batch)
+            conditions = editing.sampling_conditions(self.vae, self.denoiser, batch, known)
             context = self.build_context(queries, batch.texts, has_queries=batch.has_image)
+            null = self._null(*context.shape[:2]).to(context.dtype)
             conditions["context"] = context
-            absent: list[tuple[float, Conditions]] = [(scale, {"context": self._null(*context.shape[:2]).to(context.dtype)})]
-            if "gate" in conditions:
-                absent.append((garment_scale, {"gate": torch.zeros_like(conditions["gate"])}))
             noise = self._noise(seeds, self.edit_size)
             if start == "released":
                 noise = released_start(noise, self.vae.encode(batch.pixels).float(), self.denoiser.alpha_bar)
-            predict = guided(self._until(until), conditions, absent)
-            return self.vae.decode(sample(predict, noise, sampler=sampler, steps=steps, progress=progress))
+            shown, bare = (
+                editing.guided_rows(self.denoiser, conditions, has, (scale, null), garment_scale)
+                for has in (known.garments, [False] * len(batch))
+            )
+            below = None if until >= 1 else (TRAIN_STEPS * (1 - until), bare)
+            return self.vae.decode(sample(shown, noise, sampler=sampler, steps=steps, progress=progress, below=below))
 
     def usual_guidance(self, kind: str) -> float:
         """The scale where none is named: 1.0 for ``tryon``, as published code has it; else the head's own, 7.5 for ``caption`` (as is
@@ -357,18 +359,6 @@ class DiffusionModule(TaskModule):
         if kind == "tryon":
             return 1.0
         return self.guidance if self.guidance is not None else 7.5 if kind == "caption" else 5.0
-
-    def _until(self, part: float) -> Any:
-        """The denoiser, whose garment gate closes after the first ``part`` of the way from the last timestep."""
-        if part >= 1.0 or not self.denoiser.reads_garments:
-            return self.denoiser
-
-        def predict(latents: Tensor, timesteps: Tensor, *, gate: Tensor, **rest: Tensor) -> Tensor:
-            open_still = timesteps >= TRAIN_STEPS * (1 - part)
-            out: Tensor = self.denoiser(latents, timesteps, gate=gate * open_still, **rest)
-            return out
-
-        return predict
 
     def _noise(self, seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
         return start_noise(seeds, (4, *(side // self.vae.factor for side in size)), self.null_context.device)

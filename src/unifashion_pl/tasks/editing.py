@@ -5,7 +5,9 @@ Letters: B batch, H x W pixels, f the autoencoder's factor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +19,8 @@ from unifashion_pl.data.samples import EditBatch, TryOnBatch
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE
 from unifashion_pl.generation.attention_losses import Looks, flow_error, grid_of, probabilities, shape_error, total_variation
+from unifashion_pl.generation.denoiser import LATENT_CHANNELS
+from unifashion_pl.generation.samplers import Conditions, NoisePredictor, guided
 
 GREY = 128
 Task = Literal["tryon", "design", "text"]
@@ -107,24 +111,100 @@ def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     )
 
 
+def greyed(batch: EditBatch) -> Tensor:
+    """The persons (B, 3, H, W) uint8, grey where they are repainted: made here, so that training sees what users' masks give."""
+    return batch.pixels.masked_fill(batch.masks, GREY)
+
+
+def keep_of(vae: ImageVAE, batch: EditBatch) -> Tensor:
+    """Masks for the latents (B, 1, H/f, W/f), 1 = keep."""
+    grid = [side // vae.factor for side in batch.masks.shape[-2:]]
+    # The released code resizes without antialiasing (the default of its torchvision) and keeps the soft edge.
+    return F.interpolate((~batch.masks).float(), grid, mode="bilinear", antialias=False)
+
+
 def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sample: bool) -> dict[str, Tensor]:
     """What the denoiser reads beside latents and context: ``person, keep, pose`` and, if it reads garments, ``garment, gate``.
 
-    The person is greyed here from picture and mask, so that training sees what users' masks give. Pose latents of rows without a pose are
-    zeros in latent space, not the latents of a black picture.
+    Pose latents of rows without a pose are zeros in latent space, not the latents of a black picture.
 
     Args:
         sample: draw from the autoencoder's posterior (training).
     """
-    person = batch.pixels.masked_fill(batch.masks, GREY)
-    grid = [side // vae.factor for side in person.shape[-2:]]
-    # The released code resizes without antialiasing (the default of its torchvision) and keeps the soft edge.
-    keep = F.interpolate((~batch.masks).float(), grid, mode="bilinear", antialias=False)
     pose = vae.encode(batch.pose, sample=sample) * batch.has_pose.view(-1, 1, 1, 1)
-    out = {"person": vae.encode(person, sample=sample), "keep": keep, "pose": pose}
+    out = {"person": vae.encode(greyed(batch), sample=sample), "keep": keep_of(vae, batch), "pose": pose}
     if denoiser.reads_garments:
         out |= {"garment": vae.encode(batch.garments, sample=sample), "gate": batch.has_garment.float()}
     return {name: value.float() for name, value in out.items()}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a batch's rows before it is painted, read back from the device once.
+
+    Attributes:
+        garments: whether the row has a garment.
+        same: of the greyed persons, of the poses and of the garments: for each row the first one with the same picture, None if it has none.
+    """
+
+    garments: list[bool]
+    same: tuple[list[int | None], list[int | None], list[int | None]]
+
+
+def known_of(batch: EditBatch) -> Known:
+    """:class:`Known` of a batch."""
+    has = torch.stack([torch.ones_like(batch.has_pose), batch.has_pose, batch.has_garment])
+    pictures = (greyed(batch), batch.pose, batch.garments)
+    equal = [torch.stack([(picture == one).flatten(1).all(1) for one in picture]) for picture in pictures]
+    there, firsts = torch.stack([has.int(), torch.stack(equal).int().argmax(2)]).tolist()
+    person, pose, garment = ([i if own else None for i, own in zip(*rows)] for rows in zip(firsts, there))
+    return Known([bool(own) for own in there[2]], (person, pose, garment))
+
+
+def sampling_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, known: Known) -> dict[str, Tensor]:
+    """:func:`encode_conditions` for painting: by the mode, each picture once, and none that is not looked at."""
+
+    def encoded(pictures: Tensor, same: list[int | None]) -> Tensor:
+        firsts = sorted({i for i in same if i is not None})
+        grid = [side // vae.factor for side in pictures.shape[-2:]]
+        out = torch.zeros(len(pictures), LATENT_CHANNELS, *grid, device=pictures.device)
+        if firsts:
+            latents = vae.encode(pictures if len(firsts) == len(pictures) else pictures[firsts]).float()
+            rows = [i for i, first in enumerate(same) if first is not None]
+            out[rows] = latents[[firsts.index(first) for first in same if first is not None]]
+        return out
+
+    person, pose, garment = known.same
+    out = {"person": encoded(greyed(batch), person), "keep": keep_of(vae, batch), "pose": encoded(batch.pose, pose)}
+    if denoiser.reads_garments:
+        out |= {"garment": encoded(batch.garments, garment), "gate": batch.has_garment.float()}
+    return out
+
+
+def guided_rows(
+    denoiser: Denoiser,
+    conditions: dict[str, Tensor],
+    has: Sequence[bool],
+    context: tuple[float, Tensor],
+    garment_scale: float = 1.0,
+) -> NoisePredictor:
+    """The denoiser, guided by context and garment; the garment branch runs for rows alone that have one.
+
+    Args:
+        has: whether each row has a garment, known in Python: asking the device would hold up every evaluation.
+        context: the scale, and what takes the context's place where it is absent (B, N, C).
+        garment_scale: by what the garment branch sees; rows in which it is absent run none.
+    """
+    absent: list[tuple[float, Conditions]] = [(context[0], {"context": context[1]})]
+    if "gate" not in conditions or not any(has):
+        plain = {name: value for name, value in conditions.items() if name not in ("garment", "gate")}
+        return guided(denoiser, plain, absent)
+    absent.append((garment_scale, {"gate": torch.zeros_like(conditions["gate"])}))
+    shown = [own and "gate" not in away for away in [{}, *(away for scale, away in absent if scale != 1.0)] for own in has]
+    if all(shown):
+        return guided(denoiser, conditions, absent)
+    rows = torch.tensor([i for i, own in enumerate(shown) if own], device=conditions["gate"].device)
+    return guided(partial(denoiser, rows=rows), conditions, absent)
 
 
 def drop_conditions(conditions: dict[str, Tensor], settings: EditSettings) -> dict[str, Tensor]:
