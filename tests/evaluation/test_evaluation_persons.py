@@ -23,6 +23,7 @@ from unifashion_pl.inference.prediction import noise_seed
 from unifashion_pl.metrics.image_scores import ImageScores
 from unifashion_pl.metrics.lines import PersonLine
 from unifashion_pl.report.build import build_report
+from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.team import Team
 
 NAMES = [variant.name for variant in VARIANTS]
@@ -108,6 +109,21 @@ def test_pictures_are_those_of_paint_with_the_same_noise(painter: UniFashionModu
         assert (made.int() - found.int()).abs().max() <= 1, variant.name
     withheld, shown = (picture(outcome, line.made[name].file) for name in NAMES[1::-1])
     assert not torch.equal(withheld, shown)
+
+
+def test_persons_are_painted_in_batches_and_as_one_by_one(painter: UniFashionModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by its own seed; kernels round differently for other numbers of rows, which may show in 1 of 255."""
+    batch, counts = tryon_batch(2), list[int]()
+    paint = DiffusionModule.paint
+    monkeypatch.setattr(
+        DiffusionModule, "paint", lambda self, q, rows, **s: counts.append(len(rows)) or paint(self, q, rows, **s)
+    )
+    together, alone = (evaluated(painter, [batch], batch_size=size) for size in (3, 1))
+    assert counts == [3, 1, 3, 3] + [1] * 10
+    assert together.files.keys() == alone.files.keys()
+    for name in alone.files:
+        assert (picture(together, name).int() - picture(alone, name).int()).abs().max() <= 1, name
+    assert [line.id for line in lines_of(together)] == [line.id for line in lines_of(alone)]
 
 
 def test_scores_are_torchmetrics_and_numpys() -> None:

@@ -16,6 +16,7 @@ from small import painter
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
 from unifashion_pl.inference.persons import paste
+from unifashion_pl.tasks import DiffusionModule
 from unifashion_pl.wardrobe.catalogue import WardrobeSpec
 from unifashion_pl.wardrobe.tryon import write_vitonhd
 
@@ -56,10 +57,19 @@ def test_the_person_stays_as_photographed_outside_of_the_mask(model: UniFashionM
 
 
 def test_the_picture_depends_on_garment_pose_text_sketch_and_seed_and_on_nothing_else(
-    model: UniFashionModule, files: dict[str, list[Path]]
+    model: UniFashionModule, files: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person, mask, garments = files["image"][0], files["agnostic-mask"][0], files["cloth"]
-    made = model.try_on(person, garments, mask, **FAST)
+    counts: list[int] = []
+    paint = DiffusionModule.paint
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            DiffusionModule, "paint", lambda self, q, rows, **s: counts.append(len(rows)) or paint(self, q, rows, **s)
+        )
+        made = model.try_on(person, garments, mask, **FAST)
+        by_two = model.try_on(person, garments, mask, **FAST, batch_size=2)
+    assert counts == [3, 2, 1]
+    assert np.abs(arrays(made) - arrays(by_two)).max() <= 1
     again = [model.try_on(person, garment, mask, **FAST, batch_size=1)[0] for garment in garments]
     assert np.abs(arrays(made) - arrays(again)).max() <= 1
     assert len({p.tobytes() for p in made}) == 3

@@ -87,15 +87,18 @@ def test_an_image_guides_by_its_queries_beside_the_text(
     assert settings == {"seeds": [5, 6], "steps": 3}
 
 
-def test_a_text_alone_has_no_queries_and_an_odd_picture_is_painted_beside_itself(
+def test_a_text_alone_has_no_queries_and_batches_are_as_large_as_asked(
     model: UniFashionModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = asked(model, monkeypatch)
-    assert len(inference.generate(model, ["red", "blue", "green"], seed=[1, 2, 3])) == 3
+    assert len(inference.generate(model, ["red", "blue", "green"], seed=[1, 2, 3], batch_size=2)) == 3
     assert [(queries, prompts, settings["seeds"]) for queries, prompts, settings in calls] == [
         (None, ["red", "blue"], [1, 2]),
-        (None, ["green", "green"], [3, 3]),
+        (None, ["green"], [3]),
     ]
+    calls.clear()
+    inference.generate(model, "red", seed=range(5))
+    assert [settings["seeds"] for _, _, settings in calls] == [[0, 1, 2, 3], [4]]
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, True, "2", float("nan")])

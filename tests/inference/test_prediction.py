@@ -32,7 +32,7 @@ PERSONS = 5
 
 def model(channels: int = 13, **settings: Any) -> UniFashionModule:
     """Paints in two steps."""
-    return small_painter(channels, painter=Painter(**{"sampler": "fast", "steps": 2, **settings}))
+    return small_painter(channels, painter=Painter(**{"sampler": "fast", "steps": 2, "batch_size": 2, **settings}))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     )
     with pytest.warns(UserWarning, match="is damaged .* painted again"):
         lines = predicted(shards, tmp_path)
-    assert painted == [2] * (2 * PERSONS - 7)  # each lies alone in its batch, and is painted in a pair
+    assert painted == [2] * (2 * PERSONS - 7)  # each lies alone in its batch, and is painted beside itself
     assert pictures(tmp_path) == pictures(whole[0])
     changed = {name for name in first if (tmp_path / "predict" / name).stat().st_mtime_ns != stamps[name]}
     assert changed == {damaged}
@@ -173,6 +173,8 @@ def test_a_picture_is_that_of_try_on_with_its_noise_seed(tmp_path: Path) -> None
     again = model()
     head = again.diffusion_head
     assert head is not None
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        Painter(batch_size=0)
     rows = edit_batch(batch[1], ["tryon"])
     with torch.no_grad():
         queries = again.backbone.encode(rows).queries

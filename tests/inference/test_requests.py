@@ -10,19 +10,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import images, painter
+from small import images, painter, tryon_batch
 
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.inference.requests import (
     check_scales,
+    composed_queries,
+    each_once,
+    edit_queries,
     head_of,
     in_batches,
-    painted_in_batches,
     pixels_for,
     readers_of,
     rows_of,
 )
 from unifashion_pl.module import UniFashionModule
+from unifashion_pl.tasks.editing import edit_batch
 
 
 def test_texts_that_cannot_be_read(model: UniFashionModule, files: list[Path]) -> None:
@@ -114,18 +117,33 @@ def test_scales_of_guidance_are_above_0_where_they_are_given() -> None:
                 check_scales({name: wrong})
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, np.int64(3)])
-def test_pictures_are_painted_in_pairs_whatever_the_batch_size(size: int) -> None:
-    groups: list[list[int]] = []
+def test_a_row_that_was_there_before_is_not_encoded_again() -> None:
+    items, asked = ["a", "b", "a", "a", "c", "b"], list[int]()
 
-    def work(part: list[int]) -> list[Image.Image]:
-        groups.append(part)
-        return [Image.new("L", (1, 1), item) for item in part]
+    def encode(i: int) -> torch.Tensor:
+        asked.append(i)
+        return torch.full((1, 2), float(ord(items[i])))
 
-    made = painted_in_batches(torch.nn.Module(), [10, 20, 30], size, work)
-    assert [picture.getpixel((0, 0)) for picture in made] == [10, 20, 30]
-    assert groups == [[10, 20], [30, 30]]
-    assert painted_in_batches(torch.nn.Module(), [], size, work) == []
+    made = each_once(len(items), lambda i, j: items[i] == items[j], encode)
+    assert asked == [0, 1, 4]
+    assert "".join(chr(int(row[0])) for row in made) == "abaacb"
+
+
+@torch.no_grad()
+def test_variations_are_encoded_once_and_others_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = painter(13)
+    rows = edit_batch(tryon_batch(3), ["tryon", "design", "text"])[[0, 0, 1, 2, 2]]
+    alone = torch.cat([model.backbone.encode(rows[i]).queries for i in range(5)])
+    seen: list[int] = []
+    tower = model.backbone.image_features
+    monkeypatch.setattr(model.backbone, "image_features", lambda x: (seen.append(len(x)), tower(x))[1])
+    assert torch.equal(edit_queries(model, rows), alone)
+    assert seen == [1] * 3
+    pictures, texts = images(2, 32)[[0, 0, 1, 1]], ["red", "red", "red", "blue"]
+    composed = composed_queries(model, pictures, texts)
+    assert seen == [1] * 6
+    assert torch.equal(composed[0], composed[1])
+    assert not torch.equal(composed[2], composed[3])
 
 
 def test_pictures_of_all_sizes_become_one_batch_of_the_tower_s(model: UniFashionModule) -> None:

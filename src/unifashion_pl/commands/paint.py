@@ -45,6 +45,7 @@ class Painting:
     sampler: Annotated[str | None, "paper (default), fast, dpmpp, dpmpp_karras or ddim"] = None
     steps: Annotated[int | None, "default: the sampler's"] = None
     guidance: Annotated[float | None, "1 = none; default: by task"] = None
+    batch_size: Annotated[int | None, "pictures that are painted at once; default 4"] = None
 
     def given(self) -> dict[str, Any]:
         """As the methods that paint take it."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from unifashion_pl.arguments import count
 from unifashion_pl.data.samples import Batch
 from unifashion_pl.evaluation.captions import CaptionPart
 from unifashion_pl.evaluation.composed import ComposedPart
@@ -50,7 +51,7 @@ class Evaluator:
         max_captions, validation_captions: ``most`` and ``most_in_validation`` of :class:`~unifashion_pl.evaluation.CaptionPart`.
         max_images, validation_images: the same of :class:`~unifashion_pl.evaluation.ImagePart`.
         max_edits: ``most`` of :class:`~unifashion_pl.evaluation.PersonPart`.
-        image_seeds: ``seeds`` of the images.
+        image_seeds: ``seeds`` of the images. image_batch_size: ``batch_size`` of images and persons.
         sampler, guidance, steps: of images and persons.
         garment_guidance: of persons.
         image_weights: ``weights`` of images and persons.
@@ -81,6 +82,7 @@ class Evaluator:
         validation_captions: int = CaptionPart.most_in_validation,
         validation_images: int = ImagePart.most_in_validation,
         image_seeds: Sequence[int] = ImagePart.seeds,
+        image_batch_size: int = ImagePart.batch_size,
         sampler: str = ImagePart.sampler,
         guidance: float | None = None,
         steps: int | None = None,
@@ -98,6 +100,7 @@ class Evaluator:
         if trec < 0:
             raise ValueError(f"trec is {trec}, expected how many candidates a list has, or 0")
         painting: dict[str, Any] = {"sampler": sampler, "guidance": guidance, "steps": steps, "weights": image_weights}
+        painting["batch_size"] = count(image_batch_size, "image_batch_size")
         usual: list[Part] = [
             CaptionPart(max_captions, validation_captions, num_beams, max_new_tokens, batch_size, word_checks),
             ComposedPart(tuple(composed_ks), ablations, robustness),

@@ -5,7 +5,7 @@ All variants of a sample start from the same noise, so they differ in what they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from unifashion_pl.evaluation.sampling import Drawing, fingerprint
 from unifashion_pl.evaluation.seen import distinct
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 from unifashion_pl.inference.prediction import noise_seed
+from unifashion_pl.inference.requests import TOGETHER, edit_queries
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task as LearnedTask
 from unifashion_pl.metrics.image_scores import ImageScores
@@ -31,6 +32,8 @@ from unifashion_pl.tasks.editing import GREY, Task, edit_batch
 from unifashion_pl.team import merged
 
 SAMPLER = "fast"
+#: Persons of a rank, by key.
+Samples = Sequence[tuple[str, TryOnBatch]]
 #: Scores of a picture against the truth -> how they are read.
 SCORES = {
     "SSIM": "structural similarity of the whole picture",
@@ -93,6 +96,7 @@ class PersonPart(Part):
         most: persons per dataset, drawn by hash; None = all.
         sampler, steps, guidance: of the diffusion head; None = its default for the task.
         garment_guidance: by what the garment branch sees; 1 = none.
+        batch_size: pictures that are painted at once.
         weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of try-on and design (arguments of that name): FID and KID, of
             design CLIP-S, too (Table 3).
     """
@@ -104,6 +108,7 @@ class PersonPart(Part):
     steps: int | None = None
     guidance: float | None = None
     garment_guidance: float = 1.0
+    batch_size: int = TOGETHER
     weights: Mapping[str, str] | None = None
 
     def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
@@ -142,7 +147,7 @@ class PersonPart(Part):
     def finish(self, context: Context) -> Outcome:
         """Paint on the rank that holds the sample; a collective."""
         outcome, own = Outcome(self.dataset), self.drawing.own(context.team).values()
-        made = [self._painted(context.model, key, sample, outcome.files) for key, sample in own]
+        made = self._painted(context.model, [*own], outcome.files)
         lines = merged(context.team, made, lambda line: line.id)
         outcome.lines = [*lines]
         outcome.records = list(self._records(lines))
@@ -153,34 +158,47 @@ class PersonPart(Part):
                 outcome.records += [r for r in measured.records(absent=True, n=n) if r.metric != "SSIM"]
         return outcome
 
-    def _painted(self, model: FashionModel | None, key: str, sample: TryOnBatch, files: dict[str, bytes]) -> PersonLine:
-        """The line of a person; what was given and painted comes into ``files``."""
+    def _painted(self, model: FashionModel | None, own: Samples, files: dict[str, bytes]) -> list[PersonLine]:
+        """The lines of persons; what was given and painted comes into ``files``."""
+        settings: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps, "garment_guidance": self.garment_guidance}
+        lines = {}
+        for key, sample in own:
+            shown = {name: f"{_stem(self.dataset, key)}--{name}.png" for name in given(sample)}
+            files |= {shown[name]: png(picture) for name, picture in given(sample).items()}
+            asked = {"dataset": self.dataset, "id": key, "paired": sample.paired, "prompt": sample.texts[0], **settings}
+            lines[key] = PersonLine(shown=True, given=shown, made={}, seed=self.setting.seed, **asked)
+        for kind in (TRYON.kind, DESIGN.kind):
+            rows = [(key, x, variant) for key, x in own for variant in variants_of(x) if variant.kind == kind]
+            for start in range(0, len(rows), self.batch_size):
+                self._paint(model, rows[start : start + self.batch_size], lines, settings, files)
+        return [*lines.values()]
+
+    def _paint(
+        self,
+        model: FashionModel | None,
+        rows: Sequence[tuple[str, TryOnBatch, Variant]],
+        lines: Mapping[str, PersonLine],
+        settings: dict[str, Any],
+        files: dict[str, bytes],
+    ) -> None:
+        """Rows of one kind, all at once."""
         assert model is not None
         assert model.diffusion_head is not None
-        head, sample = model.diffusion_head, sample.to(model.device)
-        variants = variants_of(sample)
-        rows = rows_of(sample, variants)
+        head, kind = model.diffusion_head, rows[0][2].kind
+        batch = EditBatch.cat([rows_of(sample.to(model.device), [variant]) for _, sample, variant in rows])
         self.seen.turn()
-        rows = replace(rows, images=self.seen.features(model, rows.images, [(key, row) for row in distinct(rows.images)]))
-        stem = image_name(self.dataset, key).removesuffix(".jpg")
-        shown = {name: f"{stem}--{name}.png" for name in given(sample)}
-        files |= {shown[name]: png(picture) for name, picture in given(sample).items()}
-        settings: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps, "garment_guidance": self.garment_guidance}
-        asked = {"dataset": self.dataset, "id": key, "paired": sample.paired, "prompt": sample.texts[0], **settings}
-        line = PersonLine(shown=True, given=shown, made={}, seed=self.setting.seed, **asked)
-        for kind in dict.fromkeys(variant.kind for variant in variants):
-            chosen = [i for i, variant in enumerate(variants) if variant.kind == kind]
-            guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
-            part = rows[chosen]
-            seeds = [noise_seed(self.setting.seed, key)] * len(chosen)
-            made = head.paint(model.backbone.encode(part).queries, part, seeds=seeds, guidance=guidance, **settings)
-            for i, picture in zip(chosen, made):
-                file = f"{stem}--{variants[i].name.replace('/', '-')}.png"
-                files[file] = png(picture)
-                against = scores(picture, sample.pixels[0], sample.masks[0]) if sample.paired else {}
-                line.made[variants[i].name] = Repainted(file=file, guidance=guidance, scores=against)
-            self._measure(variants[chosen[0]], key, made[:1], sample, part.texts[:1])
-        return line
+        batch = replace(batch, images=self.seen.features(model, batch.images, distinct(batch.images)))
+        guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
+        seeds = [noise_seed(self.setting.seed, key) for key, _, _ in rows]
+        made = head.paint(edit_queries(model, batch), batch, seeds=seeds, guidance=guidance, **settings)
+        for (key, sample, variant), picture, text in zip(rows, made, batch.texts):
+            file = f"{_stem(self.dataset, key)}--{variant.name.replace('/', '-')}.png"
+            files[file] = png(picture)
+            against = (
+                scores(picture, *(x[0].to(picture.device) for x in (sample.pixels, sample.masks))) if sample.paired else {}
+            )
+            lines[key].made[variant.name] = Repainted(file=file, guidance=guidance, scores=against)
+            self._measure(variant, key, picture[None], sample.to(picture.device), [text])
 
     def _measure(self, variant: Variant, key: str, made: Tensor, sample: TryOnBatch, texts: list[str]) -> None:
         """A picture (1, 3, H, W) for FID and KID, and for CLIP-S if it was painted from a text."""
@@ -225,3 +243,8 @@ def given(sample: TryOnBatch) -> dict[str, Tensor]:
         pictures["sketch"] = sample.sketches[0]
     pictures["truth" if sample.paired else "worn before"] = sample.pixels[0]
     return pictures
+
+
+def _stem(dataset: str, key: str) -> str:
+    """How the names of a person's files begin."""
+    return image_name(dataset, key).removesuffix(".jpg")

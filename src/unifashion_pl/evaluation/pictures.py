@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch
 from unifashion_pl.data.transforms import png, thumbnail
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.sampling import Drawing
+from unifashion_pl.inference.requests import TOGETHER
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
 from unifashion_pl.metrics.image_scores import ImageScores
@@ -30,6 +32,7 @@ class ImagePart(Part):
         most_in_validation: the same in validation.
         seeds: one image per sample and seed.
         sampler, guidance, steps: of the diffusion head; None = its default.
+        batch_size: pictures that are painted at once.
         weights: local files for :class:`~unifashion_pl.metrics.ImageScores` of reconstructions in test (arguments of that name); those
             that are not named are left out, SSIM needs none.
     """
@@ -41,6 +44,7 @@ class ImagePart(Part):
     sampler: str = "fast"
     guidance: float | None = None
     steps: int | None = None
+    batch_size: int = TOGETHER
     weights: Mapping[str, str] | None = None
 
     def takes(self, model: FashionModel, batch: Batch, stage: Stage) -> bool:
@@ -78,30 +82,47 @@ class ImagePart(Part):
     def finish(self, context: Context) -> Outcome:
         """Generate on the rank that holds the sample."""
         outcome, own = Outcome(self.dataset), self.drawing.own(context.team).values()
-        lines = [self._generate(context.model, key, *drawn, outcome.files) for key, drawn in own]
+        todo = [(queries, _text(sample)) for _, (sample, queries) in own]
+        rows = [(i, seed) for i in range(len(todo)) for seed in self.seeds]
+        made = [
+            picture
+            for start in range(0, len(rows), self.batch_size)
+            for picture in self._painted(context.model, todo, rows[start : start + self.batch_size])
+        ]
+        pictures = dict(zip(rows, made))
+        lines = [
+            self._line(key, sample, {seed: pictures[i, seed] for seed in self.seeds}, outcome.files)
+            for i, (key, (sample, _)) in enumerate(own)
+        ]
         outcome.lines = [*merged(context.team, lines, lambda line: line.id)]
         if self.scores is not None:
             outcome.records = self.scores.records(absent=True)
             outcome.log(outcome.records, "image")
         return outcome
 
-    def _generate(
-        self, model: FashionModel | None, key: str, sample: PairBatch | QueryBatch, queries: Tensor, files: dict[str, bytes]
-    ) -> PictureLine:
-        """The line of a sample; its pictures come into ``files``."""
+    def _painted(
+        self, model: FashionModel | None, todo: Sequence[tuple[Tensor, str]], rows: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) of rows (sample, seed), all at once; of each sample its queries (1, Q, D) and its text."""
         assert model is not None
         assert model.diffusion_head is not None
-        kind, (text,) = ("reconstruction", sample.prompts) if isinstance(sample, PairBatch) else ("composed", sample.texts)
-        queries = queries.to(model.device)
-        stem = image_name(self.dataset, key).removesuffix(".jpg") + f"--{kind}"
-        painted = {seed: f"{stem}-seed{seed}.png" for seed in self.seeds}
+        queries, texts = torch.cat([todo[i][0] for i, _ in rows]).to(model.device), [todo[i][1] for i, _ in rows]
         settings: dict[str, Any] = {"sampler": self.sampler, "guidance": self.guidance, "steps": self.steps}
         asked = {name: value for name, value in settings.items() if value is not None}
-        for seed, file in painted.items():
-            made = model.diffusion_head.generate(queries, [text], seeds=[seed], **asked)
-            files[file] = png(made[0])
-            if self.scores is not None and kind == "reconstruction" and sample.pixels is not None and seed == self.seeds[0]:
-                self.scores.to(made.device).update([key], made, sample.pixels.to(made.device), [text])
+        return model.diffusion_head.generate(queries, texts, seeds=[seed for _, seed in rows], **asked)
+
+    def _line(
+        self, key: str, sample: PairBatch | QueryBatch, made: Mapping[int, Tensor], files: dict[str, bytes]
+    ) -> PictureLine:
+        """The line of a sample; its pictures come into ``files``."""
+        kind, text = "reconstruction" if isinstance(sample, PairBatch) else "composed", _text(sample)
+        stem = image_name(self.dataset, key).removesuffix(".jpg") + f"--{kind}"
+        painted = {seed: f"{stem}-seed{seed}.png" for seed in self.seeds}
+        files |= {painted[seed]: png(picture) for seed, picture in made.items()}
+        if self.scores is not None and kind == "reconstruction" and sample.pixels is not None and self.seeds:
+            first = made[self.seeds[0]][None]
+            self.scores.to(first.device).update([key], first, sample.pixels.to(first.device), [text])
+        settings: dict[str, Any] = {"sampler": self.sampler, "guidance": self.guidance, "steps": self.steps}
         made_of: dict[str, Any] = {"dataset": self.dataset, "id": key, "kind": kind, "prompt": text, **settings}
         line = PictureLine(shown=True, seeds=[*self.seeds], files=[*painted.values()], **made_of)
         if kind == "composed" and sample.shown is not None:
@@ -111,3 +132,9 @@ class ImagePart(Part):
             line.truth = f"{stem}-truth.png"
             files[line.truth] = png(sample.pixels[0])
         return line
+
+
+def _text(sample: PairBatch | QueryBatch) -> str:
+    """What a sample is painted from beside its queries."""
+    (text,) = sample.prompts if isinstance(sample, PairBatch) else sample.texts
+    return text

@@ -16,10 +16,11 @@ from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import (
+    TOGETHER,
     check_scales,
     edit_queries,
     head_of,
-    painted_in_batches,
+    in_batches,
     readers_of,
     rows_of,
 )
@@ -44,7 +45,7 @@ def try_on(
     pose: Any = None,
     seed: Seeds = 0,
     *,
-    batch_size: int = 4,
+    batch_size: int = TOGETHER,
     paste_back: bool = True,
     **settings: Any,
 ) -> list[Image.Image]:
@@ -54,7 +55,8 @@ def try_on(
         person, garment: photos; one of either goes with all of the other.
         mask, pose: of the person, see :func:`~unifashion_pl.person.inputs.prepare_tryon`; a list is one each, anything else is for all.
         seed: one for all pictures, or one each. A single pair with several seeds gives variations.
-        batch_size: without effect on the pictures, which are painted in pairs.
+        batch_size: pictures painted at once, as many as the memory takes. Kernels round differently for other numbers of rows: a few pixels may
+            differ by 1 of 255 from those of another batch size.
         paste_back: keep the person's own pixels outside of the mask; else the whole picture is as painted.
         settings: those of ``paint`` in :class:`~unifashion_pl.tasks.DiffusionModule`, and further inputs of ``prepare_tryon``:
             ``densepose``, ``parse``, ``agnostic``, ``box`` and ``pose_size`` as ``mask``, others for all.
@@ -77,7 +79,7 @@ def design(
     mask: Any = None,
     seed: Seeds = 0,
     *,
-    batch_size: int = 4,
+    batch_size: int = TOGETHER,
     paste_back: bool = True,
     **settings: Any,
 ) -> list[Image.Image]:
@@ -174,4 +176,5 @@ def _paint(
     def task_of(item: TryOnInputs) -> Task:
         return "tryon" if prepare is prepare_tryon else "text" if item.sketches is None else "design"
 
-    return painted_in_batches(model, list(zip(inputs, noise)), batch_size, work)
+    made = in_batches(model, list(zip(inputs, noise)), batch_size, work, "painting")
+    return [picture for part in made for picture in part]

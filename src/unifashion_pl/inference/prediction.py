@@ -18,7 +18,7 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from unifashion_pl.arguments import choice
+from unifashion_pl.arguments import choice, count
 from unifashion_pl.data.decode import BadInput, decode_picture
 from unifashion_pl.data.formats import encode
 from unifashion_pl.data.samples import Batch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
@@ -60,8 +60,8 @@ class Painter:
     """Paints evaluation batches into a folder: ``unifashion predict``.
 
     Try-on samples (paired and unpaired) become persons in garments, pairs become pictures of their captions, composed queries pictures
-    of reference and text; galleries are passed over. A picture depends on ``seed`` and the sample alone, not on batch size, rank,
-    interruptions, or what else is painted: always two are painted at once.
+    of reference and text; galleries are passed over. A picture depends on ``seed`` and the sample alone, not on the data's batch size, rank,
+    interruptions, or what else is painted: always ``batch_size`` are painted at once, if need be one of them several times.
 
     Args:
         out: folder; None = ``predict`` beside the trainer's logs. Pictures lie in it by dataset: ``vitonhd-test-unpaired/KEY.png``.
@@ -71,6 +71,7 @@ class Painter:
         sampler, steps, guidance: of the diffusion head; None = its default for the task.
         garment_guidance, garment_until, start: of try-on samples, see :meth:`~unifashion_pl.tasks.DiffusionModule.paint`. The paper's
             own pictures may have begun from the truth (``start="released"``).
+        batch_size: pictures that are painted at once; of another number a few pixels may differ by 1 of 255.
         paste_back: persons keep their own pixels where the mask is black. It copies truth into paired pictures: scores with and
             without it are not comparable.
 
@@ -91,6 +92,7 @@ class Painter:
         garment_guidance: float = 1.0,
         garment_until: float = 1.0,
         start: Literal["noise", "released"] = "noise",
+        batch_size: int = TOGETHER,
         paste_back: bool = False,
     ) -> None:
         choice(task, "task", TASKS)
@@ -99,6 +101,7 @@ class Painter:
         self.task, self.reconstruct, self.paste_back = task, reconstruct, paste_back
         self.common: dict[str, Any] = {"seed": seed, "sampler": sampler, "steps": steps_of(sampler, steps)}
         self.guidance = guidance
+        self.batch_size = count(batch_size, "batch_size")
         self.edits: dict[str, Any] = {"garment_guidance": garment_guidance, "garment_until": garment_until, "start": start}
         self.folder = Path("predict")
         self._lines: list[Line] = []
@@ -133,9 +136,9 @@ class Painter:
         lines = self._described(model, batch)
         kept = [self._kept(line) for line in lines]
         todo = [i for i, digest in enumerate(kept) if digest is None]
-        for start in range(0, len(todo), TOGETHER):
-            own = todo[start : start + TOGETHER]
-            rows = [*own, *own[:1] * (TOGETHER - len(own))]
+        for start in range(0, len(todo), self.batch_size):
+            own = todo[start : start + self.batch_size]
+            rows = [*own, *own[:1] * (self.batch_size - len(own))]
             made = self._painted(model, batch[rows], [lines[i] for i in rows]).cpu()
             for i, picture in zip(own, made):
                 kept[i] = self._write(lines[i], picture)
