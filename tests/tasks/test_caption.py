@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import string
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -263,3 +265,24 @@ def test_the_shipped_tokenizers_lose_nothing() -> None:
         assert bpe.decode(ids, clean_up_tokenization_spaces=False) == text
     assert wordpiece.unk_token_id not in wordpiece(" ".join(wardrobe_texts(50)) + " " + string.printable)["input_ids"]
     assert wordpiece.tokenize("Long red dress with buttons") == ["long", "red", "dress", "with", "buttons"]
+
+
+def test_captions_are_written_with_adapters_merged_and_are_those_of_adapters_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = head(LoraSettings(rank=4, alpha=8, dropout=0.0)).eval()
+    with torch.no_grad():
+        for name, parameter in module.language_model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    adapted = [m for m in module.language_model.modules() if hasattr(m, "merged_adapters")]
+    seen: list[set[bool]] = []
+    generate = module.language_model.model.generate
+
+    def spy(**given: Any) -> Any:
+        seen.append({m.merged for m in adapted})
+        return generate(**given)
+
+    monkeypatch.setattr(module.language_model.model, "generate", spy)
+    merged = module.generate(queries(3), ["fashiongen"] * 3, max_new_tokens=12)
+    monkeypatch.setattr(module.language_model, "merged", nullcontext)
+    assert module.generate(queries(3), ["fashiongen"] * 3, max_new_tokens=12) == merged
+    assert seen == [{True}, {False}]

@@ -168,3 +168,72 @@ def test_fields_that_fetch_code_are_refused_in_configs_within_a_config_too(field
     ):
         with pytest.raises(ValueError, match=field):
             LanguageModel(config=config)
+
+
+def adapted(seed: int = 3, **kwargs: object) -> LanguageModel:
+    """With adapters that do something."""
+    model = decoder(LoraSettings(rank=4, alpha=8, dropout=0.0), **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 8)
+    return model
+
+
+def test_merged_adapters_are_the_same_function_in_fewer_products() -> None:
+    model = adapted()
+    apart, (with_adapters, products) = logits(decoder()), counted(model)
+    with model.merged():
+        inside, fewer = counted(model)
+        with model.merged():
+            assert torch.equal(logits(model), inside)
+        assert torch.equal(logits(model), inside)  # still merged
+    torch.testing.assert_close(inside, with_adapters, atol=1e-5, rtol=1e-5)
+    assert (inside - apart).abs().max() > 1e-2
+    assert products - fewer == 2 * 2 * len(LAYERS)  # two products of each layer's adapter, two layers
+    assert counted(model) == (pytest.approx(with_adapters), products)
+
+
+def counted(model: LanguageModel) -> tuple[Tensor, int]:
+    """Logits, and how many linear layers were asked."""
+    calls: list[int] = []
+    handles = [m.register_forward_hook(lambda *_: calls.append(1)) for m in model.modules() if type(m) is torch.nn.Linear]
+    out = logits(model)
+    for handle in handles:
+        handle.remove()
+    return out, len(calls)
+
+
+def test_a_training_behind_a_merging_is_bit_for_bit_one_without() -> None:
+    def trained(merge: bool) -> dict[str, Tensor]:
+        model = adapted()
+        model.requires_grad_(True)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(2):
+            if merge:
+                with model.merged():
+                    logits(model)
+            optimizer.zero_grad()
+            model.logits(model.embed(ids()), torch.ones(2, 5, dtype=torch.long), 5).square().mean().backward()
+            optimizer.step()
+        return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    plain, merged = trained(False), trained(True)
+    assert plain.keys() == merged.keys()
+    assert [name for name in plain if not torch.equal(plain[name], merged[name])] == []
+
+
+def test_adapters_are_apart_again_behind_an_error_and_stay_apart_in_half_precision() -> None:
+    model = adapted()
+    weights = [parameter.data for parameter in model.parameters()]
+    with pytest.raises(KeyError), model.merged():
+        raise KeyError
+    assert all(parameter.data.data_ptr() == kept.data_ptr() for parameter, kept in zip(model.parameters(), weights))
+    half = adapted(dtype="bfloat16")
+    products = counted(half)[1]
+    with half.merged():
+        assert counted(half)[1] == products
+    plain = decoder()
+    with plain.merged():
+        assert logits(plain).shape[:2] == (2, 5)

@@ -170,7 +170,7 @@ class CaptionModule(TaskModule):
         penalty = LogitsProcessorList(
             [RepetitionPenaltyLogitsProcessor(arguments.number(repetition_penalty, "repetition_penalty"))]
         )
-        with evaluating(self.adapter, self.language_model):
+        with evaluating(self.adapter, self.language_model), self.language_model.merged():
             embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
             if not embeddings.isfinite().all():
                 raise arguments.ArgumentError("what the caption head reads is NaN or infinite: look at the model's weights")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import as_file, files
@@ -120,6 +121,33 @@ class LanguageModel(nn.Module):
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids (…) -> input embeddings (…, H)."""
         return self.model.get_input_embeddings()(ids)
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the adapters are part of the weights, which is the same function and a third of the calls; may be nested.
+
+        Behind it the weights are the very tensors that they were, so that a training goes on as if nothing had been: adding and
+        subtracting would leave the last bits changed. In the meantime memory holds both. Nothing is merged into weights of less than
+        float32, where the sum would be rounded to them and captions be others, nor into sharded ones.
+        """
+        layers = self._adapted()
+        kept = [layer.base_layer.weight.data for layer in layers]
+        try:
+            if layers:
+                self.model.base_model.merge_adapter(safe_merge=True)  # into a copy
+            yield
+        finally:
+            for layer, weight in zip(layers, kept):
+                layer.base_layer.weight.data = weight
+                layer.merged_adapters.clear()
+
+    def _adapted(self) -> list[Any]:
+        """Layers whose adapters can be merged now: all, or none."""
+        found: list[Any] = [m for m in self.model.modules() if hasattr(m, "merged_adapters")]
+        sharded = any(hasattr(m, "unshard") for m in self.model.modules())
+        if sharded or any(m.merged or m.disable_adapters or m.base_layer.weight.dtype != torch.float32 for m in found):
+            return []
+        return found
 
     def logits(self, embeddings: Tensor, mask: Tensor, keep: int) -> Tensor:
         """Input embeddings (B, T, H), mask (B, T) -> logits (B, keep, V) of the last ``keep`` positions."""
