@@ -71,6 +71,16 @@ VARIANTS = (
 )
 
 
+@dataclass(frozen=True)
+class Row:
+    """One picture to be painted: of a sample, by its key, and its queries (1, Q, D)."""
+
+    key: str
+    sample: TryOnBatch
+    variant: Variant
+    queries: Tensor
+
+
 def variants_of(batch: TryOnBatch) -> list[Variant]:
     """All that a batch has the inputs for; of unpaired samples, which have no truth, the two tasks of Table 3, compared as sets of pictures."""
     has = {"tryon": True, "text": any(batch.texts), "design": batch.sketches is not None and any(batch.texts)}
@@ -161,22 +171,33 @@ class PersonPart(Part):
     def _painted(self, model: FashionModel | None, own: Samples, files: dict[str, bytes]) -> list[PersonLine]:
         """The lines of persons; what was given and painted comes into ``files``."""
         settings: dict[str, Any] = {"sampler": self.sampler, "steps": self.steps, "garment_guidance": self.garment_guidance}
-        lines = {}
+        lines, rows = {}, list[Row]()
         for key, sample in own:
             shown = {name: f"{_stem(self.dataset, key)}--{name}.png" for name in given(sample)}
             files |= {shown[name]: png(picture) for name, picture in given(sample).items()}
             asked = {"dataset": self.dataset, "id": key, "paired": sample.paired, "prompt": sample.texts[0], **settings}
             lines[key] = PersonLine(shown=True, given=shown, made={}, seed=self.setting.seed, **asked)
+            variants = variants_of(sample)
+            queries = self._queries(model, sample, variants)
+            rows += [Row(key, sample, variant, queries[i : i + 1]) for i, variant in enumerate(variants)]
         for kind in (TRYON.kind, DESIGN.kind):
-            rows = [(key, x, variant) for key, x in own for variant in variants_of(x) if variant.kind == kind]
-            for start in range(0, len(rows), self.batch_size):
-                self._paint(model, rows[start : start + self.batch_size], lines, settings, files)
+            chosen = [row for row in rows if row.variant.kind == kind]
+            for start in range(0, len(chosen), self.batch_size):
+                self._paint(model, chosen[start : start + self.batch_size], lines, settings, files)
         return [*lines.values()]
+
+    def _queries(self, model: FashionModel | None, sample: TryOnBatch, variants: list[Variant]) -> Tensor:
+        """(variants, Q, D) of one sample; the vision tower sees its photo and its sketch once."""
+        assert model is not None
+        rows = rows_of(sample.to(model.device), variants)
+        self.seen.turn()
+        features = self.seen.features(model, rows.images, distinct(rows.images))
+        return edit_queries(model, replace(rows, images=features))
 
     def _paint(
         self,
         model: FashionModel | None,
-        rows: Sequence[tuple[str, TryOnBatch, Variant]],
+        rows: Sequence[Row],
         lines: Mapping[str, PersonLine],
         settings: dict[str, Any],
         files: dict[str, bytes],
@@ -184,21 +205,17 @@ class PersonPart(Part):
         """Rows of one kind, all at once."""
         assert model is not None
         assert model.diffusion_head is not None
-        head, kind = model.diffusion_head, rows[0][2].kind
-        batch = EditBatch.cat([rows_of(sample.to(model.device), [variant]) for _, sample, variant in rows])
-        self.seen.turn()
-        batch = replace(batch, images=self.seen.features(model, batch.images, distinct(batch.images)))
+        head, kind = model.diffusion_head, rows[0].variant.kind
+        batch = EditBatch.cat([rows_of(row.sample.to(model.device), [row.variant]) for row in rows])
         guidance = head.usual_guidance(kind) if self.guidance is None else self.guidance
-        seeds = [noise_seed(self.setting.seed, key) for key, _, _ in rows]
-        made = head.paint(edit_queries(model, batch), batch, seeds=seeds, guidance=guidance, **settings)
-        for (key, sample, variant), picture, text in zip(rows, made, batch.texts):
-            file = f"{_stem(self.dataset, key)}--{variant.name.replace('/', '-')}.png"
-            files[file] = png(picture)
-            against = (
-                scores(picture, *(x[0].to(picture.device) for x in (sample.pixels, sample.masks))) if sample.paired else {}
-            )
-            lines[key].made[variant.name] = Repainted(file=file, guidance=guidance, scores=against)
-            self._measure(variant, key, picture[None], sample.to(picture.device), [text])
+        seeds = [noise_seed(self.setting.seed, row.key) for row in rows]
+        made = head.paint(torch.cat([row.queries for row in rows]), batch, seeds=seeds, guidance=guidance, **settings)
+        for row, picture, text in zip(rows, made, batch.texts):
+            file = f"{_stem(self.dataset, row.key)}--{row.variant.name.replace('/', '-')}.png"
+            files[file], sample = png(picture), row.sample.to(picture.device)
+            against = scores(picture, sample.pixels[0], sample.masks[0]) if sample.paired else {}
+            lines[row.key].made[row.variant.name] = Repainted(file=file, guidance=guidance, scores=against)
+            self._measure(row.variant, row.key, picture[None], sample, [text])
 
     def _measure(self, variant: Variant, key: str, made: Tensor, sample: TryOnBatch, texts: list[str]) -> None:
         """A picture (1, 3, H, W) for FID and KID, and for CLIP-S if it was painted from a text."""
