@@ -56,6 +56,7 @@ class StepSeeds(L.Callback):
                 f"cannot resume: the run was seeded with {self.seed}, now seed_everything is {given}. Use the old value, or start from "
                 "the checkpoint's weights (init_from) instead of resuming"
             )
+        pl_module.training_seed = self.seed  # type: ignore[assignment]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed Python, numpy and torch on all devices."""

@@ -36,9 +36,10 @@ class FashionModel(Protocol):
 
 
 class SavedModel(FashionModel, Protocol):
-    """A model that was built from a config, so that it can be written and built again."""
+    """A model that was built from a config, so that it can be written and built again; ``training_seed`` is of its last training."""
 
     leave_out: tuple[str, ...]
+    training_seed: int | None
 
     @property
     def hparams(self) -> Any: ...

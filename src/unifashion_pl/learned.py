@@ -24,6 +24,8 @@ Learned = frozenset[str] | None
 
 #: In a Lightning checkpoint; in ``config.json`` it is ``learned``.
 KEY = "unifashion_learned"
+#: Name in a ``config.json``.
+TRAINING_SEED = "training_seed"
 #: Task -> (the head that does it, what it is, how a model comes to know it, what can be done without).
 MEANINGS: dict[Task, tuple[str, str, str, str]] = {
     "retrieval": ("retrieval", "search by text", "train it on image-text pairs (phase 1)", "search by an image alone"),
@@ -150,6 +152,14 @@ def of_checkpoint(content: Mapping[str, Any], where: object = "a checkpoint") ->
 
     section = content.get("hyper_parameters")
     return of_policy(section, content.get(STATES)) if isinstance(section, Mapping) and "backbone" in section else None
+
+
+def seed_of(content: Mapping[str, Any]) -> int | None:
+    """Seed of the training that a Lightning checkpoint, or a ``config.json``, says that its weights come from; None = not known."""
+    callbacks = content.get("callbacks")
+    kept = callbacks.get("StepSeeds") if isinstance(callbacks, Mapping) else content
+    seed = kept.get("seed" if kept is not content else TRAINING_SEED) if isinstance(kept, Mapping) else None
+    return seed if type(seed) is int else None
 
 
 def of_config(content: Mapping[str, Any], where: object = "config.json") -> Learned:

@@ -70,10 +70,12 @@ class UniFashionModule(LossModule, PretrainedMethods):
         learned: tasks that optimiser steps were taken for, over all stages of its training (see :mod:`unifashion_pl.learned`); None = not
             known, as of a model that was built by hand.
         toy: whether this is the shipped toy, which knows drawings alone.
+        training_seed: of its last training, as results name it; None = not known.
     """
 
     learned: frozenset[str] | None
     toy = False
+    training_seed: int | None = None
 
     # what it does with a user's own images and texts
     encode_image = encode_image
@@ -242,6 +244,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
         Heads that this model was built without are left out where nothing is trained further.
         """
         self._announced = learned.of_checkpoint(checkpoint)
+        self.training_seed = learned.seed_of(checkpoint)
         if "state_dict" not in checkpoint:  # FSDP2 has loaded it already, see sharding
             learned.give(self, self._announced)
             return

@@ -27,6 +27,7 @@ from unifashion_pl.files import check_writable, write_checkpoint
 from unifashion_pl.names import plain
 from unifashion_pl.optim import GroupSchedule
 from unifashion_pl.parts.tensors import read_content
+from unifashion_pl.preemption import Preemption
 
 STATES, GRADIENTS, CURVES = "unifashion_streams", "unifashion_gradients", "unifashion_curves"
 LOOP = "epoch_loop.batch_progress"
@@ -55,7 +56,7 @@ def run_callbacks(model: L.LightningModule) -> list[L.Callback]:
     count_no_epochs_backwards(trainer)
     if type(trainer.strategy.checkpoint_io) in (TorchCheckpointIO, WholeCheckpointIO):
         trainer.strategy.checkpoint_io = WholeCheckpointIO(mapped=trainer.state.fn != TrainerFn.FITTING)
-    return [StepSeeds(), Resume(), Outlook(), Streams()]
+    return [StepSeeds(), Resume(), Outlook(), Streams(), Preemption()]
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -32,6 +32,10 @@ class Best(NamedTuple):
     names: list[str]
     scores: NDArray[np.float32]
 
+    def first(self, most: int) -> Best:
+        """The first so many of them."""
+        return self if len(self.names) <= most else Best(self.names[:most], self.scores[:most])
+
 
 @dataclass(frozen=True)
 class Listing:

@@ -129,7 +129,8 @@ def test_the_whole_way_from_drawing_to_report(empty_folder: Path, capsys: pytest
         ]
     )
     records = json.loads(Path("runs/phase2/test/results.json").read_text("utf-8"))
-    assert all(r["protocol"] and r["n"] > 0 for r in records)
+    assert all(r["protocol"] and r["n"] > 0 and r["dataset"] for r in records)
+    assert {(r["seed"], r["training_seed"]) for r in records} == {(0, 0)}
     # what the command asks of the evaluation is not overruled by the checkpoint's config
     assert {r["n"] for r in records if r["metric"] == "CIDEr"} == {4}
     assert len(list(Path("runs/phase2/test/images").glob("*--composed-truth.png"))) == 1

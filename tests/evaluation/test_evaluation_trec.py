@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
-from evaluation.batches import evaluate, everything, gallery, queries
+from evaluation.batches import SMALL, evaluate, everything, gallery, queries
 
 from unifashion_pl.metrics.records import ResultRecord, read_records
 
@@ -86,3 +86,33 @@ def test_robustness_has_runs_too_and_without_the_option_there_are_none(tmp_path:
     assert product["recall_5"] == pytest.approx(value)
     evaluate([gallery(), queries()], tmp_path / "some", trec=0, settings={"composed_ks": (1, 2), "pair_ks": (1, 5)})
     assert list((tmp_path / "some/trec").iterdir()) == []
+
+
+def test_every_reported_measure_is_that_of_its_run(tmp_path: Path) -> None:
+    """Also where a query has several right answers (views of a product); lists of a run stay as long as they were asked for."""
+    names = {"nDCG@5": "ndcg_cut_5", "MAP@10": "map_cut_10", "MRR": "recip_rank"}
+    values = evaluate(everything(), tmp_path, measures=[*names])
+    records = read_records(tmp_path / "results.json")
+    for run in (tmp_path / "trec").glob("*.run"):
+        dataset, _, said = run.stem.partition("--")
+        if dataset == "fashioniq-val" and len(said.split(".")) == 4:
+            stratum, gallery_, reference, score = said.split(".")
+            under = {"gallery": gallery_, "reference": reference, "score": score}
+        elif dataset == "fashiongen-validation":
+            family, stratum = said.split(".")
+            under = {"family": family}
+        else:
+            continue
+        found = judged(run, "ndcg_cut.5", "map_cut.10", "recip_rank")
+        for name, theirs in names.items():
+            assert reported(records, f"{stratum}/{name}", **under) == pytest.approx(found[theirs]), (run.name, name)
+    assert values["fashioniq/mean/nDCG@5"] == reported(
+        records, "mean/nDCG@5", gallery="original", reference="ref-kept", score="image"
+    )
+    measured = [r for r in records if r.metric.endswith(tuple(names))]
+    assert all(r.interval and r.n and r.dataset and r.protocol and r.unit == "percent" for r in measured)
+    evaluate(everything(), tmp_path / "short", settings={**SMALL, "trec": 3}, measures=[*names])
+    again = {(r.protocol, r.metric): r.value for r in read_records(tmp_path / "short/results.json")}
+    assert all(again[r.protocol, r.metric] == r.value for r in measured)
+    lengths = [line.split()[3] for run in (tmp_path / "short/trec").glob("*.run") for line in run.read_text().splitlines()]
+    assert max(map(int, lengths)) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from evaluation.batches import evaluate, everything, make_model, pairs, split
+from evaluation.batches import SMALL, evaluate, everything, gallery, make_model, pairs, queries, split
 from small import images
 
 from unifashion_pl.data.samples import TryOnBatch
@@ -60,6 +61,28 @@ def test_records_have_protocol_n_chance_and_hashes(tested: tuple[Path, dict[str,
     for half in ABLATIONS:
         assert any(f"score={half}" in r.protocol for r in records)
     assert sum(r.metric == "caption/colour_accuracy" for r in records) == 2
+
+
+def test_numbers_say_where_they_come_from_and_have_keys_of_their_own(tmp_path: Path) -> None:
+    """Two pair datasets in one test, under equal protocols; seeds of the training, of the test, and of what was drawn."""
+    evaluator, model = Evaluator(**SMALL, seed=7), make_model()
+    model.training_seed = 3
+    evaluator.start("test")
+    for dataset in ("shop/val", "shop/test"):
+        evaluator.update(model, replace(pairs(), dataset=dataset))
+    evaluator.update(model, gallery())
+    evaluator.update(model, queries())
+    values = evaluator.finish(tmp_path)
+    assert {"shop/val/caption/CIDEr", "shop/test/caption/CIDEr"} <= values.keys()
+    records = read_records(tmp_path / "results.json")
+    assert len({r.key for r in records}) == len(records)
+    assert len({r.protocol for r in records if r.metric == "CIDEr"}) == 1
+    assert {(r.seed, r.training_seed) for r in records} == {(7, 3)}
+    assert {r.dataset for r in records} == {"shop/val", "shop/test", "fashioniq/val"}
+    sampled = [r for r in records if r.under.family == "fashiongen_100" and not r.under.chance]
+    assert {r.draws for r in sampled} == {(0, 1, 2, 3, 4)}
+    assert {r.draws for r in records if r.metric == "SSIM"} == {(0,)}
+    assert {r.draws for r in records if r.under.composed} == {None}
 
 
 def test_prediction_lines_are_complete_and_their_pictures_written(tested: tuple[Path, dict[str, float]]) -> None:

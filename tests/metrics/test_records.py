@@ -18,7 +18,8 @@ class TestRecords:
         )
         assert set(record.to_dict()) == set(fields.split())
         assert ResultRecord.from_json(record.to_json()) == record
-        other = ResultRecord("METEOR", None, "raw", 4, "coco").with_context(seed=1, code_version="0.1.0")
+        other = ResultRecord("METEOR", None, "raw", 4, "coco").with_context(seed=1, code_version="0.1.0", draws=(0, 1))
+        assert set(other.with_context(training_seed=3).to_dict()) - set(record.to_dict()) == {"draws", "training_seed"}
         write_records(tmp_path / "results.json", [record, other])
         assert read_records(tmp_path / "results.json") == [record, other]
         write_records(tmp_path / "results.json", [])

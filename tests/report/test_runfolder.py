@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ def test_a_last_line_of_curves_that_is_still_written_does_not_count(run: Path) -
     path = run / "phase1/version_0/metrics.csv"
     path.write_text("step,train/loss,val/x\n1,0.5,\n2,inf,1e300\n3,0.4,0.1\n4,0.")
     assert read_run(run).curves[0][1] == {"train/loss": [(1, 0.5), (3, 0.4)], "val/x": [(3, 0.1)]}
+
+
+def test_runs_that_made_room_for_others_are_left_out(run: Path) -> None:
+    whole, curves = read_run(run), read_run(run / "phase1").curves
+    shutil.copytree(run / "phase1", run / "phase1.1")
+    shutil.copytree(run / "phase1", run / "lr0.1")  # beside nothing called lr0
+    assert {label for label, _ in read_run(run).curves} == {label for label, _ in whole.curves} | {"lr0.1"}
+    assert read_run(run / "phase1.1").curves == curves
 
 
 def test_links_out_of_a_run_are_not_followed(run: Path, tmp_path: Path) -> None:

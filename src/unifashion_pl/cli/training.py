@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from unifashion_pl.cli import folders
 from unifashion_pl.configs import merged, resolve_config
 from unifashion_pl.configs.layers import drop_replaced
 from unifashion_pl.module import UniFashionModule
@@ -71,6 +72,13 @@ class UniFashionCLI(LightningCLI):
             help="let --ckpt_path name classes that are not of this library; they may run any program",
         )
 
+        parser.add_argument(
+            "--resume",
+            choices=["auto"],
+            help="fit: go on from the newest checkpoint of this run that can be read, and begin where there is none; what a job does by "
+            "itself that SLURM runs again",
+        )
+
     def parse_arguments(self, parser: Any, args: Any) -> None:
         self._args: list[str] = list(args)
         super().parse_arguments(parser, args)
@@ -78,6 +86,8 @@ class UniFashionCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """The model's section from the checkpoint, which may have been written by anybody, over the command's own."""
         chosen = self.config.get(self.config.get("subcommand") or "")
+        if chosen is not None:
+            self._find_newest(chosen)
         if chosen is None or chosen.get("ckpt_path") is None:
             return
         local(chosen.ckpt_path, chosen.get(SWITCH))
@@ -104,6 +114,22 @@ class UniFashionCLI(LightningCLI):
         self.config[self.config.subcommand].model.init_from = None  # the checkpoint has all weights
         self.config[self.config.subcommand].ckpt_path = found
 
+    def _find_newest(self, chosen: Any) -> None:
+        """What ``--resume auto`` goes on from becomes ``--ckpt_path``."""
+        if self.config.subcommand != "fit":
+            if chosen.get("resume"):
+                raise ValueError(f"--resume is of fit; {self.config.subcommand} takes --ckpt_path")
+            return
+        if folders.asked_to_resume(chosen.get("resume"), chosen.get("ckpt_path")):
+            found, said = folders.newest(chosen.trainer)
+            chosen.ckpt_path = None if found is None else str(found)
+            self._say(said)
+
+    @staticmethod
+    def _say(sentences: Iterable[str]) -> None:
+        for sentence in sentences if folders.first_process() else ():
+            print(sentence, flush=True)
+
     def instantiate_classes(self) -> None:
         """A model whose tensors are in the checkpoint needs no files that it was started from."""
         if self._saved is None:
@@ -119,8 +145,13 @@ class UniFashionCLI(LightningCLI):
         logger = self.config[self.subcommand].trainer.logger
         if self.subcommand != "fit" and getattr(getattr(logger, "init_args", None), "version", None) == "":
             logger.init_args.version = self.subcommand
+        chosen = self.config[self.subcommand]
         if self.subcommand == "fit":
-            _not_from_itself(self.config.fit)
+            _not_from_itself(chosen)
+            if folders.first_process() and not chosen.trainer.fast_dev_run:
+                self._say(folders.set_aside(chosen.trainer, chosen.model.get("init_from"), chosen.ckpt_path))
+        if self.subcommand == "test":
+            self._say(filter(None, [folders.older_results(folders.folders(chosen.trainer)[0])]))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Lightning's; a training that Ctrl-C or SIGTERM ends says how it goes on."""
@@ -167,7 +198,8 @@ def going_on(typed: Sequence[str], callbacks: Sequence[Any]) -> str:
         else:
             options.append(word)
     place = str(max(found, key=lambda path: path.stat().st_mtime)) if found else given
-    if not place:
+    resumes = any(word == "--resume" or word.startswith("--resume=") for word in options)
+    if not place and not resumes:
         return (
             "no checkpoint was written yet, so the same command begins anew; ModelCheckpoint(every_n_train_steps=...) would write one "
             "within an epoch"
@@ -175,7 +207,7 @@ def going_on(typed: Sequence[str], callbacks: Sequence[Any]) -> str:
     place = os.path.relpath(place) if Path(place).is_relative_to(Path.cwd()) else place
     program = Path(sys.argv[0]).name
     program = {"__main__.py": "unifashion"}.get(program, f"python {sys.argv[0]}" if program.endswith(".py") else program)
-    return f"go on with: {program} {shlex.join([*options, '--ckpt_path', place])}"
+    return f"go on with: {program} {shlex.join([*options, *(() if resumes else ('--ckpt_path', place))])}"
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:

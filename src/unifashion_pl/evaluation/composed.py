@@ -69,7 +69,8 @@ class ComposedPart(Part):
 
     def begin(self) -> None:
         listed = self.setting.trec if self.test else 0
-        self.metric = FashionIQRecall(ks=self.ks, top_k=self.setting.top_k, listed=listed)
+        measures = self.setting.measures if self.test else ()
+        self.metric = FashionIQRecall(ks=self.ks, top_k=self.setting.top_k, listed=listed, measures=measures)
         names = ABLATIONS if self.test and self.ablations else ()
         self.halves = {name: FashionIQRecall(self.ks, ("image",), score=name, top_k=1, listed=listed) for name in names}
         self.rewritings = Rewritings(self.dataset, self.metric) if self.test and self.robustness else None

@@ -26,6 +26,7 @@ from unifashion_pl.files import replacing
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import label
 from unifashion_pl.metrics.lines import KINDS, CaptionLine, ProductLine, image_name, write_lines
+from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.records import ResultRecord, write_records
 from unifashion_pl.provenance import __version__, commit, weights_hash
 from unifashion_pl.team import Team, team_of_all, united
@@ -59,6 +60,7 @@ class Evaluator:
         shown: queries and captions with pictures, per kind. top_k: length of result lists.
         seed: of every drawing.
         trec: write the best so many candidates of every query, and the right answers, in TREC's form (test); 0 = not.
+        measures: of all retrieval in the test beside recall, e.g. ``[nDCG@5, MAP@10, MRR]``; see :mod:`unifashion_pl.metrics.measures`.
 
     Raises:
         ValueError: ``parts``, and something of the shorthand for those that they replace; or lists of fewer than no candidates.
@@ -96,7 +98,9 @@ class Evaluator:
         top_k: int = Setting.top_k,
         seed: int = Setting.seed,
         trec: int = Setting.trec,
+        measures: Sequence[str] = Setting.measures,
     ) -> None:
+        depth(measures)  # a wrong name is told before anything is measured
         if trec < 0:
             raise ValueError(f"trec is {trec}, expected how many candidates a list has, or 0")
         painting: dict[str, Any] = {"sampler": sampler, "guidance": guidance, "steps": steps, "weights": image_weights}
@@ -114,7 +118,7 @@ class Evaluator:
                 "set them where the part is named (init_args), or name further parts under `also`"
             )
         self.parts: list[Part] = [*(usual if parts is None else parts), *also]
-        self.setting = Setting("validation", shown, top_k, seed, trec)
+        self.setting = Setting("validation", shown, top_k, seed, trec, tuple(measures))
         self._told: set[str] = set()
         self.start("validation")
 
@@ -191,7 +195,9 @@ class Evaluator:
             record = seen.labelled(record, key)
         task = part.task_of(record)
         weights = label(self._model, task) if self._model is not None and task is not None else None
-        return replace(record, dataset=part.dataset, weights=weights)
+        trained: int | None = getattr(self._model, "training_seed", None)
+        seed = part.setting.seed if record.seed is None else record.seed
+        return replace(record, dataset=part.dataset, weights=weights, seed=seed, training_seed=trained)
 
     def _write(self, out_dir: Path, outcomes: Sequence[Outcome], team: Team) -> None:
         """Pictures travel to rank 0, which writes all files."""

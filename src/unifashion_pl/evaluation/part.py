@@ -67,6 +67,7 @@ class Setting:
         top_k: length of result lists.
         seed: of every drawing.
         trec: candidates of each list in TREC's form; 0 = none are written.
+        measures: of rankings beside recall (test), see :mod:`unifashion_pl.metrics.measures`.
     """
 
     stage: Stage = "test"
@@ -74,6 +75,7 @@ class Setting:
     top_k: int = 10
     seed: int = 0
     trec: int = 0
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

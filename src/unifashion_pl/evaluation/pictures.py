@@ -96,7 +96,7 @@ class ImagePart(Part):
         ]
         outcome.lines = [*merged(context.team, lines, lambda line: line.id)]
         if self.scores is not None:
-            outcome.records = self.scores.records(absent=True)
+            outcome.records = self.scores.records(absent=True, draws=tuple(self.seeds[:1]) or None)
             outcome.log(outcome.records, "image")
         return outcome
 

@@ -54,6 +54,7 @@ class RetrievalPart(Part):
         seed = self.setting.seed
         listed = self.setting.trec if self.test else 0
         asked: dict[str, Any] = {"ks": self.ks, "n_queries": self.n_queries, "draws": draws, "seed": seed, "listed": listed}
+        asked["measures"] = self.setting.measures if self.test else ()
         self.metric = FashionGenRecall(tuple(protocols), **asked)
         self.shown = self.setting.shown if self.test else 0
         self.texts: Drawing[tuple[str, Tensor]] = Drawing(self.shown, seed)
@@ -109,7 +110,7 @@ class RetrievalPart(Part):
         values = {}
         for name, value in computed.items():
             protocol, _, metric = name.partition("/")
-            if "R@" in metric or metric == "mean":
+            if "R@" in metric or metric == "mean" or metric.rpartition("/")[2] in self.metric.measures:
                 tag = "" if protocol == self.metric.protocols[0] else protocol.removeprefix("fashiongen_") + "/"
                 values[f"{short}/{tag}{metric}"] = value
         return values

@@ -15,6 +15,7 @@ from torch import Tensor
 from unifashion_pl.metrics.best import best_lists, over_ranks, two_way_lists
 from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
 from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
 from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
@@ -40,6 +41,7 @@ class FashionGenRecall(KeyedMetric):
         candidates: lists to use instead of drawing them, by protocol (from files).
         score, text: parts of the protocol string: how the score is made and the text rule.
         listed: candidates of each list in :meth:`runs`; 0 = there are none.
+        measures: further ones of :mod:`unifashion_pl.metrics.measures`, e.g. ``("nDCG@5", "MAP@10", "MRR")``.
 
     ``compute`` returns ``{"<protocol>/i2t/R@1": percent, ..., "<protocol>/mean": percent, "<protocol>/n": queries}`` and the
     counts ``tied``, ``undecidable`` (another candidate has the same text) and ``filled`` (candidates of another subcategory);
@@ -59,9 +61,11 @@ class FashionGenRecall(KeyedMetric):
         score: str = "itc",
         text: str = "name_description",
         listed: int = 0,
+        measures: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__("images", "texts", **kwargs)
+        self.measures, self.kept = tuple(measures), max(listed, depth(measures))
         self.protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
         if unknown := [p for p in self.protocols if p not in PROTOCOLS]:
             raise ValueError(f"unknown protocol {', '.join(unknown)}; expected one of {', '.join(PROTOCOLS)}")
@@ -137,7 +141,8 @@ class FashionGenRecall(KeyedMetric):
             queries.sort(key=lambda query: (query.draw, query.key))
             lists = self.lists.get(name)
             dropped = {"small pool or incomplete block": lists.dropped} if lists and lists.dropped else {}
-            table = RankedTable(queries, self.ks, DIRECTIONS, mean_of_all, "product", joint=True, dropped=dropped)
+            asked: dict[str, Any] = {"joint": True, "dropped": dropped, "measures": self.measures}
+            table = RankedTable(queries, self.ks, DIRECTIONS, mean_of_all, "product", **asked)
             counts = {"n": len(queries), "tied": sum(query.ranks[()][1] > 0 for query in queries)}
             counts["undecidable"] = sum(query.facts["undecidable"] for query in queries)
             counts["filled"] = sum(trial.filled for trial in lists.trials) if lists else 0
@@ -180,9 +185,9 @@ class FashionGenRecall(KeyedMetric):
         by_image, by_text = two_way_ranks(*every, team.reduce)
         names = list(map(str, images.ids)), list(map(str, texts.ids))
         lists: dict[str, list[Best]] = {}
-        if self.listed:
-            lists["i2t"], among = two_way_lists(*every, names, self.listed)
-            lists["t2i"] = over_ranks(team.objects(among), self.listed)
+        if self.kept:
+            lists["i2t"], among = two_way_lists(*every, names, self.kept)
+            lists["t2i"] = over_ranks(team.objects(among), self.kept)
         wording = texts.facts["text"]
         copies = Counter(wording)
         same = {product: copies[text] > 1 for product, text in zip(texts.ids, wording)}
@@ -240,7 +245,9 @@ class FashionGenRecall(KeyedMetric):
         Documents of ``t2i`` are views, in ``fashiongen_full`` with all views of a product as right answers; those of ``i2t`` are products.
         """
         self.compute()
-        return {f"{name}.{side}": lists for name, table in self._tables.items() for side, lists in table.runs().items()}
+        return {
+            f"{name}.{side}": lists for name, table in self._tables.items() for side, lists in table.runs(self.listed).items()
+        }
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties, intervals (bootstrap over products) and the spread over draws; ``context``: further fields."""

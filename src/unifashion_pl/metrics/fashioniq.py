@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unifashion_pl.metrics.best import best_lists
 from unifashion_pl.metrics.intervals import RESAMPLES
+from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
 from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, padded, positive_mask, token_scores
@@ -41,6 +42,7 @@ class FashionIQRecall(KeyedMetric):
         score, text: parts of the protocol string: how the score is made and the rule that joins the two texts.
         top_k: length of the result lists in :meth:`per_query`.
         listed: candidates of each list in :meth:`runs`, of every variant; 0 = there are none.
+        measures: further ones of :mod:`unifashion_pl.metrics.measures`, e.g. ``("nDCG@5", "MAP@10", "MRR")``.
 
     Galleries: ``original`` (all ids of the split), ``union`` (references and targets), ``targets`` (diagnostic).
     ``ref-removed`` takes the query's reference image out of its candidates. ``mean`` is the unweighted mean of the categories,
@@ -62,9 +64,12 @@ class FashionIQRecall(KeyedMetric):
         text: str = "and",
         top_k: int = 10,
         listed: int = 0,
+        measures: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__("gallery", "queries", **kwargs)
+        depth(measures)
+        self.measures = tuple(measures)
         if unknown := set(scores) - set(SCORES):
             raise ValueError(f"unknown scores {sorted(unknown)}; expected some of {', '.join(SCORES)}")
         self.ks, self.scores, self.caption_weight = tuple(ks), tuple(s for s in SCORES if s in scores), caption_weight
@@ -258,7 +263,8 @@ class FashionIQRecall(KeyedMetric):
         tables = []
         for further, queries in parts.items():
             categories = tuple(sorted({q.stratum for q in queries}))
-            tables.append((further, RankedTable(queries, self.ks, categories, averages, "reference", dropped=self._dropped)))
+            asked: dict[str, Any] = {"dropped": self._dropped, "measures": self.measures}
+            tables.append((further, RankedTable(queries, self.ks, categories, averages, "reference", **asked)))
         return tables
 
     def per_query(self) -> list[dict[str, Any]]:
@@ -269,7 +275,7 @@ class FashionIQRecall(KeyedMetric):
     def runs(self) -> dict[str, list[Listing]]:
         """``CATEGORY.GALLERY.REFERENCE.SCORE`` -> the lists of its queries; call after ``compute`` (on all ranks)."""
         self.compute()
-        return self._tables()[0][1].runs()
+        return self._tables()[0][1].runs(self.listed)
 
     def records(self, resamples: int = RESAMPLES, **context: Any) -> list[ResultRecord]:
         """All numbers with n, ties and bootstrap intervals (clusters = reference images, within categories); ``context``: further fields."""

@@ -19,6 +19,7 @@ from unifashion_pl.metrics.intervals import (
     resampled_sums,
     wilson_interval,
 )
+from unifashion_pl.metrics.measures import Measure
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import Ranks
 from unifashion_pl.metrics.records import Interval, ResultRecord
@@ -57,6 +58,14 @@ class RankedQuery:
         better, ties = self.ranks[variant]
         return {"rank": better + 1, "ties": ties}
 
+    def places(self, variant: Variant) -> list[int]:
+        """Where its right answers stand, from 1, behind all that score as they do; of several, those among :attr:`lists`."""
+        if len(self.right) < 2:
+            return [sum(self.ranks[variant]) + 1]
+        right = set(self.right)
+        found = [i for i, name in enumerate(self.lists[variant].names, 1) if name in right]
+        return found or [sum(self.ranks[variant]) + 1]
+
 
 def averages(values: Mapping[str, Any], ks: Sequence[int]) -> dict[str, Any]:
     """``mean/R@K`` = unweighted mean over strata, ``Avg`` = mean of the means; for numbers or arrays.
@@ -94,6 +103,7 @@ class RankedTable:
         joint: whether a cluster has queries in all strata and draws, and is drawn with all of them. Else every stratum is drawn by
             itself, with its number as seed, and a stratum's recall is a proportion with a Wilson interval.
         dropped: reason -> queries left out.
+        measures: further ones, see :mod:`unifashion_pl.metrics.measures`; queries with several right answers need their lists for them.
     """
 
     queries: list[RankedQuery]
@@ -103,6 +113,12 @@ class RankedTable:
     clusters: str
     joint: bool = False
     dropped: Mapping[str, int] = field(default_factory=dict)
+    measures: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Of everything that is measured."""
+        return [*(f"R@{k}" for k in self.ks), *self.measures]
 
     @cached_property
     def strata(self) -> dict[str, list[RankedQuery]]:
@@ -120,24 +136,42 @@ class RankedTable:
         table = torch.tensor([q.ranks[variant] for q in queries], dtype=torch.int64).reshape(-1, 2)
         return Ranks(table[:, 0], table[:, 1])
 
-    def recalls(self, variant: Variant, stratum: str) -> dict[int, list[float]]:
-        """K -> R@K in percent of every draw of a stratum."""
-        queries = self.strata[stratum]
-        ranks, draws = self.ranks(variant, queries), torch.tensor([q.draw for q in queries])
-        each = [draws == draw for draw in draws.unique()]
-        return {k: [100.0 * float(ranks.hits(k)[own].mean()) for own in each] for k in self.ks}
+    def each(self, variant: Variant, queries: Sequence[RankedQuery]) -> Floats:
+        """What every query adds to everything that is measured, (queries, names) in 0..1."""
+        ranks = self.ranks(variant, queries)
+        columns = [ranks.hits(k).numpy() for k in self.ks]
+        if self.measures:
+            places = [(query.places(variant), max(1, len(query.right))) for query in queries]
+            columns += [np.array([m.of(*found) for found in places]) for m in map(Measure.parse, self.measures)]
+        return np.stack(columns, axis=1)
 
-    def runs(self) -> dict[str, list[Listing]]:
-        """``STRATUM.VARIANT`` -> the lists of its queries, where they were asked for; one of several draws is called ``DRAW/QUERY``."""
+    def recalls(self, variant: Variant, stratum: str) -> dict[str, list[float]]:
+        """``R@K``, and further measures -> percent of every draw of a stratum."""
+        queries = self.strata[stratum]
+        values, draws = self.each(variant, queries), np.array([q.draw for q in queries])
+        parts = [values[draws == draw] for draw in np.unique(draws)]
+        return {name: [100.0 * float(part[:, i].mean()) for part in parts] for i, name in enumerate(self.names)}
+
+    def averaged(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Numbers or arrays with their means: those of recall as :attr:`means` has them, those of further measures over strata."""
+        recall = {name: value for name, value in values.items() if name.rpartition("/")[2] not in self.measures}
+        found = {**values, **self.means(recall, self.ks)}
+        for measure in self.measures:
+            columns = [value for name, value in values.items() if name.rpartition("/")[2] == measure]
+            found[f"mean/{measure}"] = sum(columns) / len(columns)
+        return found
+
+    def runs(self, most: int) -> dict[str, list[Listing]]:
+        """``STRATUM.VARIANT`` -> the ``most`` best of its queries, where lists were asked for; one of several draws is called ``DRAW/QUERY``."""
         drawn = len({query.draw for query in self.queries}) > 1
         return {
             ".".join((stratum, *variant)): [
-                Listing(f"{query.draw}/{query.key}" if drawn else query.key, query.lists[variant], query.right)
+                Listing(f"{query.draw}/{query.key}" if drawn else query.key, query.lists[variant].first(most), query.right)
                 for query in queries
             ]
             for stratum, queries in self.strata.items()
             for variant in self.variants
-            if queries and variant in queries[0].lists
+            if most and queries and variant in queries[0].lists
         }
 
     def numbers(self) -> dict[Variant, dict[str, float]]:
@@ -147,8 +181,8 @@ class RankedTable:
             values: dict[str, float] = {}
             for stratum in self.strata:
                 recalls = self.recalls(variant, stratum)
-                values.update({f"{stratum}/R@{k}": float(np.mean(of_draws)) for k, of_draws in recalls.items()})
-            table[variant] = {**values, **self.means(values, self.ks)}
+                values.update({f"{stratum}/{name}": float(np.mean(of_draws)) for name, of_draws in recalls.items()})
+            table[variant] = self.averaged(values)
         return table
 
     def distributions(self, resamples: int = RESAMPLES) -> dict[Variant, dict[str, Floats]]:
@@ -164,8 +198,8 @@ class RankedTable:
             inside = [np.array([(q.stratum, q.draw) == part for q in queries]) for part in parts]
             columns = []
             for variant in self.variants:
-                ranks = self.ranks(variant, queries)
-                hits = torch.stack([*(ranks.hits(k) for k in self.ks), torch.ones(len(ranks)).double()], dim=1).numpy()
+                each = self.each(variant, queries)
+                hits = np.concatenate([each, np.ones((len(each), 1))], axis=1)
                 columns += [hits * own[:, None] for own in inside]
             codes = cluster_codes([q.cluster for q in queries])
             sums = cluster_sums(np.concatenate(columns, axis=1), codes, int(codes.max()) + 1)
@@ -176,11 +210,9 @@ class RankedTable:
                 for stratum in layer:
                     own_draws = recalls[:, v, [name == stratum for name, _ in parts]]
                     spread[variant] |= {
-                        f"{stratum}/R@{k}": np.nanmean(own_draws[..., i], axis=1) for i, k in enumerate(self.ks)
+                        f"{stratum}/{name}": np.nanmean(own_draws[..., i], axis=1) for i, name in enumerate(self.names)
                     }
-        for values in spread.values():
-            values.update(self.means(values, self.ks))
-        return spread
+        return {variant: self.averaged(values) for variant, values in spread.items()}
 
     def records(
         self,
@@ -198,6 +230,8 @@ class RankedTable:
         """
         spread = self.distributions(resamples)
         records = []
+        draws = tuple(sorted({query.draw for query in self.queries}))
+        context = {"draws": draws if len(draws) > 1 else None, **context}
         for variant, numbers in self.numbers().items():
             base: dict[str, Any] = {"unit": "percent", "protocol": str(protocols[variant]), "implementation": implementation}
             base |= {"dropped": dict(self.dropped) or None, **context}
@@ -206,18 +240,19 @@ class RankedTable:
                 queries = self.strata.get(stratum, self.queries)
                 whole = (expected.get(stratum) if stratum in self.strata else sum(expected.values())) if expected else None
                 counts = {"n": len(queries), "n_expected": whole, "ties": self.ranks(variant, queries).tied}
-                interval = self._interval(stratum, value, len(queries), spread[variant][name])
+                interval = self._interval(name, value, len(queries), spread[variant][name])
                 records.append(ResultRecord(name, value, interval=interval, **{**counts, **base}))
             for stratum, queries in self.strata.items():
-                for k, recalls in self.recalls(variant, stratum).items():
+                for measured, recalls in self.recalls(variant, stratum).items():
                     if len(recalls) > 1:
                         sd = float(np.std(recalls, ddof=1))
                         counts = {"n": len(queries), "ties": self.ranks(variant, queries).tied}
-                        records.append(ResultRecord(f"{stratum}/R@{k}/sd_over_draws", sd, **{**counts, **base}))
+                        records.append(ResultRecord(f"{stratum}/{measured}/sd_over_draws", sd, **{**counts, **base}))
         return records
 
-    def _interval(self, stratum: str, value: float, n: int, distribution: Floats) -> Interval:
-        if stratum in self.strata and not self.joint:
+    def _interval(self, name: str, value: float, n: int, distribution: Floats) -> Interval:
+        stratum, _, measured = name.partition("/")
+        if stratum in self.strata and measured not in self.measures and not self.joint:
             return wilson_interval(value / 100 * n, n).scaled(100)
         seed = 0 if self.joint else "category"
         method = f"bootstrap(clusters={self.clusters},B={len(distribution)},seed={seed})"

@@ -15,6 +15,8 @@ from unifashion_pl.metrics.protocol import AUDIT, Protocol
 from unifashion_pl.reading import FormatError, converted, from_json, read_json
 
 UNITS = ("percent", "raw", "count")
+#: Fields that records of before do not have.
+LATER = ("doubt", "training_seed", "draws")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ class ResultRecord:
         interval: see :class:`Interval`; None where none is defined.
         ties: number of queries whose positive ties with another candidate.
         dropped: reason -> number of samples left out.
-        seed: of training or generation; None = not applicable.
+        seed: of the evaluation: what it drew (samples, candidates) and painted follows from it. None in records of before 2026-11-30 that
+            painted nothing.
+        training_seed: of the last training of the weights; None = not known, as of models of others.
+        draws: numbers of the drawings of candidates, or seeds of the pictures, that the value is averaged over, e.g. ``(0, 1, 2, 3, 4)``; each
+            follows from its number and ``seed``. None = nothing of the kind.
         data_hash, weights_hash: of the evaluated data and the weights.
         weights: what is wrong with them, ``random`` or ``not trained for …``; None = nothing, or nobody knows.
         doubt: what is wrong with gallery captions that were read: why numbers are labelled ``leaked`` or ``suspicious``, what their
@@ -88,6 +94,8 @@ class ResultRecord:
     dataset: str | None = None
     weights: str | None = None
     doubt: str | None = None
+    training_seed: int | None = None
+    draws: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.doubt is None and self.implementation is not None:
@@ -107,6 +115,11 @@ class ResultRecord:
         return Protocol.parse(self.protocol)
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What no two numbers of one test share: dataset, protocol and metric."""
+        return self.dataset or "", self.protocol, self.metric
+
+    @property
     def shortened(self) -> bool:
         """Whether only a part of the data was seen, as the protocol then says."""
         return self.under.shortened
@@ -121,9 +134,9 @@ class ResultRecord:
         return f"{self.n:,} of {self.n_expected:,}" if self.n_expected is not None and self.n < self.n_expected else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, ready for JSON; ``doubt`` where there is one, so that older versions read all others."""
-        values = asdict(self)
-        return values if self.doubt is not None else {name: value for name, value in values.items() if name != "doubt"}
+        """Plain values only, ready for JSON; later fields where they say something, so that older versions read all others."""
+        values = {**asdict(self), "draws": None if self.draws is None else list(self.draws)}
+        return {name: value for name, value in values.items() if value is not None or name not in LATER}
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""

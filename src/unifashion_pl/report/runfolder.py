@@ -136,7 +136,14 @@ def _label(root: Path, folder: Path) -> str:
 
 
 def _files(root: Path, name: str) -> list[Path]:
-    return [_inside(root, file) for file in sorted(root.rglob(name)) if file.is_file()]
+    found = sorted(file for file in root.rglob(name) if file.is_file())
+    return [_inside(root, file) for file in found if not _set_aside(root, file)]
+
+
+def _set_aside(root: Path, file: Path) -> bool:
+    """Whether a file is of an earlier run that made room for another, as ``phase1.1`` beside ``phase1``; given by itself, it is shown."""
+    folders = [place for place in file.parents if place != root and place.is_relative_to(root)]
+    return any(place.suffix[1:].isdecimal() and place.with_suffix("").is_dir() for place in folders)
 
 
 def _inside(root: Path, file: Path) -> Path:

@@ -45,6 +45,7 @@ class Saved:
         parts: blueprints, see :mod:`unifashion_pl.parts.rebuild`; None = saved by an older version.
         state: its tensors.
         learned: what they have learned, see :mod:`unifashion_pl.learned`.
+        training_seed: of their last training; None = not known.
     """
 
     where: str
@@ -52,6 +53,7 @@ class Saved:
     parts: Path | Blueprints | None
     state: dict[str, Tensor]
     learned: frozenset[str] | None = None
+    training_seed: int | None = None
 
     def only(self, heads: Collection[str]) -> Saved:
         """Without the other heads: they are neither built nor read.
@@ -118,6 +120,7 @@ def build_saved(cls: type[M], saved: Saved, trusted: bool) -> M:
         model = make()
     load_exactly(model, saved.state, saved.where, left_out(model))
     learned.give(model, saved.learned)
+    vars(model)["training_seed"] = saved.training_seed
     return model
 
 

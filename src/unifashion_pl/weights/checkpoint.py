@@ -51,9 +51,10 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 def _write_model(model: SavedModel, folder: Path, dtype: torch.dtype | None) -> None:
     section = {key: value for key, value in model.hparams.items() if key != "_instantiator"}
-    text = json.dumps(
-        {"format": FORMAT, "model": section, "learned": learned.stored(model.learned)}, indent=2, sort_keys=True, default=_plain
-    )
+    said = {"format": FORMAT, "model": section, "learned": learned.stored(model.learned)}
+    if model.training_seed is not None:
+        said[learned.TRAINING_SEED] = model.training_seed
+    text = json.dumps(said, indent=2, sort_keys=True, default=_plain)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     if parts := blueprints(model.modules()):
         (folder / PARTS).mkdir()
@@ -147,7 +148,9 @@ def _read_folder(folder: Path) -> Saved:
     if not isinstance(section, dict) or "backbone" not in section:
         raise ValueError(f"{path} has no `model` with a `backbone`: expected a folder written by save_pretrained")
     parts = folder / PARTS if (folder / PARTS).is_dir() else None
-    return Saved(str(folder), section, parts, load_tensors(folder / TENSORS), learned.of_config(content, path))
+    return Saved(
+        str(folder), section, parts, load_tensors(folder / TENSORS), learned.of_config(content, path), learned.seed_of(content)
+    )
 
 
 def read_checkpoint(path: str | Path, *, described: bool = True) -> Saved:
@@ -173,6 +176,7 @@ def read_checkpoint(path: str | Path, *, described: bool = True) -> Saved:
         None if parts is None else check_blueprints(parts, str(path)),
         state_of(content, path),
         learned.of_checkpoint(content, path),
+        learned.seed_of(content),
     )
 
 
