@@ -18,7 +18,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,17 +123,17 @@ def built(kind: str, scale: Scale, storage: str, coarse: int | None, folder: Pat
             [(number, [IndexItem(f"i{first + i}", columns={"price": i % 100}) for i in range(len(tokens))], [-1] * len(tokens))]
         )
     with files.exclusive(folder):
-        store.replace(folder, settings, rows, held)
+        store.put_anew(folder, Stored(settings, rows, held))
     figures = {"build": time.process_time() - start - drawing}
     figures["bytes an image"] = sum(path.stat().st_size for path in folder.iterdir()) / scale.images
     figures["open"] = processor_time(lambda: store.read(folder), 2)
     stored = store.read(folder)
     new = segment_from({"reference": drawn(kind, scale, 1 << 41, 1)}, storage, None, coarse)
-    first_key, number = stored.rows.next_key, max(stored.segments) + 1
+    number = max(stored.segments) + 1
     start = time.process_time()
     stored.rows.add([(number, [IndexItem("new")], [-1])])
     with files.exclusive(folder):
-        store.extend(folder, Stored(settings, stored.rows, {**stored.segments, number: new}, stored.state), first_key, [])
+        store.save(folder, replace(stored, segments={**stored.segments, number: new}))
     figures["add one"] = time.process_time() - start
     start = time.process_time()
     store.take_out(folder, ["new"])

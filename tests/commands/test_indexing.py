@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from catalogues import catalogue, damage
 from small import small_backbone
+from tqdm.auto import tqdm
 
 from unifashion_pl.cli import main
 from unifashion_pl.commands.options import Model
@@ -222,6 +224,7 @@ def test_an_addition_is_made_at_once_and_gone_on_with(
 @pytest.mark.usefixtures("one_thread")
 def test_a_build_that_is_killed_20_times_is_that_of_an_undisturbed_one(tmp_path: Path, model: UniFashionModule) -> None:
     """kill -9 at random moments: what was committed is there, what is searched is the older index, and in the end all is as if nothing had been."""
+    tqdm.set_lock(threading.RLock())  # the usual one is shared with forked processes: who is killed with it keeps it for good
     options, out, whole = shop(tmp_path / "photos", 600), tmp_path / "index", tmp_path / "whole"
 
     def staged() -> int:

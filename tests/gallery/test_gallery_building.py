@@ -17,7 +17,8 @@ from unifashion_pl.gallery import Gallery, building, segments, staging, store
 from unifashion_pl.gallery.embedding import embed
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.segments import segment_from
-from unifashion_pl.gallery.staging import WHOLE, Note, Shard
+from unifashion_pl.gallery.staging import WHOLE, Shard
+from unifashion_pl.gallery.stored import Note
 from unifashion_pl.module import UniFashionModule
 
 

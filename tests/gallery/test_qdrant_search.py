@@ -12,7 +12,6 @@ from qdrants import local, pushed, shop
 
 from unifashion_pl.gallery import Gallery, Hit
 from unifashion_pl.gallery import qdrant_search as place
-from unifashion_pl.gallery.asking import SearchOptions
 from unifashion_pl.gallery.qdrant import Collection
 from unifashion_pl.gallery.qdrant_search import QdrantGallery
 from unifashion_pl.gallery.queries import QueryEncoder
@@ -85,7 +84,7 @@ def test_many_at_once_and_ready_vectors(both: tuple[Gallery, QdrantGallery]) -> 
     for ours, theirs in zip(there.search_many(texts, k=4), gallery.search_many(texts, k=4)):
         assert_same(ours, theirs)
     vector = torch.nn.functional.normalize(torch.randn(8, generator=torch.Generator().manual_seed(1)), dim=0)
-    found = there.by_vector(vector, "target", SearchOptions(k=4, where="price < 200"))
+    found = there.by_vector(vector, "target", k=4, where="price < 200")
     assert_same(found, gallery.by_vector(vector, "target", k=4, where="price < 200"))
 
 

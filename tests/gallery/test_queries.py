@@ -19,13 +19,13 @@ def test_a_model_is_loaded_for_what_needs_it_and_once() -> None:
 
     model = UniFashionModule.from_pretrained("tiny")
     quick, slow = QueryEncoder(load, TextEncoder.of("tiny")), QueryEncoder(load)
-    (vector,) = quick.texts(["a red dress"])
-    told = (quick.fingerprint, quick.width, quick.tokens)
+    (vector,) = quick.side.texts(["a red dress"])
+    told = (quick.side.fingerprint, quick.shape(None), quick.shape(2))
     assert loaded == []
-    assert slow.texts(["a red dress"])[0] == pytest.approx(vector, abs=1e-6)
-    assert (slow.fingerprint, slow.width, slow.tokens) == told
+    assert slow.side.texts(["a red dress"])[0] == pytest.approx(vector, abs=1e-6)
+    assert (slow.side.fingerprint, slow.shape(None), slow.shape(2)) == told
     assert len(loaded) == 1
-    assert quick.whole.images(pictures(1))[0].shape == (quick.tokens, quick.width)
+    assert quick.whole.images(pictures(1))[0].shape == quick.shape(None)
     assert quick.whole is quick.whole
     assert quick.whole.model is model
     assert len(loaded) == 2

@@ -9,7 +9,6 @@ from galleries import pictures
 from PIL import Image
 
 from unifashion_pl.gallery import Gallery
-from unifashion_pl.gallery.asking import SearchOptions
 from unifashion_pl.gallery.questions import FileQuery, ask, read_queries
 from unifashion_pl.reading import FormatError
 
@@ -65,7 +64,7 @@ def test_lists_are_those_of_single_searches_whatever_they_ask_with(gallery: Gall
         FileQuery("c", "blue", place),
         FileQuery("u", "blue"),
     ]
-    for listing, query in zip(ask(gallery._asking(), asked, SearchOptions(k=2, exclude=["b"])), asked):
+    for listing, query in zip(ask(gallery, asked, k=2, exclude=["b"]), asked):
         hits = gallery.search(query.text, query.image, k=2, exclude=["b"])
         assert (listing.query, listing.best.names, listing.right) == (query.id, [hit.id for hit in hits], query.right)
         assert listing.best.scores.tolist() == pytest.approx([hit.score for hit in hits], abs=1e-6)

@@ -12,8 +12,8 @@ from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
 from unifashion_pl.gallery.segments import segment_from
-from unifashion_pl.gallery.staging import WHOLE, Note, Shard
-from unifashion_pl.gallery.stored import IndexSettings
+from unifashion_pl.gallery.staging import WHOLE, Shard
+from unifashion_pl.gallery.stored import IndexSettings, Note
 from unifashion_pl.reading import FormatError
 
 SETTINGS = IndexSettings("reference", "model")
@@ -127,7 +127,7 @@ def test_what_is_staged_is_no_index_and_no_place_for_one(tmp_path: Path) -> None
     for refused in (store.read, store.check, staging.refuse, lambda place: store.take_out(place, ["a"])):
         with pytest.raises(ValueError, match="is no index: it holds vectors of `unifashion index embed`"):
             refused(tmp_path)
-    store.replace(tmp_path, SETTINGS, IndexRows(), {})
+    store.put(tmp_path, SETTINGS, IndexRows(), {})
     staging.refuse(tmp_path)
     staging.refuse(tmp_path / "nothing")
     (tmp_path / store.BASE).write_bytes(b"damaged")

@@ -34,7 +34,7 @@ def test_every_row_keeps_its_vectors(groups: list[list[int]]) -> None:
     every = np.arange(len(rows))
     expected = {name: before.floats(name, every) for name in ("reference", "target", "captions")}
     new, places = packed(rows.live(), held, groups)
-    rows.settle(dict.fromkeys(new, ""), places)
+    rows.settle(places)
     after = Corpus(new, rows.live())
     assert sum(segment.rows for segment in new.values()) == len(rows) == 11
     for name, values in expected.items():

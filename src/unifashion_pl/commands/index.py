@@ -17,7 +17,7 @@ from unifashion_pl.commands.options import CatalogueFiles, Kept, NoModel, Search
 from unifashion_pl.commands.signature import FILE, FOLDER
 from unifashion_pl.files import write_text
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.asking import Asking, SearchOptions
+from unifashion_pl.gallery.asking import Asking, read_for
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.questions import ask, listing, read_queries
@@ -152,7 +152,8 @@ class Engine:
                 raise ValueError(
                     "name the folder of an INDEX, or a server's index by --engine qdrant --url URL --collection NAME"
                 )
-            return Asking.opened(store.require(index), _encoder(model))
+            encoder = _encoder(model)
+            return Asking(encoder, read_for(store.require(index), encoder))
         if self.url is None or self.collection is None:
             raise ValueError("--engine qdrant needs --url URL and --collection NAME")
         from unifashion_pl.gallery import qdrant
@@ -219,15 +220,13 @@ def search(
 ) -> None:
     """By text, image, or image + modifying text: rank, score, id, and the parts that the score is made of."""
     gallery = engine.opened(index, model)
-    asked = wishes.asked()
-    text, image, how = asked.pop("text"), asked.pop("image"), SearchOptions(**asked)
     if queries is not None:
-        if trec is None or json or html or facets or text or image:
+        if trec is None or json or html or facets or wishes.text or wishes.image:
             raise ValueError(
                 "--queries goes with --trec FILE, which takes their hits, and not with --text, --image, --facets, --json, --html"
             )
-        return _write_run(queries, trec, gallery, how)
-    hits = gallery.one(text, image, how)
+        return _write_run(queries, trec, gallery, wishes)
+    hits = gallery.search(**wishes.asked())
     tell_of_hits(model.model, [hit.image for hit in hits])
     counted = {column: gallery.facets(column, wishes.where) for column in facets or ()}
     if html is not None:
@@ -251,9 +250,10 @@ def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], a
         print(f"{column}: " + ", ".join(f"{value} {n}" for value, n in counts.items()))
 
 
-def _write_run(queries: Path, place: Path, gallery: Asking, how: SearchOptions) -> None:
+def _write_run(queries: Path, place: Path, gallery: Asking, wishes: Wishes) -> None:
     """Ask many queries and write their run, and right answers where the file has them."""
-    for written in write_trec(place, ask(gallery, read_queries(queries), how)):
+    how = {name: value for name, value in wishes.asked().items() if name not in ("text", "image")}
+    for written in write_trec(place, ask(gallery, read_queries(queries), **how)):
         print(written)
 
 

@@ -16,13 +16,13 @@ from unifashion_pl.data.plan import shortened
 from unifashion_pl.datamodules.catalogue_rows import read_catalogue
 from unifashion_pl.files import exclusive, write_text
 from unifashion_pl.gallery import building, embedding, store
-from unifashion_pl.gallery.asking import read_for
+from unifashion_pl.gallery.asking import read_for, require_model
 from unifashion_pl.gallery.embedding import Outcome
 from unifashion_pl.gallery.items import IndexItem, picture_path, typed, values_of
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.rows import RESERVED
 from unifashion_pl.gallery.staging import WHOLE, Shard
-from unifashion_pl.gallery.stored import IndexSettings
+from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.inference.encode import fingerprint
 from unifashion_pl.inference.images import UnreadableImages
 from unifashion_pl.interface import FashionModel
@@ -48,11 +48,11 @@ def build_from(vectors: Sequence[Path], catalogue: CatalogueFiles, out: Path, ke
     """An index of a catalogue, of vectors that ``index embed`` has made."""
     since = time.monotonic()
     items, sources = _items(catalogue), building.shards(vectors)
-    _require_same(kept, sources[0].stored.settings, sources[0].folder)
+    _require_same(kept, sources[0])
     if model.model is not None:
         encoder = QueryEncoder(model.load)
         for source in sources:
-            read_for(source.folder, encoder, staged=True)
+            require_model(encoder, source)
     bad = building.missing(items, _top(catalogue), sources)
     _name_bad(out, {items[place].id: fault for place, fault in bad.items()}, said=len(bad) > catalogue.max_bad)
     if len(bad) > catalogue.max_bad:
@@ -128,13 +128,13 @@ def _settings(kept: Kept, model: FashionModel) -> IndexSettings:
     return IndexSettings(kept.queries, fingerprint(model), kept.storage, few, read)
 
 
-def _require_same(kept: Kept, settings: IndexSettings, what: Path) -> None:
+def _require_same(kept: Kept, source: Stored) -> None:
     """Refuse options that ready vectors cannot follow."""
-    usual = Kept()
+    usual, settings = Kept(), source.settings
     there = Kept(queries=settings.query_set, storage=settings.storage, pool=settings.pool, coarse=settings.coarse)
     for name, value in vars(kept).items():
         if value != getattr(usual, name) and value != getattr(there, name):
-            raise ValueError(f"vectors in {what} have {name} {getattr(there, name)}, not {value}: embed them again")
+            raise ValueError(f"vectors in {source.folder} have {name} {getattr(there, name)}, not {value}: embed them again")
 
 
 def _embed(

@@ -9,27 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from unifashion_pl.arguments import (
-    ArgumentError,
-    Ids,
-    Images,
-    OneImage,
-    choice,
-    count,
-    identifiers,
-    number,
-    text_list,
-    vector,
-    whole,
-)
-from unifashion_pl.backbone.words import shorten
+from unifashion_pl import arguments
+from unifashion_pl.arguments import ArgumentError, Ids, Images, OneImage, choice, count, identifiers, number, text_list, whole
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import Request, Term, rank
-from unifashion_pl.gallery.rows import IndexRows
-from unifashion_pl.gallery.scan import Corpus, as_array
+from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.gallery.stored import Stored
 
@@ -72,53 +59,96 @@ class SearchOptions:
             raise ArgumentError(f"rerank is {rerank}, expected how many of the best, or 0")
 
 
-def read_for(folder: Path, encoder: QueryEncoder, *, staged: bool = False) -> Stored:
-    """The index in a folder, or what is ``staged`` for one, if it is of this model.
+def read_for(folder: Path, encoder: QueryEncoder) -> Stored:
+    """The index in a folder, if it is of this model.
 
     Raises:
         FileNotFoundError: no index there.
-        ValueError: another format, a damaged file, no index but what is staged for one, or an index of another model: its vectors would mean nothing to this one.
+        ValueError: another format, a damaged file, no index but what is staged for one, or an index of another model.
     """
-    stored = store.read(folder, staged=staged)
-    kept, own = stored.settings, encoder.fingerprint
-    if kept.model != own:
-        raise ValueError(
-            f"the gallery in {folder} was made by another model ({shorten(kept.model, 16)}, this one is {own}): "
-            "load that model, or build the gallery again"
-        )
-    store.check_shapes(folder, stored, min(kept.pool or encoder.tokens, encoder.tokens), encoder.width)
+    stored = store.read(folder)
+    require_model(encoder, stored)
     return stored
 
 
+def require_model(encoder: QueryEncoder, stored: Stored) -> None:
+    """Refuse vectors of another model, which would mean nothing to this one.
+
+    Raises:
+        ValueError: they are.
+    """
+    encoder.require(stored.settings.model, f"the gallery in {stored.folder}", "build the gallery again")
+    store.check_shapes(stored, *encoder.shape(stored.settings.pool))
+
+
 class Asking:
-    """Searches in the rows and vectors of one gallery."""
+    """What can be searched: an index as it was read, a :class:`~unifashion_pl.gallery.Gallery`, or a collection on a Qdrant server.
 
-    def __init__(self, encoder: QueryEncoder, query_set: str, corpus: Corpus, rows: IndexRows) -> None:
-        self.encoder, self.query_set, self.corpus, self.rows = encoder, query_set, corpus, rows
+    Args:
+        encoder: of the model that made the vectors.
+    """
 
-    @classmethod
-    def opened(cls, folder: Path, encoder: QueryEncoder) -> Asking:
-        """Of an index as it lies in a folder; errors as :func:`read_for`."""
-        stored = read_for(folder, encoder)
-        return cls(encoder, stored.settings.query_set, Corpus(stored.segments, stored.rows.live()), stored.rows)
+    def __init__(self, encoder: QueryEncoder, stored: Stored) -> None:
+        self.encoder, self.query_set, self._stored = encoder, str(stored.settings.query_set), stored
 
     def __len__(self) -> int:
-        return len(self.corpus.live)
+        return len(self._stored.rows)
 
-    def one(self, text: str | None, image: Images | None, how: SearchOptions) -> list[Hit]:
-        """See :meth:`unifashion_pl.gallery.Gallery.search`."""
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names of the columns that came with the images, and ``number`` or ``text``, which they hold."""
+        return {name: kind for name, (_, kind) in self._stored.rows.columns().items()}
+
+    def search(
+        self,
+        text: str | None = None,
+        image: Images | None = None,
+        k: int = 10,
+        *,
+        caption_weight: float = 1.0,
+        exclude: Ids = (),
+        **options: Any,
+    ) -> list[Hit]:
+        """The k best images, best first; equal scores in the order of ids.
+
+        Args:
+            text: a description, or with ``image`` a modifying text.
+            image: one image: a reference, or without ``text`` an example of what is wanted.
+            k: at least 1.
+            caption_weight: of the caption score, for galleries with captions.
+            exclude: ids to leave out, converted as in :meth:`~unifashion_pl.gallery.Gallery.add`; those that are not there change nothing.
+            options: ``like, unlike, unlike_weight, where, group, words, rerank``, see :class:`SearchOptions`.
+
+        Raises:
+            ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, a
+                filter that cannot be meant, or an empty gallery.
+            RuntimeError: the gallery was made without the query set that this search needs.
+        """
+        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         self._require_images()
         if text is None and image is None and how.like is None:
             raise ValueError("give a text, an image, or both")
         if text is not None and len(texts := text_list(text)) > 1:
             raise ValueError(f"search takes one text, got {len(texts)}")
-        found = self.many(None if text is None else [text], image, how)
+        found = self._many(None if text is None else [text], image, how)
         if len(found) > 1:
             raise ValueError(f"search takes one image, got {len(found)}; several examples are given as like")
         return found[0]
 
-    def many(self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions) -> list[list[Hit]]:
-        """See :meth:`unifashion_pl.gallery.Gallery.search_many`."""
+    def search_many(
+        self,
+        texts: Sequence[str] | None = None,
+        images: Images | None = None,
+        k: int = 10,
+        *,
+        caption_weight: float = 1.0,
+        exclude: Ids = (),
+        **options: Any,
+    ) -> list[list[Hit]]:
+        """:meth:`search` for many texts, images, or pairs of both, which read the gallery together: hits of each, in their order."""
+        return self._many(texts, images, SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options))
+
+    def _many(self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions) -> list[list[Hit]]:
         self._require_images()
         allowed = self._allowed(how)
         asked, said = self._terms(texts, images, how)
@@ -128,18 +158,30 @@ class Asking:
             found = [self._matched(hits, text, within, how.rerank) for hits, text in zip(found, said)]
         return [hits[: how.k] for hits in found]
 
-    def by_vector(self, query: Any, query_set: str, how: SearchOptions) -> list[Hit]:
-        """See :meth:`unifashion_pl.gallery.Gallery.by_vector`."""
+    def by_vector(
+        self, vector: Any, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = (), **options: Any
+    ) -> list[Hit]:
+        """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
+        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         within = choice(query_set, "query set", USES)
         self._require_images()
         self._require_set(within)
-        ready = as_array(vector(query, self.encoder.width))[None]
+        ready = as_array(arguments.vector(vector, self.encoder.side.width))[None]
         terms = self._with_examples([_with_caption(ready, within, how)], how)[0]
         return self._best([terms], [""], how, self._allowed(how), how.k)[0]
 
     def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
-        """See :meth:`unifashion_pl.gallery.Gallery.facets`."""
-        return self.rows.facets(column, where, count(most, "most"))
+        """How many images have each value of a column, most frequent first.
+
+        Args:
+            column: one of :attr:`columns`, or ``product``.
+            where: count among these alone, see :class:`SearchOptions`.
+            most: values that are told.
+
+        Raises:
+            ValueError: an unknown column, with the known ones, or a filter that cannot be meant.
+        """
+        return self._stored.rows.facets(column, where, count(most, "most"))
 
     def vectors(self, texts: Sequence[str] | None, images: Images | None) -> tuple[list[Floats], str]:
         """For each request its vectors, one (1, E) or of an image alone (Q, E), and the set that they are searched among."""
@@ -148,14 +190,17 @@ class Asking:
             return [one[None] for one in self.encoder.whole.composed(images, texts)], "target"
         self._require_set("reference")
         if texts is not None:
-            return [one[None] for one in self.encoder.texts(texts)], "reference"
+            return [one[None] for one in self.encoder.side.texts(texts)], "reference"
         assert images is not None
         return self.encoder.whole.images(images), "reference"
 
     def heat_maps(
         self, hits: Sequence[Hit], pictures: Sequence[OneImage], text: str, image: Images | None = None
     ) -> dict[str, Floats]:
-        """See :meth:`unifashion_pl.gallery.Gallery.heat_maps`."""
+        """By the ids of hits of a request, where on their pictures the query token that matched best saw it.
+
+        See :meth:`~unifashion_pl.gallery.model_queries.ModelQueries.heat_map`.
+        """
         (vectors,), within = self.vectors([text], image)
         asked = [(hit.id, picture, hit.token) for hit, picture in zip(hits, pictures) if hit.token is not None]
         return {id: self.encoder.whole.heat_map(picture, vectors[0], within, token) for id, picture, token in asked}
@@ -196,22 +241,21 @@ class Asking:
         self, asked: Sequence[Sequence[Term]], said: Sequence[str], how: SearchOptions, allowed: Any, most: int
     ) -> list[list[Hit]]:
         """The ``most`` best images for the terms and text of each request, of those that :meth:`_allowed` lets through."""
+        rows = self._stored.rows
         requests = [
-            Request(
-                terms, most, allowed, how.group, self.rows.words(text) if how.words and text else {}, how.words if text else 0.0
-            )
+            Request(terms, most, allowed, how.group, rows.words(text) if how.words and text else {}, how.words if text else 0.0)
             for terms, text in zip(asked, said)
         ]
-        return rank(self.corpus, self.rows, requests)
+        return rank(self._stored.corpus, rows, requests)
 
     def _allowed(self, how: SearchOptions) -> Any:
         """(M,) which images may be found; None = all."""
-        live, allowed = self.corpus.live, None
+        rows, live, allowed = self._stored.rows, self._stored.rows.live(), None
         if how.group is not None:
-            self.rows.column(how.group)
+            rows.column(how.group)
         if how.where is not None:
-            allowed = np.isin(live.keys, self.rows.matching(how.where), assume_unique=True)
-        if gone := self.rows.keys_of(identifiers(how.exclude)):
+            allowed = np.isin(live.keys, rows.matching(how.where), assume_unique=True)
+        if gone := rows.keys_of(identifiers(how.exclude)):
             allowed = np.ones(len(live), bool) if allowed is None else allowed
             allowed[np.searchsorted(live.keys, list(gone.values()))] = False
         return allowed

@@ -29,8 +29,8 @@ from unifashion_pl.files import remove_parts
 from unifashion_pl.gallery import staging
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.segments import Floats, Segment, require_finite, segment_from
-from unifashion_pl.gallery.staging import BYTES, CHANGED, WHOLE, Note, Shard
-from unifashion_pl.gallery.stored import IndexSettings
+from unifashion_pl.gallery.staging import BYTES, CHANGED, WHOLE, Shard
+from unifashion_pl.gallery.stored import IndexSettings, Note
 from unifashion_pl.inference.encode import encode_image_sets, encode_text
 from unifashion_pl.inference.images import UnreadableImages, left_out, open_image, unreadable
 from unifashion_pl.interface import FashionModel

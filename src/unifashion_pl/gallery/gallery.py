@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 
 from unifashion_pl import files
-from unifashion_pl.arguments import Id, Ids, Images, OneImage, asked_at, choice, count, identifier, identifiers, text_list
+from unifashion_pl.arguments import Id, Ids, Images, asked_at, choice, count, identifier, identifiers, text_list
 from unifashion_pl.gallery import staging, store
-from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
+from unifashion_pl.gallery.asking import Asking, read_for
 from unifashion_pl.gallery.embedding import QUERY_SETS, embedded
-from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import IndexItem, Value, check_lengths, picture_path, values_of
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.rows import IndexRows
-from unifashion_pl.gallery.scan import Corpus
-from unifashion_pl.gallery.segments import STORAGE, Floats, Segment
+from unifashion_pl.gallery.segments import STORAGE
 from unifashion_pl.gallery.session import Session
 from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.inference.encode import fingerprint
@@ -37,7 +35,7 @@ from unifashion_pl.interface import FashionModel
 TOGETHER = 16384
 
 
-class Gallery:
+class Gallery(Asking):
     """Embedded images with ids, and whatever else is known of them.
 
     Composed queries live in the space of the target queries q_T, texts and images in that of the reference queries q_R (Eq. 9); the
@@ -63,26 +61,25 @@ class Gallery:
         coarse: int | None = None,
     ) -> None:
         self.model = model
-        self.query_set = choice(query_set, "query set", QUERY_SETS)
+        kind = choice(query_set, "query set", QUERY_SETS)
         few, read = (None if number is None else count(number, name) for number, name in ((pool, "pool"), (coarse, "coarse")))
-        self._kept = IndexSettings(cast(Any, self.query_set), "", cast(Any, choice(storage, "storage", STORAGE)), few, read)
-        self._rows, self._segments = IndexRows(), dict[int, Segment]()
-        self._origin: _Origin | None = None
+        kept = IndexSettings(cast(Any, kind), "", cast(Any, choice(storage, "storage", STORAGE)), few, read)
+        super().__init__(QueryEncoder(lambda: model), Stored(kept, IndexRows(), {}))
 
     @property
     def ids(self) -> list[str]:
         """Of all images, in the order in which they came."""
-        return self._rows.ids()
+        return self._stored.rows.ids()
 
     @property
     def captions(self) -> list[str]:
         """Of all images, as :attr:`ids`; "" = none."""
-        return self._rows.captions()
+        return self._stored.rows.captions()
 
     @property
     def tokens(self) -> dict[str, Tensor]:
         """``{query set: (M, Q, E)}`` in fp32, as exact as they are kept: a copy."""
-        found = {name: self._corpus().floats(name, np.arange(len(self))) for name in QUERY_SETS[self.query_set]}
+        found = {name: self._stored.corpus.floats(name, np.arange(len(self))) for name in QUERY_SETS[self.query_set]}
         return {name: torch.from_numpy(tokens) for name, tokens in found.items() if tokens is not None}
 
     @property
@@ -90,20 +87,9 @@ class Gallery:
         """(M, E), zero without a caption; None before the first image."""
         if not len(self):
             return None
-        found = self._corpus().floats("captions", np.arange(len(self)))
+        found = self._stored.corpus.floats("captions", np.arange(len(self)))
         width = head_of(self.model, "retrieval").text_proj.out_features
         return torch.zeros(len(self), width) if found is None else torch.from_numpy(found[:, 0])
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Names of the columns that came with the images, and ``number`` or ``text``, which they hold."""
-        return {name: kind for name, (_, kind) in self._rows.columns().items()}
-
-    def _corpus(self) -> Corpus:
-        return Corpus(self._segments, self._rows.live())
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __contains__(self, key: object) -> bool:
         """Whether an id is there; ids are converted as in :meth:`add`.
@@ -111,7 +97,7 @@ class Gallery:
         Raises:
             TypeError: something that is no id.
         """
-        return bool(self._rows.keys_of([identifier(cast(Id, key))]))
+        return bool(self._stored.rows.keys_of([identifier(cast(Id, key))]))
 
     def __repr__(self) -> str:
         captioned = sum(bool(c) for c in self.captions)
@@ -141,7 +127,8 @@ class Gallery:
         values = [{}] * len(items) if columns is None else list(columns)
         views = [None] * len(items) if products is None else list(products)
         check_lengths(len(items), {"ids": names, "captions": texts, "columns": values, "products": views})
-        seen = set(self._rows.keys_of(names))
+        rows, segments = self._stored.rows, self._stored.segments
+        seen = set(rows.keys_of(names))
         if twice := [n for n in names if n in seen or seen.add(n)]:  # type: ignore[func-returns-value]
             raise ValueError(f"ids must be unique, these are there already: {', '.join(twice[:5])}")
         known = [
@@ -151,10 +138,10 @@ class Gallery:
         made = []
         for start in range(0, len(items), TOGETHER):
             part = slice(start, start + TOGETHER)
-            made.append((known[part], *embedded(self.model, items[part], known[part], self._kept, batch_size)))
-        number = max(self._segments, default=-1) + 1
-        self._rows.add([(number + i, items, captioned) for i, (items, captioned, _) in enumerate(made)])
-        self._segments |= {number + i: segment for i, (_, _, segment) in enumerate(made)}
+            made.append((known[part], *embedded(self.model, items[part], known[part], self._stored.settings, batch_size)))
+        number = max(segments, default=-1) + 1
+        rows.add([(number + i, items, captioned) for i, (items, captioned, _) in enumerate(made)])
+        segments |= {number + i: segment for i, (_, _, segment) in enumerate(made)}
         return self
 
     def _names(self, items: Sequence[Any]) -> list[str]:
@@ -170,84 +157,11 @@ class Gallery:
             ValueError: something that is no id.
         """
         gone = list(dict.fromkeys(identifiers(ids)))
-        found = self._rows.keys_of(gone)
+        found = self._stored.rows.keys_of(gone)
         if unknown := sorted(set(gone) - set(found)):
             raise KeyError(f"not in the gallery of {len(self)} images: {', '.join(unknown[:5])}")
-        self._rows.remove(found.values())
-        if self._origin is not None:
-            self._origin.removed += [key for key in found.values() if key < self._origin.first]
+        self._stored.rows.remove(found.values())
         return self
-
-    def search(
-        self,
-        text: str | None = None,
-        image: Images | None = None,
-        k: int = 10,
-        *,
-        caption_weight: float = 1.0,
-        exclude: Ids = (),
-        **options: Any,
-    ) -> list[Hit]:
-        """The k best images, best first; equal scores in the order of ids.
-
-        Args:
-            text: a description, or with ``image`` a modifying text.
-            image: one image: a reference, or without ``text`` an example of what is wanted.
-            k: at least 1.
-            caption_weight: of the caption score, for galleries with captions.
-            exclude: ids to leave out, converted as in :meth:`add`; those that are not there change nothing.
-            options: ``like, unlike, unlike_weight, where, group, words, rerank``, see :class:`~unifashion_pl.gallery.asking.SearchOptions`.
-
-        Raises:
-            ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, a
-                filter that cannot be meant, or an empty gallery.
-            RuntimeError: the gallery was made without the query set that this search needs.
-        """
-        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
-        return self._asking().one(text, image, how)
-
-    def search_many(
-        self,
-        texts: Sequence[str] | None = None,
-        images: Images | None = None,
-        k: int = 10,
-        *,
-        caption_weight: float = 1.0,
-        exclude: Ids = (),
-        **options: Any,
-    ) -> list[list[Hit]]:
-        """:meth:`search` for many texts, images, or pairs of both, which read the gallery together: hits of each, in their order."""
-        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
-        return self._asking().many(texts, images, how)
-
-    def by_vector(
-        self, vector: Tensor, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = (), **options: Any
-    ) -> list[Hit]:
-        """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
-        how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
-        return self._asking().by_vector(vector, query_set, how)
-
-    def _asking(self) -> Asking:
-        return Asking(QueryEncoder(lambda: self.model), self.query_set, self._corpus(), self._rows)
-
-    def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
-        """How many images have each value of a column, most frequent first.
-
-        Args:
-            column: one of :attr:`columns`, or ``product``.
-            where: count among these alone, see :class:`~unifashion_pl.gallery.asking.SearchOptions`.
-            most: values that are told.
-
-        Raises:
-            ValueError: an unknown column, with the known ones, or a filter that cannot be meant.
-        """
-        return self._rows.facets(column, where, count(most, "most"))
-
-    def heat_maps(
-        self, hits: Sequence[Hit], pictures: Sequence[OneImage], text: str, image: Images | None = None
-    ) -> dict[str, Floats]:
-        """By the ids of hits of a request, where on their pictures the query token that matched best saw it; see :func:`~unifashion_pl.gallery.heat.heat_map`."""
-        return self._asking().heat_maps(hits, pictures, text, image)
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
         """Start a search that is refined step by step."""
@@ -270,26 +184,10 @@ class Gallery:
         """
         folder = Path(folder)
         staging.refuse(folder)
-        settings = replace(self._kept, model=fingerprint(self.model))
         with files.exclusive(folder):
-            at = self._origin if self._origin is not None and self._origin.folder == folder.resolve() else None
-            now = store.state_of(folder) if at is not None else None
-            if at is not None and now not in (None, at.state):
-                raise RuntimeError(
-                    f"the gallery in {folder} was changed by another process since it was read: load it again and repeat the change, "
-                    "or save to another folder"
-                )
-            if at is not None and now is not None and store.is_new(folder):
-                here = Stored(settings, self._rows, self._segments, at.state)
-                self._take(folder, store.extend(folder, here, at.first, at.removed))
-            else:
-                store.replace(folder, settings, self._rows, self._segments)
-                self._take(folder, store.read(folder))
+            now = replace(self._stored, settings=replace(self._stored.settings, model=fingerprint(self.model)))
+            self._stored = store.save(folder, now)
         return folder
-
-    def _take(self, folder: Path, stored: Stored) -> None:
-        self._kept, self._rows, self._segments = stored.settings, stored.rows, stored.segments
-        self._origin = _Origin(folder.resolve(), stored.state, stored.rows.next_key)
 
     @classmethod
     def load(cls, folder: str | Path, model: FashionModel) -> Gallery:
@@ -299,21 +197,10 @@ class Gallery:
             FileNotFoundError: no gallery there.
             ValueError: another format, a damaged file, or a gallery of another model: its vectors would mean nothing to this one.
         """
-        folder = Path(folder)
-        stored = read_for(folder, QueryEncoder(lambda: model))
+        stored = read_for(Path(folder), QueryEncoder(lambda: model))
         gallery = cls(model, stored.settings.query_set)
-        gallery._take(folder, stored)
+        gallery._stored = stored
         return gallery
-
-
-@dataclass
-class _Origin:
-    """The folder that a gallery was read from or written to, its state then, and what was done since: keys from ``first`` on are new."""
-
-    folder: Path
-    state: str
-    first: int
-    removed: list[int] = field(default_factory=list)
 
 
 def gallery_of(

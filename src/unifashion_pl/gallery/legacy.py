@@ -60,7 +60,7 @@ def read_older(folder: Path) -> Stored:
     if description.format > 1 and path.name != _name_for(tensors):
         raise FormatError(f"{path} is damaged: its vectors are not those that were written; build the gallery again")
     _check_tensors(path, description, tensors)
-    return _as_stored(description, {name: as_array(tensor) for name, tensor in tensors.items()}, _digest(text))
+    return _as_stored(description, {name: as_array(tensor) for name, tensor in tensors.items()}, folder, _digest(text))
 
 
 def state_of_older(folder: Path) -> str | None:
@@ -71,7 +71,7 @@ def state_of_older(folder: Path) -> str | None:
         return None
 
 
-def _as_stored(description: Description, arrays: dict[str, Floats], state: str) -> Stored:
+def _as_stored(description: Description, arrays: dict[str, Floats], folder: Path, state: str) -> Stored:
     rows, held = IndexRows(), {}
     if description.ids:
         captions = arrays.pop("captions")
@@ -81,7 +81,7 @@ def _as_stored(description: Description, arrays: dict[str, Floats], state: str) 
         number = iter(range(len(captions)))
         items = [IndexItem(id, caption) for id, caption in zip(description.ids, description.captions)]
         rows.add([(0, items, [next(number) if there else -1 for there in has.tolist()])])
-    return Stored(IndexSettings(description.query_set, description.model), rows, held, state)
+    return Stored(IndexSettings(description.query_set, description.model), rows, held, state, folder.resolve())
 
 
 def _check_tensors(path: Path, description: Description, tensors: Mapping[str, Tensor]) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from unifashion_pl.arguments import Images, OneImage, text_list
-from unifashion_pl.gallery.heat import heat_map
+from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.inference.encode import compose, encode_image, encode_text, fingerprint
 from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.tasks.eval_mode import evaluating
 
 #: Pictures that the matching head looks at together.
 MATCHED = 16
@@ -72,5 +75,28 @@ class ModelQueries:
         return [chance for part in in_batches(self.model, pictures, MATCHED, work, "matching") for chance in part]
 
     def heat_map(self, picture: OneImage, vector: Floats, within: str, token: int) -> Floats:
-        """See :func:`unifashion_pl.gallery.heat.heat_map`."""
-        return heat_map(self.model, picture, vector, within, token)
+        """(side, side) in 0..1: how much each place of a picture raised a query token's product with a vector.
+
+        Gradient times input of the tower's tokens, summed over their width, as Grad-CAM does for feature maps; what lowered it is 0. A
+        first token that stands for the whole picture (CLS) has no place and is left out.
+
+        Args:
+            vector: (E,), of the request. within: ``reference`` or ``target``. token: as a hit names it.
+
+        Raises:
+            ValueError: a tower whose tokens lie on no square grid.
+        """
+        head, backbone = self._head, self.model.backbone
+        with evaluating(self.model), torch.no_grad():
+            features = backbone.image_features(pixels_for(self.model, [picture]))
+        with evaluating(self.model), torch.enable_grad():
+            seen = features.detach().requires_grad_()
+            tokens = head.project_images(backbone.image_pass(seen, cast(QuerySet, within)))
+            score = tokens[0, token] @ torch.as_tensor(vector, dtype=tokens.dtype, device=tokens.device)
+            (slope,) = torch.autograd.grad(score, seen)
+        heat = (slope * seen).detach().sum(-1)[0].clamp(min=0).float().cpu().numpy()
+        side = math.isqrt(len(heat))
+        if side * side != len(heat) and side * side + 1 != len(heat):
+            raise ValueError(f"the tower gives {len(heat)} tokens, which are no square grid: there is no map of them")
+        square = heat[-side * side :].reshape(side, side)
+        return np.asarray(square / max(float(square.max()), 1e-12), np.float32)

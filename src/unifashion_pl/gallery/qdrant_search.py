@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unifashion_pl.arguments import ArgumentError, Images, count, identifiers
-from unifashion_pl.backbone.words import shorten
+from unifashion_pl.arguments import ArgumentError, count, identifiers
 from unifashion_pl.gallery.asking import Asking, SearchOptions
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
@@ -51,16 +50,12 @@ class QdrantGallery(Asking):
         self.encoder, self.collection, self.facts = encoder, collection, collection.facts()
         self.query_set = self.facts.query_set
         where = f"the collection {collection.name!r} of {collection.where}"
-        if self.facts.model != encoder.fingerprint:
+        encoder.require(self.facts.model, where, "push an index of this one under another name")
+        found, expected = (self.facts.tokens, self.facts.width), encoder.shape(self.facts.pool)
+        if found != expected:
             raise ValueError(
-                f"{where} was made by another model ({shorten(self.facts.model, 16)}, this one is {encoder.fingerprint}): "
-                "load that model, or push an index of this one under another name"
-            )
-        expected = (min(self.facts.pool or encoder.tokens, encoder.tokens), encoder.width)
-        if (self.facts.tokens, self.facts.width) != expected:
-            raise ValueError(
-                f"{where} has {self.facts.tokens} tokens of {self.facts.width} numbers, this model's have {expected[0]} of "
-                f"{expected[1]}: load the model that made it"
+                f"{where} has {found[0]} tokens of {found[1]} numbers, this model's have {expected[0]} of {expected[1]}: "
+                "load the model that made it"
             )
         if not self.facts.sets:
             raise ValueError(
@@ -77,21 +72,11 @@ class QdrantGallery(Asking):
 
     @property
     def columns(self) -> dict[str, str]:
-        """As of :class:`~unifashion_pl.gallery.Gallery`."""
+        """As of any index."""
         return {name: kind for name, (_, kind) in self.facts.columns.items()}
 
-    def search(self, text: str | None = None, image: Images | None = None, k: int = 10, **options: Any) -> list[Hit]:
-        """See :meth:`unifashion_pl.gallery.Gallery.search`."""
-        return self.one(text, image, SearchOptions(k=k, **options))
-
-    def search_many(
-        self, texts: Sequence[str] | None = None, images: Images | None = None, k: int = 10, **options: Any
-    ) -> list[list[Hit]]:
-        """See :meth:`unifashion_pl.gallery.Gallery.search_many`."""
-        return self.many(texts, images, SearchOptions(k=k, **options))
-
     def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
-        """See :meth:`unifashion_pl.gallery.Gallery.facets`; texts are counted by the server, numbers here."""
+        """As of any index; texts are counted by the server, numbers here."""
         found, most = self._column(column), count(most, "most")
         allowed = None if where is None else filter_of(clause(where, self.facts.known()))
         counts: Counter[Any] = Counter()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from unifashion_pl.gallery.segments import Floats
+from unifashion_pl.backbone.words import shorten
 from unifashion_pl.inference.text_encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -33,24 +33,25 @@ class QueryEncoder:
         return ModelQueries(self._load())
 
     @property
-    def _side(self) -> TextEncoder | ModelQueries:
+    def side(self) -> TextEncoder | ModelQueries:
+        """What reads texts, and knows the model's fingerprint, width E and number of tokens Q."""
         return self.whole if self._texts is None else self._texts
 
-    @property
-    def fingerprint(self) -> str:
-        """See :func:`unifashion_pl.inference.encode.fingerprint`."""
-        return self._side.fingerprint
+    def shape(self, pool: int | None) -> tuple[int, int]:
+        """(tokens, width) of an image in an index that keeps ``pool`` tokens; None = all."""
+        tokens = self.side.num_queries
+        return min(pool or tokens, tokens), self.side.width
 
-    @property
-    def width(self) -> int:
-        """E."""
-        return self._side.width
+    def require(self, model: str, what: str, otherwise: str) -> None:
+        """Refuse vectors of another model, which would mean nothing to this one.
 
-    @property
-    def tokens(self) -> int:
-        """Q."""
-        return self._side.num_queries
+        Args:
+            model: fingerprint of the one that made them. what: where they are. otherwise: what can be done but loading that model.
 
-    def texts(self, texts: Sequence[str]) -> list[Floats]:
-        """A vector (E,) of each text; refuses those of which the model can read nothing."""
-        return self._side.texts(texts)
+        Raises:
+            ValueError: they are.
+        """
+        if model != (own := self.side.fingerprint):
+            raise ValueError(
+                f"{what} was made by another model ({shorten(model, 16)}, this one is {own}): load that model, or {otherwise}"
+            )

@@ -6,10 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from unifashion_pl.gallery.asking import Asking, SearchOptions
+from unifashion_pl.gallery.asking import Asking
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.reading import FormatError, text_lines
 from unifashion_pl.reading_csv import read_table
@@ -75,8 +76,11 @@ def _query(path: Path, line: int, number: int, cells: dict[str, str]) -> FileQue
     return FileQuery(cells.get("id") or str(number), cells.get("text") or None, image, tuple(filter(None, right)))
 
 
-def ask(gallery: Asking, queries: Sequence[FileQuery], how: SearchOptions) -> list[Listing]:
+def ask(gallery: Asking, queries: Sequence[FileQuery], **options: Any) -> list[Listing]:
     """The lists of all queries, in their order; those of one kind (text, image, both) read the gallery together.
+
+    Args:
+        options: of :class:`~unifashion_pl.gallery.asking.SearchOptions`.
 
     Raises:
         ValueError, RuntimeError: as a single search.
@@ -89,7 +93,7 @@ def ask(gallery: Asking, queries: Sequence[FileQuery], how: SearchOptions) -> li
         asked = [queries[i] for i in members]
         given = [one.text for one in asked if one.text is not None] if texts else None
         pictures = [one.image for one in asked if one.image is not None] if images else None
-        hits |= zip(members, gallery.many(given, pictures, how))
+        hits |= zip(members, gallery.search_many(given, pictures, **options))
     return [listing(query.id, hits[i], query.right) for i, query in enumerate(queries)]
 
 

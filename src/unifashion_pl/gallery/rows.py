@@ -67,10 +67,13 @@ class Live:
 
 
 class IndexRows:
-    """A database in memory.
+    """A database in memory, which knows what was done to it since it was read.
 
     Args:
         source: an open database to copy; None = an empty one.
+
+    Attributes:
+        next_key: of the next new row. first: keys from here on are new. removed: older keys that are gone.
 
     Raises:
         sqlite3.Error: the source is damaged.
@@ -86,7 +89,8 @@ class IndexRows:
         else:
             source.backup(self.base)
         self._live: Live | None = None
-        self.next_key = self._number("SELECT coalesce(max(key), -1) + 1 FROM items")
+        self.next_key = self.first = self._number("SELECT coalesce(max(key), -1) + 1 FROM items")
+        self.removed: list[int] = []
 
     def _number(self, statement: str, *values: Any) -> int:
         (found,) = self.base.execute(statement, values).fetchone()
@@ -132,6 +136,10 @@ class IndexRows:
                 known = {name: value for name, value in zip(columns, values) if value is not None}
                 found[key] = IndexItem(id, caption, image, product, known)
         return found
+
+    def by_id(self) -> dict[str, IndexItem]:
+        """All rows by their ids."""
+        return {item.id: item for item in self.items(self.live().keys.tolist()).values()}
 
     def named(self, keys: Sequence[int], what: str = "id") -> dict[int, str]:
         """Ids, or values of another column, by keys; an image without a value has its id."""
@@ -219,15 +227,20 @@ class IndexRows:
 
     def remove(self, keys: Iterable[int]) -> None:
         """Take rows out."""
-        remove(self.base, keys)
+        gone = list(keys)
+        remove(self.base, gone)
+        self.removed += [key for key in gone if key < self.first]
         self._live = None
 
-    def settle(self, segments: Mapping[int, str], places: Iterable[tuple[int, int, int, int]]) -> None:
-        """Name the files of all segments, and the new places (segment, place, captioned, key) of rows."""
-        self.base.execute("DELETE FROM segments")
-        self.base.executemany("INSERT INTO segments VALUES (?, ?)", segments.items())
-        self.base.executemany(MOVE, places)
-        self._live = None
+    def settle(self, moved: Sequence[Sequence[int]] = ()) -> None:
+        """What was done is on the disk now, where some rows have new places: (segment, place, captioned, key) of each."""
+        self.first, self.removed = self.next_key, []
+        if moved:
+            self.base.executemany(MOVE, moved)
+            live, (segments, places, captioned, keys) = self.live(), np.array(moved, np.int64).T
+            at = np.searchsorted(live.keys, keys)
+            self._live = Live(live.keys, live.segments.copy(), live.places.copy(), live.captioned.copy())
+            self._live.segments[at], self._live.places[at], self._live.captioned[at] = segments, places, captioned
 
     def copy(self) -> IndexRows:
         """Another database with the same rows."""
@@ -286,6 +299,12 @@ def transaction(base: sqlite3.Connection) -> Iterator[None]:
 MOVE = "UPDATE items SET segment = ?, place = ?, captioned = ? WHERE key = ?"
 
 
+def name_files(base: sqlite3.Connection, files: Mapping[int, str]) -> None:
+    """The files of all segments, by their numbers."""
+    base.execute("DELETE FROM segments")
+    base.executemany("INSERT INTO segments VALUES (?, ?)", files.items())
+
+
 def remove(base: sqlite3.Connection, keys: Iterable[int]) -> None:
     """Take rows out of a database."""
     gone = [(int(key),) for key in keys]
@@ -293,13 +312,9 @@ def remove(base: sqlite3.Connection, keys: Iterable[int]) -> None:
     base.executemany("DELETE FROM words WHERE rowid = ?", gone)
 
 
-def follow(target: sqlite3.Connection, rows: IndexRows, first: int, removed: Iterable[int]) -> None:
-    """Do in another database what was done in ``rows`` since both were equal.
-
-    Args:
-        first: keys from here on are new. removed: older keys that are gone.
-    """
-    remove(target, removed)
+def follow(target: sqlite3.Connection, rows: IndexRows) -> None:
+    """Do in another database what was done in ``rows`` since both were equal."""
+    remove(target, rows.removed)
     there = {number for (number,) in target.execute("SELECT number FROM columns")}
     columns = rows.columns()
     for name, (number, kind) in columns.items():
@@ -307,9 +322,9 @@ def follow(target: sqlite3.Connection, rows: IndexRows, first: int, removed: Ite
             target.execute("INSERT INTO columns VALUES (?, ?, ?)", (number, name, kind))
             target.execute(f"ALTER TABLE items ADD COLUMN c{number}")
     names = FIXED + "".join(f", c{number}" for number, _ in columns.values())
-    new = rows.base.execute(f"SELECT {names} FROM items WHERE key >= ?", (first,))
+    new = rows.base.execute(f"SELECT {names} FROM items WHERE key >= ?", (rows.first,))
     target.executemany(f"INSERT INTO items ({names}) VALUES ({_marks(range(8 + len(columns)))})", new)
-    words = rows.base.execute("SELECT rowid, text FROM words WHERE rowid >= ?", (first,))
+    words = rows.base.execute("SELECT rowid, text FROM words WHERE rowid >= ?", (rows.first,))
     target.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", words)
 
 

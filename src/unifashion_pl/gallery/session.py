@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from PIL.Image import Image
 
 from unifashion_pl.arguments import Images, count
 from unifashion_pl.backbone.words import readable
+from unifashion_pl.gallery.asking import Asking
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.inference.images import image_list, open_image
-from unifashion_pl.interface import FashionModel
-
-
-class Searchable(Protocol):
-    """A :class:`~unifashion_pl.gallery.Gallery`."""
-
-    @property
-    def model(self) -> FashionModel: ...
-
-    def search(self, text: str | None, image: Images | None, *, k: int) -> list[Hit]: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class Session:
     >>> session.refine("longer sleeves")[0].id            # doctest: +SKIP
     """
 
-    def __init__(self, gallery: Searchable, image: Images | None = None, text: str | None = None, k: int = 10) -> None:
+    def __init__(self, gallery: Asking, image: Images | None = None, text: str | None = None, k: int = 10) -> None:
         if image is None and text is None:
             raise ValueError("a session starts from an image, a text, or both")
         self.gallery = gallery
@@ -97,7 +87,7 @@ class Session:
 
     def _wish(self, text: str) -> str:
         """One text that can be read by itself: beside earlier wishes nobody would notice that it cannot."""
-        listed = readable(text, self.gallery.model.backbone)
+        listed = readable(text, self.gallery.encoder.whole.model.backbone)
         if len(listed) != 1:
             raise ValueError(f"a wish is one text, e.g. 'longer sleeves', got {len(listed)}")
         return listed[0].strip()

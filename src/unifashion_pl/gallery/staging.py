@@ -11,19 +11,18 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.gallery import segments, store
 from unifashion_pl.gallery.items import IndexItem
-from unifashion_pl.gallery.rows import MOVE, IndexRows, follow, remove, transaction
+from unifashion_pl.gallery.rows import IndexRows, follow, remove, transaction
 from unifashion_pl.gallery.segments import AGAIN, Segment
-from unifashion_pl.gallery.stored import NOTE, SMALL, IndexSettings, no_index, packed
-from unifashion_pl.reading import FormatError, from_json
+from unifashion_pl.gallery.stored import NOTE, SMALL, IndexSettings, Note, no_index
+from unifashion_pl.reading import FormatError
 
 #: The columns of sizes, and of times of change in nanoseconds as text, which numbers of SQL and numpy would round.
 BYTES, CHANGED = "bytes", "changed"
@@ -70,21 +69,6 @@ class Shard:
 WHOLE = Shard()
 
 
-@dataclass(frozen=True)
-class Note:
-    """How far a run of embedding came.
-
-    Attributes:
-        index, of: its shard. done: whether it came to its end.
-        left_out: id -> what is wrong with its picture.
-    """
-
-    index: int = 0
-    of: int = 1
-    done: bool = False
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
 def refuse(folder: Path) -> None:
     """Refuse vectors on their way as the place of an index, which would be written over them.
 
@@ -121,8 +105,7 @@ def note_of(folder: Path) -> Note | None:
     if not store.is_new(folder):
         return None
     with store.opened(folder / store.BASE) as base:
-        found = base.execute("SELECT value FROM meta WHERE name = ?", (NOTE,)).fetchone()
-    return None if found is None else from_json(str(found[0]), Note, str(folder / store.BASE), "a note about embedding")
+        return store.meta(base, folder / store.BASE)[2]
 
 
 def put_note(folder: Path, note: Note) -> None:
@@ -138,7 +121,7 @@ def rows_in(folder: Path, settings: IndexSettings, shard: Shard) -> dict[str, In
         ValueError: it was of another model, for another kind of index, or of another shard.
     """
     with mendable(folder):
-        if (note := note_of(folder)) is None:
+        if note_of(folder) is None:
             return None
         there = store.read(folder, staged=True)
     if differences := different(there.settings, settings):
@@ -146,15 +129,16 @@ def rows_in(folder: Path, settings: IndexSettings, shard: Shard) -> dict[str, In
             f"{folder} holds {len(there.rows):,} images of an interrupted run, embedded with {differences}: repeat that command, or throw "
             "them away with --anew"
         )
+    note = there.note or Note()
     if (note.index, note.of) != (shard.index, shard.of):
         raise ValueError(f"{folder} holds shard {note.index}/{note.of}, not {shard}: name another folder, or --anew")
-    return {item.id: item for item in there.rows.items(there.rows.live().keys.tolist()).values()}
+    return there.rows.by_id()
 
 
 def begin(folder: Path, settings: IndexSettings, shard: Shard) -> None:
     """Begin in a folder that this process holds (:func:`unifashion_pl.files.exclusive`), or inside of one; what was there is gone."""
     folder.mkdir(parents=True, exist_ok=True)
-    store.replace(folder, settings, IndexRows(), {})
+    store.put(folder, settings, IndexRows(), {})
     put_note(folder, Note(shard.index, shard.of))
 
 
@@ -186,9 +170,9 @@ def append(
         (key,) = base.execute("SELECT coalesce(max(key), -1) + 1 FROM items").fetchone()
         (number,) = base.execute("SELECT coalesce(max(number), -1) + 1 FROM segments").fetchone()
         new = IndexRows()
-        new.next_key = key
+        new.next_key = new.first = key
         new.add([(number, items, captioned)])
-        follow(base, new, key, ())
+        follow(base, new)
         base.execute("INSERT INTO segments VALUES (?, ?)", (number, name))
         store.put_meta(base, settings)
 
@@ -196,25 +180,10 @@ def append(
 def compact(folder: Path) -> None:
     """Join neighbouring files to some of thousands of rows each, one commit a file, so that an index can take them as they are."""
     stored = store.read(folder, staged=True)
-    live, held = stored.rows.live(), stored.segments
-    names = {number: segment.file for number, segment in held.items()}
-    number = max(held, default=-1) + 1
-    counts = dict.fromkeys(sorted(held), 0) | dict(zip(*(one.tolist() for one in np.unique(live.segments, return_counts=True))))
+    counts = {number: len(stored.rows.live().of_segments.get(number, ())) for number in sorted(stored.segments)}
     for group in _groups(counts):
-        own = live.take(np.isin(live.segments, group))
-        joined, moves = packed(own, {n: held[n] for n in group}, [group])
-        names = {n: name for n, name in names.items() if n not in group}
-        for one in joined.values():  # none if all of its rows are gone
-            names[number] = segments.write(folder, one)
-        store.sync(folder)
-        with store.opened(folder / store.BASE, writes=True) as base, transaction(base):
-            base.executemany(MOVE, [(number, *others) for _, *others in moves])
-            base.executemany("DELETE FROM segments WHERE number = ?", [(n,) for n in group])
-            base.executemany("INSERT INTO segments VALUES (?, ?)", [(number, names[number])] if joined else [])
-            store.put_meta(base, stored.settings)
-        store.sweep(folder, names.values())
-        number += 1
-    store.sweep(folder, names.values())
+        stored = store.repacked(folder, stored, [group])
+    store.sweep(folder, (segment.file for segment in stored.segments.values()))
 
 
 def _groups(rows: Mapping[int, int]) -> Iterator[list[int]]:

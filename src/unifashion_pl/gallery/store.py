@@ -6,13 +6,13 @@ whatever moment, and whatever was interrupted, has the index before or after it.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from unifashion_pl import files
 from unifashion_pl.gallery import segments
-from unifashion_pl.gallery.rows import MOVE, SCHEMA, IndexRows, follow, transaction
+from unifashion_pl.gallery.rows import MOVE, SCHEMA, IndexRows, follow, name_files, transaction
 from unifashion_pl.gallery.segments import AGAIN, Segment
-from unifashion_pl.gallery.stored import IndexSettings, Stored, has_note, no_index, packed, worth_packing
+from unifashion_pl.gallery.stored import NOTE, IndexSettings, Note, Stored, no_index, packed, worth_packing
 from unifashion_pl.reading import FormatError, from_json
 
 FORMAT, BASE = 3, "index.db"
@@ -84,7 +84,7 @@ def read(folder: Path, *, staged: bool = False) -> Stored:
     before = None
     while True:
         stored, names = _rows_at(folder)
-        if not staged and has_note(stored.rows.base):
+        if stored.note is not None and not staged:
             raise no_index(folder)
         try:
             for number, name in names.items():
@@ -105,24 +105,52 @@ def state_of(folder: Path) -> str | None:
 
         return state_of_older(folder)
     with opened(folder / BASE) as base:
-        return _meta(base, folder / BASE)[1]
+        return meta(base, folder / BASE)[1]
 
 
-def replace(folder: Path, settings: IndexSettings, rows: IndexRows, held: Mapping[int, Segment]) -> None:
-    """Put an index in the place of whatever is in a folder that this process holds (:func:`unifashion_pl.files.exclusive`), in one commit.
+def save(folder: Path, stored: Stored) -> Stored:
+    """Write an index into a folder that this process holds (:func:`unifashion_pl.files.exclusive`), in one commit.
+
+    Where it was read from, only what was done to it since is written; else it takes the place of whatever is there.
+
+    Returns:
+        The index as it is on the disk now.
 
     Raises:
+        RuntimeError: it was read from this folder, and another process has changed it since: what that one added would be lost.
         WriteError: the disk is full, or the folder cannot be written; what was there is as it was.
     """
-    own = rows.copy()
-    moved, places = packed(own.live(), held, [[number] for number in held])
+    if stored.folder != folder.resolve() or (now := state_of(folder)) is None:
+        return put_anew(folder, stored)
+    if now != stored.state:
+        raise RuntimeError(
+            f"the gallery in {folder} was changed by another process since it was read: load it again and repeat the change, "
+            "or save to another folder"
+        )
+    if not is_new(folder):
+        return put_anew(folder, stored)
+    held = {
+        number: segments.read(folder / segments.write(folder, segment)) if not segment.file else segment
+        for number, segment in stored.segments.items()
+    }
+    now_there = _committed(folder, stored, held)
+    groups = worth_packing(now_there.rows, held)
+    return repacked(folder, now_there, groups) if groups else now_there
+
+
+def put_anew(folder: Path, stored: Stored) -> Stored:
+    """:func:`save` in the place of whatever is there."""
+    own = stored.rows.copy()
+    moved, places = packed(own.live(), stored.segments, [[number] for number in stored.segments])
     names = {number: segments.write(folder, segment) for number, segment in moved.items()}
-    own.settle(names, places)
-    put(folder, settings, own)
+    own.settle(places)
+    put(folder, stored.settings, own, names)
+    return read(folder)
 
 
-def put(folder: Path, settings: IndexSettings, rows: IndexRows) -> None:
-    """Put rows, whose files of vectors lie in the folder, in the place of whatever is there, in one commit; errors as in :func:`replace`."""
+def put(folder: Path, settings: IndexSettings, rows: IndexRows, names: Mapping[int, str]) -> None:
+    """Put rows, whose files of vectors lie in the folder, in the place of whatever is there, in one commit; errors as in :func:`save`."""
+    name_files(rows.base, names)
     rows.base.execute("DELETE FROM meta")
     put_meta(rows.base, settings)
     sync(folder)
@@ -136,39 +164,31 @@ def put(folder: Path, settings: IndexSettings, rows: IndexRows) -> None:
         with files.replacing_path(place) as part, closing(sqlite3.connect(part)) as base:
             rows.base.backup(base)
     sync(folder)
-    sweep(folder, (name for (name,) in rows.base.execute("SELECT file FROM segments")))
+    sweep(folder, names.values())
 
 
-def extend(folder: Path, stored: Stored, first: int, removed: Iterable[int]) -> Stored:
-    """Write what was done to an index since it was read: its new rows and vectors, and what was taken out; nothing else is written.
+def repacked(folder: Path, stored: Stored, groups: Sequence[Sequence[int]]) -> Stored:
+    """Write the live rows of groups of segments into one file each, in one commit."""
+    gone = {number for group in groups for number in group}
+    live = stored.rows.live()
+    moved, places = packed(live.take(np.isin(live.segments, [*gone])), stored.segments, groups)
+    held = {number: segment for number, segment in stored.segments.items() if number not in gone}
+    held |= {number: segments.read(folder / segments.write(folder, segment)) for number, segment in moved.items()}
+    return _committed(folder, stored, held, places)
 
-    Args:
-        stored: rows and segments as they are now; those without a file are new. first: keys from here on are new.
-        removed: keys of older rows that are gone.
 
-    Returns:
-        The index as it is on the disk now.
-
-    Raises:
-        WriteError: the disk is full, or the folder cannot be written; what was there is as it was.
-    """
-    held = {
-        number: segments.read(folder / segments.write(folder, segment)) if not segment.file else segment
-        for number, segment in stored.segments.items()
-    }
+def _committed(folder: Path, stored: Stored, held: dict[int, Segment], moved: Sequence[Sequence[int]] = ()) -> Stored:
+    """One commit: what was done to the rows, where some have moved, and the segments that they lie in now, whose files are there."""
     sync(folder)
     names = {number: segment.file for number, segment in held.items()}
     with opened(folder / BASE, writes=True) as base, transaction(base):
-        follow(base, stored.rows, first, removed)
-        base.execute("DELETE FROM segments")
-        base.executemany("INSERT INTO segments VALUES (?, ?)", names.items())
+        follow(base, stored.rows)
+        base.executemany(MOVE, moved)
+        name_files(base, names)
         state = put_meta(base, stored.settings)
-    stored.rows.settle(names, ())
-    now = Stored(stored.settings, stored.rows, held, state)
-    if groups := worth_packing(now.rows, now.segments):
-        now = _repacked(folder, now, groups)
-    sweep(folder, (segment.file for segment in now.segments.values()))
-    return now
+    stored.rows.settle(moved)
+    sweep(folder, names.values())
+    return dataclasses.replace(stored, segments=held, state=state)
 
 
 def take_out(folder: Path, ids: Sequence[str]) -> int:
@@ -183,11 +203,7 @@ def take_out(folder: Path, ids: Sequence[str]) -> int:
         if unknown := sorted(set(ids) - set(found)):
             raise KeyError(f"not in {folder}, which holds {len(stored.rows)} images: {', '.join(unknown[:5])}")
         stored.rows.remove(found.values())
-        if is_new(folder):
-            extend(folder, stored, stored.rows.next_key, found.values())
-        else:
-            replace(folder, stored.settings, stored.rows, stored.segments)
-        return len(stored.rows)
+        return len(save(folder, stored).rows)
 
 
 def check(folder: Path, *, staged: bool = False) -> Stored:
@@ -205,27 +221,10 @@ def check(folder: Path, *, staged: bool = False) -> Stored:
     return stored
 
 
-def _repacked(folder: Path, stored: Stored, groups: Sequence[Sequence[int]]) -> Stored:
-    """Write groups of segments into one file each, in one commit."""
-    moved, places = packed(stored.rows.live(), stored.segments, groups)
-    gone = {number for group in groups for number in group}
-    held = {number: segment for number, segment in stored.segments.items() if number not in gone}
-    held |= {number: segments.read(folder / segments.write(folder, segment)) for number, segment in moved.items()}
-    sync(folder)
-    names = {number: segment.file for number, segment in held.items()}
-    with opened(folder / BASE, writes=True) as base, transaction(base):
-        base.executemany(MOVE, places)
-        base.execute("DELETE FROM segments")
-        base.executemany("INSERT INTO segments VALUES (?, ?)", names.items())
-        state = put_meta(base, stored.settings)
-    stored.rows.settle(names, places)
-    return Stored(stored.settings, stored.rows, held, state)
-
-
 def _rows_at(folder: Path) -> tuple[Stored, dict[int, str]]:
     place = folder / BASE
     with opened(place) as base:
-        settings, state = _meta(base, place)
+        settings, state, note = meta(base, place)
         rows = IndexRows(base)
     with _damage(place):
         names = dict(rows.base.execute("SELECT number, file FROM segments").fetchall())
@@ -234,7 +233,7 @@ def _rows_at(folder: Path) -> tuple[Stored, dict[int, str]]:
         if place.stat().st_size <= segments.SMALL:
             _check_base(rows.base, place)
         rows.live()
-    return Stored(settings, rows, {}, state), names
+    return Stored(settings, rows, {}, state, folder.resolve(), note), names
 
 
 def _check_base(base: sqlite3.Connection, place: Path) -> None:
@@ -287,7 +286,7 @@ def _check(folder: Path, stored: Stored) -> None:
         raise FormatError(f"{place} has rows without vectors: {AGAIN}")
 
 
-def check_shapes(folder: Path, stored: Stored, tokens: int, width: int) -> None:
+def check_shapes(stored: Stored, tokens: int, width: int) -> None:
     """Vectors are those of a model of this shape.
 
     Raises:
@@ -298,7 +297,7 @@ def check_shapes(folder: Path, stored: Stored, tokens: int, width: int) -> None:
             expected = (1 if name == "captions" else tokens, width)
             if (found := one.coded.codes.shape[1:]) != expected:
                 raise FormatError(
-                    f"{folder / segment.file}: {name} has {found[0]} tokens of {found[1]} numbers, this model's have {expected[0]} of "
+                    f"{stored.folder}/{segment.file}: {name} has {found[0]} tokens of {found[1]} numbers, this model's have {expected[0]} of "
                     f"{expected[1]}: load the model that made it, or {AGAIN}"
                 )
 
@@ -313,12 +312,17 @@ def _check_finite(path: Path, segment: Segment) -> None:
 def put_meta(base: sqlite3.Connection, settings: IndexSettings) -> str:
     """The settings, and a new state."""
     state = uuid4().hex
-    values = {"format": FORMAT, "state": state, "settings": msgspec.json.encode(asdict(settings)).decode()}
+    values = {"format": FORMAT, "state": state, "settings": msgspec.json.encode(dataclasses.asdict(settings)).decode()}
     base.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
     return state
 
 
-def _meta(base: sqlite3.Connection, place: Path) -> tuple[IndexSettings, str]:
+def meta(base: sqlite3.Connection, place: Path) -> tuple[IndexSettings, str, Note | None]:
+    """Settings, state, and the note of vectors on their way.
+
+    Raises:
+        FormatError: no database of ours, or one of another format.
+    """
     allowed = {re.match(r"CREATE (?:VIRTUAL )?TABLE (\w+)", statement)[1] for statement in SCHEMA}  # type: ignore[index]
     named = {
         name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'words_*'")
@@ -329,7 +333,10 @@ def _meta(base: sqlite3.Connection, place: Path) -> tuple[IndexSettings, str]:
         raise FormatError(f"{place} is no index that Gallery.save wrote: build it again")
     if values["format"] != FORMAT:
         raise FormatError(f"{place} has format {values['format']}, this version reads {FORMAT} and the older forms")
-    return from_json(str(values.get("settings")), IndexSettings, str(place), "settings of an index"), values["state"]
+    settings: IndexSettings = from_json(str(values.get("settings")), IndexSettings, str(place), "settings of an index")
+    told = values.get(NOTE)
+    note = None if told is None else from_json(str(told), Note, str(place), "a note about embedding")
+    return settings, values["state"], note
 
 
 @contextmanager

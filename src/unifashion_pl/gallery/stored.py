@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -38,18 +37,41 @@ class IndexSettings:
 
 
 @dataclass(frozen=True)
+class Note:
+    """How far a run of embedding came.
+
+    Attributes:
+        index, of: its shard. done: whether it came to its end.
+        left_out: id -> what is wrong with its picture.
+    """
+
+    index: int = 0
+    of: int = 1
+    done: bool = False
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Stored:
-    """An index as it was read: rows in memory, vectors mapped, and the state of the folder that they are of."""
+    """An index: its rows in memory, and vectors that are mapped, or new and in memory too.
+
+    Attributes:
+        state: of the folder when it was read, which changes with every change of the index there.
+        folder: where it was read from or written to, from the root on; ``.`` = nowhere yet.
+        note: of vectors on their way into an index; None of an index.
+    """
 
     settings: IndexSettings
     rows: IndexRows
     segments: dict[int, Segment]
-    state: str
+    state: str = ""
+    folder: Path = Path()
+    note: Note | None = None
 
-
-def has_note(base: sqlite3.Connection) -> bool:
-    """Whether it is the base of vectors on their way."""
-    return base.execute("SELECT 1 FROM meta WHERE name = ?", (NOTE,)).fetchone() is not None
+    @property
+    def corpus(self) -> Corpus:
+        """The vectors of all images that are there."""
+        return Corpus(self.segments, self.rows.live())
 
 
 def no_index(folder: Path) -> ValueError:
