@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,19 @@ def embedded(
         ValueError: vectors that are NaN or infinite, with the ids.
     """
     new = encode_image_sets(model, images, QUERY_SETS[settings.query_set], batch_size=batch_size)
-    heard(model, texts := [item.caption for item in items])
-    captions, captioned = _captions(model, texts)
-    return captioned, _segment({name: tokens.numpy() for name, tokens in new.items()}, captions, items, captioned, settings)
+    heard(model, [item.caption for item in items])
+    return _kept(model, {name: tokens.numpy() for name, tokens in new.items()}, items, settings)
 
 
-def _segment(
-    sets: Mapping[str, Floats], captions: Tensor, items: Sequence[IndexItem], captioned: Sequence[int], settings: IndexSettings
-) -> Segment:
+def _kept(
+    model: FashionModel, sets: Mapping[str, Floats], items: Sequence[IndexItem], settings: IndexSettings
+) -> tuple[list[int], Segment]:
+    """Vectors of images with those of their captions; as :func:`embedded`."""
+    captions, captioned = _captions(model, [item.caption for item in items])
     vectors = {**sets, "captions": captions[:, None].numpy()}
     for name, tokens in vectors.items():
         require_finite(tokens, [item.id for item, row in zip(items, captioned) if name != "captions" or row >= 0])
-    return segment_from(vectors, settings.storage, settings.pool, settings.coarse)
+    return captioned, segment_from(vectors, settings.storage, settings.pool, settings.coarse)
 
 
 def heard(model: FashionModel, texts: Sequence[str]) -> None:
@@ -147,7 +148,7 @@ def embed(
     earlier = None if anew else staging.rows_in(folder, settings, shard)
     there = earlier or {}
     todo = [i for i, row in enumerate(rows) if there.get(row.id) != row]
-    run = _Run(folder, model, own, rows, settings, max_bad)
+    run = _Run(folder, model, [Path(item.image or "") for item in own], rows, settings, max_bad)
     run.look(todo)
     if earlier is None:
         staging.begin(folder, settings, shard)
@@ -176,22 +177,18 @@ def _named(item: IndexItem, root: Path) -> IndexItem:
     return IndexItem(item.id, item.caption, path.relative_to(root).as_posix(), None, {BYTES: size, CHANGED: changed})
 
 
+@dataclass
 class _Run:
-    """Images that are decoded, embedded and committed."""
+    """Images that are decoded, embedded and committed: ``paths`` and staged ``rows`` of each."""
 
-    def __init__(
-        self,
-        folder: Path,
-        model: FashionModel,
-        items: Sequence[IndexItem],
-        rows: Sequence[IndexItem],
-        settings: IndexSettings,
-        max_bad: int,
-    ) -> None:
-        self.folder, self.model, self.rows, self.settings, self.max_bad = folder, model, rows, settings, max_bad
-        self.paths = [Path(item.image or "") for item in items]
-        self.sets = QUERY_SETS[settings.query_set]
-        self.bad: dict[int, str] = {}
+    folder: Path
+    model: FashionModel
+    paths: Sequence[Path]
+    rows: Sequence[IndexItem]
+    settings: IndexSettings
+    max_bad: int
+    bad: dict[int, str] = field(default_factory=dict)
+    done: int = 0
 
     def look(self, todo: Sequence[int]) -> None:
         found = unreadable([self.paths[i] for i in todo], len(todo), headers=True)
@@ -218,6 +215,7 @@ class _Run:
             raise
 
     def work(self, todo: Sequence[int], workers: int, bar: Any) -> None:
+        sets = QUERY_SETS[self.settings.query_set]
         requests = [list(group) for _, group in groupby(todo, lambda i: i // BATCH)]
         pictures = _Pictures(self.paths, EncoderTransform(self.model.backbone.vision.image_size))
         answers = iter(Workers(min(workers, len(requests))).loader(pictures, requests, persistent=False))
@@ -228,7 +226,7 @@ class _Run:
                     self.bad |= faults
                     if pixels is not None:
                         good += [i for i in asked if i not in faults]
-                        vectors.append(encode_image_sets(self.model, pixels, self.sets, batch_size=len(pixels)))
+                        vectors.append(encode_image_sets(self.model, pixels, sets, batch_size=len(pixels)))
                     bar.update(len(asked))
                 if good:
                     self._commit(good, vectors)
@@ -237,9 +235,9 @@ class _Run:
 
     def _commit(self, good: Sequence[int], vectors: Sequence[Mapping[str, Tensor]]) -> None:
         items = [self.rows[i] for i in good]
-        captions, captioned = _captions(self.model, [item.caption for item in items])
         sets = {name: np.concatenate([part[name].numpy() for part in vectors]) for name in vectors[0]}
-        staging.append(self.folder, self.settings, items, captioned, _segment(sets, captions, items, captioned, self.settings))
+        captioned, segment = _kept(self.model, sets, items, self.settings)
+        staging.append(self.folder, self.settings, items, captioned, segment)
         self.done += len(good)
 
 

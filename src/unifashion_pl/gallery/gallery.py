@@ -112,10 +112,12 @@ class Gallery(Asking):
         *,
         columns: Sequence[Mapping[str, Value]] | None = None,
         products: Sequence[str | None] | None = None,
+        max_bad: int | None = None,
     ) -> Gallery:
         """Embed and append images; arguments as in :func:`gallery_of`. Nothing is added on an error.
 
-        A caption of which the model can read nothing counts as none in searches, and a warning names it.
+        With ``max_bad`` None an image is read when it is embedded, and one that cannot be read is an error. A caption of which the
+        model can read nothing counts as none in searches, and a warning names it.
 
         Raises:
             ValueError: other numbers of ids or captions than images, an id that is there already or is none, a column that holds
@@ -135,6 +137,10 @@ class Gallery(Asking):
             IndexItem(name, text, picture_path(image), view, values_of(row, name))
             for image, name, text, view, row in zip(items, names, texts, views, values)
         ]
+        if max_bad is not None and (bad := unreadable(items, max_bad)):
+            warnings.warn(left_out(bad), stacklevel=asked_at())
+            whole = [i for i in range(len(items)) if i not in bad]
+            items, known = image_list([items[i] for i in whole]), [known[i] for i in whole]
         made = []
         for start in range(0, len(items), TOGETHER):
             part = slice(start, start + TOGETHER)
@@ -231,15 +237,5 @@ def gallery_of(
     Raises:
         UnreadableImages: a ValueError that names more than ``max_bad`` images.
     """
-    items = image_list(images)
-    names = None if ids is None else identifiers(ids)
-    texts = None if captions is None else text_list(captions)
-    given: dict[str, Sequence[Any] | None] = {"ids": names, "captions": texts, "columns": columns, "products": products}
-    check_lengths(len(items), given)
-    if bad := unreadable(items, max_bad):
-        warnings.warn(left_out(bad), stacklevel=asked_at())
-        given["ids"] = names or [str(item) if isinstance(item, str | Path) else str(i) for i, item in enumerate(items)]
-        whole = [i for i in range(len(items)) if i not in bad]
-        items = [items[i] for i in whole]
-        given = {name: None if column is None else [column[i] for i in whole] for name, column in given.items()}
-    return Gallery(model, query_set, **kept).add(items, batch_size=batch_size, **cast(Any, given))
+    made = Gallery(model, query_set, **kept)
+    return made.add(images, ids, captions, batch_size, columns=columns, products=products, max_bad=max_bad)

@@ -19,7 +19,6 @@ from uuid import UUID, uuid5
 
 import numpy as np
 from tqdm import tqdm
-from typing_extensions import NotRequired, TypedDict
 
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import OWN
@@ -160,18 +159,21 @@ class Collection:
         with self.asking() as client:
             return int(client.count(self.name, exact=True).count)
 
-    def digests(self) -> dict[str, str]:
-        """The id of each point, and what its content was when it was sent."""
-        found: dict[str, str] = {}
+    def scrolled(self, payload: Sequence[str], allowed: models.Filter | None = None) -> Iterator[Any]:
+        """All points with some of their payload, those that a filter lets through."""
         offset: Any = None
         with self.asking() as client:
             while True:
                 points, offset = client.scroll(
-                    self.name, limit=PAGE, offset=offset, with_payload=["digest"], with_vectors=False
+                    self.name, allowed, limit=PAGE, offset=offset, with_payload=[*payload], with_vectors=False
                 )
-                found |= {str(point.id): (point.payload or {}).get("digest", "") for point in points}
+                yield from points
                 if offset is None:
-                    return found
+                    return
+
+    def digests(self) -> dict[str, str]:
+        """The id of each point, and what its content was when it was sent."""
+        return {str(point.id): (point.payload or {}).get("digest", "") for point in self.scrolled(["digest"])}
 
     def points(self, ids: Sequence[str], vectors: Sequence[str]) -> list[Any]:
         """Points with their payload and vectors, in no order."""
@@ -310,26 +312,15 @@ def _payload(item: IndexItem, facts: CollectionFacts) -> dict[str, Any]:
     return {**{name: value for name, value in found.items() if value is not None}, "columns": columns}
 
 
-class _Payload(TypedDict):
-    """What a point has beside its vectors and its digest."""
-
-    id: str
-    caption: str
-    product: str
-    image: NotRequired[str]
-    columns: dict[str, str | int | float]
-
-
 def item_of(payload: Mapping[str, Any], facts: CollectionFacts) -> IndexItem:
     """An image's row from its point's payload.
 
     Raises:
         FormatError: a payload that `unifashion index push` did not write.
     """
-    found: _Payload = converted(dict(payload), _Payload, "a point of the collection", "an image of an index")
+    found: IndexItem = converted(dict(payload), IndexItem, "a point of the collection", "an image of an index")
     names = {key: name for name, (key, _) in facts.columns.items()}
-    columns = {names[key]: value for key, value in found["columns"].items() if key in names}
-    return IndexItem(found["id"], found["caption"], found.get("image"), found["product"], columns)
+    return replace(found, columns={names[key]: value for key, value in found.columns.items() if key in names})
 
 
 def _prepared(collection: Collection, source: _Source, shards: int | None) -> CollectionFacts:

@@ -80,20 +80,14 @@ class QdrantGallery(Asking):
         found, most = self._column(column), count(most, "most")
         allowed = None if where is None else filter_of(clause(where, self.facts.known()))
         counts: Counter[Any] = Counter()
-        with self.collection.asking() as client:
-            if found.kind == TEXT:
-                # more than are told, because values that are equally frequent come in no order
-                answer = client.facet(self.collection.name, found.place, facet_filter=allowed, limit=most + PAGE, exact=True)
-                counts.update({hit.value: hit.count for hit in answer.hits})
-            else:
-                offset: Any = None
-                while True:
-                    points, offset = client.scroll(
-                        self.collection.name, allowed, limit=PAGE, offset=offset, with_payload=[found.place], with_vectors=False
-                    )
-                    counts.update(value for point in points if (value := _value(point.payload, found)) is not None)
-                    if offset is None:
-                        break
+        if found.kind == TEXT:
+            # more than are told, because values that are equally frequent come in no order
+            asked: dict[str, Any] = {"facet_filter": allowed, "limit": most + PAGE, "exact": True}
+            with self.collection.asking() as client:
+                counts.update({hit.value: hit.count for hit in client.facet(self.collection.name, found.place, **asked).hits})
+        else:
+            values = (_value(point.payload, found) for point in self.collection.scrolled([found.place], allowed))
+            counts.update(value for value in values if value is not None)
         return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most])
 
     def _column(self, name: str) -> Column:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.gallery.hits import Hit
-from unifashion_pl.gallery.rows import IndexRows
+from unifashion_pl.gallery.rows import IndexRows, Keys
 from unifashion_pl.gallery.scan import Corpus, Positions, largest, order
 from unifashion_pl.gallery.segments import Floats
 
@@ -77,21 +78,10 @@ def rank(corpus: Corpus, rows: IndexRows, requests: Sequence[Request]) -> list[l
             vectors += sum(len(term.vectors) for term in requests[stop].terms)
             stop += 1
         part = requests[start:stop]
-        hits += [_best(corpus, rows, request, look) for request, look in zip(part, _lookups(corpus, part))]
+        looked = cache(partial(_approximate, corpus, part))  # for all of them together, when the first needs it
+        hits += [_best(corpus, rows, request, lambda looked=looked, i=i: looked()[i]) for i, request in enumerate(part)]  # type: ignore[misc]
         start = stop
     return hits
-
-
-def _lookups(corpus: Corpus, requests: Sequence[Request]) -> list[Callable[[], Floats]]:
-    """For each request what gives its approximate scores (M,); nothing is computed before the first that needs them."""
-    made: list[Floats] = []
-
-    def scores(number: int) -> Floats:
-        if not made:
-            made.extend(_approximate(corpus, requests))
-        return made[number]
-
-    return [lambda number=number: scores(number) for number in range(len(requests))]  # type: ignore[misc]
 
 
 def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True) -> list[Floats]:
@@ -106,15 +96,16 @@ def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True)
             at += len(term.vectors)
     for scores, request in zip(out, requests):
         if request.words:
-            positions, values = _word_scores(corpus, request)
-            scores[positions] += np.float32(request.word_weight) * values
+            scores += np.float32(request.word_weight) * _word_scores(request, corpus.live.keys)
     return out
 
 
-def _word_scores(corpus: Corpus, request: Request) -> tuple[Positions, Floats]:
-    keys, values = np.fromiter(request.words, np.int64), np.fromiter(request.words.values(), np.float32)
-    there = np.isin(keys, corpus.live.keys)
-    return np.searchsorted(corpus.live.keys, keys[there]), values[there]
+def _word_scores(request: Request, keys: Keys) -> Floats:
+    """(n,) the lexical part of rows by their keys, which ascend; 0 without one."""
+    found, values = np.fromiter(request.words, np.int64), np.fromiter(request.words.values(), np.float32)
+    there, out = np.isin(found, keys), np.zeros(len(keys), np.float32)
+    out[np.searchsorted(keys, found[there])] = values[there]
+    return out
 
 
 def _best(corpus: Corpus, rows: IndexRows, request: Request, approximate: Callable[[], Floats]) -> list[Hit]:
@@ -160,19 +151,13 @@ def _scored(corpus: Corpus, request: Request, positions: Positions) -> _Scored:
         own = score[0] if len(score) == 1 else score.mean(0, dtype=np.float64).astype(np.float32)
         if term.part == "image" and len(score) == 1 and sum(one.part == "image" for one in request.terms) == 1:
             token = tokens[0]
-        before = parts.get(term.part)
-        if term.part == "image":  # several examples: the weights make their mean
-            own = np.float32(term.weight) * own
-            total = total + own
-        else:
-            total = total + np.float32(term.weight) * own
-        parts[term.part] = own if before is None else before + own
+        weighted = np.float32(term.weight) * own
+        total = total + weighted
+        told = weighted if term.part == "image" else own  # several examples: the weights make their mean
+        parts[term.part] = parts[term.part] + told if term.part in parts else told
     if request.word_weight:
-        words = np.zeros(len(positions), np.float32)
-        there = {int(key): value for key, value in request.words.items()}
-        words[:] = [there.get(int(key), 0.0) for key in corpus.live.keys[positions]]
-        parts["words"] = words
-        total = total + np.float32(request.word_weight) * words
+        parts["words"] = _word_scores(request, corpus.live.keys[positions])
+        total = total + np.float32(request.word_weight) * parts["words"]
     _require_finite(total)
     return _Scored(positions, total, parts, token)
 

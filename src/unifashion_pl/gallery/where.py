@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ TURNED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 EXPECTED = "expected comparisons of columns with values, e.g. \"price < 50 and category == 'dress'\""
 LONGEST, DEEPEST = 4000, 50
 NUMBER, TEXT = "number", "text"
+#: Texts in quotes, and names in backquotes.
+QUOTED = re.compile(r"""'(?:\\.|[^\\'])*'|"(?:\\.|[^\\"])*"|`[^`]*`""", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -135,30 +138,17 @@ def clause(text: str, columns: Mapping[str, Column]) -> Clause:
 
 def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:
     """The filter with a word of ours for each name in backquotes, and the names by those words."""
-    out: list[str] = []
     quoted: dict[str, str] = {}
-    inside, start, at = "", 0, 0
-    while at < len(text):
-        sign = text[at]
-        if inside:
-            if sign == "\\" and inside != "`":
-                at += 1
-            elif sign == inside:
-                if inside == "`":
-                    word = f"_column_{len(quoted)}_"
-                    quoted[word] = text[start + 1 : at]
-                    out.append(word)
-                else:
-                    out.append(text[start : at + 1])
-                inside = ""
-        elif sign in "'\"`":
-            inside, start = sign, at
-        else:
-            out.append(sign)
-        at += 1
-    if inside:
-        raise ArgumentError(f"the filter {text!r} has a quote {inside} that is not closed")
-    return "".join(out), quoted
+
+    def word(found: re.Match[str]) -> str:
+        if not found[0].startswith("`"):
+            return found[0]
+        quoted[name := f"_column_{len(quoted)}_"] = found[0][1:-1]
+        return name
+
+    if left := re.search("['\"`]", QUOTED.sub("", text)):
+        raise ArgumentError(f"the filter {text!r} has a quote {left[0]} that is not closed")
+    return QUOTED.sub(word, text), quoted
 
 
 class _Reader:

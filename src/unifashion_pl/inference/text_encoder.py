@@ -27,6 +27,13 @@ Floats = NDArray[np.float32]
 BACKBONE = ("unifashion_pl.backbone.QFormerBackbone", "unifashion_pl.backbone.qformer.QFormerBackbone")
 HEAD = ("unifashion_pl.tasks.RetrievalModule", "unifashion_pl.tasks.retrieval.RetrievalModule")
 EPSILON = np.float32(1e-12)
+LEAVES = ("weight", "bias")
+Pair = tuple[Floats, Floats]
+#: What a layer has, a weight and a bias each, in the order of :func:`_layer`.
+LAYER = (
+    *(f"attention.attention.{part}" for part in ("query", "key", "value")),
+    *("attention.output.dense", "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm"),
+)
 
 
 def fingerprint_of(tensors: Mapping[str, Floats]) -> str:
@@ -58,18 +65,15 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.heads, self.most = int(settings["num_heads"]), int(settings["max_text_tokens"])
         self._marks = [int(tokenizer.token_to_id(mark) or 0) for mark in ("[CLS]", "[SEP]", "[UNK]")]
-        front = [f"backbone.embeddings.{kind}_embeddings.weight" for kind in ("word", "position")]
-        norm = [f"backbone.qformer.layernorm.{part}" for part in ("weight", "bias")]
-        names = [
-            f"attention.{part}.{leaf}" for part in ("attention.query", "attention.key", "attention.value") for leaf in LEAVES
-        ]
-        names += [f"{part}.{leaf}" for part in ("attention.output.dense", "attention.output.LayerNorm") for leaf in LEAVES]
-        names += [f"{part}.{leaf}" for part in ("intermediate.dense", "output.dense", "output.LayerNorm") for leaf in LEAVES]
-        self.words, self.positions = (tensor(name) for name in front)
-        self.norm = [tensor(name) for name in norm]
-        layers = range(int(settings["num_layers"]))
-        self.layers = [[tensor(f"backbone.qformer.encoder.layer.{layer}.{name}") for name in names] for layer in layers]
-        self.projection = [tensor(f"retrieval_head.text_proj.{leaf}") for leaf in LEAVES]
+
+        def pair(name: str) -> Pair:
+            return tensor(f"{name}.weight"), tensor(f"{name}.bias")
+
+        self.words, self.positions = (tensor(f"backbone.embeddings.{kind}_embeddings.weight") for kind in ("word", "position"))
+        self.norm = pair("backbone.qformer.layernorm")
+        layers = [f"backbone.qformer.encoder.layer.{layer}" for layer in range(int(settings["num_layers"]))]
+        self.layers = [[pair(f"{layer}.{part}") for part in LAYER] for layer in layers]
+        self.projection = pair("retrieval_head.text_proj")
         known = {leaf: tensor(f"backbone.ln_vision.{leaf}") for leaf in LEAVES}
         known |= {"queries": tensor("backbone.query_tokens")}
         for short, name in (("t", "text_proj"), ("v", "vision_proj")):
@@ -125,25 +129,15 @@ class TextEncoder:
         ids = ids if len(ids) <= self.most else [*ids[: self.most - 1], ids[-1]]
         states = _normed(self.words[ids] + self.positions[: len(ids)], *self.norm)
         for layer in self.layers:
-            states = _layer(states, self.heads, *layer)
+            states = _layer(states, self.heads, layer)
         vector = _linear(states[0], *self.projection)
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
 
 
-LEAVES = ("weight", "bias")
-
-
-def _layer(x: Floats, heads: int, *weights: Floats) -> Floats:
+def _layer(x: Floats, heads: int, weights: Sequence[Pair]) -> Floats:
     """One layer of BERT on (T, D)."""
-    attention, dense, norm, up, down, last = (
-        weights[:6],
-        weights[6:8],
-        weights[8:10],
-        weights[10:12],
-        weights[12:14],
-        weights[14:],
-    )
-    q, k, v = (_linear(x, *attention[i : i + 2]).reshape(len(x), heads, -1).swapaxes(0, 1) for i in (0, 2, 4))
+    query, key, value, dense, norm, up, down, last = weights
+    q, k, v = (_linear(x, *one).reshape(len(x), heads, -1).swapaxes(0, 1) for one in (query, key, value))
     scores = q @ k.swapaxes(1, 2) / np.float32(q.shape[-1] ** 0.5)
     shares = np.exp(scores - scores.max(-1, keepdims=True))
     seen = (shares / shares.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(x.shape)
