@@ -88,3 +88,18 @@ def test_codes_are_ranked_by_their_numbers() -> None:
     expected, best = exact(asked, values.floats(slice(None)))
     assert score == pytest.approx(expected, abs=1e-6)
     assert np.array_equal(token, best)
+
+
+@pytest.mark.parametrize("others", [0, 4])
+def test_rows_may_lie_in_their_file_in_any_order(others: int) -> None:
+    """As of a catalogue whose CSV was sorted anew since its images were embedded, alone in an index or beside other images."""
+    held = {0: segment_from({"reference": tokens(10, 3)}, "fp32"), 1: segment_from({"reference": tokens(4, 3, seed=1)}, "fp32")}
+    segments, places = (
+        np.repeat([0, 1], [10, others]),
+        np.concatenate([np.random.default_rng(0).permutation(10), np.arange(others)]),
+    )
+    corpus = Corpus(held, Live(np.arange(10 + others), segments, places, np.full(10 + others, -1)))
+    asked = tokens(2, 1, seed=2)[:, 0]
+    assert corpus.approximate("reference", asked) == pytest.approx(
+        corpus.exact("reference", asked, np.arange(10 + others))[0], abs=0.02
+    )

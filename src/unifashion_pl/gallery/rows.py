@@ -242,10 +242,6 @@ class IndexRows:
             self._live = Live(live.keys, live.segments.copy(), live.places.copy(), live.captioned.copy())
             self._live.segments[at], self._live.places[at], self._live.captioned[at] = segments, places, captioned
 
-    def copy(self) -> IndexRows:
-        """Another database with the same rows."""
-        return IndexRows(self.base)
-
     # -- questions
 
     def matching(self, where: str) -> Keys:

@@ -120,9 +120,10 @@ class Corpus:
                 out[:, positions] = approximate(vectors, Coded(coarse.codes[places], coarse.scales[places]))
             else:
                 found = approximate(vectors, coarse)
-                if len(positions) == len(held) == out.shape[1]:
+                in_order = len(places) == len(held) and bool((places[1:] > places[:-1]).all())
+                if in_order and len(held) == out.shape[1]:
                     return found  # nothing was removed, and nothing need be moved
-                if len(positions) == len(held) == positions[-1] + 1 - positions[0]:
+                if in_order and len(held) == positions[-1] + 1 - positions[0]:
                     out[:, positions[0] : positions[-1] + 1] = found
                 else:
                     out[:, positions] = found[:, places]

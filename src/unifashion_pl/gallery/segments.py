@@ -107,31 +107,23 @@ def coded(tokens: Floats) -> Coded:
     return Coded(codes, scales)
 
 
-def token_set(tokens: Floats, storage: str, coarse: int | None = None) -> TokenSet:
-    """Vectors (M, Q, E) as they are kept.
-
-    Args:
-        storage: a name of :data:`STORAGE`.
-        coarse: tokens of each image that a search reads first, see :func:`pooled`; None = it reads all.
-    """
-    kept = STORAGE[storage]
-    few = None if coarse is None else coded(pooled(tokens, coarse))
-    return TokenSet(coded(tokens), None if kept is None else tokens.astype(kept), few)
-
-
 def segment_from(vectors: Mapping[str, Floats], storage: str, pool: int | None = None, coarse: int | None = None) -> Segment:
     """Vectors by the names of their sets, each (M, Q, E), as they are kept; a target set that equals the reference set takes no space.
 
     Args:
+        storage: a name of :data:`STORAGE`.
         pool: tokens of each image that are kept, see :func:`pooled`; None = all.
+        coarse: tokens of each image that a search reads first, see :func:`pooled`; None = it reads all.
     """
     given = {name: tokens for name, tokens in vectors.items() if len(tokens)}
     if {"reference", "target"} <= given.keys() and np.array_equal(given["reference"], given["target"]):
         del given["target"]
-    sets = {}
+    sets, kept = {}, STORAGE[storage]
     for name, tokens in given.items():
-        few = tokens if pool is None or name == "captions" else pooled(tokens, pool)
-        sets[name] = token_set(few, storage, None if name == "captions" else coarse)
+        images = name != "captions"
+        few = pooled(tokens, pool) if images and pool is not None else tokens
+        first = coded(pooled(few, coarse)) if images and coarse is not None else None
+        sets[name] = TokenSet(coded(few), None if kept is None else few.astype(kept), first)
     return Segment(sets)
 
 

@@ -140,7 +140,7 @@ def save(folder: Path, stored: Stored) -> Stored:
 
 def put_anew(folder: Path, stored: Stored) -> Stored:
     """:func:`save` in the place of whatever is there."""
-    own = stored.rows.copy()
+    own = IndexRows(stored.rows.base)
     moved, places = packed(own.live(), stored.segments, [[number] for number in stored.segments])
     names = {number: segments.write(folder, segment) for number, segment in moved.items()}
     own.settle(places)
