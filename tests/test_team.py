@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unifashion_pl.team import Rows, Team, merge, merged, united
+from unifashion_pl.team import Rows, Team, averaged, merge, merged, united
 
 
 def test_rows_are_taken_by_facts_and_sorted_by_id() -> None:
@@ -35,5 +35,6 @@ def test_one_process_is_a_team_of_its_own() -> None:
     assert team.rows(team.own(rows)).facts == team.facts(team.own(rows)).facts == {"n": [1, 2]}
     assert merged(team, ["b", "a"], str) == ["a", "b"]
     assert united(team, {"a": 1}) == {"a": 1}
+    assert averaged(team, {"a": 1.5}) == {"a": 1.5}
     with pytest.raises(ValueError, match="wrong"):
         team.guarded(lambda: int("wrong"))

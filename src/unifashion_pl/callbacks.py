@@ -24,6 +24,7 @@ from unifashion_pl.data.reader import DamagedSample
 from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.freezing import left_out
+from unifashion_pl.team import team_of_all
 
 SEED_VARIABLE = "PL_GLOBAL_SEED"  # where Lightning's seed_everything leaves the seed
 PEEKED = 4
@@ -111,8 +112,10 @@ class Streams(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log how many different damaged samples this rank has replaced so far; nothing while there are none."""
-        if count := len(damaged(trainer)):
+        """Log how many different damaged samples all ranks have replaced so far; nothing while there are none."""
+        if trainer.world_size > 1 and not row_follows(trainer):
+            return
+        if count := sum(team_of_all().objects(len(damaged(trainer)))):
             pl_module.log("train/damaged_samples", float(count), batch_size=1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -187,6 +190,12 @@ def streams(trainer: L.Trainer) -> dict[str, Stream]:
     loaders = trainer.train_dataloader
     named: Mapping[str, Any] = loaders if isinstance(loaders, Mapping) else {"": loaders}
     return {name: loader for name, loader in named.items() if isinstance(loader, TrainLoader | MixedPairLoader)}
+
+
+def row_follows(trainer: L.Trainer) -> bool:
+    """Whether loggers write a row after the batch that the training is in; all ranks say the same."""
+    every: int = getattr(trainer, "log_every_n_steps", 0)
+    return every > 0 and (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
 
 def end_workers(trainer: L.Trainer) -> None:

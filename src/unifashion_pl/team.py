@@ -184,6 +184,15 @@ def merged(team: Team, lines: Iterable[T], key: Callable[[T], str]) -> list[T]:
     return sorted((line for part in team.objects(list(lines)) for line in part), key=key)
 
 
+def averaged(team: Team, own: Mapping[str, float]) -> dict[str, float]:
+    """Mean of each entry over the ranks that have it; a collective."""
+    found: dict[str, list[float]] = {}
+    for part in team.objects(dict(own)):
+        for name, value in part.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in sorted(found.items())}
+
+
 def united(team: Team, own: Mapping[str, T]) -> dict[str, T]:
     """Entries of all ranks; a collective."""
     return {name: value for part in team.objects(own) for name, value in part.items()}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from small import pair_batch, small_backbone, triplet_batch, tryon_batch
 from torch import Tensor, nn
 
@@ -92,3 +95,24 @@ def test_only_what_trains_is_optimised_and_what_is_frozen_stays_in_eval_mode() -
     assert not module.frozen.training
     assert not module.eval().frozen.training
     assert not module.train().frozen.training
+
+
+class Uneven(Mean):
+    """Of each rank another loss, and of the second rank one more."""
+
+    def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
+        rank = self.global_rank
+        named = {"first": self.scale * (rank + 1) + 0 * encoding.queries.sum()}
+        return named if rank == 0 else {**named, "further": self.scale * 5}
+
+
+def test_curves_of_several_ranks_are_means_over_those_that_have_a_loss(tmp_path: Path) -> None:
+    trainer = L.Trainer(
+        max_steps=1, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        devices=2, strategy="ddp_spawn_find_unused_parameters_true", logger=CSVLogger(tmp_path, "", ""), log_every_n_steps=1,
+    )  # fmt: skip
+    loader = torch.utils.data.DataLoader([pair_batch()] * 2, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(Uneven(small_backbone()), loader)
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    found = {name: float(value) for name, value in row.items() if name.startswith("train/")}
+    assert found == {"train/first": 3.0, "train/further": 10.0, "train/loss": (2.0 + 14.0) / 2}

@@ -12,12 +12,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone
+from unifashion_pl.callbacks import row_follows
 from unifashion_pl.data.samples import Batch, EditBatch, PairBatch, TrainBatch, TripletBatch, by_stream
 from unifashion_pl.freezing import OWN_HEADS, PARTS, set_frozen_to_eval
 from unifashion_pl.names import keep_names_plain
 from unifashion_pl.parts.trust import LibraryOnly
 from unifashion_pl.resume import run_callbacks
-from unifashion_pl.team import team_of_all
+from unifashion_pl.team import averaged, team_of_all
 
 
 class LossModule(L.LightningModule):
@@ -34,17 +35,26 @@ class LossModule(L.LightningModule):
 
     def training_step(self, batch: TrainBatch | dict[str, TrainBatch], batch_idx: int) -> Tensor:
         terms: list[Tensor] = []
+        logged: dict[str, Tensor] = {}
         streams = by_stream(batch)
         for stream, part in streams.items():
             losses = self.compute_losses(part)
-            logged = {self.logged.format(stream=stream, name=name): loss.detach() for name, loss in losses.items()}
-            self.log_dict(logged, batch_size=len(part))
+            logged |= {self.logged.format(stream=stream, name=name): loss.detach() for name, loss in losses.items()}
             terms += losses.values()
         if not terms:
             raise ValueError(f"no loss in a batch with the streams {sorted(streams)}: {self.without_loss}")
         total = torch.stack(terms).sum()
-        self.log("train/loss", total.detach(), prog_bar=True)
+        logged["train/loss"] = total.detach()
+        self._log_losses(logged)
         return total
+
+    def _log_losses(self, own: Mapping[str, Tensor]) -> None:
+        """Rows of the curves have means over the ranks that have a loss; between rows nothing is exchanged, and the bar shows this rank's."""
+        values: Mapping[str, Any] = own
+        if self._trainer is not None and self.trainer.world_size > 1 and row_follows(self.trainer):
+            values = averaged(team_of_all(), {name: float(loss) for name, loss in own.items()})
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name == "train/loss", batch_size=1)
 
     def train(self, mode: bool = True) -> Self:
         """Frozen parts stay in eval mode: no dropout, no running statistics."""
