@@ -124,7 +124,9 @@ def links(page: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "page", [PAPER, ARCHITECTURE, ROOT / "README.md", ROOT / "docs/extending.md"], ids=lambda page: page.name
+    "page",
+    [PAPER, ARCHITECTURE, ROOT / "README.md", ROOT / "docs/extending.md", ROOT / "docs/predictions.md"],
+    ids=lambda page: page.name,
 )
 def test_every_link_leads_somewhere_and_a_symbol_to_the_file_that_has_it(page: Path) -> None:
     wrong = []

@@ -28,6 +28,7 @@ from unifashion_pl.learned import label
 from unifashion_pl.metrics.lines import KINDS, CaptionLine, ProductLine, image_name, write_lines
 from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.records import ResultRecord, write_records
+from unifashion_pl.metrics.schema import write_head
 from unifashion_pl.provenance import __version__, commit, weights_hash
 from unifashion_pl.team import Team, team_of_all, united
 from unifashion_pl.trec import write_folder
@@ -211,11 +212,13 @@ class Evaluator:
         if team.rank != 0:
             return
         context: dict[str, Any] = {"code_version": __version__, "commit": commit(), "weights_hash": weights}
-        context["wall_seconds"] = round(time.monotonic() - self._started, 1)
         out_dir.mkdir(parents=True, exist_ok=True)
-        _write_predictions(out_dir / "predictions", outcomes)
+        trained: int | None = getattr(self._model, "training_seed", None)
+        head = {**context, "seed": self.setting.seed, "training_seed": trained}
+        _write_predictions(out_dir / "predictions", outcomes, head)
         _write_pictures(out_dir / "images", files)
         write_folder(out_dir / "trec", {name: lists for outcome in outcomes for name, lists in outcome.runs.items()})
+        context["wall_seconds"] = round(time.monotonic() - self._started, 1)
         write_records(out_dir / "results.json", [r.with_context(**context) for o in outcomes for r in o.records])
 
     def log_samples(self, logger: Any, step: int) -> None:
@@ -251,14 +254,15 @@ def named_apart(outcomes: Sequence[Outcome]) -> dict[str, float]:
     return values
 
 
-def _write_predictions(folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """One file per kind of line; those of an earlier test go: what stands here is shown beside today's numbers."""
+def _write_predictions(folder: Path, outcomes: Sequence[Outcome], head: Mapping[str, Any]) -> None:
+    """One file per kind of line, and their head; those of an earlier test go: what stands here is shown beside today's numbers."""
     lines = [line for outcome in outcomes for line in outcome.lines]
     written = {line.file for line in lines}
     for name in {*KINDS, ProductLine.file} - written:
         (folder / f"{name}.jsonl").unlink(missing_ok=True)
     for name in written:
         write_lines(folder / f"{name}.jsonl", [line for line in lines if line.file == name])
+    write_head(folder, lines, **head)
 
 
 def _write_pictures(folder: Path, files: Mapping[str, bytes]) -> None:
