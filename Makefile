@@ -16,7 +16,7 @@ SEED ?= 0
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-all fuzz paper-smoke lint type format wheel tiny clean
+.PHONY: help setup lock demo test test-all fuzz bench paper-smoke lint type format wheel tiny clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ test-all: setup  ## all tests, the slow ones too
 
 fuzz: setup  ## 20,000 damaged and hostile inputs to everything that reads files (under 15 minutes); failing ones are kept in fuzz-failures
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --seed $(SEED)
+
+bench: setup  ## measure every goal of benchmarks/README.md beside its peer (a quarter of an hour); WRITE=1 renews the table there
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(if $(WRITE),--write,)
 
 paper-smoke: setup  ## every stage of the paper at its true size, a step each, from imported random weights: CPU with 24 GB, 60 GB of disk
 	PYTHONPATH=tests $(BIN)/python benchmarks/paper_smoke.py --out $(SMOKE)

@@ -3,6 +3,7 @@
     python benchmarks/generation.py                                   # reduced widths, 128 × 96, on the CPU
     python benchmarks/generation.py --scale paper --device cuda       # Stable Diffusion's widths, 512 × 384: one GPU of 24 GB or more
     python benchmarks/generation.py --scale paper --count             # FLOPs alone, on any machine
+    python benchmarks/bench.py generation                             # the goals: the shipped model, some minutes
 
 The weights are random (speed does not depend on them); the garment branch is open. Every variant paints
 the same try-on rows from the same seeds by ``DiffusionModule.paint``: 3 encodings, the sampler's evaluations, 1 decoding. The first
@@ -24,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from sidebyside import Goal
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -122,7 +124,7 @@ def counted(parts: dict[str, Any], size: tuple[int, int]) -> dict[str, float]:
         "evaluation": lambda: head.denoiser(z, t, context, person=z, keep=keep, pose=z, garment=z),
         "evaluation without a garment": lambda: head.denoiser(z, t, context, person=z, keep=keep, pose=z),
         "encode": lambda: head.vae.encode(pixels),
-        "decode": lambda: head.vae.decode(z),
+        "decode": lambda: head.vae.model.decode(z),  # without a look at values, of which meta tensors have none
         # the keys and values of the context, and the hint
         "shared by all evaluations": lambda: [
             branch.hint(z),
@@ -145,6 +147,17 @@ def context_projections(model: nn.Module) -> list[nn.Module]:
 def per_image(flops: dict[str, float], sampler: str, guided: bool) -> float:
     """FLOPs of a whole try-on picture."""
     return evaluations(sampler) * (2 if guided else 1) * flops["evaluation"] + 3 * flops["encode"] + flops["decode"]
+
+
+def goals(rounds: int = 3) -> list[Goal]:
+    """Closed gates, batches, diffusers' own pipeline, merged captions: see ``painting.py``."""
+    import painting
+
+    torch.set_num_threads(1)
+    flops = counted(PAPER, (512, 384))
+    with_garment, without = (flops[name] / GIGA for name in ("evaluation", "evaluation without a garment"))
+    made = painting.closed_gate(with_garment, without, rounds) + painting.batches(rounds)
+    return made + painting.against_diffusers(rounds) + painting.merged_captions(rounds)
 
 
 def evaluations(sampler: str) -> int:

@@ -3,6 +3,7 @@
     python benchmarks/index.py                       # 35,500 images x 32 tokens x 256, random and clustered tokens
     python benchmarks/index.py --scale million       # a million images, fp16 as int8 codes alone, coarse tokens
     python benchmarks/index.py --scale tiny          # seconds; what the test runs
+    python benchmarks/bench.py index                 # its goals alone
 
 Tokens are drawn, no model is asked. *Random* tokens are independent unit vectors, which no index can summarise; *clustered* ones are what a
 model gives more nearly: images belong to some hundreds of kinds, an image's tokens to some kinds of tokens. Queries are tokens of held-out
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from index_engines import ENGINES, compared
+from sidebyside import Goal, in_turns
 
 from unifashion_pl import files
 from unifashion_pl.gallery import store
@@ -187,6 +189,43 @@ def measured(name: str, kind: str, turns: int, names: list[str] | None = None) -
         del codes
         for figures in compared(tokens, asked, best, processor_time, turns, names):
             yield {"tokens": kind, **figures}
+
+
+def goals(name: str = "shop") -> list[Goal]:
+    """An index as it is kept where nothing is said, of random tokens, beside reading the codes' bytes once and beside einsum over all tokens."""
+    scale = SCALES[name]
+    asked = queries("random", scale)
+    starts = range(0, scale.images, scale.block)
+    with tempfile.TemporaryDirectory() as place:
+        built("random", scale, IndexSettings.storage, None, Path(place))
+        stored = store.read(Path(place))
+        corpus = Corpus(stored.segments, stored.rows.live())
+        tokens = np.concatenate([drawn("random", scale, first, min(scale.block, scale.images - first)) for first in starts])
+        codes = np.rint(tokens.reshape(-1) * 127).astype(np.int8).view(np.int64)
+        whole, vectors = torch.from_numpy(tokens), torch.from_numpy(asked)
+
+        def search(some: Floats) -> list[list[Any]]:
+            return rank(corpus, stored.rows, [Request([Term("image", "reference", one[None])], K, None) for one in some])
+
+        def einsum() -> torch.Tensor:
+            return torch.einsum("e,nqe->nq", vectors[0], whole).amax(1).topk(K).indices
+
+        found = [{int(hit.id[1:]) for hit in own} for own in search(asked)]
+        recall = float(np.mean([len(own & right) / K for own, right in zip(found, exact_best("random", scale, asked))]))
+        taken = in_turns(
+            {"one": lambda: search(asked[:1]), "bytes": codes.sum, "einsum": einsum, "of 32": lambda: search(asked)}, 7
+        )
+    one, read, peer, many = (1e3 * taken[name] for name in ("one", "bytes", "einsum", "of 32"))
+    many /= len(asked)
+    size = f"{scale.images:,} images x {scale.tokens} tokens x {scale.width}"
+    said = {"equal": f"recall@{K} {recall:.4f} of the exact ranking", "command": "python benchmarks/bench.py index"}
+    return [
+        Goal(f"one query of {size}: at most 2 x reading the int8 bytes", f"{one:.1f} ms", f"bytes once {read:.1f} ms",
+             read / one, 0.5, limit=f"{read:.1f} ms", **said),
+        Goal(f"32 queries together, each >= 20 x einsum, {size}", f"{many:.1f} ms a query", f"einsum {peer:.0f} ms a query",
+             peer / many, 20.0, limit=f"{read / len(asked):.1f} ms: bytes read once for all", **said),
+        Goal(f"recall@{K} >= 0.999, {size}", f"{recall:.4f}", "exact fp32 ranking 1", recall, 0.999, limit="1", **said),
+    ]  # fmt: skip
 
 
 def main(args: list[str] | None = None) -> None:

@@ -39,3 +39,12 @@ def test_tokens_are_unit_vectors_the_same_whenever_asked_for() -> None:
         assert np.linalg.norm(one, axis=-1) == pytest.approx(1, abs=1e-5)
     near = index.drawn("clustered", scale, 0, 50)
     assert (near[:, 0] * near[:, 1]).sum(-1).mean() > 0.3 > abs((near[0, 0] * near[1:, 0]).sum(-1)).mean()
+
+
+def test_its_goals_are_three_rows_of_one_measurement() -> None:
+    one, many, recall = index.goals("tiny")
+    assert (one.wanted, many.wanted, recall.wanted) == (0.5, 20.0, 0.999)
+    assert recall.met
+    assert one.equal == many.equal == f"recall@10 {recall.ratio:.4f} of the exact ranking"
+    assert one.ratio > 0
+    assert many.ratio > 0
