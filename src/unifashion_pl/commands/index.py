@@ -119,7 +119,6 @@ def push(
     """Put an index on a Qdrant server, or what has changed since; resumable, counted and compared. No model is loaded."""
     from unifashion_pl.gallery import qdrant
 
-    store.require(index)
     number = None if shards is None else count(shards, "shards")
     done = qdrant.push(store.read(index), qdrant.Collection(qdrant.connect(url), collection, url), number, anew)
     print(
@@ -153,7 +152,7 @@ class Engine:
                     "name the folder of an INDEX, or a server's index by --engine qdrant --url URL --collection NAME"
                 )
             encoder = _encoder(model)
-            return Asking(encoder, read_for(store.require(index), encoder))
+            return Asking(encoder, read_for(index, encoder))
         if self.url is None or self.collection is None:
             raise ValueError("--engine qdrant needs --url URL and --collection NAME")
         from unifashion_pl.gallery import qdrant

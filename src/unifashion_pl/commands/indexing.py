@@ -130,11 +130,10 @@ def _settings(kept: Kept, model: FashionModel) -> IndexSettings:
 
 def _require_same(kept: Kept, source: Stored) -> None:
     """Refuse options that ready vectors cannot follow."""
-    usual, settings = Kept(), source.settings
-    there = Kept(queries=settings.query_set, storage=settings.storage, pool=settings.pool, coarse=settings.coarse)
     for name, value in vars(kept).items():
-        if value != getattr(usual, name) and value != getattr(there, name):
-            raise ValueError(f"vectors in {source.folder} have {name} {getattr(there, name)}, not {value}: embed them again")
+        there = getattr(source.settings, {"queries": "query_set"}.get(name, name))
+        if value not in (getattr(Kept(), name), there):
+            raise ValueError(f"vectors in {source.folder} have {name} {there}, not {value}: embed them again")
 
 
 def _embed(

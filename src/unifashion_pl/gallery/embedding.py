@@ -28,7 +28,7 @@ from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import remove_parts
 from unifashion_pl.gallery import staging
 from unifashion_pl.gallery.items import IndexItem
-from unifashion_pl.gallery.segments import Floats, Segment, require_finite, segment_from
+from unifashion_pl.gallery.segments import Floats, Segment, numbered, require_finite, segment_from
 from unifashion_pl.gallery.staging import BYTES, CHANGED, WHOLE, Shard
 from unifashion_pl.gallery.stored import IndexSettings, Note
 from unifashion_pl.inference.encode import encode_image_sets, encode_text
@@ -85,12 +85,12 @@ def heard(model: FashionModel, texts: Sequence[str]) -> None:
 
 def _captions(model: FashionModel, texts: Sequence[str]) -> tuple[Tensor, list[int]]:
     """(n, E) of the captions that the model can read, and for each text its row there, -1 without one."""
-    present = [i for i, text in enumerate(texts) if text.strip() and model.backbone.reading_of(text).says]
-    place = {i: row for row, i in enumerate(present)}
+    there = [bool(text.strip()) and model.backbone.reading_of(text).says for text in texts]
+    present = [text for text, said in zip(texts, there) if said]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # :func:`heard` has said it of all
-        vectors = encode_text(model, [texts[i] for i in present]) if present else torch.zeros(0, 1)
-    return vectors, [place.get(i, -1) for i in range(len(texts))]
+        vectors = encode_text(model, present) if present else torch.zeros(0, 1)
+    return vectors, numbered(there)
 
 
 @dataclass(frozen=True)

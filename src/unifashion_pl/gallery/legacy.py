@@ -14,7 +14,7 @@ from torch import Tensor
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import as_array
-from unifashion_pl.gallery.segments import Floats, segment_from
+from unifashion_pl.gallery.segments import Floats, numbered, segment_from
 from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.parts.tensors import load_tensors
 from unifashion_pl.provenance import tensor_bytes
@@ -78,9 +78,8 @@ def _as_stored(description: Description, arrays: dict[str, Floats], folder: Path
         has = captions.any(axis=1).ravel()
         vectors = {name.removeprefix("tokens."): array for name, array in arrays.items()} | {"captions": captions[has][:, None]}
         held[0] = segment_from(vectors, "fp32")
-        number = iter(range(len(captions)))
         items = [IndexItem(id, caption) for id, caption in zip(description.ids, description.captions)]
-        rows.add([(0, items, [next(number) if there else -1 for there in has.tolist()])])
+        rows.add([(0, items, numbered(has))])
     return Stored(IndexSettings(description.query_set, description.model), rows, held, state, folder.resolve())
 
 

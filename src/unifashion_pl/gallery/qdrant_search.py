@@ -23,7 +23,7 @@ from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import CANDIDATES, EACH, Request, Term, rank
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
-from unifashion_pl.gallery.segments import Floats, segment_from
+from unifashion_pl.gallery.segments import Floats, numbered, segment_from
 from unifashion_pl.gallery.where import TEXT, Column, clause
 from unifashion_pl.names import unknown
 
@@ -122,18 +122,14 @@ class QdrantGallery(Asking):
         points = self.collection.points(self._candidates(terms, group, allowed, most), self.facts.sets)
         if not points:
             return []
-        captioned = [i for i, point in enumerate(points) if "captions" in point.vector]
-        vectors: dict[str, Floats] = {
-            name: np.array([point.vector[name] for point in points], np.float32)
-            for name in self.facts.sets
-            if name != "captions"
-        }
-        if captioned:
-            vectors["captions"] = np.array([[points[i].vector["captions"]] for i in captioned], np.float32)
-        rows, place = IndexRows(), {i: row for row, i in enumerate(captioned)}
-        rows.add(
-            [(0, [item_of(point.payload, self.facts) for point in points], [place.get(i, -1) for i in range(len(points))])]
-        )
+        captioned = ["captions" in point.vector for point in points]
+        sets = [name for name in self.facts.sets if name != "captions"]
+        vectors: dict[str, Floats] = {name: np.array([point.vector[name] for point in points], np.float32) for name in sets}
+        if any(captioned):
+            held = [point.vector["captions"] for point, there in zip(points, captioned) if there]
+            vectors["captions"] = np.array(held, np.float32)[:, None]
+        rows = IndexRows()
+        rows.add([(0, [item_of(point.payload, self.facts) for point in points], numbered(captioned))])
         return rank(Corpus({0: segment_from(vectors, "fp32")}, rows.live()), rows, [Request(terms, most, None, group)])[0]
 
     def _candidates(self, terms: Sequence[Term], group: str | None, allowed: Any, most: int) -> list[str]:

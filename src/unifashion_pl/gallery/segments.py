@@ -127,6 +127,16 @@ def segment_from(vectors: Mapping[str, Floats], storage: str, pool: int | None =
     return Segment(sets)
 
 
+def numbered(there: Sequence[bool] | Array) -> list[int]:
+    """Rows of captions' vectors, which not all images have: 0, 1, 2, … of those that have one, -1 of the others.
+
+    >>> numbered([True, False, True])
+    [0, -1, 1]
+    """
+    rows: list[int] = np.where(there, np.cumsum(there) - 1, -1).tolist()
+    return rows
+
+
 def require_finite(vectors: Floats, ids: Sequence[str]) -> None:
     """Refuse vectors (M, …) that are NaN or infinite.
 

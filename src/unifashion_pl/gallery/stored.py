@@ -11,7 +11,7 @@ import numpy as np
 
 from unifashion_pl.gallery.rows import IndexRows, Live
 from unifashion_pl.gallery.scan import Corpus
-from unifashion_pl.gallery.segments import Coded, Segment, TokenSet
+from unifashion_pl.gallery.segments import Coded, Segment, TokenSet, numbered
 
 #: Rows of a small file, and how many small ones may be; share of a file that may be gone before it is written anew.
 SMALL, MOST, GONE = 4096, 32, 0.5
@@ -113,17 +113,17 @@ def packed(
         positions = np.flatnonzero(np.isin(live.segments, group))
         if not len(positions):
             continue
-        captioned = np.where(live.captioned[positions] >= 0, np.cumsum(live.captioned[positions] >= 0) - 1, -1)
+        captioned = numbered(live.captioned[positions] >= 0)
         if (
             len(group) == 1
             and len(positions) == held[group[0]].rows
             and (live.places[positions] == np.arange(len(positions))).all()
         ):
-            new[number], captioned = Segment(held[group[0]].sets), live.captioned[positions]
+            new[number], captioned = Segment(held[group[0]].sets), live.captioned[positions].tolist()
         else:
             new[number] = Segment(_gathered(corpus, group))
         keys = live.keys[positions].tolist()
-        places += zip([number] * len(keys), range(len(keys)), captioned.tolist(), keys)
+        places += zip([number] * len(keys), range(len(keys)), captioned, keys)
         number += 1
     return new, places
 
