@@ -13,6 +13,7 @@ from unifashion_pl.report.curves import panels
 from unifashion_pl.report.page import render
 from unifashion_pl.report.published import config_hash, published
 from unifashion_pl.report.runfolder import Run, name_apart, read_run
+from unifashion_pl.report.sweeps import sweep
 from unifashion_pl.report.tables import Results
 
 FACTS = {
@@ -86,6 +87,7 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[tuple[str, A
     yield "curves", "Learning curves", [(name, drawn) for name, drawn in charts if drawn]
     yield "numbers", "Results", [(name, Results(e.records)) for name, e in tests if e.records]
     yield "comparison", "Comparison of the runs", comparisons(runs)
+    yield "sweep", "Settings and seeds", [("", one) for one in sweep(runs)]
     yield "published", "Published numbers", [("", published(runs))]
     for kind, title in SHOWN.items():
         yield kind, title, [(name, evaluation) for name, evaluation in tests if evaluation.shown(kind)]

@@ -133,7 +133,15 @@ def _environment() -> Environment:
     )
     formats = (figure, signed, p_value, count, duration, clip, shorten, prefixes, painted, curves.number)
     queries = (place, *explain.FILTERS)
-    records = (tables.flags, tables.value_text, tables.interval_text, tables.grouped, tables.standard_error, compare.reach)
+    records = (
+        tables.flags,
+        tables.value_text,
+        tables.interval_text,
+        tables.grouped,
+        tables.scale,
+        tables.standard_error,
+        compare.reach,
+    )
     environment.filters.update({function.__name__: function for function in (*formats, *queries, *records)})
     environment.tests["painted"] = painted
     names = ("GALLERIES", "VARIANTS", "MEANINGS", "SCORES")

@@ -2,6 +2,7 @@
 
 <run>/config.yaml                      what was asked for
 <run>/**/metrics.csv                   learning curves (CSVLogger), one file per phase
+<run>/**/events.out.tfevents.*         learning curves (TensorBoardLogger) where there is no metrics.csv
 <run>/**/test/results.json             result records, see :mod:`unifashion_pl.metrics.records`
 <run>/**/test/predictions/NAME.jsonl   one line per query or sample, see :mod:`unifashion_pl.metrics.lines`
 <run>/**/test/images/                  what the lines marked ``shown`` need, named by :func:`~unifashion_pl.metrics.lines.image_name`
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -18,6 +20,7 @@ from unifashion_pl.metrics.lines import KINDS, Line, image_name, read_prediction
 from unifashion_pl.metrics.records import ResultRecord, read_records
 from unifashion_pl.reading import FormatError, converted, from_yaml, read_text
 from unifashion_pl.reading_csv import parse_table
+from unifashion_pl.report.events import PATTERN, read_events
 
 #: Values of learning curves beyond this are drawn no more than infinite ones.
 LARGEST = 1e30
@@ -106,12 +109,17 @@ def read_run(path: Path) -> Run:
     for file in _files(path, "metrics.csv"):
         if columns := _read_curves(file):
             run.curves.append((_label(path, file.parent), columns))
+    for folder, files in groupby(_files(path, PATTERN), key=lambda file: file.parent):
+        if not (folder / "metrics.csv").is_file() and (columns := _drawn(read_events([*files]))):
+            run.curves.append((_label(path, folder), columns))
     for file in _files(path, "results.json"):
         folder = file.parent / "predictions"
         predictions = {name: read_predictions(_inside(path, folder / f"{name}.jsonl"), name) for name in KINDS}
         run.evaluations.append(Evaluation(_label(path, file.parent), file.parent, read_records(file), predictions))
     if not run.curves and not run.evaluations:
-        raise FileNotFoundError(f"{path} holds neither metrics.csv nor results.json: run `fit` or `test` into it first")
+        raise FileNotFoundError(
+            f"{path} holds neither metrics.csv nor results.json, nor event files of TensorBoard's: run `fit` or `test` into it first"
+        )
     return run
 
 
@@ -181,6 +189,13 @@ def _read_curves(file: Path) -> Columns:
             if name not in ("step", "epoch") and not name.startswith("test/") and abs(value) <= LARGEST:
                 columns.setdefault(name, []).append((step, value))
     return columns
+
+
+def _drawn(columns: Columns) -> Columns:
+    """The same without results of tests, and without what cannot be drawn."""
+    kept = {name: points for name, points in columns.items() if not name.startswith("test/")}
+    fine = {name: [(x, y) for x, y in points if abs(y) <= LARGEST] for name, points in kept.items()}
+    return {name: points for name, points in fine.items() if points}
 
 
 def _number(cell: str, where: str) -> float:
