@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,58 @@ def test_checkpoints_of_compiled_parts_load_everywhere(tmp_path: Path, averaged:
         callbacks = [LearntAverage(0.5)] if averaged else []
         trainer(tmp_path, seen, *callbacks, max_epochs=3).fit(again, plain(batch), ckpt_path=tmp_path / "last.ckpt")
         assert len(seen.steps) == 1
+
+
+def in_place_by(backend: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Modules are compiled by ``backend`` from now on; gives the classes of those that are."""
+    traced: list[str] = []
+    compile_in_place = torch.nn.Module.compile
+
+    def compile_by(module: torch.nn.Module) -> None:
+        traced.append(type(module).__name__)
+        compile_in_place(module, backend=backend)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_by)
+    return traced
+
+
+@pytest.mark.parametrize(("build", "backend"), [(painting, "eager"), pytest.param(model, "inductor", marks=pytest.mark.slow)])
+def test_a_step_of_compiled_blocks_is_the_step_and_its_checkpoint_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Callable[..., UniFashionModule], backend: str
+) -> None:
+    """``eager`` traces the blocks as ``inductor`` does, and needs no compiler. Plain steps of gradients, so that these compare."""
+    optim = OptimSettings(qformer="retrieval_constant", qformer_lr=0.1, diffusion_lr=0.1, optimizer=torch.optim.SGD)
+    batch = pair_batch(pixels=pair_batch().pixels[..., :32, :32])  # type: ignore[index]
+    traced, states = in_place_by(backend, monkeypatch), []
+    for compile_blocks in (False, True):
+        torch.manual_seed(0)
+        module = build(compile_blocks=compile_blocks, optim=optim)
+        for part in module.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        kept = ModelCheckpoint(tmp_path, f"compiled-{compile_blocks}", enable_version_counter=False)
+        trainer(tmp_path, kept, enable_checkpointing=True, max_epochs=1).fit(module, plain(batch))
+        assert bool(traced) == compile_blocks
+        states.append(module.state_dict())
+    assert any(name.endswith("QFormerLayer") for name in traced)
+    eager, compiled_ = states
+    assert eager.keys() == compiled_.keys() == start.keys()
+    moved = max(float((tensor - start[name]).abs().max()) for name, tensor in eager.items() if tensor.is_floating_point())
+    assert moved > 1e-3
+    for name, tensor in eager.items():
+        torch.testing.assert_close(compiled_[name], tensor, atol=1e-6, rtol=1e-5)
+    other = build()
+    load_weights(other, str(tmp_path / "compiled-True.ckpt"))
+    assert all(torch.equal(tensor, compiled_[name]) for name, tensor in other.state_dict().items())
+
+
+def test_products_of_float32_are_as_precise_as_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    for products in (None, "high"):
+        trainer(tmp_path, max_steps=1).fit(model(float32_products=products), plain(pair_batch()))
+    assert asked == ["high"]
 
 
 def test_checkpoints_with_compiled_names_load_too(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from unifashion_pl.freezing import PARTS
 from unifashion_pl.optim import (
@@ -190,3 +194,78 @@ def test_another_optimiser_and_another_schedule() -> None:
         build_optimizer(two_sides(), replace(settings, scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau), 10)
     own = OptimSettings(betas=(0.8, 0.9), eps=1e-6)
     assert {(g["betas"], g["eps"]) for g in parameter_groups(two_sides(), own)[0]} == {((0.8, 0.9), 1e-6)}
+
+
+def stepped(
+    settings: OptimSettings, steps: int, state: dict[str, Any] | None = None
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A small network behind steps of one gradient, clipped as Lightning does it; ``state`` is another optimiser's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3))
+    told = build_optimizer(model, settings, 20)
+    optimizer, schedule = told["optimizer"], told["lr_scheduler"]["scheduler"]
+    if state is not None:
+        optimizer.load_state_dict(state)
+    for step in range(steps):
+        model(torch.randn(2, 5, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    return model, optimizer
+
+
+def test_a_fused_step_is_the_step() -> None:
+    (fused, its), (plain, other) = (stepped(OptimSettings(fused=fused, qformer_lr=1e-2), 5) for fused in (True, None))
+    assert [group["fused"] for group in its.param_groups] == [True] * len(its.param_groups)
+    assert [group["fused"] for group in other.param_groups] == [None] * len(other.param_groups)
+    start = stepped(OptimSettings(), 0)[0]
+    for one, two, before in zip(fused.parameters(), plain.parameters(), start.parameters()):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+        assert (one - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_state_of_the_other_kernels_goes_on(first: bool) -> None:
+    """A run that began on a CPU and goes on on a GPU, or the other way: numbers of steps lie where the kernels read them."""
+    state = stepped(OptimSettings(fused=first, qformer_lr=1e-2), 3)[1].state_dict()
+    state = {**state, "state": {i: {**one, "step": one["step"].double()} for i, one in state["state"].items()}}
+    kept = deepcopy(state)
+    model, optimizer = stepped(OptimSettings(fused=not first, qformer_lr=1e-2), 2, state)
+    assert {bool(group["fused"]) for group in optimizer.param_groups} == {not first}
+    assert {(float(one["step"]), one["step"].dtype) for one in optimizer.state.values()} == {(5.0, torch.float32)}
+    same = stepped(OptimSettings(fused=first, qformer_lr=1e-2), 2, kept)[0]
+    for one, two in zip(model.parameters(), same.parameters()):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")
+def test_adamw_is_fused_where_everything_lies_on_a_gpu() -> None:
+    """On torch's fake CUDA tensors, where a step that waited for a value could not run."""
+    with FakeTensorMode():
+        on_gpu = nn.Linear(2, 2, device="cuda")
+        optimizer = build_optimizer(on_gpu, OptimSettings(), 20)["optimizer"]
+        assert {group["fused"] for group in optimizer.param_groups} == {True}
+        for parameter in on_gpu.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert {state["step"].device.type for state in optimizer.state.values()} == {"cuda"}
+        off = build_optimizer(on_gpu, OptimSettings(fused=False), 20)["optimizer"]
+        mixed = build_optimizer(nn.ModuleList([on_gpu, nn.Linear(2, 2)]), OptimSettings(), 20)["optimizer"]
+    assert {group["fused"] for one in (off, mixed) for group in one.param_groups} == {None}
+
+
+def test_fused_belongs_to_adamw() -> None:
+    with pytest.raises(ValueError, match=r"optim\.fused is a setting of AdamW"):
+        build_optimizer(nn.Linear(2, 2), OptimSettings(fused=True, optimizer=torch.optim.SGD), 20)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_lightning_clips_the_gradients_of_a_fused_adamw(precision: str) -> None:
+    """It refuses optimisers that unscale gradients by themselves."""
+    model, optimizer = stepped(OptimSettings(fused=True), 0)
+    model(torch.ones(2, 5)).sum().backward()
+    scaler = None if precision == "bf16" else torch.amp.GradScaler("cpu")
+    MixedPrecision("bf16-mixed" if scaler is None else "16-mixed", "cpu", scaler).clip_gradients(optimizer, 1e-3)
+    norm = torch.stack([parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)

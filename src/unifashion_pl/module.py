@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
@@ -35,7 +35,7 @@ from unifashion_pl.names import keep_names_plain, unknown
 from unifashion_pl.optim import GroupSchedule, OptimSettings, build_optimizer
 from unifashion_pl.parts.mapped import taken
 from unifashion_pl.parts.rebuild import PARTS, blueprints
-from unifashion_pl.sharding import reshard, shard, shards_of, unshard
+from unifashion_pl.sharding import blocks_of, reshard, shard, shards_of, unshard
 from unifashion_pl.tasks import CaptionModule, DiffusionModule, RetrievalModule, TaskModule
 from unifashion_pl.tasks.base import LossModule, add_heads
 from unifashion_pl.weights.checkpoint import PretrainedMethods, load_weights
@@ -63,6 +63,10 @@ class UniFashionModule(LossModule, PretrainedMethods):
         init_from: where the weights come from before training (phase 2 starts from phase 1's): a run folder, a ``.ckpt``, a folder
             of :meth:`save_pretrained`, one of ``unifashion weights import``, or ``tiny``; of a list, the first that exists. A list inside
             the list is one source of several parts, e.g. the runs of phase 1's stages, a later one before an earlier one.
+        compile_blocks: give the repeated layers of tower, Q-Former, LLM, U-Net and autoencoder to ``torch.compile`` when training begins, in place:
+            names and checkpoints stay as they are, and equal layers are compiled once.
+        float32_products: how float32 matrices are multiplied while it trains, of ``torch.set_float32_matmul_precision``: ``highest``,
+            ``high`` (TF32 on a GPU) or ``medium``; None = as the process has it.
         leave_out: parts that checkpoints do not hold, because building the model loads them from published weights: ``vision``,
             ``llm``, ``vae``, ``clip_text``. They have to be frozen.
 
@@ -103,6 +107,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
         evaluator: Evaluator | None = None,
         painter: Painter | None = None,
         init_from: str | list[str | list[str]] | None = None,
+        compile_blocks: bool = False,
+        float32_products: Literal["highest", "high", "medium"] | None = None,
         leave_out: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -126,6 +132,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
         self.optim = optim or OptimSettings()
         self.evaluator = evaluator or Evaluator()
         self.painter = painter or Painter()
+        self.compile_blocks = compile_blocks
+        self.float32_products = float32_products
         self.leave_out = tuple(leave_out)
         self.learned = frozenset() if self.hparams else None
         self._announced: frozenset[str] | None = None
@@ -204,6 +212,11 @@ class UniFashionModule(LossModule, PretrainedMethods):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        if self.float32_products is not None:
+            torch.set_float32_matmul_precision(self.float32_products)
+        if self.compile_blocks:
+            for block in blocks_of(self):
+                block.compile()
         if self.trainer.is_global_zero:
             print(self.describe_parameters())
 

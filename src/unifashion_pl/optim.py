@@ -76,6 +76,7 @@ class OptimSettings:
             higher one: what reaches it through the Q-Former is small and noisy.
         warmup: warm-up fraction of all one-cycle presets; None = the preset's. The papers' recipe is min(1.5 / epochs, 0.75).
         betas, eps, weight_decay: of all sides, None = the preset's. What is decayed at all is the preset's to say.
+        fused: AdamW as one kernel over all parameters of a group; None = where all that trains lies on a GPU. The steps are the same.
         optimizer: makes another optimiser than AdamW out of the parameter groups, a class as in ``{class_path: torch.optim.SGD, init_args:
             {momentum: 0.9}}``. Groups bring their learning rates, and of betas, eps and weight decay what the class knows.
         scheduler: makes another schedule than the presets' out of the optimiser, stepped after every optimiser step, or, as
@@ -98,6 +99,7 @@ class OptimSettings:
     betas: tuple[float, float] | None = None
     eps: float | None = None
     weight_decay: float | None = None
+    fused: bool | None = None
     optimizer: OptimizerCallable | None = None
     scheduler: LRSchedulerCallable | None = None
 
@@ -267,6 +269,7 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: floa
         """A loaded state brings its groups along: their names, which older checkpoints have twice, and settings."""
         for group, own in zip(loaded.param_groups, fixed):
             group.update(own)
+        _place_steps(loaded)
 
     optimizer.register_load_state_dict_post_hook(rename)
     if settings.scheduler is not None:
@@ -287,8 +290,27 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: floa
 def _optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.optim.Optimizer:
     """AdamW, or the optimiser that is asked for, whose groups hold nothing that it does not know."""
     if settings.optimizer is None:
-        return torch.optim.AdamW(groups, lr=1e-3)
+        return _adamw(groups, settings.fused)
+    if settings.fused is not None:
+        raise ValueError("optim.fused is a setting of AdamW, and optim.optimizer names another: say it in its init_args")
     known = {*settings.optimizer([nn.Parameter(torch.zeros(1))]).defaults, "params", "name"}
     if lost := [name for name in ("betas", "eps") if getattr(settings, name) is not None and name not in known]:
         raise ValueError(f"optim.{lost[0]} is set, which the optimiser that optim.optimizer names does not have: leave it out")
     return settings.optimizer([{name: value for name, value in group.items() if name in known} for group in groups])
+
+
+def _adamw(groups: list[dict[str, Any]], fused: bool | None) -> torch.optim.AdamW:
+    """AdamW whose gradients are unscaled and clipped outside of its step, fused or not."""
+    on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=(on_gpu if fused is None else fused) or None)
+    # of a fused one Lightning would refuse to clip, because torch offers to unscale gradients inside its step
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
+def _place_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Put AdamW's numbers of steps where the kernels read them, whichever kernels made the loaded state: a fused one beside its parameters."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if "fused" in group else ():
+            if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
+                optimizer.state[parameter]["step"] = step.to(parameter.device if group["fused"] else "cpu", torch.float32)

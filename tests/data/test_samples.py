@@ -110,3 +110,16 @@ def test_a_batch_goes_to_a_device_as_a_whole() -> None:
     assert {value.device.type for value in moved.columns().values() if isinstance(value, Tensor)} == {"meta"}
     assert (moved.keys, moved.worn, moved.dataset) == (batch.keys, None, batch.dataset)
     assert batch.pixels.device.type == "cpu"
+
+
+def test_a_batch_is_pinned_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinning needs a GPU; here a copy stands for the pinned tensor."""
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: (pinned.append(tensor.clone()), pinned[-1])[1])
+    batch = pair_batch(3)
+    there = batch.pin_memory()
+    tensors = [value for value in there.columns().values() if isinstance(value, Tensor)]
+    assert len(pinned) == len(tensors) == 3
+    assert all(any(value is one for one in pinned) for value in tensors)
+    assert there.keys == batch.keys
+    assert torch.equal(there.images, batch.images)

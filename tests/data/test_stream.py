@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from unifashion_pl.data.assemble import GalleryAssembler, PairAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.reader import ShardSource
@@ -268,3 +269,10 @@ def test_workers_without_work_are_told(pair_shards: Path) -> None:
     assert train(pair_shards, workers=Workers(7)).idle_workers() == ""
     sentence = train(pair_shards, batch_size=6, rank=Rank(0, 2), workers=Workers(5)).idle_workers()
     assert "an epoch has 3 batches on each rank (36 samples, 2 × 6 a step), so 2 of 5 workers have nothing to do" in sentence
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_batches_lie_in_pinned_memory_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    samples = TensorDataset(torch.zeros(2))
+    assert Workers(0).loader(samples, [0, 1], False).pin_memory is gpu

@@ -61,6 +61,11 @@ class Columns:
         at_once = device.type not in WAITED_FOR
         return replace(self, **{name: value.to(device, non_blocking=at_once) for name, value in tensors.items()})
 
+    def pin_memory(self) -> Self:
+        """The same samples in memory from which a GPU copies by itself; torch's DataLoader asks for it."""
+        tensors = {name: value for name, value in self.columns().items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.pin_memory() for name, value in tensors.items()})
+
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Batches of one kind, one behind the other; a column that one of them lacks, all lack. What is common is the first's."""

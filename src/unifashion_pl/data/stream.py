@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from weakref import ref
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -81,8 +82,9 @@ class Workers:
     start_method: str | None = None
 
     def loader(self, dataset: Dataset[Any], sampler: Any, persistent: bool) -> DataLoader[Any]:
-        """A torch DataLoader whose sampler yields whole requests."""
+        """A torch DataLoader whose sampler yields whole requests; where there is a GPU, its batches lie in pinned memory."""
         more: dict[str, Any] = {"batch_size": None, "collate_fn": _unchanged, "num_workers": self.num}
+        more["pin_memory"] = torch.cuda.is_available()
         if self.num:
             more |= {"prefetch_factor": self.prefetch, "persistent_workers": persistent}
             more |= {"multiprocessing_context": self.start_method}
