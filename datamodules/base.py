@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from unifashion_pl.data.assemble import Assembler
 from unifashion_pl.data.features import EVALUATED, FOLDER, FeatureSource
 from unifashion_pl.data.index import NAME, changed_sources
+from unifashion_pl.data.latents import FOLDER as LATENTS
+from unifashion_pl.data.latents import PAINTED, LatentSource, Posteriors
 from unifashion_pl.data.mixing import MixedPairLoader, pacing
 from unifashion_pl.data.plan import Plan, shortened
 from unifashion_pl.data.reader import SampleSource, ShardSource
@@ -151,6 +153,8 @@ class FashionDataModule(Resizable):
             those in ``path/FOLDER OF THE SHARDS`` or ``path/DATASET/FOLDER OF THE SHARDS``, as ``unifashion data features --out path`` writes
             them (see :mod:`unifashion_pl.data.features`). Test also decodes the pictures that it shows; try-on and design are evaluated
             on pixels.
+        latents: train the diffusion head on cached posteriors of its autoencoder instead of pictures of pairs and triplets; named as
+            ``features``, made by ``unifashion data latents`` (see :mod:`unifashion_pl.data.latents`).
     """
 
     stream: ClassVar[str]
@@ -173,9 +177,10 @@ class FashionDataModule(Resizable):
         prepare_workers: int = 1,
         start_method: str | None = None,
         features: bool | str | Path = False,
+        latents: bool | str | Path = False,
     ) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.latents = features, latents
         self.root = None if root is None else Path(root)
         self.shards = Path(shards) if shards is not None else None if self.root is None else self.root / "shards"
         self.eval_batch_size, self.seed, self.max_bad = eval_batch_size, seed, max_bad
@@ -262,12 +267,14 @@ class FashionDataModule(Resizable):
         Raises:
             FileNotFoundError, ValueError: features are wanted, and as :meth:`_with_features`; or the assembler mirrors at random.
         """
-        if self.features and bool(getattr(assembler, "flip", 0)):
-            raise ValueError(
-                "flip mirrors images at random, which cached features cannot: set flip=0, or train without features=..."
-            )
+        for name, kept in (("features", self.features), ("latents", self.latents)):
+            if kept and bool(getattr(assembler, "flip", 0)):
+                raise ValueError(
+                    f"flip mirrors images at random, which cached {name} cannot: set flip=0, or train without {name}=..."
+                )
+        source = self._with_features(source) if self.features else source
         return TrainLoader(
-            self._with_features(source) if self.features else source,
+            self._with_latents(source) if self.latents and self.pixels and source.kind in PAINTED else source,
             assembler,
             batch_size=self.batch_size,
             seed=self.seed,
@@ -283,21 +290,23 @@ class FashionDataModule(Resizable):
         Raises:
             FileNotFoundError, ValueError: there are none, or they are of another tower, transform or data.
         """
-        if not isinstance(source, ShardSource):
-            raise ValueError(
-                f"{source.dataset} is read from raw files, and features lie beside shards: name a folder (shards=...)"
-            )
-        cached = FeatureSource(source, self._features_folder(source.folder))
+        cached = FeatureSource(*_beside(source, self.features, FOLDER))
         model = getattr(self.trainer, "lightning_module", None)
         if (backbone := getattr(model, "backbone", None)) is not None:
             cached.check(backbone.vision, self.encoder)
         return cached
 
-    def _features_folder(self, shards: Path) -> Path:
-        if self.features is True:
-            return shards / FOLDER
-        below = Path(str(self.features)) / shards.parent.name / shards.name
-        return below if below.is_dir() else Path(str(self.features)) / shards.name
+    def _with_latents(self, source: SampleSource) -> LatentSource:
+        """The autoencoder's cached posteriors beside the samples, compared with the autoencoder of the trainer's model.
+
+        Raises:
+            FileNotFoundError, ValueError: there are none, or they are of another autoencoder, transform or data.
+        """
+        cached = LatentSource(*_beside(source, self.latents, LATENTS))
+        head = getattr(getattr(self.trainer, "lightning_module", None), "diffusion_head", None)
+        if head is not None and self.pixels is not None:
+            cached.check(Posteriors(head.vae), self.pixels)
+        return cached
 
     def evaluation(self, source: SampleSource, assembler: Assembler[Any], stage: str = "test") -> EvalLoader[Any]:
         """An evaluation loader with this DataModule's settings.
@@ -309,6 +318,21 @@ class FashionDataModule(Resizable):
             source, assembler = self._with_features(source), replace(assembler, show=stage == "test")  # type: ignore[type-var]
         rank = Rank.here(self.trainer)
         return EvalLoader(source, assembler, batch_size=self.eval_batch_size, rank=rank, workers=self.workers)
+
+
+def _beside(source: SampleSource, named: bool | str | Path, folder: str) -> tuple[ShardSource | FeatureSource, Path]:
+    """The samples, and where what was made of their shards lies: beside them, or below a folder as the commands write there.
+
+    Raises:
+        ValueError: the samples are no shards.
+    """
+    shards = source.source if isinstance(source, FeatureSource) else source
+    if not isinstance(source, ShardSource | FeatureSource) or not isinstance(shards, ShardSource):
+        raise ValueError(f"{source.dataset} is read from raw files, and {folder} lie beside shards: name a folder (shards=...)")
+    if named is True:
+        return source, shards.folder / folder
+    below = Path(str(named)) / shards.folder.parent.name / shards.folder.name
+    return source, below if below.is_dir() else Path(str(named)) / shards.folder.name
 
 
 def portions(batch_size: int, shares: Mapping[str, int]) -> dict[str, int]:

@@ -43,7 +43,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
         pairs, triplets, tryon: which streams to train and evaluate on.
         pair_shares: dataset of pairs -> its share of a batch; None = as Table 6: :data:`PAIRS` in phase 1, beside triplets
             :data:`PAIRS_OF_PHASE_2`. Leave out what you do not have.
-        batch_size, eval_batch_size, num_workers, seed, image_size, pixel_size, max_bad, prepare_workers, start_method, features: as in
+        batch_size, eval_batch_size, num_workers, seed, image_size, pixel_size, max_bad, prepare_workers, start_method, features, latents: as in
             :class:`~unifashion_pl.datamodules.base.FashionDataModule`, for all streams.
         triplet_batch_size, tryon_batch_size: None = ``batch_size``.
         tryon_pixel_size: None = ``pixel_size``, or 512 x 384 without one.
@@ -82,6 +82,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
         prepare_workers: int = 4,
         start_method: str | None = None,
         features: bool | str | Path = False,
+        latents: bool | str | Path = False,
     ) -> None:
         root = Path(root)
         common: dict[str, Any] = {
@@ -93,6 +94,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
             "prepare_workers": prepare_workers,
             "start_method": start_method,
             "features": features,
+            "latents": latents,
         }
         place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS

@@ -240,7 +240,7 @@ def check_batch(model: L.LightningModule, stream: str, batch: TrainBatch) -> lis
     head = getattr(model, "diffusion_head", None)
     if "q2i" in active and head is not None and isinstance(batch, PairBatch | TripletBatch | TryOnBatch):
         size = head.edit_size if isinstance(batch, TryOnBatch) else head.size
-        found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
+        found = None if batch.pixels is None else head.vae.size_of(batch.pixels)
         if found != tuple(size):
             raise ValueError(
                 f"stream {stream}: the diffusion head paints {tuple(size)} (height, width) and the batches' pixels are {found}: set "

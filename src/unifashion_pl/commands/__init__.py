@@ -18,7 +18,7 @@ EPILOG = (
 def _data() -> tuple[Command, ...]:
     from unifashion_pl.commands import data
 
-    return data.wardrobe, data.check, data.shards, data.annotate, data.features
+    return data.wardrobe, data.check, data.shards, data.annotate, data.features, data.latents
 
 
 def _index() -> tuple[Command, ...]:

@@ -135,21 +135,63 @@ def features(
     model: Model,
 ) -> None:
     """Run a frozen vision tower (of --model, which may also be a .yaml) once over the images of shards, of training and evaluation."""
-    from unifashion_pl import UniFashionModule
     from unifashion_pl.data.make_features import shard_folders, write_features
 
     folders = shard_folders(shards)
-    for place in folders if out is None else ():
-        check_writable(place, folder=True)
-    named = model.model or ""
-    # phase 1 starts from a tower whose weights its config names, before there is any checkpoint
-    whole = UniFashionModule.from_config(named) if named.endswith((".yaml", ".yml")) else model.load()
-    tower = whole.backbone.vision.eval()
+    _check_places(folders, out)
+    tower = _whole(model).backbone.vision.eval()
     tower.to(model.place())
     settings: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "workers": workers, "max_bad": max_bad}
     made: list[Path] = []
     for folder in folders:
-        beside = None if out is None else out / folder.relative_to(shards if folder != shards else folder.parent)
-        index = write_features(folder, tower, out=beside, known=made, **settings)
+        index = write_features(folder, tower, out=_beside(folder, shards, out), known=made, **settings)
         made.append(index.parent)
         print(index)
+
+
+def latents(
+    *,
+    shards: Annotated[Path, "a folder with index.json, or one that holds such folders"],
+    dtype: Annotated[
+        Literal["bf16", "fp32"], "bf16: half the size; fp32: the very numbers of an autoencoder in float32"
+    ] = "bf16",
+    out: Annotated[Path | None, FOLDER, "write here instead of beside the shards"] = None,
+    batch_size: Annotated[int, "pictures that the autoencoder sees at once"] = 16,
+    workers: Annotated[int, "threads that decode"] = 2,
+    max_bad: Annotated[MaxBad, "go on without latents of up to N damaged samples; each is named"] = 0,
+    model: Model,
+) -> None:
+    """Run the frozen autoencoder of a diffusion head (of --model, which may also be a .yaml) once over the pictures of training shards that the head paints."""
+    from unifashion_pl.data.latents import FOLDER as BESIDE
+    from unifashion_pl.data.latents import PAINTED, Posteriors
+    from unifashion_pl.data.make_features import shard_folders, write_features
+    from unifashion_pl.data.transforms import PixelTransform
+
+    folders = shard_folders(shards, PAINTED, ())
+    _check_places(folders, out)
+    head = _whole(model).diffusion_head
+    if head is None:
+        raise ValueError("the model has no diffusion head, whose autoencoder it would be")
+    posteriors = Posteriors(head.vae).to(model.place())
+    settings: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "workers": workers, "max_bad": max_bad}
+    settings |= {"encoder": PixelTransform(head.size), "fields": PAINTED, "evaluated": ()}
+    for folder in folders:
+        print(write_features(folder, posteriors, out=_beside(folder, shards, out) or folder / BESIDE, **settings))
+
+
+def _check_places(folders: list[Path], out: Path | None) -> None:
+    """That what is made can be written, before anything is."""
+    for place in folders if out is None else ():
+        check_writable(place, folder=True)
+
+
+def _whole(model: Model) -> Any:
+    """The model. Phase 1 starts from parts whose weights its config names, before there is any checkpoint."""
+    from unifashion_pl import UniFashionModule
+
+    named = model.model or ""
+    return UniFashionModule.from_config(named) if named.endswith((".yaml", ".yml")) else model.load()
+
+
+def _beside(folder: Path, root: Path, out: Path | None) -> Path | None:
+    return None if out is None else out / folder.relative_to(root if folder != root else folder.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import isqrt
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
@@ -77,13 +78,37 @@ def tower_input(raw: RawSample, name: str, encoder: EncoderTransform, image: Ten
     return encoder(to_tensor(image_of(raw, name)) if image is None else image)
 
 
+def kept_name(name: str) -> str:
+    """Under which a sample carries the posterior of an image field."""
+    return f"latents/{name}"
+
+
+def cells(kept: Tensor, pixels: PixelTransform) -> Tensor:
+    """A kept posterior (C, h·w) -> (1, C, h, w), for the pictures of a transform."""
+    height, width = pixels.size
+    factor = isqrt(height * width // kept.shape[-1])
+    return kept.view(1, kept.shape[0], height // factor, width // factor)
+
+
 def pixels_of(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tensor | None:
-    """The decoded image field (3, h, w), None where nobody looks at its pixels, because its features are cached.
+    """The decoded image field (3, h, w), None where nobody looks at its pixels, because all that is made of them is cached.
 
     Raises:
         DamagedSample: absent or broken.
     """
-    return None if name in raw.features and pixels is None else to_tensor(image_of(raw, name))
+    cached = name in raw.features and (pixels is None or kept_name(name) in raw.features)
+    return None if cached else to_tensor(image_of(raw, name))
+
+
+def painted(raw: RawSample, name: str, pixels: PixelTransform | None, image: Tensor | None) -> Tensor | None:
+    """What the diffusion head is given of an image field: pixels (1, 3, H, W), or the autoencoder's cached posterior (1, C, h, w).
+
+    Args:
+        image: the decoded field.
+    """
+    if pixels is not None and kept_name(name) in raw.features:
+        return cells(raw.features[kept_name(name)], pixels)
+    return None if pixels is None or image is None else pixels(image)[None]
 
 
 def shown_beside(raw: RawSample, name: str, encoder: EncoderTransform) -> Tensor | None:
@@ -156,7 +181,7 @@ class PairAssembler:
             captions=[said.caption],
             styles=[self.style],
             products=torch.tensor([said.product]),
-            pixels=self.pixels(image)[None] if self.pixels and image is not None else None,
+            pixels=painted(raw, "image", self.pixels, image),
             categories=[said.category],
             subcategories=[said.subcategory],
             dataset=dataset,
@@ -213,7 +238,7 @@ class TripletAssembler:
             captions=[self.captions.get(meta["target"], meta.get("caption", ""))],
             styles=[self.style],
             target_ids=torch.tensor([number_of(meta["target"])]),
-            pixels=self.pixels(target)[None] if self.pixels and target is not None else None,
+            pixels=painted(raw, "target", self.pixels, target),
             categories=[meta["category"]],
             dataset=dataset,
         )

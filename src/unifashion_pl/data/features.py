@@ -26,7 +26,7 @@ from unifashion_pl.data.assemble import image_of
 from unifashion_pl.data.index import NAME, size_fault
 from unifashion_pl.data.plan import compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, SampleSource, ShardSource
-from unifashion_pl.data.transforms import EncoderTransform
+from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
 from unifashion_pl.provenance import tensor_bytes, weights_hash
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -45,6 +45,7 @@ EVALUATED = ("pairs", "queries", "gallery")
 #: In ``rows``: the image of a sample that was damaged.
 NONE = -1
 #: Largest relative difference between kept features of an image and the tower's output today: rounding, and arithmetic of other devices.
+Transform = EncoderTransform | PixelTransform
 TOLERANCE = {"bf16": 0.05, "fp32": 0.01}
 MAKE = "`unifashion data features --shards FOLDER --model MODEL`"
 
@@ -57,7 +58,7 @@ class Identity:
         tower: architecture.
         weights: SHA-256 over the tower's parameters and buffers.
         transform: what was done to the pixels before.
-        image_size: side of the tower's input in pixels.
+        image_size: height of the tower's input in pixels.
         tokens, width: P and W.
         dtype: ``bf16`` or ``fp32``.
     """
@@ -76,13 +77,14 @@ class Identity:
         return hashlib.sha256(compact_json(asdict(self))).hexdigest()
 
     @classmethod
-    def of(cls, tower: nn.Module, encoder: EncoderTransform, dtype: str, shape: tuple[int, int] | None = None) -> Identity:
+    def of(cls, tower: nn.Module, encoder: Transform, dtype: str, shape: tuple[int, int] | None = None) -> Identity:
         """Of a tower and the transform of a DataModule.
 
         Args:
             shape: (P, W); None = found out by running the tower.
         """
-        blank = torch.zeros(1, 3, encoder.size, encoder.size, dtype=torch.uint8)
+        height, across = encoder.size if isinstance(encoder.size, tuple) else (encoder.size, encoder.size)
+        blank = torch.zeros(1, 3, height, across, dtype=torch.uint8)
         tokens, width = shape or run_tower(tower, blank).shape[1:]
         settings = ", ".join(f"{name}={value}" for name, value in sorted(vars(encoder).items()))
         model = getattr(tower, "model", tower)
@@ -90,7 +92,7 @@ class Identity:
             tower=str((getattr(model, "default_cfg", None) or {}).get("architecture") or type(model).__name__),
             weights=weights_hash(tower, digits=64),
             transform=f"{type(encoder).__name__}({settings})",
-            image_size=encoder.size,
+            image_size=height,
             tokens=tokens,
             width=width,
             dtype=dtype,
@@ -140,8 +142,11 @@ class FeatureIndex:
     format: int = FORMAT
 
     @classmethod
-    def load(cls, folder: Path) -> FeatureIndex:
+    def load(cls, folder: Path, what: str = "vision features", make: str = MAKE) -> FeatureIndex:
         """Read it.
+
+        Args:
+            what, make: how messages call it, and the command that makes it.
 
         Raises:
             FileNotFoundError: no index there, with the command that makes one.
@@ -149,20 +154,20 @@ class FeatureIndex:
         """
         path = folder / NAME
         if not path.is_file():
-            raise FileNotFoundError(f"no vision features in {folder}: make them with {MAKE}, or leave features=... away")
-        content = read_json(path, dict[str, Any], "an index of vision features")
+            raise FileNotFoundError(f"no {what} in {folder}: make them with {make}, or leave {what.split()[-1]}=... away")
+        content = read_json(path, dict[str, Any], f"an index of {what}")
         if content.get("format") != FORMAT:
             raise FormatError(
-                f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; make the features again with {MAKE}"
+                f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; make them again with {make}"
             )
-        index = converted(content, cls, str(path), "an index of vision features")
+        index = converted(content, cls, str(path), f"an index of {what}")
         wrong: list[Any] = [file for file in index.files if Path(file.name).name != file.name or not is_inside(file.name)]
         wrong += [file for file in index.files if min(file.bytes, file.samples, file.images) < 0]
         if not index.fields or index.identity.dtype not in TOLERANCE:
             known = f"(known are {', '.join(TOLERANCE)})"
             wrong.append(f"fields {index.fields}, dtype {index.identity.dtype!r} {known}")
         if wrong:
-            raise FormatError(f"{path} is not an index of vision features: {wrong[0]}; make them again with {MAKE}")
+            raise FormatError(f"{path} is not an index of {what}: {wrong[0]}; make them again with {make}")
         return cast(FeatureIndex, index)
 
 
@@ -175,23 +180,26 @@ class FeatureSource(SampleSource):
 
     Attributes:
         features: hash of the features' identity.
+        what, make, part: how messages call them, the command that makes them, and what they are outputs of.
 
     Raises:
         FileNotFoundError: no features there, or files of them are missing.
         ValueError: features of other shards.
     """
 
-    def __init__(self, source: ShardSource, folder: str | Path) -> None:
+    what, make, part = "vision features", MAKE, "vision tower"
+
+    def __init__(self, source: ShardSource | FeatureSource, folder: str | Path) -> None:
         self.source, self.folder = source, Path(folder)
-        self.found = FeatureIndex.load(self.folder)
+        self.found = FeatureIndex.load(self.folder, self.what, self.make)
         if self.found.shards != source.hash:
             raise ValueError(
-                f"{self.folder} holds vision features of other shards: of {self.found.dataset} {self.found.shards[:12]}, but "
-                f"{source.folder} is {source.dataset} {source.hash[:12]}. Make them again with {MAKE}"
+                f"{self.folder} holds {self.what} of other shards: of {self.found.dataset} {self.found.shards[:12]}, but "
+                f"{source.folder} is {source.dataset} {source.hash[:12]}. Make them again with {self.make}"
             )
         for file in self.found.files:
             if fault := size_fault(self.folder / file.name, file.bytes):
-                again = f"run the same {MAKE} again, it makes only what is not there"
+                again = f"run the same {self.make} again, it makes only what is not there"
                 raise FileNotFoundError(f"{self.folder / file.name} {fault}: {again}")
         self.dataset, self.split, self.kind, self.hash = source.dataset, source.split, source.kind, source.hash
         self.fields, self.subsets, self.keys, self.blocks = source.fields, source.subsets, source.keys, source.blocks
@@ -202,8 +210,8 @@ class FeatureSource(SampleSource):
         self._numbers = torch.cat([self._rows(place) for place in range(len(self.found.files))]).numpy()
         if len(self._numbers) != len(self.keys):
             raise FormatError(
-                f"{self.folder} has features of {len(self._numbers):,} samples, the shards hold {len(self.keys):,}: "
-                f"make them again with {MAKE}"
+                f"{self.folder} has {self.what} of {len(self._numbers):,} samples, the shards hold {len(self.keys):,}: "
+                f"make them again with {self.make}"
             )
 
     def __getstate__(self) -> dict[str, object]:
@@ -211,10 +219,15 @@ class FeatureSource(SampleSource):
 
     def read(self, number: int) -> RawSample:
         raw = self.source.read(number)
-        found = {name: self._feature(int(image), raw.key) for name, image in zip(self.found.fields, self._numbers[number])}
-        return replace(raw, features=found)
+        images = zip(self.found.fields, self._numbers[number])
+        found = {self.keep(name): self._feature(int(image), raw.key) for name, image in images}
+        return replace(raw, features={**raw.features, **found})
 
-    def check(self, tower: nn.Module, encoder: EncoderTransform) -> None:
+    def keep(self, name: str) -> str:
+        """Under which name a sample carries what is kept of an image field."""
+        return name
+
+    def check(self, tower: nn.Module, encoder: Transform) -> None:
         """Compare with the tower that is to be spared and the transform of the DataModule, and one image's features with its output.
 
         Raises:
@@ -222,7 +235,7 @@ class FeatureSource(SampleSource):
         """
         if any(parameter.requires_grad for parameter in tower.parameters()):
             raise ValueError(
-                "the vision tower is to be trained, but its cached features would stay as they are: train without features=..., or "
+                f"the {self.part} is to be trained, but its cached features would stay as they are: train without features=..., or "
                 "leave `vision` out of also_train"
             )
         old = self.found.identity
@@ -234,20 +247,20 @@ class FeatureSource(SampleSource):
             digits = {"weights": 12}
             listed = "; ".join(f"{n} was {a[: digits.get(n)]}, now it is {b[: digits.get(n)]}" for n, a, b in pairs if a != b)
             raise ValueError(
-                f"{self.folder} holds the features of another vision tower or transform: {listed}. Make them with {MAKE}"
+                f"{self.folder} holds the {self.what.split()[-1]} of another {self.part} or transform: {listed}. Make them with {self.make}"
             )
         if not sharded:
             self._probe(tower, encoder)
 
-    def _probe(self, tower: nn.Module, encoder: EncoderTransform) -> None:
+    def _probe(self, tower: nn.Module, encoder: Transform) -> None:
         raw, name = self.read(int((self._numbers != NONE).all(1).argmax())), self.found.fields[0]
         now = run_tower(tower, encoder(image_of(raw, name))[None])[0].float().cpu()
-        kept = raw.features[name].float()
+        kept = raw.features[self.keep(name)].float()
         error = float((now - kept).norm() / now.norm().clamp_min(1e-12))
         if not error <= TOLERANCE[self.found.identity.dtype]:
             raise ValueError(
-                f"{self.folder}: the features of {raw.key} differ by {error:.1%} from what the vision tower gives today, although its "
-                f"weights are the same: was it built with other settings, or has a library changed? Make them again with {MAKE}"
+                f"{self.folder}: the {self.what.split()[-1]} of {raw.key} differ by {error:.1%} from what the {self.part} gives today, although its "
+                f"weights are the same: was it built with other settings, or has a library changed? Make them again with {self.make}"
             )
 
     def _feature(self, image: int, key: str) -> Tensor:
@@ -272,13 +285,13 @@ class FeatureSource(SampleSource):
         try:
             rows: Tensor = self._file(place).get_tensor("rows")
         except (OSError, SafetensorError) as error:
-            raise FormatError(f"{self.folder / file.name}: {error}; make the features again with {MAKE}") from error
+            raise FormatError(f"{self.folder / file.name}: {error}; make the features again with {self.make}") from error
         expected = (file.samples, len(self.found.fields))
         fits = rows.dtype == torch.int64 and rows.shape == expected
         if not fits or (len(rows) and not NONE <= rows.min() <= rows.max() < self._first[-1]):
             raise FormatError(
                 f"{self.folder / file.name}: rows is {rows.dtype} {tuple(rows.shape)}, expected int64 {expected} with numbers of "
-                f"{self._first[-1]:,} images; make the features again with {MAKE}"
+                f"{self._first[-1]:,} images; make the features again with {self.make}"
             )
         return rows
 

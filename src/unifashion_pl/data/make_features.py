@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,38 +18,49 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from unifashion_pl.data.assemble import image_bytes, image_of
-from unifashion_pl.data.features import EVALUATED, FOLDER, NONE, TOWER_FIELDS, FeatureFile, FeatureIndex, Identity, run_tower
+from unifashion_pl.data.features import (
+    EVALUATED,
+    FOLDER,
+    NONE,
+    TOWER_FIELDS,
+    FeatureFile,
+    FeatureIndex,
+    Identity,
+    Transform,
+    run_tower,
+)
 from unifashion_pl.data.index import NAME, Shard, ShardIndex
+from unifashion_pl.data.latents import FOLDER as LATENTS
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import exclusive, replacing
 from unifashion_pl.provenance import tensor_bytes
 
+#: As of :data:`~unifashion_pl.data.features.TOWER_FIELDS`.
+Fields = Mapping[str, tuple[str, ...]]
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 Dtype = Literal["bf16", "fp32"]
 
 
-def has_use(index: ShardIndex | ShardSource) -> bool:
-    """Whether training or evaluation reads features of such shards."""
-    return index.kind in (TOWER_FIELDS if index.split == TRAIN else EVALUATED)
-
-
-def shard_folders(root: Path) -> list[Path]:
+def shard_folders(root: Path, fields: Fields = TOWER_FIELDS, evaluated: Sequence[str] = EVALUATED) -> list[Path]:
     """Folders of shards whose images' features somebody reads, one dataset's beside each other; others are named.
+
+    Args:
+        fields, evaluated: as in :func:`write_features`.
 
     Raises:
         FileNotFoundError: no such shards below ``root``.
     """
-    below = sorted(path.parent for path in root.rglob(NAME) if path.parent.name != FOLDER)
+    below = sorted(path.parent for path in root.rglob(NAME) if path.parent.name not in (FOLDER, LATENTS))
     folders = []
     for folder in [root] if (root / NAME).is_file() else below:
         index = ShardIndex.load(folder)
-        if has_use(index):
+        if index.kind in (fields if index.split == TRAIN else evaluated):
             folders.append(folder)
         else:
-            print(f"{folder}: {index.name} ({index.kind}) is left out, because it is evaluated on pixels")
+            print(f"{folder}: {index.name} ({index.kind}) is left out, because it is read as pixels")
     if not folders:
         raise FileNotFoundError(
             f"no shards in {root} whose features are read: expected a folder with {NAME}, or one that holds such folders. "
@@ -62,7 +73,7 @@ def write_features(
     folder: str | Path,
     tower: nn.Module,
     *,
-    encoder: EncoderTransform | None = None,
+    encoder: Transform | None = None,
     dtype: Dtype = "bf16",
     out: str | Path | None = None,
     batch_size: int = 64,
@@ -70,6 +81,8 @@ def write_features(
     max_bad: int = 0,
     progress: bool = True,
     known: Sequence[Path] = (),
+    fields: Fields = TOWER_FIELDS,
+    evaluated: Sequence[str] = EVALUATED,
 ) -> Path:
     """Run a vision tower over the images of a folder of shards and keep its outputs; returns the path of their index.
 
@@ -87,6 +100,8 @@ def write_features(
         max_bad: damaged samples that get no features, each with a warning; training then counts them as damaged, too, and evaluation
             refuses them.
         known: folders of features of other shards: images that are there do not pass the tower again.
+        fields: kind of shards -> image fields that it reads.
+        evaluated: kinds whose features evaluation reads too.
 
     Raises:
         ValueError: shards of which nobody reads features.
@@ -94,14 +109,15 @@ def write_features(
         WriteError: the disk is full, or ``out`` cannot be written.
         RuntimeError: another process is making the same features.
     """
-    source = _useful(folder)
+    source = _useful(folder, fields, evaluated)
     out = Path(out) if out is not None else source.folder / FOLDER
     size: Any = getattr(tower, "image_size", None)
     if encoder is None and not isinstance(size, int):
         raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
     encoder = encoder or EncoderTransform(size)
     identity = Identity.of(tower, encoder, dtype)
-    maker = _Maker(source, tower, encoder, identity, batch_size, max_bad, _elsewhere(known, identity))
+    names = fields[source.kind]
+    maker = _Maker(source, tower, encoder, identity, names, batch_size, max_bad, _elsewhere(known, identity))
     bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
     with exclusive(out, wait=0), ThreadPoolExecutor(max(1, workers)) as pool, bar:
         (out / NAME).unlink(missing_ok=True)
@@ -111,19 +127,20 @@ def write_features(
             bar.update(shard.samples)
         for stranger in {path.name for path in out.glob("*.safetensors")} - {file.name for file in files}:
             (out / stranger).unlink()
-        index = FeatureIndex(source.dataset, source.hash, list(TOWER_FIELDS[source.kind]), identity, files)
+        index = FeatureIndex(source.dataset, source.hash, list(names), identity, files)
         with replacing(out / NAME) as file:
             file.write(compact_json(asdict(index)) + b"\n")
     return out / NAME
 
 
-def _useful(folder: str | Path) -> ShardSource:
+def _useful(folder: str | Path, fields: Fields, evaluated: Sequence[str]) -> ShardSource:
     """Shards whose features somebody reads."""
     source = ShardSource(folder)
-    if not has_use(source):
+    if source.kind not in (fields if source.split == TRAIN else evaluated):
+        also = f", and for {', '.join(evaluated)} that are evaluated" if evaluated else ""
         raise ValueError(
             f"{source.folder} holds {source.kind} of the split {source.split}: features are made for training shards of "
-            f"{', '.join(TOWER_FIELDS)}, and for {', '.join(EVALUATED)} that are evaluated"
+            f"{', '.join(fields)}{also}"
         )
     return source
 
@@ -134,17 +151,14 @@ class _Maker:
 
     source: ShardSource
     tower: nn.Module
-    encoder: EncoderTransform
+    encoder: Transform
     identity: Identity
+    fields: tuple[str, ...]
     batch_size: int
     max_bad: int
     elsewhere: dict[bytes, tuple[Path, int]] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
     numbers: dict[bytes, int] = field(default_factory=dict)
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return TOWER_FIELDS[self.source.kind]
 
     def file(self, number: int, path: Path, pool: Executor) -> FeatureFile:
         """The features of one shard: kept from an earlier run, or made."""

@@ -26,12 +26,14 @@ class MixedPairLoader:
 
     def __init__(self, loaders: Sequence[TrainLoader[PairBatch]], epoch_of: str | None = None) -> None:
         self.loaders = list(loaders)
-        if len({loader.source.features for loader in self.loaders}) > 1:
-            found = "; ".join(f"{x.source.dataset}: {x.source.features[:12] or 'pixels'}" for x in self.loaders)
-            raise ValueError(
-                f"one batch cannot mix pixels and cached vision features, or features of two towers: {found}. "
-                "Make the same features for all parts (`unifashion data features`), or train all of them on pixels"
-            )
+        for what, name in (("vision features", "features"), ("latents", "latents")):
+            kept = [getattr(loader.source, name) for loader in self.loaders]
+            if len(set(kept)) > 1:
+                found = "; ".join(f"{x.source.dataset}: {of[:12] or 'pixels'}" for x, of in zip(self.loaders, kept))
+                raise ValueError(
+                    f"one batch cannot mix pixels and cached {what}, or {name} of two models: {found}. "
+                    f"Make the same {name} for all parts (`unifashion data {name}`), or train all of them on pixels"
+                )
         self.pace(epoch_of)
 
     def pace(self, epoch_of: str | None) -> None:

@@ -64,6 +64,7 @@ class SampleSource:
         subsets: named lists of keys.
         planned: group -> samples of the whole split, as its shards were planned; {} where nothing says it.
         features: hash of the vision features that samples carry instead of pixels for the tower, "" = none.
+        latents: the same of the posteriors that they carry instead of pixels to be painted.
     """
 
     dataset: str
@@ -76,6 +77,7 @@ class SampleSource:
     subsets: Mapping[str, Sequence[str]]
     planned: Mapping[str, int] = MappingProxyType({})
     features: str = ""
+    latents: str = ""
 
     @abstractmethod
     def read(self, number: int) -> RawSample:

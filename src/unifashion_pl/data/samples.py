@@ -5,7 +5,8 @@ normalise on the device, so that a batch is four times smaller on its way there 
 
 What is meant for a frozen vision tower (``images``, ``references``, ``targets``, ``garments``) may instead be the tower's own
 outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.features`: P tokens of width W. ``pictures`` are then
-(B, 3, S, S) uint8 for people to look at, where somebody does (test), else None.
+(B, 3, S, S) uint8 for people to look at, where somebody does (test), else None. In the same way ``pixels`` of training pairs and triplets may be the
+autoencoder's posteriors, (B, 8, H/8, W/8) of floats (:mod:`unifashion_pl.data.latents`).
 """
 
 from __future__ import annotations

@@ -71,10 +71,25 @@ class ImageVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, *, sample: bool = False) -> Tensor:
-        """uint8 pictures (B, 3, H, W) -> scaled latents (B, 4, H/f, W/f).
+        """uint8 pictures (B, 3, H, W), or what :meth:`moments` made of them before -> scaled latents (B, 4, H/f, W/f).
 
         Args:
             sample: draw from the posterior (training), if the autoencoder has one; else its mode, so that equal inputs give equal latents.
+
+        Raises:
+            ValueError: sides that are no multiples of f, or pictures that are not uint8.
+        """
+        if pixels.is_floating_point():
+            moments = self._made_before(pixels)
+        else:
+            moments = self._remembered(pixels) if sample and self.cache else self.moments(pixels)
+        mean, *std = moments.chunk(moments.shape[1] // 4, 1)
+        latents = mean + std[0] * torch.randn(mean.shape, device=mean.device, dtype=mean.dtype) if sample and std else mean
+        return (latents - self.shift) * self.scale
+
+    @torch.no_grad()
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Mean and standard deviation of the posterior (B, 8, H/f, W/f); of an autoencoder without one its latents (B, 4, H/f, W/f).
 
         Raises:
             ValueError: sides that are no multiples of f, or pictures that are not uint8.
@@ -83,26 +98,33 @@ class ImageVAE(nn.Module):
             raise ValueError(f"pictures are {pixels.dtype}, expected torch.uint8 in 0..255")
         if pixels.shape[-2] % self.factor or pixels.shape[-1] % self.factor:
             raise ValueError(f"pictures are {tuple(pixels.shape[-2:])}, expected sides that are multiples of {self.factor}")
-        moments = self._remembered(pixels) if sample and self.cache else self._moments(pixels)
-        mean, *std = moments.chunk(moments.shape[1] // 4, 1)
-        latents = mean + std[0] * torch.randn(mean.shape, device=mean.device, dtype=mean.dtype) if sample and std else mean
-        return (latents - self.shift) * self.scale
-
-    def _moments(self, pixels: Tensor) -> Tensor:
-        """Mean and standard deviation of the posterior (B, 8, H/f, W/f); of an autoencoder without one its latents (B, 4, H/f, W/f)."""
         out = self.model.encode(pixels.to(self.model.dtype) / 127.5 - 1)
         if not hasattr(out, "latent_dist"):
             latents: Tensor = out.latents
-            return latents
-        return torch.cat([out.latent_dist.mean, out.latent_dist.std], 1)
+            return latents.contiguous()
+        # noise is drawn in the order of memory, which should not hang on how a decoder laid out the picture
+        return torch.cat([out.latent_dist.mean, out.latent_dist.std], 1).contiguous()
+
+    def _made_before(self, moments: Tensor) -> Tensor:
+        channels = self.model.config.latent_channels
+        if moments.shape[1] not in (channels, 2 * channels):
+            raise ValueError(
+                f"pictures are {moments.dtype}, expected torch.uint8 in 0..255, or posteriors of {2 * channels} channels (found {moments.shape[1]})"
+            )
+        return moments.to(self.model.dtype)
+
+    def size_of(self, pixels: Tensor) -> tuple[int, int]:
+        """(H, W) of pictures, also where their posteriors are given."""
+        factor = self.factor if pixels.is_floating_point() else 1
+        return (pixels.shape[-2] * factor, pixels.shape[-1] * factor)
 
     def _remembered(self, pixels: Tensor) -> Tensor:
-        """:meth:`_moments`, computed once per picture while there is room; pictures are known by a hash of their bytes."""
+        """:meth:`moments`, computed once per picture while there is room; pictures are known by a hash of their bytes."""
         keys = [(x.shape, blake2b(x.numpy().tobytes(), digest_size=16).digest()) for x in pixels.cpu()]
         found = {key: self._known[key].to(pixels.device) for key in set(keys) if key in self._known}
         new = {key: i for i, key in enumerate(keys) if key not in found}
         if new:
-            made = dict(zip(new, self._moments(pixels[list(new.values())])))
+            made = dict(zip(new, self.moments(pixels[list(new.values())])))
             found |= made
             room = max(0, self.cache - len(self._known))
             self._known |= {key: made[key].cpu() for key in list(made)[:room]}

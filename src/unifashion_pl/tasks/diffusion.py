@@ -147,8 +147,8 @@ class DiffusionModule(TaskModule):
         if not isinstance(batch, PairBatch | TripletBatch | EditBatch):
             return {}
         size = self.edit_size if isinstance(batch, EditBatch) else self.size
-        if batch.pixels is None or tuple(batch.pixels.shape[-2:]) != size:
-            found = None if batch.pixels is None else tuple(batch.pixels.shape[-2:])
+        found = None if batch.pixels is None else self.vae.size_of(batch.pixels)
+        if batch.pixels is None or found != size:
             raise ValueError(f"the diffusion head paints {size} and the batch's pixels are {found}: set pixel_size of the data")
         if isinstance(batch, EditBatch):
             return self.edit_losses(encoding.queries, batch)
@@ -162,7 +162,7 @@ class DiffusionModule(TaskModule):
 
         Args:
             queries: (B, Q, D).
-            pixels: (B, 3, H, W) uint8, the images to be painted.
+            pixels: (B, 3, H, W) uint8, the images to be painted, or their posteriors.
         """
         self.num_queries.fill_(queries.shape[1])
         return self.latent_loss(queries, prompts, self.vae.encode(pixels, sample=True).float())
