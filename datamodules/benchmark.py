@@ -93,8 +93,7 @@ class BenchmarkDataModule(MultiTaskDataModule):
             "max_bad": max_bad,
             "prepare_workers": prepare_workers,
             "start_method": start_method,
-            "features": features,
-            "latents": latents,
+            **{"features": features, "latents": latents},
         }
         place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
@@ -102,9 +101,10 @@ class BenchmarkDataModule(MultiTaskDataModule):
         _check_epoch(epoch_of, {"pairs": list(sizes), "triplets": ["fashioniq"] * triplets, "tryon": ["vitonhd"] * tryon})
         mixed = composed = worn = None
         if pairs:
-            mixed = MixedPairsDataModule(
-                [_pairs(name, place, library, val_overlap, batch_size=n, pixel_size=pixel_size) for name, n in sizes.items()]
-            )
+            parts = [
+                _pairs(name, place, library, val_overlap, batch_size=n, pixel_size=pixel_size) for name, n in sizes.items()
+            ]
+            mixed = MixedPairsDataModule(parts)
         if triplets:
             composed = FashionIQDataModule(
                 **place("fashioniq"),

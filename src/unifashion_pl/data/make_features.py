@@ -111,10 +111,7 @@ def write_features(
     """
     source = _useful(folder, fields, evaluated)
     out = Path(out) if out is not None else source.folder / FOLDER
-    size: Any = getattr(tower, "image_size", None)
-    if encoder is None and not isinstance(size, int):
-        raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
-    encoder = encoder or EncoderTransform(size)
+    encoder = encoder or _usual(tower)
     identity = Identity.of(tower, encoder, dtype)
     names = fields[source.kind]
     maker = _Maker(source, tower, encoder, identity, names, batch_size, max_bad, _elsewhere(known, identity))
@@ -131,6 +128,14 @@ def write_features(
         with replacing(out / NAME) as file:
             file.write(compact_json(asdict(index)) + b"\n")
     return out / NAME
+
+
+def _usual(tower: nn.Module) -> EncoderTransform:
+    """What DataModules do to pixels for a tower."""
+    size: Any = getattr(tower, "image_size", None)
+    if not isinstance(size, int):
+        raise ValueError(f"{type(tower).__name__} has no image_size: expected a VisionTower, or name the encoder's transform")
+    return EncoderTransform(size)
 
 
 def _useful(folder: str | Path, fields: Fields, evaluated: Sequence[str]) -> ShardSource:
