@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,7 +85,6 @@ class BenchmarkDataModule(MultiTaskDataModule):
         features: bool | str | Path = False,
         latents: bool | str | Path = False,
     ) -> None:
-        root = Path(root)
         common: dict[str, Any] = {
             "eval_batch_size": eval_batch_size,
             "num_workers": num_workers,
@@ -95,16 +95,15 @@ class BenchmarkDataModule(MultiTaskDataModule):
             "start_method": start_method,
             **{"features": features, "latents": latents},
         }
+        root = Path(root)
         place = _Places(root, Path(shards) if shards is not None else root / "shards", common)
         library = Path(captions) if captions is not None else root / FOLDERS["fashioniq"] / CAPTIONS
         sizes = portions(batch_size, _shares(pair_shares, triplets)) if pairs else {}
         _check_epoch(epoch_of, {"pairs": list(sizes), "triplets": ["fashioniq"] * triplets, "tryon": ["vitonhd"] * tryon})
         mixed = composed = worn = None
         if pairs:
-            parts = [
-                _pairs(name, place, library, val_overlap, batch_size=n, pixel_size=pixel_size) for name, n in sizes.items()
-            ]
-            mixed = MixedPairsDataModule(parts)
+            share = partial(_pairs, place=place, library=library, val_overlap=val_overlap, pixel_size=pixel_size)
+            mixed = MixedPairsDataModule([share(name, batch_size=n) for name, n in sizes.items()])
         if triplets:
             composed = FashionIQDataModule(
                 **place("fashioniq"),
