@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,25 @@ def test_an_absent_pose_is_zero_in_latent_space_and_an_absent_garment_a_closed_g
     assert made["pose"].abs().amax((1, 2, 3)).bool().tolist() == [True, False, True, False]
     assert made["gate"].tolist() == [0, 1, 1, 1]
     assert "gate" not in encode_conditions(module.vae, head(None).denoiser, batch, sample=False)
+
+
+def test_what_a_training_batch_lacks_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data without poses, and rows that show text alone; of all else the latents stay."""
+    module, batch = head(), edit_batch(tryon_batch(4, pose=None), ["tryon", "text", "design", "text"])
+    known, asked = (encode_conditions(module.vae, module.denoiser, b, sample=False) for b in (batch, replace(batch, known=[])))
+    for name in known:
+        rows = [0, 2] if name == "garment" else [0, 1, 2, 3]
+        torch.testing.assert_close(known[name][rows], asked[name][rows], rtol=1e-4, atol=1e-5)
+    assert known["garment"][[1, 3]].abs().max() == known["pose"].abs().max() == 0
+    encoded: list[int] = []
+    moments = module.vae.moments
+    monkeypatch.setattr(module.vae, "moments", lambda pixels: encoded.append(len(pixels)) or moments(pixels))
+    encode_conditions(module.vae, module.denoiser, batch, sample=True)
+    assert encoded == [4, 2]
+    rows = batch[[1, 3]]
+    assert rows.known == [(False, False)] * 2
+    encode_conditions(module.vae, module.denoiser, rows, sample=True)
+    assert encoded == [4, 2, 2]
 
 
 def test_pose_and_garment_are_dropped_per_sample_and_independently() -> None:

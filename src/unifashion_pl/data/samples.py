@@ -274,6 +274,7 @@ class EditBatch(Columns):
         garments: (B, 3, H, W) uint8, what the garment branch sees: photo or sketch. has_garment, has_photo: (B,) bool.
         worn: (B, 1, H, W) bool, where the person wears the garment, or None: training's optional losses read it.
         shapes: (B, 1, H, W) bool, where the garment lies in its photo, or None; the same.
+        known: ``has_pose`` and ``has_garment`` in Python, so that training need not ask the device; [] = look there.
     """
 
     images: Tensor
@@ -288,6 +289,7 @@ class EditBatch(Columns):
     has_photo: Tensor
     worn: Tensor | None = None
     shapes: Tensor | None = None
+    known: list[tuple[bool, bool]] = field(default_factory=list)
 
 
 TrainBatch = PairBatch | TripletBatch | TryOnBatch | EditBatch

@@ -106,6 +106,7 @@ def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
         garments=shown,
         has_garment=photo | sketch,
         has_photo=photo,
+        known=[(pose is not None, task != "text") for task in tasks],
         worn=batch.worn,
         shapes=batch.shapes,
     )
@@ -126,15 +127,26 @@ def keep_of(vae: ImageVAE, batch: EditBatch) -> Tensor:
 def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sample: bool) -> dict[str, Tensor]:
     """What the denoiser reads beside latents and context: ``person, keep, pose`` and, if it reads garments, ``garment, gate``.
 
-    Pose latents of rows without a pose are zeros in latent space, not the latents of a black picture.
+    Pose latents of rows without a pose are zeros in latent space, not the latents of a black picture; what is known to be absent is not encoded.
 
     Args:
         sample: draw from the autoencoder's posterior (training).
     """
-    pose = vae.encode(batch.pose, sample=sample) * batch.has_pose.view(-1, 1, 1, 1)
-    out = {"person": vae.encode(greyed(batch), sample=sample), "keep": keep_of(vae, batch), "pose": pose}
+
+    def encoded(pictures: Tensor, there: list[bool]) -> Tensor:
+        if all(there):
+            return vae.encode(pictures, sample=sample)
+        out = torch.zeros(len(pictures), LATENT_CHANNELS, *keep.shape[-2:], device=pictures.device)
+        if rows := [i for i, own in enumerate(there) if own]:
+            out[rows] = vae.encode(pictures[rows], sample=sample).float()
+        return out
+
+    keep = keep_of(vae, batch)
+    poses, garments = ([row[i] for row in batch.known] for i in (0, 1))
+    pose = encoded(batch.pose, poses) * batch.has_pose.view(-1, 1, 1, 1)
+    out = {"person": vae.encode(greyed(batch), sample=sample), "keep": keep, "pose": pose}
     if denoiser.reads_garments:
-        out |= {"garment": vae.encode(batch.garments, sample=sample), "gate": batch.has_garment.float()}
+        out |= {"garment": encoded(batch.garments, garments), "gate": batch.has_garment.float()}
     return {name: value.float() for name, value in out.items()}
 
 
