@@ -99,6 +99,15 @@ def test_values_are_those_of_a_tower_that_runs_each_time() -> None:
             assert len(counter.images) == 10 + {9: 1, 5: 3, 0: 7}[kept]
 
 
+def test_what_is_only_guessed_takes_no_file() -> None:
+    model, seen = make_model(), Seen(memory=0)
+    with torch.no_grad():
+        seen.features(model, images(3), "abc", again=True, sure=False)
+        assert seen._kept._file is None
+        seen.features(model, images(2, seed=1), "de", again=[True, False])
+    assert [*seen._kept._there] == ["d"]
+
+
 def test_a_full_disk_costs_passes_and_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> Iterator[bytes]:
         raise OSError(28, "No space left on device")

@@ -97,8 +97,8 @@ class ComposedPart(Part):
     def _add_gallery(self, model: FashionModel, batch: GalleryBatch) -> None:
         assert model.retrieval_head is not None
         self._check_provenance(batch)
-        again = batch.again or batch.in_union
-        features = self.seen.features(model, batch.images, [(self.dataset, key) for key in batch.keys], again)
+        names, known = [(self.dataset, key) for key in batch.keys], bool(batch.again)
+        features = self.seen.features(model, batch.images, names, batch.again or batch.in_union, sure=known)
         tokens = model.retrieval_head.image_embeddings(model.backbone, features, "target").float()
         has = [bool(c) for c in batch.captions]
         captions = model.retrieval_head.text_embeddings(model.backbone, batch.captions).float() if any(has) else None

@@ -43,7 +43,13 @@ class Seen:
         self._now = {}
 
     def features(
-        self, model: FashionModel, images: Tensor, names: Sequence[Hashable], again: Sequence[bool] | bool = False
+        self,
+        model: FashionModel,
+        images: Tensor,
+        names: Sequence[Hashable],
+        again: Sequence[bool] | bool = False,
+        *,
+        sure: bool = True,
     ) -> Tensor:
         """Outputs of the tower (B, P, W), before ``ln_vision``, on the model's device.
 
@@ -51,6 +57,7 @@ class Seen:
             images: (B, 3, S, S) uint8, or outputs that were made before, which come back as they are.
             names: of the images; equal names are one image.
             again: which of them later batches will ask for.
+            sure: that they will; what is only guessed takes memory, but no file.
         """
         if images.ndim == 3:
             return images
@@ -61,7 +68,7 @@ class Seen:
             chosen = images if len(new) == len(images) else images[new]
             made = dict(zip([names[row] for row in new], model.backbone.vision(chosen.to(model.device))))
             self._now |= made
-            self._kept.add({name: made[name] for name in made if again[first[name]]})
+            self._kept.add({name: made[name] for name in made if again[first[name]]}, sure)
         found = {name: self._now[name] for name in first if name in self._now}
         found |= self._kept.get([name for name in first if name not in found], model.device)
         self._now |= found
@@ -99,14 +106,14 @@ class _Kept:
     def __contains__(self, name: object) -> bool:
         return name in self._here or name in self._there
 
-    def add(self, tensors: dict[Hashable, Tensor]) -> None:
-        """Keep them, those that there is room for."""
+    def add(self, tensors: dict[Hashable, Tensor], sure: bool) -> None:
+        """Keep them, those that there is room for; in the file only what will surely be asked for."""
         for name, tensor in tensors.items():
             tensor, size = tensor.cpu(), tensor.numel() * tensor.element_size()
             if size <= self.memory:
                 self.memory -= size
                 self._here[name] = tensor.clone()  # of its own, not a row that holds a whole batch
-            elif size <= self.room:
+            elif sure and size <= self.room:
                 self._write(name, tensor, size)
 
     def _write(self, name: Hashable, tensor: Tensor, size: int) -> None:
