@@ -107,12 +107,13 @@ def ratio_of(goal: Goal) -> str:
 
 def rows(found: Found, day: str) -> list[str]:
     """Lines of the table for a script."""
-    command = f"`python benchmarks/{found.script}.py`"
+    command = f"`python benchmarks/bench.py {found.script}`"
     if not found.goals:
         reason = found.reason or "not measured: the script gave no goals"
         return [row([f"{found.script}: {reason}", *[""] * 5, day, command])]
     cells = [[g.goal, g.ours, g.peer, g.limit, ratio_of(g), g.equal, day, f"`{g.command}`"] for g in found.goals]
-    return [row(own) for own in cells]
+    named = [own if found.script in scripts_of(row(own)) else [*own[:-1], command] for own in cells]
+    return [row(own) for own in named]
 
 
 def row(cells: Sequence[str]) -> str:
@@ -121,8 +122,13 @@ def row(cells: Sequence[str]) -> str:
 
 
 def scripts_of(line: str) -> set[str]:
-    """The scripts that a row names in its command."""
-    return set(re.findall(r"benchmarks/(\w+)\.py", line.rpartition("| `")[2]))
+    """The scripts that a row names in its command.
+
+    >>> scripts_of("| a | `python benchmarks/step.py --only lm` |"), scripts_of("| a | `python benchmarks/bench.py index` |")
+    ({'step'}, {'index'})
+    """
+    found = re.findall(r"benchmarks/(\w+)\.py(?: (\w+))?", line.rpartition("| `")[2])
+    return {other if name == "bench" else name for name, other in found}
 
 
 def table_of(text: str) -> list[str]:

@@ -47,6 +47,7 @@ EXPECTED = {
     "fast": list(range(999, 0, -50)),
     "dpmpp": list(range(999, 0, -50)),
     "dpmpp_karras": karras_timesteps(20),
+    "few": karras_timesteps(8),
     "ddim": list(range(981, 0, -20)),
 }
 
@@ -131,7 +132,7 @@ def test_offsets_hide_the_mean_of_large_areas() -> None:
 def test_timesteps_of_a_preset(sampler: str) -> None:
     scheduler = build_scheduler(sampler)
     assert scheduler.timesteps.tolist() == EXPECTED[sampler]
-    assert len(EXPECTED[sampler]) == {"paper": 51, "ddim": 50}.get(sampler, 20)
+    assert len(EXPECTED[sampler]) == {"paper": 51, "ddim": 50, "few": 8}.get(sampler, 20)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -149,7 +150,7 @@ def test_the_number_of_steps_can_be_changed() -> None:
 
 
 def test_unknown_samplers_and_impossible_numbers_of_steps_are_errors() -> None:
-    with pytest.raises(ValueError, match="unknown sampler 'euler'; known are paper, fast, dpmpp, dpmpp_karras, ddim"):
+    with pytest.raises(ValueError, match="unknown sampler 'euler'; known are paper, fast, dpmpp, dpmpp_karras, few, ddim"):
         build_scheduler("euler")
     for steps in (0, -3, 1001):
         with pytest.raises(ValueError, match=f"1 to 1000 steps, got {steps}"):

@@ -42,7 +42,7 @@ class Painting:
     """How pictures are painted."""
 
     seed: int = 0
-    sampler: Annotated[str | None, "paper (default), fast, dpmpp, dpmpp_karras or ddim"] = None
+    sampler: Annotated[str | None, "paper (default), fast, dpmpp, dpmpp_karras, few or ddim"] = None
     steps: Annotated[int | None, "default: the sampler's"] = None
     guidance: Annotated[float | None, "1 = none; default: by task"] = None
     batch_size: Annotated[int | None, "pictures that are painted at once; default 4"] = None
