@@ -304,6 +304,21 @@ def test_no_damage_of_a_database_is_anything_but_a_sentence(folder: Path, model:
     assert Gallery.load(folder, model).ids == IDS
 
 
+def test_a_first_commit_that_was_cut_off_leaves_no_index(tmp_path: Path) -> None:
+    """The files as kill -9 leaves them in the middle of it: pages are in the database already, and a journal takes them back."""
+    (tmp_path / "index").mkdir()
+    with closing(sqlite3.connect(tmp_path / "index.db", isolation_level=None)) as base:
+        base.execute("PRAGMA cache_size = 1")
+        base.execute("BEGIN IMMEDIATE")
+        base.execute("CREATE TABLE meta (name, value)")
+        for _ in range(100):
+            base.execute("INSERT INTO meta VALUES ('x', zeroblob(5000))")
+        for name in ("index.db", "index.db-journal"):
+            (tmp_path / "index" / name).write_bytes((tmp_path / name).read_bytes())
+    assert (tmp_path / "index" / "index.db").stat().st_size > 0
+    assert not store.is_new(tmp_path / "index")
+
+
 def state(folder: Path) -> list[str]:
     return store.read(folder).rows.ids()
 

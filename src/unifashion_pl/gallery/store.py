@@ -57,9 +57,13 @@ def require(folder: Path) -> Path:
 
 
 def is_new(folder: Path) -> bool:
-    """Whether an index of today's form was begun there; an empty file is left by a writer that was killed before its first commit."""
+    """Whether an index of today's form was begun there; a writer that was killed before its first commit leaves none."""
+    place = folder / BASE
     try:
-        return (folder / BASE).stat().st_size > 0
+        if place.stat().st_size > 0 and place.with_name(f"{BASE}-journal").exists():
+            with suppress(FormatError, RuntimeError), opened(place) as base:  # takes back what was half written
+                base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return place.stat().st_size > 0
     except OSError:
         return False
 
