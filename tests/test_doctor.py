@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from unifashion_pl.cli import main
+from unifashion_pl.commands.options import Model
+from unifashion_pl.devices import default_device
 from unifashion_pl.doctor import examine, examine_overlay
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
@@ -42,6 +44,21 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
 
     return pretend
+
+
+def test_apple_s_gpu_is_taken_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch tells of it; nothing here ran on one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for here, device in ((True, "mps"), (False, "cpu")):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda here=here: here)
+        assert default_device({"LOCAL_RANK": "1"}) == device
+        assert Model().place() == device
+        assert ("Apple (mps)" in line(examine(trainings=False), "gpu")) == here
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
+    assert "this torch has mps" in line(examine(trainings=False), "gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert (default_device({"LOCAL_RANK": "1"}), default_device({})) == ("cuda:1", "cuda")
+    assert Model(device="cpu").place() == "cpu"
 
 
 def line(text: str, start: str) -> str:

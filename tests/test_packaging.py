@@ -13,9 +13,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
+from unifashion_pl.version import __version__
+
 ROOT = Path(__file__).parents[1]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+WORKFLOWS = ROOT / ".github/workflows"
 
 
 def test_the_package_list_names_every_folder() -> None:
@@ -67,13 +72,40 @@ def locked(python: str, system: str) -> dict[str, str]:
     return {pin.name.lower(): next(iter(pin.specifier)).version for pin in here}
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("system", ["linux", "darwin"])
 def test_the_lock_has_a_version_of_everything_that_setup_cfg_asks_for(python: str, system: str) -> None:
     pins = locked(python, system)
     for requirement in declared():
         version = pins[requirement.name.lower()]
         assert requirement.specifier.contains(version), f"{requirement}, locked is {version}: make lock"
+
+
+def test_every_python_that_is_named_is_tried() -> None:
+    """By classifiers, by CI, and by a release before it is published."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = re.findall(r"Python :: (3\.\d+)", config["metadata"]["classifiers"])
+    assert named == PYTHONS
+    assert config["options"]["python_requires"] == f">={PYTHONS[0]}"
+    for name, job in (("ci", "test"), ("release", "try")):
+        assert yaml.safe_load((WORKFLOWS / f"{name}.yml").read_text())["jobs"][job]["strategy"]["matrix"]["python"] == PYTHONS
+
+
+def test_a_release_is_trusted_and_says_what_it_is() -> None:
+    """No token: the index knows the workflow. The version has its section in the changelog, as the workflow asks for."""
+    jobs = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]
+    publish = jobs["publish"]
+    assert (publish["needs"], jobs["try"]["needs"]) == ("try", "build")
+    assert publish["permissions"] == {"id-token": "write"}
+    assert [step.get("with", {}).keys() & {"password", "user", "repository-url"} for step in publish["steps"]] == [set(), set()]
+    script = next(step["run"] for step in jobs["build"]["steps"] if "agree" in step.get("name", ""))
+    for version, right in ((__version__, True), ("0.0.9", False)):
+        done = subprocess.run(
+            ["bash", "-e", "-c", script], cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": f"v{version}"}, check=False
+        )
+        assert (done.returncode == 0) == right, version
+    assert os.access(ROOT / ".ci/try-wheel", os.X_OK)
 
 
 @pytest.mark.parametrize("name", ["lightning", "pytorch-lightning"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from unifashion_pl import learned
 from unifashion_pl.configs import merged, read_config
+from unifashion_pl.devices import described
 from unifashion_pl.memory import needed
 from unifashion_pl.parameters import TRAININGS, shapes_only
 from unifashion_pl.reading import read_json
@@ -67,13 +68,7 @@ def _version(name: str) -> str:
 def _device() -> list[str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else float("nan")
     lines = [f"{'cpu':<16}{os.cpu_count()} cores, {memory:.0f} GiB"]
-    if not torch.cuda.is_available():
-        return [*lines, f"{'gpu':<16}none: the embedded default trains on the CPU, the paper's size needs a GPU"]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
-        lines.append(f"{'gpu ' + str(index):<16}{properties.name}, {properties.total_memory / 2**30:.0f} GiB, {bf16}")
-    return lines
+    return [*lines, *(f"{name:<16}{said}" for name, said in described())]
 
 
 def _models() -> list[str]:

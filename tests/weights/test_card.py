@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import EvalResult, ModelCard
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.metrics import Interval, ResultRecord, write_records
 from unifashion_pl.parameters import shapes_only
-from unifashion_pl.weights.card import licence_rows, sources
+from unifashion_pl.weights.card import licence_rows, model_card, sources
+from unifashion_pl.weights.manifest import load_manifest
 
 RECORD = ResultRecord(
     "mean/R@10", 71.9, "percent", 360, "fashioniq/x(score=itc)", interval=Interval(67.4, 76.6, 0.95, "bootstrap")
@@ -34,6 +36,42 @@ def test_card_says_data_protocol_metrics_and_licences(model: UniFashionModule, t
     assert "| FID" not in text
     assert (folder / "results.json").read_text() == (tmp_path / "results.json").read_text()
     UniFashionModule.from_pretrained(folder)
+
+
+def test_front_matter_is_what_the_hub_reads(model: UniFashionModule, tmp_path: Path) -> None:
+    """By huggingface_hub's own classes: tags, datasets, results under names and with protocol, n and interval."""
+    full = [
+        RECORD.with_context(dataset="fashioniq/val", seed=0, training_seed=3),
+        ResultRecord("CIDEr", 1.7, "raw", 64, "coco(text=description)", dataset="fashiongen/validation"),
+        ResultRecord("CIDEr", 0.1, "raw", 64, "coco(text=description)/chance", dataset="fashiongen/validation"),
+        ResultRecord("SSIM", 0.8, "raw", 8, "vitonhd/tryon(seed=0)", dataset="vitonhd/test-paired"),
+    ]
+    write_records(tmp_path / "results.json", full)
+    folder = model.save_pretrained(tmp_path / "m", results=tmp_path, licence="apache-2.0", datasets=["fashioniq", "fashiongen"])
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.pipeline_tag, card.data.library_name) == ("image-feature-extraction", "unifashion-pl")
+    assert card.data.datasets == ["fashioniq", "fashiongen"]
+    assert card.data.base_model is None  # nothing of it comes from elsewhere
+    composed, captions, pictures = card.data.eval_results
+    assert all(isinstance(found, EvalResult) for found in card.data.eval_results)
+    assert (composed.metric_type, composed.metric_name, composed.metric_value) == ("mean_r_at_10", "mean/R@10", 71.9)
+    assert (composed.dataset_type, composed.dataset_name, composed.dataset_split) == ("fashioniq", "fashioniq/val", "val")
+    said = {"protocol": RECORD.protocol, "n": 360, "interval": [67.4, 76.6], "seed": 0, "training_seed": 3}
+    assert composed.metric_args == said
+    assert [found.task_type for found in (captions, pictures)] == ["image-to-text", "text-to-image"]
+    assert len({found.unique_identifier for found in card.data.eval_results}) == 3
+    plain = ModelCard.load(model.save_pretrained(tmp_path / "plain") / "README.md")
+    assert plain.data.eval_results is None
+    assert "model-index" not in plain.data.to_dict()
+
+
+def test_base_models_are_those_of_the_manifest_that_a_hub_has() -> None:
+    configs = ["phase1.yaml", "paper.yaml"]
+    model = shapes_only(configs)
+    data = ModelCard(model_card(model)).data
+    assert "CompVis/stable-diffusion-v1-4" in data.base_model
+    known = {part.source for part in load_manifest()}
+    assert {*data.base_model} <= known
 
 
 def test_a_card_without_facts_says_so(model: UniFashionModule, tmp_path: Path) -> None:

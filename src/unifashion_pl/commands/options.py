@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -49,14 +48,13 @@ class Model:
     trust_remote_code: Annotated[bool, "let the model name classes that are not of this library; they may run any program"] = (
         False
     )
-    device: Annotated[str | None, "e.g. cuda or cpu; default: the first GPU if there is one"] = None
+    device: Annotated[str | None, "e.g. cuda, mps or cpu; default: the first GPU if there is one"] = None
 
     def place(self) -> str:
-        """The device, or the first GPU (under torchrun the one of this process), or the CPU."""
-        import torch
+        """The device, or the first GPU (under torchrun the one of this process; Apple's too), or the CPU."""
+        from unifashion_pl.devices import default_device
 
-        gpu = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
-        return self.device or (gpu if torch.cuda.is_available() else "cpu")
+        return self.device or default_device()
 
     def load(self) -> UniFashionModule:
         """The model on its device; from a .yaml an untrained one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from unifashion_pl.version import __version__
 from unifashion_pl.weights.manifest import PublishedPart, load_manifest
 
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from unifashion_pl.interface import SavedModel
     from unifashion_pl.metrics.records import ResultRecord
 
@@ -24,6 +27,8 @@ IMPORTED = {
     "weights/stableviton": ("stableviton-vitonhd-pbe-pose",),
 }
 SHOWN = 40
+#: ``owner/name``.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def sources(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -63,14 +68,26 @@ def parts_of(source: str) -> list[PublishedPart]:
 MARK = "Saved by unifashion-pl"
 
 
-def model_card(model: SavedModel, records: Sequence[ResultRecord] = (), data: str = "", licence: str = "other") -> str:
-    """Markdown with the front matter that model hubs read.
+#: Head -> the hub's name of what it does; a model is called after the first that it has.
+PIPELINES = {"retrieval": "image-feature-extraction", "caption": "image-to-text", "diffusion": "text-to-image"}
+TAGS = ["fashion", "composed-image-retrieval", "image-captioning", "image-generation"]
+
+
+def model_card(
+    model: SavedModel,
+    records: Sequence[ResultRecord] = (),
+    data: str = "",
+    licence: str = "other",
+    datasets: Sequence[str] = (),
+) -> str:
+    """Markdown with the front matter that model hubs read: ``pipeline_tag``, ``base_model``, ``datasets`` and results as ``model-index``.
 
     Args:
         model: built from a config.
         records: results to show; each row carries protocol, n and interval.
         data: what it was trained on, a sentence or more; empty = not stated, and the card says so.
         licence: identifier of the weights' licence, e.g. ``apache-2.0``.
+        datasets: names or hub ids of what it was trained on.
     """
     config = {key: value for key, value in model.hparams.items() if not key.startswith("_")}
     heads = [
@@ -78,9 +95,7 @@ def model_card(model: SavedModel, records: Sequence[ResultRecord] = (), data: st
     ]
     lines = [
         "---",
-        "library_name: unifashion-pl",
-        f"license: {licence}",
-        "tags: [fashion, composed-image-retrieval, image-captioning, image-generation]",
+        _front(heads, config, records, licence, datasets),
         "---",
         "# UniFashion model",
         f"Heads: {', '.join(heads)}. {MARK} {__version__}; the method is that of arXiv 2408.11305.",
@@ -110,8 +125,63 @@ def model_card(model: SavedModel, records: Sequence[ResultRecord] = (), data: st
     return "\n".join(lines) + "\n"
 
 
+def _front(heads: Sequence[str], config: Any, records: Sequence[ResultRecord], licence: str, datasets: Sequence[str]) -> str:
+    from huggingface_hub import ModelCardData
+
+    published = [part.source for _, name in sources(config) for part in parts_of(name)]
+    bases = [source for source in dict.fromkeys(published) if HUB_ID.fullmatch(source)]
+    found = ModelCardData(
+        library_name="unifashion-pl",
+        license=licence,
+        tags=TAGS,
+        pipeline_tag=next((tag for head, tag in PIPELINES.items() if head in heads), None),
+        base_model=bases or None,
+        datasets=[*datasets] or None,
+        model_name="UniFashion",
+        eval_results=[result_of(record) for record in _measured(records)[:SHOWN]] or None,
+    )
+    if not found.eval_results:
+        found.model_name = None  # the hub reads it with results alone
+    return found.to_yaml().strip()
+
+
+def result_of(record: ResultRecord) -> EvalResult:
+    """A record as the hub's ``model-index`` has it; protocol, n and interval are the metric's arguments."""
+    from huggingface_hub import EvalResult
+
+    from unifashion_pl.metrics.protocol import PICTURES
+
+    family, name = record.under.family, (record.dataset or "").partition("/")
+    head = "caption" if family in ("coco", "first-mention", "unifashion_release") else "retrieval"
+    if family in PICTURES:
+        head = "diffusion"
+    ends = None if record.interval is None else [round(record.interval.low, 4), round(record.interval.high, 4)]
+    said = {
+        "protocol": record.protocol,
+        "n": record.n,
+        "interval": ends,
+        "seed": record.seed,
+        "training_seed": record.training_seed,
+    }
+    return EvalResult(
+        task_type=PIPELINES[head],
+        dataset_type=name[0] or "unknown",
+        dataset_name=record.dataset or "unknown",
+        dataset_split=name[2] or None,
+        dataset_config=record.protocol,
+        metric_type=re.sub(r"[^a-z0-9]+", "_", record.metric.lower().replace("@", "_at_")).strip("_"),
+        metric_name=record.metric,
+        metric_value=round(float(record.value or 0.0), 4),
+        metric_args={key: value for key, value in said.items() if value is not None},
+    )
+
+
+def _measured(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    return [r for r in records if r.value is not None and not r.under.chance]
+
+
 def _results(records: Sequence[ResultRecord]) -> list[str]:
-    measured = [r for r in records if r.value is not None and not r.under.chance]
+    measured = _measured(records)
     if not measured:
         return ["None were given. Numbers without a protocol are not comparable: evaluate with `unifashion test`."]
     lines = ["| metric | value | 95 % interval | n | protocol |", "|---|---|---|---|---|"]

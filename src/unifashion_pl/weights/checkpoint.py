@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from unifashion_pl.parts.tensors import CONFIG, TENSORS, load_tensors, read_cont
 from unifashion_pl.parts.trust import local
 from unifashion_pl.reading import FormatError, read_json
 from unifashion_pl.weights.building import M, Saved, build_saved, buildable, from_config
-from unifashion_pl.weights.card import MARK, model_card, read_results
+from unifashion_pl.weights.card import HUB_ID, MARK, model_card, read_results
 from unifashion_pl.weights.loading import find_weights, learned_of, load_weights, read_state, tiny_folder
 
 __all__ = [
@@ -45,8 +44,6 @@ OURS = (CONFIG, TENSORS, RESULTS, PARTS)
 FORMAT = 1
 #: Bytes of a config.json; the largest of ours has 20 kB.
 MAX_CONFIG = 1 << 24
-#: ``owner/name``.
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def _write_model(model: SavedModel, folder: Path, dtype: torch.dtype | None) -> None:
@@ -294,6 +291,7 @@ class PretrainedMethods(L.LightningModule):
         results: str | Path | None = None,
         data: str = "",
         licence: str = "other",
+        datasets: Sequence[str] = (),
     ) -> Path:
         """Write ``config.json``, ``model.safetensors`` and a model card; returns the folder.
 
@@ -302,7 +300,7 @@ class PretrainedMethods(L.LightningModule):
         Args:
             dtype: floating-point tensors are stored in it, None = as they are. Loading casts back to the model's own.
             results: ``results.json`` or a run folder, for the model card; a copy is saved beside it.
-            data, licence: what it learned from, and the card's licence; see :func:`unifashion_pl.weights.card.model_card`.
+            data, licence, datasets: what it learned from in words, the card's licence, and datasets by name; see :func:`unifashion_pl.weights.card.model_card`.
 
         Raises:
             ValueError: the model was assembled by hand, so that nothing says how to build it again; or the folder is the current one.
@@ -319,7 +317,7 @@ class PretrainedMethods(L.LightningModule):
             raise ValueError(f"{place} is the current folder or above it, and is replaced as a whole: save into a folder in it")
         _check_ours(place)
         records = read_results(results)
-        card = model_card(self, records, data, licence)
+        card = model_card(self, records, data, licence, datasets)
         with replacing_folder(place) as part:
             _keep_what_is_not_ours(place, part)
             _write_model(self, part, dtype)
