@@ -73,6 +73,27 @@ class TestSampling:
             assert trial.filled == 0
             assert {shop.kind_of[p] for p in shown} == {shop.kind_of[own]}
 
+    def test_a_large_pool_is_drawn_in_another_order_and_says_so(self, tmp_path):
+        shop = Catalogue(
+            {f"p{i}v{v}": f"p{i}" for i in range(1100) for v in range(2)}, {f"p{i}": ("C", "S") for i in range(1100)}
+        )
+        for protocol in ALL[:2]:
+            lists = build_candidates(shop, protocol, 3, 2, seed=1)
+            assert lists.order == "mixed"
+            for trial in lists.trials:
+                own = shop.product_of[trial.rows[0]]
+                others = trial.products[1:] if trial.direction == "i2t" else [shop.product_of[r] for r in trial.rows[1:]]
+                assert own not in others
+                assert len(others) == {"fashiongen_100": 99, "fashiongen_101_famevil": 100}[protocol]
+            lists.save(tmp_path / "lists.json")
+            assert CandidateLists.load(tmp_path / "lists.json") == lists
+
+    def test_lists_of_small_pools_are_those_of_ever(self):
+        """Numbers that were published under these lists have their hash in the protocol."""
+        lists = build_candidates(catalogue(200, 3), "fashiongen_100", 20, 2)
+        assert lists.order == "paired"
+        assert lists.digest[:12] == "3f4663225999"
+
     def test_small_pools_are_filled_skipped_or_refused(self):
         shop = catalogue(120)
         lists = build_candidates(shop, "fashiongen_100", 4, 1)

@@ -1,21 +1,22 @@
 """Candidate lists of the FashionGen protocols: drawn by hashing, so that they depend on no library, row order or rank.
 
-The order of a draw is the ascending SHA-256 of its parts joined by ``|``. A list is a file (JSON) and its hash is part of the
-protocol string of every number computed from it.
+The order of a draw is the ascending SHA-256 of its parts joined by ``|``; that of a pool of more than ``PAIRED`` candidates, which the
+protocol string then names (``order=mixed``), mixes hashes of both, see :mod:`unifashion_pl.metrics.orders`. A list is a file (JSON)
+and its hash is part of the protocol string of every number computed from it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from unifashion_pl.files import write_text
+from unifashion_pl.metrics.orders import Orders, smallest
 from unifashion_pl.reading import FormatError, converted, read_json
 
 SAMPLED = ("fashiongen_100", "fashiongen_101_famevil", "fashiongen_groups100")
@@ -24,18 +25,6 @@ SMALL_POOL = ("fill", "skip", "error")
 NEGATIVES = {"fashiongen_100": 99, "fashiongen_101_famevil": 100}
 GROUP = 100
 Kind = tuple[str, str]
-
-
-def smallest(items: Iterable[str], n: int, *parts: object) -> list[str]:
-    """The n items with the smallest hash of ``parts`` followed by the item, in that order."""
-    head = hashlib.sha256(("|".join(map(str, parts)) + "|").encode())
-
-    def key(item: str) -> str:
-        state = head.copy()
-        state.update(item.encode())
-        return state.hexdigest()
-
-    return heapq.nsmallest(n, items, key=key)
 
 
 def candidate_list(
@@ -52,8 +41,8 @@ def candidate_list(
     Returns:
         The ids, and how many of them are not of the query's subcategory.
     """
-    shelves = _shelves(pool)
-    return _negatives(shelves, home or pool[query], {query}, n, (protocol, seed, draw, direction, "neg", query))
+    orders = Orders((protocol, seed, draw, direction), {})
+    return _negatives(orders, _shelves(pool), home or pool[query], {query}, n, query)[:2]
 
 
 def _shelves(pool: Mapping[str, Kind]) -> dict[Kind, list[str]]:
@@ -64,16 +53,22 @@ def _shelves(pool: Mapping[str, Kind]) -> dict[Kind, list[str]]:
 
 
 def _negatives(
-    shelves: Mapping[Kind, Sequence[str]], home: Kind, own: set[str], n: int, parts: Sequence[object]
-) -> tuple[list[str], int]:
-    chosen = smallest((i for i in shelves.get(home, ()) if i not in own), n, *parts)
+    orders: Orders, shelves: Mapping[Kind, list[str]], home: Kind, own: set[str], n: int, query: str
+) -> tuple[list[str], int, bool]:
+    """The ids, how many are not of the query's subcategory, and whether a pool was large."""
+    level = id(shelves), home  # of rows, or of products
+    chosen, large = orders.nearest(level, lambda: shelves.get(home, []), own, n, query)
     inside = len(chosen)
     for same_category in (True, False):
         if len(chosen) < n:
-            kinds = [k for k in shelves if k != home and (k[0] == home[0]) == same_category]
-            others = (i for k in kinds for i in shelves[k] if i not in own)
-            chosen += smallest(others, n - len(chosen), *parts)
-    return chosen, len(chosen) - inside
+
+            def others(same: bool = same_category) -> list[str]:
+                kinds = [k for k in shelves if k != home and (k[0] == home[0]) == same]
+                return [item for kind in kinds for item in shelves[kind]]
+
+            more, wide = orders.nearest((*level, same_category), others, own, n - len(chosen), query)
+            chosen, large = [*chosen, *more], large or wide
+    return chosen, len(chosen) - inside, large
 
 
 @dataclass(frozen=True)
@@ -91,6 +86,10 @@ class Catalogue:
             found.product_of[row] = product
             found.kind_of.setdefault(product, (category, subcategory))
         return found
+
+    def views(self) -> Iterator[tuple[str, str, str, str]]:
+        """What :meth:`of` takes."""
+        return ((row, product, *self.kind_of[product]) for row, product in self.product_of.items())
 
     @cached_property
     def rows_of(self) -> dict[str, list[str]]:
@@ -145,6 +144,7 @@ class CandidateLists:
         protocol, seed, draws, small_pool: what they were drawn with.
         trials: the candidate lists.
         dropped: products or queries left out, over all draws.
+        order: ``mixed`` where a pool was too large for ``paired``.
     """
 
     protocol: str
@@ -153,6 +153,7 @@ class CandidateLists:
     small_pool: str
     trials: list[Trial] = field(repr=False)
     dropped: int = 0
+    order: Literal["paired", "mixed"] = "paired"
 
     @cached_property
     def digest(self) -> str:
@@ -161,6 +162,7 @@ class CandidateLists:
 
     def _plain(self) -> dict[str, Any]:
         drawn = {name: getattr(self, name) for name in ("protocol", "seed", "draws", "small_pool", "dropped")}
+        drawn |= {"order": self.order} if self.order != "paired" else {}
         return {**drawn, "columns": Trial._fields, "trials": self.trials}
 
     def save(self, path: str | Path) -> None:
@@ -210,42 +212,43 @@ def build_candidates(
     if protocol == "fashiongen_groups100":
         trials, dropped = _blocks(catalogue, draws, seed, group)
         return CandidateLists(protocol, seed, draws, small_pool, trials, dropped)
-    trials, dropped = [], 0
+    trials, dropped, mixed = [], 0, False
+    first = Orders((protocol, seed, 0, "i2t"), catalogue.rows_of)
     for draw in range(draws):
         for direction in ("i2t", "t2i"):
             by_row = protocol == "fashiongen_101_famevil" and direction == "i2t"
             ids = catalogue.product_of if by_row else catalogue.kind_of
-            for query in smallest(ids, n_queries, protocol, seed, draw, direction, "query"):
-                trial, pool = _trial(catalogue, protocol, seed, draw, direction, query)
+            orders = first.again(draw, direction)
+            for query in smallest(ids, n_queries, *orders.parts, "query"):
+                trial, pool, large = _trial(catalogue, orders, query)
                 if trial.filled and small_pool == "error":
                     raise ValueError(f"{protocol}: query {query} has only {pool} candidates of its subcategory")
                 if trial.filled and small_pool == "skip":
                     dropped += 1
                 else:
                     trials.append(trial)
-    return CandidateLists(protocol, seed, draws, small_pool, trials, dropped)
+                    mixed = mixed or large
+    return CandidateLists(protocol, seed, draws, small_pool, trials, dropped, "mixed" if mixed else "paired")
 
 
-def _trial(catalogue: Catalogue, protocol: str, seed: int, draw: int, direction: str, query: str) -> tuple[Trial, int]:
-    """One candidate list and the number of its negatives that are of the query's subcategory."""
-    parts = (protocol, seed, draw, direction)
+def _trial(catalogue: Catalogue, orders: Orders, query: str) -> tuple[Trial, int, bool]:
+    """One candidate list, the number of its negatives that are of the query's subcategory, and whether it is of a large pool."""
+    protocol, _, draw, direction = orders.parts
     by_row = protocol == "fashiongen_101_famevil"
     product = catalogue.product_of[query] if by_row and direction == "i2t" else query
-
-    def view(of: str) -> str:
-        return smallest(catalogue.rows_of[of], 1, *parts, "view", query, of)[0]
-
     rows_wanted = by_row and direction == "t2i"
     shelves = catalogue.row_shelves if rows_wanted else catalogue.product_shelves
     own = set(catalogue.rows_of[product]) if rows_wanted else {product}
-    others, filled = _negatives(shelves, catalogue.kind_of[product], own, NEGATIVES[protocol], (*parts, "neg", query))
+    home = catalogue.kind_of[product]
+    others, filled, large = _negatives(orders, shelves, home, own, NEGATIVES[str(protocol)], query)
     if direction == "i2t":
-        shown = query if by_row else view(product)
-        trial = Trial(draw, direction, (shown,), (product, *others), filled)
+        shown = query if by_row else orders.view(product, query)
+        trial = Trial(int(str(draw)), direction, (shown,), (product, *others), filled)
     else:
-        shown_others = others if rows_wanted else [view(other) for other in others]
-        trial = Trial(draw, direction, (view(product), *shown_others), (product,), filled)
-    return trial, len(others) - filled
+        if not rows_wanted:
+            others = orders.views(others, query) if large else [orders.view(other, query) for other in others]
+        trial = Trial(int(str(draw)), str(direction), (orders.view(product, query), *others), (product,), filled)
+    return trial, len(others) - filled, large
 
 
 def _blocks(catalogue: Catalogue, draws: int, seed: int, group: int) -> tuple[list[Trial], int]:

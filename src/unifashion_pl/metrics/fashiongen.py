@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unifashion_pl.metrics.best import best_lists, over_ranks, two_way_lists
-from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, Trial, build_candidates
+from unifashion_pl.metrics.best import over_ranks, two_way_lists
+from unifashion_pl.metrics.candidates import GROUP, NEGATIVES, PROTOCOLS, CandidateLists, Catalogue, build_candidates
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.protocol import Protocol
-from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, mean_of_all
-from unifashion_pl.metrics.recall import Ranks, block_height, exact_fp32, max_similarity, two_way_ranks
+from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, mean_of_all
+from unifashion_pl.metrics.recall import Ranks, block_height, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
+from unifashion_pl.metrics.trials import rank_trials, trial_scores
 from unifashion_pl.team import Rows, Team
 from unifashion_pl.trec import Best, Listing
 
@@ -161,7 +162,7 @@ class FashionGenRecall(KeyedMetric):
     def _lists(self, name: str, catalogue: Catalogue) -> CandidateLists:
         lists = self.candidates.get(name)
         if lists is None:
-            lists = build_candidates(catalogue, name, **self.drawn)
+            lists = _drawn(tuple(catalogue.views()), name, **self.drawn)
         if not lists.trials:
             raise ValueError(f"{name}: no query is left of {len(catalogue.kind_of)} products (group={self.drawn['group']})")
         unknown = {r for t in lists.trials for r in t.rows} - set(catalogue.product_of)
@@ -213,6 +214,8 @@ class FashionGenRecall(KeyedMetric):
             protocol = protocol.adding(candidates=size)
         if lists.small_pool != "fill" and not groups:
             protocol = protocol.adding(small_pool=lists.small_pool)
+        if lists.order != "paired":
+            protocol = protocol.adding(order=lists.order)
         n = max(Counter((query.stratum, query.draw) for query in queries).values())
         drawn = {"n": n, "draws": lists.draws, "seed": lists.seed}
         return protocol.adding(**drawn, text=self.text, score=self.score, list=lists.digest[:12])
@@ -224,7 +227,7 @@ class FashionGenRecall(KeyedMetric):
             if name == "fashiongen_full":
                 counts[name] = {"i2t": len(catalogue.product_of), "t2i": len(catalogue.kind_of)}
                 continue
-            trials = build_candidates(catalogue, name, **self.drawn).trials
+            trials = _drawn(tuple(catalogue.views()), name, **self.drawn).trials
             counts[name] = {direction: sum(len(t.queries(direction)) for t in trials) for direction in DIRECTIONS}
         return counts
 
@@ -258,6 +261,12 @@ class FashionGenRecall(KeyedMetric):
         return records
 
 
+@lru_cache(maxsize=4)
+def _drawn(views: tuple[tuple[str, str, str, str], ...], name: str, **how: Any) -> CandidateLists:
+    """Lists of a catalogue, drawn once for all validations of a run."""
+    return build_candidates(Catalogue.of(views), name, **how)
+
+
 def natural(text: str) -> list[tuple[int, int | str]]:
     """Sort key that reads digits as numbers: r2 before r10."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
@@ -287,50 +296,3 @@ def _check(images: Rows, texts: Rows, facts: Rows) -> None:
     if shown != worded:
         sides = ((sorted(shown - worded), "no text"), (sorted(worded - shown), "no image"))
         raise ValueError("; ".join(f"{len(p)} products have {what}, e.g. {', '.join(p[:5])}" for p, what in sides if p))
-
-
-def trial_scores(trials: Sequence[Trial], images: Rows, texts: Rows, device: torch.device) -> Tensor:
-    """Scores of all trials, flattened one after the other (rows × products); rows that are not here score 0."""
-    row_at = {row: i for i, row in enumerate(images.ids)}
-    text_at = {product: i for i, product in enumerate(texts.ids)}
-    scores = torch.zeros(sum(len(t.rows) * len(t.products) for t in trials))
-    if not len(images):
-        return scores
-    tokens, vectors = images.tensors["tokens"].to(device), texts.tensors["embeddings"].to(device)
-    end = 0
-    with exact_fp32(device):
-        for trial in trials:
-            start, end = end, end + len(trial.rows) * len(trial.products)
-            where = [row_at.get(row, -1) for row in trial.rows]
-            if max(where) < 0:
-                continue
-            index = torch.tensor(where, device=device)
-            block = tokens[index.clamp(min=0)]
-            block[index < 0] = 0
-            found = max_similarity(block, vectors[[text_at[p] for p in trial.products]])
-            scores[start:end] = found.flatten().cpu()
-    return scores
-
-
-def rank_trials(
-    trials: Sequence[Trial], scores: Tensor, catalogue: Catalogue, wording: Mapping[Any, str], most: int = 0
-) -> list[RankedQuery]:
-    """Exact ranks of the queries of all trials, both directions, and lists of their ``most`` best candidates."""
-    product_of = catalogue.product_of
-    found = []
-    for trial, part in zip(trials, scores.split([len(t.rows) * len(t.products) for t in trials])):
-        matrix = part.view(len(trial.rows), -1)
-        shown = [product_of[row] for row in trial.rows]
-        sides = (("i2t", matrix, shown, trial.products), ("t2i", matrix.T, trial.products, shown))
-        for direction, rows, products, candidates in sides:
-            names = trial.products if direction == "i2t" else trial.rows
-            wanted = most if trial.queries(direction) else 0
-            lists = best_lists(rows, torch.eye(*rows.shape, dtype=torch.bool), names, wanted) if wanted else []
-            for i, key in enumerate(trial.queries(direction)):  # whose positive is candidate i
-                better, ties = int((rows[i] > rows[i, i]).sum()), int((rows[i] == rows[i, i]).sum()) - 1
-                twin = any(other != products[i] and wording[other] == wording[products[i]] for other in candidates)
-                facts = {"candidates": len(candidates), "undecidable": twin}
-                best: dict[Variant, Best] = {(): lists[i]} if lists else {}
-                asked = RankedQuery(key, direction, products[i], {(): (better, ties)}, trial.draw, facts, best, (names[i],))
-                found.append(asked)
-    return found
