@@ -62,3 +62,36 @@ def test_gradients_are_left_to_the_caller() -> None:
     with evaluating(model):
         model(torch.ones(1, 2)).sum().backward()
     assert model.weight.grad is not None
+
+
+def test_a_model_in_eval_mode_is_looked_at_once_and_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted: attributes that are set, and walks that make names."""
+    model = mixed().eval()
+    shared = nn.Sequential(model[1], model[1], nn.Identity()).eval()
+    done: list[str] = []
+    usual = nn.Module.__setattr__
+    monkeypatch.setattr(nn.Module, "__setattr__", lambda part, name, value: done.append(name) or usual(part, name, value))
+    monkeypatch.setattr(nn.Module, "named_modules", lambda *_, **__: done.append("walk"))
+    with evaluating(model, shared):
+        assert not any(part.training for part in (model, model[0], model[0][0], model[0][1], model[1], shared))
+        model[0].training = True  # somebody inside
+    assert done == ["training", "training"]  # theirs, and taken back
+    assert not model[0].training
+    model.training = True
+    done.clear()
+    with evaluating(model):
+        assert done == ["training"]
+    assert done == ["training"] * 2
+
+
+def test_parts_that_are_no_module_are_taken_by_what_they_say() -> None:
+    class Pair:
+        first, second = nn.Sequential(nn.Dropout(0.5)).train(), nn.Dropout(0.5).train()
+
+        def modules(self):  # type: ignore[no-untyped-def]
+            return iter((self.first, self.second))
+
+    pair = Pair()
+    with evaluating(pair):
+        assert modes(pair.first, pair.second) == [False] * 3
+    assert modes(pair.first, pair.second) == [True] * 3

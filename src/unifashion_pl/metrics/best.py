@@ -23,12 +23,24 @@ def best_lists(scores: Tensor, positives: Tensor, names: Sequence[str], most: in
         scores: (N, G), read in fp32. positives: (N, G) bool. names: G candidates.
         most: candidates of a list. allowed: (N, G) or (1, G) bool, those that count; None = all.
     """
+    return [listed(*one, most) for one in best_keys(scores, positives, names, most, allowed)]
+
+
+def best_keys(
+    scores: Tensor, positives: Tensor, names: Sequence[str], most: int, allowed: Tensor | None = None
+) -> list[Unranked]:
+    """What :func:`over_ranks` makes the lists of :func:`best_lists` of: whatever is as good as the last of a list."""
     keys = ranking_keys(scores.cpu(), positives.cpu())
     if allowed is not None:
         keys = keys.masked_fill(~allowed.cpu(), float("-inf"))
-    best = keys.topk(min(most, keys.shape[1]), dim=1)
-    found = zip(best.indices.tolist(), best.values.tolist())
-    return [listed([names[i] for i in columns], values, most) for columns, values in found]
+    found: list[Unranked] = [([], []) for _ in keys]
+    if not (most := min(most, keys.shape[1])):
+        return found
+    rows, columns = ((keys >= keys.topk(most, dim=1).values[:, -1:]) & (keys > float("-inf"))).nonzero(as_tuple=True)
+    for row, column, key in zip(rows.tolist(), columns.tolist(), keys[rows, columns].tolist()):
+        found[row][0].append(names[column])
+        found[row][1].append(key)
+    return found
 
 
 def ranking_keys(scores: Tensor, positives: Tensor) -> Tensor:

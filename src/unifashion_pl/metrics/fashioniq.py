@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from unifashion_pl.metrics.best import best_lists
+from unifashion_pl.metrics.best import over_ranks
 from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.protocol import SCORES, Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, Variant, averages
-from unifashion_pl.metrics.recall import block_height, exact_fp32, exact_ranks, padded, positive_mask, token_scores
+from unifashion_pl.metrics.recall import block_height, exact_fp32
 from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.metrics.shelves import Asked, Shelf, best_of, top_lists
 from unifashion_pl.metrics.tables import KeyedMetric
-from unifashion_pl.team import Rows
-from unifashion_pl.trec import Listing
+from unifashion_pl.team import Rows, Team
+from unifashion_pl.trec import Best, Listing
 
-GALLERIES = ("original", "union", "targets")
-REFERENCES = ("ref-kept", "ref-removed")
 IMPLEMENTATION = "unifashion_pl.metrics.fashioniq"
 FULL_QUERIES = {"dress": 2017, "shirt": 2038, "toptee": 1961}
 
@@ -149,20 +146,19 @@ class FashionIQRecall(KeyedMetric):
         """
         team = self._team()
         self._clear()
-        gallery = team.rows(team.own(team.guarded(lambda: self._local("gallery"))))
-        queries = team.own(team.guarded(lambda: self._local("queries")))
-        self.shelved = Rows(gallery.ids, gallery.facts)
-        self.asked = facts = team.facts(queries)
-        if not len(facts):
+        gallery = team.own(team.guarded(lambda: self._local("gallery")))
+        self.shelved = team.facts(gallery)
+        queries = team.rows(team.own(team.guarded(lambda: self._local("queries"))))
+        self.asked = Rows(queries.ids, queries.facts)
+        if not len(queries):
             return {}
         if self.allow_partial:
-            queries, facts = (self._present(rows) for rows in (queries, facts))
-            if lost := len(self.asked) - len(facts):
+            queries = self._present(queries)
+            if lost := len(self.asked) - len(queries):
                 self._dropped["target not in the gallery"] = lost
-            if not len(facts):
+            if not len(queries):
                 raise ValueError("no query has its target in the gallery")
-        ranked = team.guarded(lambda: self._rank_all(queries, facts, gallery))
-        self._ranked = sorted((q for part in team.objects(ranked) for q in part), key=lambda q: (q.stratum, q.key))
+        self._ranked = self._rank_all(team, queries, gallery)
         results = {"n": float(len(self._ranked))}
         for further, table in self._tables():
             for variant, numbers in table.numbers().items():
@@ -174,40 +170,45 @@ class FashionIQRecall(KeyedMetric):
         known, pairs = set(self.shelved.ids), zip(*(queries.facts.get(name, []) for name in ("category", "target")))
         return queries.take([i for i, pair in enumerate(pairs) if pair in known])
 
-    def _rank_all(self, queries: Rows, facts: Rows, gallery: Rows) -> list[RankedQuery]:
+    def _rank_all(self, team: Team, queries: Rows, gallery: Rows) -> list[RankedQuery]:
+        """All queries, sorted by category and key; every process has them all, and errors are those of all."""
         for category, n in (self.expected or {}).items():
-            seen = facts.facts["category"].count(category)
+            seen = queries.facts["category"].count(category)
             if seen > n or (seen < n and not self.allow_partial):
                 raise ValueError(f"{category}: {seen} of {n} queries were evaluated; allow_partial=True accepts fewer")
         ranked: list[RankedQuery] = []
-        height = block_height(len(facts), 256)
-        for category in sorted(set(facts.facts["category"])):
-            shelf = self._shelf(category, facts, gallery)
-            mine = queries.where(category=category)
+        height = block_height(len(queries), 256)
+        for category in sorted(set(queries.facts["category"])):
+            asked = queries.where(category=category)
+            shelf = self._shelf(team, category, asked, gallery)
             with exact_fp32(self._where):
-                for start in range(0, len(mine), height):
-                    block = mine.take(range(start, min(start + height, len(mine))))
-                    ranked += self._rank_block(block, shelf, height)
-        return ranked
+                for start in range(0, len(asked), height):
+                    block = asked.take(range(start, min(start + height, len(asked))))
+                    ranked += self._rank_block(team, block, shelf, height)
+        return sorted(ranked, key=lambda query: (query.stratum, query.key))
 
-    def _shelf(self, category: str, facts: Rows, gallery: Rows) -> _Shelf:
-        rows, asked = gallery.where(category=category), facts.where(category=category)
-        ids, targets = rows.facts["image"], set(asked.facts["target"])
+    def _shelf(self, team: Team, category: str, asked: Rows, gallery: Rows) -> Shelf:
+        every = self.shelved.where(category=category)
+        ids, targets = every.facts.get("image", []), set(asked.facts["target"])
         if missing := sorted(targets - set(ids)):
             raise ValueError(f"{category}: targets missing from the gallery of {len(ids)} images: {', '.join(missing[:5])}")
-        union: list[bool] = rows.facts["in_union"]
+        union: list[bool] = every.facts["in_union"]
         if any(flag is None for flag in union):
             used = targets | set(asked.facts["reference"])
             union = [i in used for i in ids]
-        masks = zip(GALLERIES, ([True] * len(ids), union, [i in targets for i in ids]))
-        tensors = {name: torch.tensor([mask], device=self._where) for name, mask in masks}
-        return _Shelf(ids, rows.tensors["tokens"], self._captions(category, ids, rows), tensors)
+        levels = {i: 0 if i in targets else 1 if inside else 2 for i, inside in zip(ids, union)}
+        if outside := {i for i, inside in zip(ids, union) if i in targets and not inside}:
+            found = zip(asked.ids, asked.facts["target"])
+            named = ", ".join(str(key) for key, target in found if target in outside)
+            raise ValueError(f"the positive is outside the allowed candidates (missing from the union?) for queries {named}")
+        captioned = self._captions(category, ids, every.facts["has_caption"])
+        wanted = tuple(name for name in self.scores if captioned or name == "image")
+        return Shelf(team, category, levels, gallery, wanted, self.caption_weight, self._where)
 
-    def _captions(self, category: str, ids: list[str], rows: Rows) -> Tensor | None:
-        """(G, E) captions of a category, zero where absent; None if there are none or they are not asked for."""
-        flags: list[bool] = rows.facts["has_caption"]
+    def _captions(self, category: str, ids: list[str], flags: list[bool]) -> bool:
+        """Whether a category has captions and they are asked for."""
         if not any(flags) or self.scores == ("image",):
-            return None
+            return False
         self._captioned[category] = (sum(flags), len(flags))
         if not all(flags) and not self.allow_partial:
             lacking = [i for i, flag in zip(ids, flags) if not flag]
@@ -215,45 +216,31 @@ class FashionIQRecall(KeyedMetric):
                 f"{category}: {len(lacking)} of {len(flags)} gallery images have no caption, e.g. {', '.join(lacking[:5])}; "
                 "give all, none, or allow_partial=True (a missing caption then scores 0)"
             )
-        return rows.tensors["captions"] * torch.tensor(flags, dtype=torch.float32)[:, None]
+        return True
 
-    def _rank_block(self, block: Rows, shelf: _Shelf, height: int) -> list[RankedQuery]:
-        column = {i: position for position, i in enumerate(shelf.ids)}
-        targets = [column[t] for t in block.facts["target"]]
-        others = torch.ones(len(block), len(shelf.ids), dtype=torch.bool, device=self._where)
-        for i, (target, reference) in enumerate(zip(block.facts["target"], block.facts["reference"])):
-            if reference in column and reference != target:
-                others[i, column[reference]] = False
-        every = self._block_scores(padded(block.tensors["embeddings"], height), shelf)
-        scores = {name: values[: len(block)] for name, values in every.items()}
+    def _rank_block(self, team: Team, block: Rows, shelf: Shelf, height: int) -> list[RankedQuery]:
+        asked = Asked.of(block)
+        scores = shelf.score(asked, height)
+        reached = shelf.reached(asked, scores)
+        ranks = shelf.ranks(asked, team.reduce(shelf.count(asked, scores, reached), "sum"))
+        tops = team.objects({name: top_lists(values, shelf.ids, self.top_k) for name, values in scores.items()})
+        lists = team.objects(shelf.lists(asked, scores, self.listed)) if self.listed else []
+        best = {variant: over_ranks([part[variant] for part in lists], self.listed) for variant in ranks if lists}
         found = []
-        for i, (key, target) in enumerate(zip(block.ids, block.facts["target"])):
-            asked = {name: column[i] for name, column in block.facts.items()}
-            facts = {"top": {}, "scores": {}, "target": target, "overlap": asked["overlap"]}
-            found.append(RankedQuery(str(key), asked["category"], asked["reference"], {}, facts=facts, right=(target,)))
-        own = positive_mask(targets, torch.Size((len(block), len(shelf.ids))), self._where)
-        for gallery, mask in shelf.masks.items():
-            for reference, allowed in zip(REFERENCES, (mask, mask & others)):
-                for name, values in scores.items():
-                    ranks = exact_ranks(values, targets, allowed, block.ids)
-                    for query, better, ties in zip(found, ranks.better.tolist(), ranks.ties.tolist()):
-                        query.ranks[gallery, reference, name] = better, ties
-                    lists = best_lists(values, own, shelf.ids, self.listed, allowed) if self.listed else ()
-                    for query, best in zip(found, lists):
-                        query.lists[gallery, reference, name] = best
-        for name, values in scores.items():
-            reached = values[torch.arange(len(block)), targets].tolist()
-            for query, top, score in zip(found, top_lists(values, shelf.ids, self.top_k), reached):
-                query.facts["top"][name], query.facts["scores"][name] = top, score
+        for i, (key, target) in enumerate(zip(block.ids, asked.targets)):
+            told = {name: column[i] for name, column in block.facts.items()}
+            facts = {
+                "top": {name: best_of([part[name][i] for part in tops], self.top_k) for name in scores},
+                "scores": {name: float(values[i]) for name, values in reached.items()},
+                "target": target,
+                "overlap": told["overlap"],
+            }
+            places: dict[Variant, tuple[int, int]] = {
+                variant: (better[i], ties[i]) for variant, (better, ties) in ranks.items()
+            }
+            of: dict[Variant, Best] = {variant: every[i] for variant, every in best.items()}
+            found.append(RankedQuery(str(key), told["category"], told["reference"], places, 0, facts, of, (target,)))
         return found
-
-    def _block_scores(self, embeddings: Tensor, shelf: _Shelf) -> dict[str, Tensor]:
-        image = token_scores(embeddings, shelf.tokens, device=self._where)
-        if shelf.captions is None:
-            return {"image": image} if "image" in self.scores else {}
-        caption = embeddings.to(self._where) @ shelf.captions.to(self._where).T
-        every = {"image": image, "caption": caption, "both": image + self.caption_weight * caption}
-        return {name: every[name] for name in self.scores}
 
     def _tables(self) -> list[tuple[tuple[str, ...], RankedTable]]:
         clean = [q for q in self._ranked if not q.facts["overlap"]]
@@ -306,16 +293,6 @@ class FashionIQRecall(KeyedMetric):
         return found.adding(captions=f"{have}/{size}") if score != "image" and have < size else found
 
 
-@dataclass(frozen=True)
-class _Shelf:
-    """Gallery of one category: ids sorted, tokens (G, Q, E), captions (G, E) or None, masks (1, G) per gallery variant."""
-
-    ids: list[str]
-    tokens: Tensor
-    captions: Tensor | None
-    masks: dict[str, Tensor]
-
-
 def _line(query: RankedQuery) -> dict[str, Any]:
     """Line of a prediction file; ``rank`` and ``ties`` are those of the last score in the original gallery, ``scores`` the target's."""
     top: dict[str, list[tuple[str, float]]] = query.facts["top"]
@@ -330,10 +307,3 @@ def _line(query: RankedQuery) -> dict[str, Any]:
         "top": {score: [[i, round(value, 6)] for i, value in pairs] for score, pairs in top.items()},
         "scores": query.facts["scores"],
     }
-
-
-def top_lists(scores: Tensor, ids: Sequence[str], k: int) -> list[list[tuple[str, float]]]:
-    """The k best (id, score) pairs of every row of ``scores`` (N, G)."""
-    best = scores.topk(min(k, scores.shape[1]))
-    pairs = zip(best.indices.tolist(), best.values.tolist())
-    return [[(ids[i], value) for i, value in zip(columns, values)] for columns, values in pairs]
