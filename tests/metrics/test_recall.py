@@ -11,6 +11,7 @@ from unifashion_pl.metrics.recall import (
     RecallAtK,
     block_height,
     exact_ranks,
+    finite_rows,
     max_similarity,
     padded,
     positive_mask,
@@ -206,3 +207,9 @@ class TestMetric:
         assert metric(torch.eye(2), [0, 1], None, ["a", "b"])["R@1"] == 100.0
         assert metric(torch.eye(2), [1, 0], None, ["c", "d"])["R@1"] == 0.0
         assert metric.compute()["R@1"] == 50.0
+
+
+def test_rows_are_finite_even_where_their_sum_is_not():
+    values = torch.tensor([[3e38, 3e38, 1.0], [1.0, float("nan"), 2.0], [float("inf"), float("-inf"), 0.0], [1.0, 2.0, 3.0]])
+    assert finite_rows(values).tolist() == [True, False, False, True]
+    assert finite_rows(values[3:]).tolist() == [True]

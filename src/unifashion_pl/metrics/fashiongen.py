@@ -18,7 +18,7 @@ from unifashion_pl.metrics.intervals import RESAMPLES
 from unifashion_pl.metrics.measures import depth
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.ranked import RankedQuery, RankedTable, mean_of_all
-from unifashion_pl.metrics.recall import Ranks, block_height, two_way_ranks
+from unifashion_pl.metrics.recall import Ranks, block_height, finite_rows, two_way_ranks
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
 from unifashion_pl.metrics.trials import rank_trials, trial_scores
@@ -286,9 +286,8 @@ def first_texts(texts: Rows) -> Rows:
 
 def _check(images: Rows, texts: Rows, facts: Rows) -> None:
     for rows, name in ((images, "tokens"), (texts, "embeddings")):
-        # in parts, because the test makes a copy of what it tests
-        parts = rows.tensors[name].split(1024) if len(rows) else ()
-        finite = [fine for part in parts for fine in part.flatten(1).isfinite().all(1).tolist()]
+        parts = [part.flatten(1) for part in rows.tensors[name].split(1024)] if len(rows) else []
+        finite = [ok for part in parts for ok in finite_rows(part).tolist()]
         if bad := [str(i) for i, fine in zip(rows.ids, finite) if not fine]:
             raise ValueError(f"{name} are not finite for {', '.join(bad[:5])}")
     shown: set[str] = set(facts.facts.get("product", []))

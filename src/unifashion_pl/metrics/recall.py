@@ -75,6 +75,12 @@ def names_of(mask: Tensor, ids: Sequence[Any] | None, limit: int = 5) -> str:
     return shown + (f" and {len(where) - limit} more" if len(where) > limit else "")
 
 
+def finite_rows(values: Tensor) -> Tensor:
+    """(N,) bool: which rows of (N, G) are finite throughout. Sums tell it at once, unless one of finite numbers overflows."""
+    sums = values.sum(1).isfinite()
+    return sums if bool(sums.all()) else values.isfinite().all(1)
+
+
 def positive_mask(positives: Positives, shape: torch.Size, device: torch.device) -> Tensor:
     """Positives as a (N, G) bool mask, from a mask, one index per query, or a list of indices per query."""
     if isinstance(positives, Tensor) and positives.dtype == torch.bool:

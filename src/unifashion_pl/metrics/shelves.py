@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unifashion_pl.metrics.best import Unranked, best_keys
 from unifashion_pl.metrics.protocol import SCORES
-from unifashion_pl.metrics.recall import block_height, max_similarity, padded
+from unifashion_pl.metrics.recall import block_height, finite_rows, max_similarity, padded
 from unifashion_pl.team import Rows, Team
 
 #: Galleries from the smallest to the largest; each holds those before it.
@@ -115,8 +115,7 @@ class Shelf:
         found = torch.full((len(self.scores) + 1, len(asked)), float("-inf"), device=self.device)
         for row, values in zip(found, scores.values()):
             row[here] = values[here, columns]
-            finite = values.sum(1).isfinite() | values.isfinite().all(1)  # a sum of finite ones may overflow
-            found[-1][~finite] = 1.0
+            found[-1][~finite_rows(values)] = 1.0
         found = self.team.reduce(found.nan_to_num(float("-inf")), "max")
         if len(bad := (found[-1] > 0).nonzero().flatten().tolist()):
             more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
