@@ -1,7 +1,7 @@
 """What the first useful line costs: processor time of a fresh process, from Python's start to its end.
 
     python benchmarks/first_line.py                 # five rounds of four programs, two minutes
-    python benchmarks/first_line.py --scale tiny    # one round of those that import no model
+    python benchmarks/first_line.py --scale tiny    # one round of doctor
 
 User and system time of a child, one thread, programs in turns, the median. Beside each: a program that imports torch alone, below which none goes that
 needs it, and Lightning alone, which ``UniFashionModule`` is made of.
@@ -25,6 +25,7 @@ from sidebyside import Goal
 COMMAND = "python benchmarks/first_line.py"
 MAIN = "from unifashion_pl.cli import main; main({})"
 LIMITS = {"torch": "import torch", "Lightning": "import lightning.pytorch"}
+SMALL = {"doctor": (3.0, MAIN.format(["doctor"]))}
 ROUNDS = {"paper": 5, "tiny": 1}
 
 
@@ -52,40 +53,32 @@ def index_in(folder: Path) -> Path:
     return folder / "index"
 
 
-def programs(folder: Path, models: bool) -> dict[str, tuple[float, str]]:
+def programs(folder: Path) -> dict[str, tuple[float, str]]:
     """What is timed: name -> seconds that it may take, program."""
     index = str(index_in(folder))
     first = "from unifashion_pl import UniFashionModule; UniFashionModule.from_pretrained('tiny')"
-    found = {
+    return {
         "index search --text": (3.0, MAIN.format(["index", "search", index, "--text", "a long red dress"])),
-        "doctor": (3.0, MAIN.format(["doctor"])),
-        "UniFashionModule.from_pretrained('tiny')": (4.0, first),
         "index search --image": (3.0, MAIN.format(["index", "search", index, "--image", str(folder / "1.png")])),
+        "UniFashionModule.from_pretrained('tiny')": (4.0, first),
+        **SMALL,
     }
-    return found if models else dict(list(found.items())[:2])
 
 
 def goals(scale: str = "paper") -> list[Goal]:
     """Measured anew."""
     with tempfile.TemporaryDirectory() as work:
-        asked = programs(Path(work), models=scale == "paper")
-        timed = {**{name: program for name, (_, program) in asked.items()}, **LIMITS}
+        asked = programs(Path(work)) if scale == "paper" else SMALL
+        limits = LIMITS if scale == "paper" else {"torch": LIMITS["torch"]}
+        timed = {**{name: program for name, (_, program) in asked.items()}, **limits}
         rounds = [{name: seconds(program) for name, program in timed.items()} for _ in range(ROUNDS[scale])]
     taken = {name: statistics.median(one[name] for one in rounds) for name in timed}
-    limit = ", ".join(f"{name} alone {taken[name]:.2f} s" for name in LIMITS)
-    return [
-        Goal(
-            f"{name} <= {most:.0f} s",
-            f"{taken[name]:.2f} s",
-            f"wanted {most:.0f} s",
-            most / taken[name],
-            1.0,
-            "it ends without an error",
-            COMMAND,
-            limit,
-        )
-        for name, (most, _) in asked.items()
-    ]
+    limit = ", ".join(f"{name} alone {taken[name]:.2f} s" for name in limits)
+    found = []
+    for name, (most, _) in asked.items():
+        words = f"{name} <= {most:.0f} s", f"{taken[name]:.2f} s", f"wanted {most:.0f} s"
+        found.append(Goal(*words, most / taken[name], 1.0, "it ends without an error", COMMAND, limit))
+    return found
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ import pytest
 HEAVY = {"torchvision", "lightning", "transformers", "timm", "diffusers", "peft", "torchmetrics"}
 
 
-def test_a_goal_of_each_program_that_needs_no_model():
-    found = first_line.goals("tiny")
-    assert [goal.goal for goal in found] == ["index search --text <= 3 s", "doctor <= 3 s"]
-    assert all(goal.ratio > 0 and "Lightning alone" in goal.limit for goal in found)
+def test_a_goal_of_the_program_that_needs_no_model():
+    (found,) = first_line.goals("tiny")
+    assert found.goal == "doctor <= 3 s"
+    assert found.ratio > 0
+    assert found.limit.startswith("torch alone")
 
 
 def test_a_program_that_fails_has_no_time():
