@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -111,8 +111,8 @@ def memory(form: str, batch: int) -> float:
     return float(subprocess.run(told, check=True, capture_output=True, text=True).stdout)
 
 
-def goals(scale: str = "full", rounds: int = 3) -> list[Goal]:
-    """Measure anew; time and memory of each batch against each peer.
+def goals(scale: str = "full", rounds: int = 3, batches: Collection[int] | None = None) -> list[Goal]:
+    """Measure anew; time and memory of each batch (None = all of the scale) against each peer.
 
     Raises:
         AssertionError: loss or gradients differ from a peer's by more than 1e-6.
@@ -120,7 +120,8 @@ def goals(scale: str = "full", rounds: int = 3) -> list[Goal]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [goal for batch in (TINY if scale == "tiny" else PLAN) for goal in measured(batch, scale, rounds)]
+        chosen = [batch for batch in (TINY if scale == "tiny" else PLAN) if batches is None or batch in batches]
+        return [goal for batch in chosen for goal in measured(batch, scale, rounds)]
     finally:
         torch.set_num_threads(threads)
 
@@ -149,7 +150,7 @@ def measured(batch: int, scale: str, rounds: int) -> list[Goal]:
     variants: dict[str, Step] = {form: partial(step, form, given) for form in ("ours", *peers)}
     took = in_turns(variants, rounds)
     held = {form: memory(form, batch) for form in variants}
-    command = "python benchmarks/contrastive.py" + (" --scale tiny" if scale == "tiny" else "")
+    command = "python benchmarks/contrastive.py " + ("--scale tiny" if scale == "tiny" else f"--batches {batch}")
     lines = []
     for peer, (faster, leaner) in peers.items():
         for what, values, unit, scaled, wanted in (("time", took, "ms", 1000, faster), ("memory", held, "MiB", 1, leaner)):
@@ -164,6 +165,7 @@ def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", choices=tuple(PLAN), help="these alone, of the full scale")
     parser.add_argument("--grown", choices=tuple(FORMS), help="print the memory of one step of this form alone")
     parser.add_argument("--batch", type=int, default=2048, help="of --grown")
     told = parser.parse_args(args)
@@ -172,7 +174,7 @@ def main(args: list[str] | None = None) -> None:
         print(grown(told.grown, told.batch))
         return
     print("| | ours | peer | times | equal |", "|---|---:|---:|---:|---|", sep="\n")
-    for line in goals(told.scale, told.rounds):
+    for line in goals(told.scale, told.rounds, told.batches):
         print(f"| {line.goal} | {line.ours} | {line.peer} | {line.ratio:.3g} | {line.equal} |")
 
 

@@ -1,6 +1,6 @@
 """Speed and memory of the paper's size on one GPU, with random weights and synthetic batches: no download, no data.
 
-    python benchmarks/paper_size.py --out OUT                     # all cases, most important first, as far as 25 minutes go
+    python benchmarks/paper_size.py --out OUT                     # all cases, most important first, as far as 14 minutes go
     python benchmarks/paper_size.py --out OUT --cases tryon,tower --minutes 10
     python benchmarks/paper_size.py --out OUT --scale tiny        # the same code on a CPU in a minute; its numbers mean nothing
 
@@ -11,7 +11,7 @@ outputs in place of pictures and compares the losses. Phase 2 steps on triplets 
 
 MFU: FLOPs of matrix products, convolutions and attentions that torch counts in a step, without those of recomputed activations, over the
 time and over the best rate of a bare bf16 product in the same run. Sampling paints try-on pictures of 512 x 384 from encoding to
-decoding. ``OUT/paper_size.json`` and ``.md`` are written anew after every case; what failed or had no time left stands there too.
+decoding. ``OUT/paper_size.json`` and ``.md`` are written anew after every row; what failed or had no time left stands there too.
 """
 
 from __future__ import annotations
@@ -206,6 +206,7 @@ def train(case: Case, bench: Bench) -> None:
                 row.seconds = bench.seconds(partial(step, part))
             _rates(row, total - again, bench)
             bench.rows.append(row)
+            write(bench)
     finally:
         if case.limit is not None and bench.device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0)
@@ -337,7 +338,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scale", choices=("paper", "tiny"), default="paper")
     parser.add_argument("--cases", default=",".join(ORDER), help=f"of {', '.join(ORDER)}")
-    parser.add_argument("--minutes", type=float, default=25.0, help="no case begins later")
+    parser.add_argument("--minutes", type=float, default=14.0, help="no case begins later")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--max-batch", type=int, help="default 512, tiny 4")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -6,13 +6,14 @@ They carry shapes, types and devices, and refuse operations of two devices as a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from small import images, pair_batch, triplet_batch, tryon_batch
+from syncs import NoSyncs
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -120,6 +121,41 @@ def test_losses_of_a_step(fake: FakeTensorMode, config: str, kind: str, precisio
     expected = {"pairs": {"q2i"}, "triplets": {"cir_itm", "q2i", "itg"}, "tryon": {"q2i"}}[kind]
     assert expected <= losses.keys()
     assert all(loss.device == GPU and loss.shape == () and loss.dtype == torch.float32 for loss in losses.values())
+
+
+@pytest.mark.parametrize(("config", "kind"), [("phase1.yaml", "pairs"), ("phase2.yaml", "triplets"), ("tryon.yaml", "tryon")])
+def test_captions_and_diffusion_learn_without_waiting_for_the_device(fake: FakeTensorMode, config: str, kind: str) -> None:
+    model = model_of(config).train()
+    batch = batch_for(model, kind)
+    with fake:
+        move(model)
+        assert model.diffusion_head is not None
+        given = model.diffusion_head.prepare(moved(batch))
+        encoding = model.backbone.encode(given)  # type: ignore[arg-type]
+        heads = [head for head in (model.caption_head, model.diffusion_head) if head is not None]
+        with NoSyncs():
+            losses = {name: loss for head in heads for name, loss in head.losses(model.backbone, given, encoding).items()}
+    assert losses.keys() >= {"q2i"} | ({"itg"} if kind != "tryon" else set())
+
+
+@pytest.mark.parametrize(
+    ("wait", "message"),
+    [
+        (lambda x: x.cpu(), "is waited for: cuda:0 -> cpu"),
+        (lambda x: torch.zeros(2).to(x.device), "is waited for: cpu -> cuda:0"),
+        (lambda x: x.copy_(torch.zeros(2)), "is waited for: cpu -> cuda:0"),
+        (lambda x: x[[1, 0]], "is waited for: cpu -> cuda:0"),
+        (lambda x: x[x > 0], "how many rows"),
+        (lambda x: x.sum().item(), "asks the GPU"),
+        (lambda x: x.nonzero(), "asks the GPU"),
+    ],
+)
+def test_waiting_is_refused_here(fake: FakeTensorMode, wait: Callable[[Tensor], object], message: str) -> None:
+    """That the test before can fail."""
+    with fake:
+        given = torch.zeros(2, device=GPU)
+        with NoSyncs(), pytest.raises(AssertionError, match=message):
+            wait(given)
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")

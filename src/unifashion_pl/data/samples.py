@@ -27,6 +27,12 @@ WAITED_FOR = ("cpu", "mps")
 COMMON = {"common": True}
 
 
+def sent(value: Tensor, device: str | torch.device) -> Tensor:
+    """A tensor on a device; the host goes on at once where the device takes copies and work in one order."""
+    device = torch.device(device)
+    return value.to(device, non_blocking=device.type not in WAITED_FOR)
+
+
 @dataclass(kw_only=True)
 class Columns:
     """Samples, B of them; one sample is a batch of one.
@@ -57,10 +63,8 @@ class Columns:
 
     def to(self, device: str | torch.device) -> Self:
         """The same samples with their tensors on a device."""
-        device = torch.device(device)
         tensors = {name: value for name, value in self.columns().items() if isinstance(value, Tensor)}
-        at_once = device.type not in WAITED_FOR
-        return replace(self, **{name: value.to(device, non_blocking=at_once) for name, value in tensors.items()})
+        return replace(self, **{name: sent(value, device) for name, value in tensors.items()})
 
     def pin_memory(self) -> Self:
         """The same samples in memory from which a GPU copies by itself; torch's DataLoader asks for it."""

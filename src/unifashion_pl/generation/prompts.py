@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast  # typ
 
 from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.backbone.words import Reading, reading_of, warn_of_cut
+from unifashion_pl.data.samples import sent
 from unifashion_pl.parts import rebuild
 from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.rebuild import config_folder, load_part
@@ -79,7 +80,7 @@ class PromptEncoder(nn.Module):
         ids = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
         ).input_ids
-        states: Tensor = self.model(input_ids=ids.to(self.model.device)).last_hidden_state
+        states: Tensor = self.model(input_ids=sent(ids, self.model.device)).last_hidden_state
         return states
 
     def reading_of(self, text: str) -> Reading:

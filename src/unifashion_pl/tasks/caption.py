@@ -13,7 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenalt
 
 from unifashion_pl import arguments
 from unifashion_pl.backbone import Encoding, QFormerBackbone
-from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
+from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, sent
 from unifashion_pl.tasks.base import TaskModule
 from unifashion_pl.tasks.eval_mode import evaluating
 from unifashion_pl.tasks.language_model import LanguageModel
@@ -84,7 +84,8 @@ class CaptionModule(TaskModule):
         if not rows:  # all the same every parameter has a gradient, and every rank runs the LLM
             return {"itg": 0 * self.caption_loss(encoding.queries[:1], batch.styles[:1], ["none"])}
         styles, captions = [batch.styles[i] for i in rows], [batch.captions[i] for i in rows]
-        return {"itg": self.caption_loss(encoding.queries[rows], styles, captions)}
+        queries = encoding.queries[sent(torch.tensor(rows), encoding.queries.device)]
+        return {"itg": self.caption_loss(queries, styles, captions)}
 
     def caption_loss(self, queries: Tensor, styles: list[str], captions: list[str]) -> Tensor:
         """Mean negative log-likelihood per supervised token of non-empty ``captions`` given queries (B, Q, D): L_ITG (Eqs. 6 and 11)."""
@@ -107,7 +108,7 @@ class CaptionModule(TaskModule):
         for i, (tail, answer) in enumerate(zip(tails, answers)):
             start = len(head) + queries.shape[1] + len(tail)
             labels[i, start : start + len(answer)] = torch.tensor(answer)
-        return embeddings, mask, labels.to(mask.device)
+        return embeddings, mask, sent(labels, mask.device)
 
     def prefix_ids(self, styles: list[str]) -> tuple[list[int], list[list[int]]]:
         """What stands around the queries, in training as in generation: ids before them, and ids after them for each style.
@@ -184,13 +185,13 @@ class CaptionModule(TaskModule):
         self, queries: Tensor, head: list[int], tails: list[list[int]], padding_side: Literal["left", "right"]
     ) -> tuple[Tensor, Tensor]:
         """Queries (B, Q, D) between ``head`` and each of B ``tails`` -> embeddings (B, T, H), mask (B, T)."""
-        ids = torch.tensor([*head, *chain.from_iterable(tails)]).to(queries.device)  # one copy to the device
+        ids = sent(torch.tensor([*head, *chain.from_iterable(tails)]), queries.device)  # one copy to the device
         before, *after = self.language_model.embed(ids).split([len(head), *map(len, tails)])
         middle = self.adapter(queries).to(before.dtype)
         rows = [torch.cat([before, own, tail]) for own, tail in zip(middle, after)]
         ones = [torch.ones(len(row), dtype=torch.long) for row in rows]
         embeddings = pad_sequence(rows, batch_first=True, padding_side=padding_side)
-        return embeddings, pad_sequence(ones, batch_first=True, padding_side=padding_side).to(queries.device)
+        return embeddings, sent(pad_sequence(ones, batch_first=True, padding_side=padding_side), queries.device)
 
     def _instruction_text(self, style: str) -> str:
         style = arguments.choice(style, "caption style", sorted(self.styles))

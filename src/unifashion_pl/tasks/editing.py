@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unifashion_pl.arguments import choice
-from unifashion_pl.data.samples import EditBatch, TryOnBatch
+from unifashion_pl.data.samples import EditBatch, TryOnBatch, sent
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE
 from unifashion_pl.generation.attention_losses import Looks, flow_error, grid_of, probabilities, shape_error, total_variation
@@ -83,7 +83,7 @@ def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     Raises:
         ValueError: a sketch is needed and the batch has none, or the garments are cached features where a sketch has to be encoded.
     """
-    photo, sketch = (torch.tensor([t == name for t in tasks], device=batch.pixels.device) for name in ("tryon", "design"))
+    photo, sketch = (sent(torch.tensor([t == name for t in tasks]), batch.pixels.device) for name in ("tryon", "design"))
     images, shown = batch.garments, batch.garment_pixels
     if "design" in tasks:
         if batch.sketches is None:
