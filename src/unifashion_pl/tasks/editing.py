@@ -137,7 +137,8 @@ def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sa
         if all(there):
             return vae.encode(pictures, sample=sample)
         out = torch.zeros(len(pictures), LATENT_CHANNELS, *keep.shape[-2:], device=pictures.device)
-        if rows := [i for i, own in enumerate(there) if own]:
+        if any(there):
+            rows = sent(torch.tensor([i for i, own in enumerate(there) if own]), pictures.device)
             out[rows] = vae.encode(pictures[rows], sample=sample).float()
         return out
 
