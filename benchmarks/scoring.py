@@ -32,7 +32,7 @@ COMMAND = "python benchmarks/scoring.py"
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes: of Fashion-IQ's gallery and queries, of those that the released form is timed on, of FashionGen's products."""
+    """Sizes: of Fashion-IQ's gallery and queries, of those that the released form is timed on, of FashionGen's products and queries."""
 
     images: int
     queries: int
@@ -41,9 +41,10 @@ class Scale:
     tokens: int = 32
     width: int = 256
     rounds: int = 3
+    asked: int = 1000
 
 
-SCALES = {"paper": Scale(3817, 2017, 24, 4000), "tiny": Scale(150, 60, 20, 1100, 4, 16, 1)}
+SCALES = {"paper": Scale(3817, 2017, 24, 4000), "tiny": Scale(150, 60, 20, 1100, 4, 16, 1, 50)}
 
 
 def unit(*shape: int, seed: int) -> Tensor:
@@ -101,7 +102,7 @@ def fashioniq(scale: Scale) -> Goal:
 def fashiongen_lists(scale: Scale) -> Goal:
     """Lists drawn anew, ranks, tables: everything of ``compute`` but the scores."""
     products = [f"p{i}" for i in range(scale.products)]
-    metric = FashionGenRecall()
+    metric = FashionGenRecall(n_queries=scale.asked)
     kinds = ["TOPS"] * len(products), ["BLOUSES"] * len(products)
     metric.update_images(
         [f"r{i}" for i in range(len(products))], products, *kinds, unit(len(products), scale.tokens, scale.width, seed=3)
