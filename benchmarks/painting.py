@@ -218,15 +218,15 @@ def against_diffusers(rounds: int, n: int = TOGETHER) -> list[Goal]:
         made = {name: work() for name, work in works.items()}
         taken = in_turns(works, rounds)
     rows = (
-        ("paper", "theirs", f"texts painted {n} at once, 50 steps, guidance (of a GPU; here a CPU)", "one by one", 1.5),
         (
-            "fast",
-            "theirs",
-            f"texts painted {n} at once, 20 steps instead of its 50, guidance (of a GPU; here a CPU)",
-            "one by one",
-            3.5,
+            "paper",
+            "theirs at once",
+            f"texts painted {n} at once, 50 steps, guidance (wanted of a GPU; here a CPU)",
+            f"{n} at once",
+            1.5,
         ),
-        ("paper", "theirs at once", f"the same, diffusers {n} at once too, 50 steps", f"{n} at once", None),
+        ("fast", "theirs at once", "the same, 20 steps instead of its 50 (wanted of a GPU; here a CPU)", f"{n} at once", 3.5),
+        ("paper", "theirs", f"texts painted {n} at once, 50 steps, and its pipeline one by one", "one by one", None),
     )
     return [
         Goal(said, ms(taken[own], n), f"diffusers' eager pipeline {how} {ms(taken[peer], n)}", taken[peer] / taken[own], least,

@@ -85,3 +85,9 @@ def test_a_renewed_table_keeps_the_rows_of_scripts_that_did_not_run(monkeypatch:
     assert text.endswith("behind\n")
     with pytest.raises(ValueError, match="no lines"):
         bench.table_of("no table")
+
+
+def test_the_readme_has_a_row_of_every_script() -> None:
+    """After a new script: ``make bench WRITE=1``, or ``python benchmarks/bench.py NAME --write``."""
+    named = {name for line in bench.table_of(bench.README.read_text("utf-8")) for name in bench.scripts_of(line)}
+    assert {*bench.scripts()} <= named
