@@ -44,7 +44,12 @@ class PlainForm:
         return losses
 
     def triplets(
-        self, references: Tensor, targets: Tensor, texts: tuple[Tensor, Tensor], captions: tuple[Tensor, Tensor], same: Sequence[int]
+        self,
+        references: Tensor,
+        targets: Tensor,
+        texts: tuple[Tensor, Tensor],
+        captions: tuple[Tensor, Tensor],
+        same: Sequence[int],
     ) -> dict[str, Tensor]:
         """``cir_itc, cir_caption, cir_itm`` of Eq. 10; ``texts`` and ``captions`` are ids and mask."""
         reference, target = self.backbone.ln_vision(references), self.backbone.ln_vision(targets)
@@ -87,9 +92,7 @@ class PlainForm:
         """(B, E) and (B, Q, E) -> logits (B texts, B images)."""
         return torch.einsum("te,iqe->tiq", texts, images).amax(-1) / self.head.temperature
 
-    def matching(
-        self, seen: Tensor, ids: Tensor, mask: Tensor, queries: Tensor, logits: Tensor, same: Sequence[int]
-    ) -> Tensor:
+    def matching(self, seen: Tensor, ids: Tensor, mask: Tensor, queries: Tensor, logits: Tensor, same: Sequence[int]) -> Tensor:
         """Cross-entropy over the pairs, each text with its hardest wrong image and each image with its hardest wrong text (Eq. 4)."""
         assert self.head.itm_head is not None
         rows, found = range(len(ids)), logits.tolist()

@@ -13,7 +13,7 @@ gradients have to be equal; they are compared before anything is timed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from plainform import PlainForm
 from sidebyside import Goal, in_turns
 from torch import Tensor, nn
 
-from unifashion_pl.backbone import QFormerBackbone, TextTokens
+from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TripletBatch
 from unifashion_pl.tasks import RetrievalModule
 
@@ -101,7 +101,7 @@ class Bench:
 
     def texts(self, longest: int, shift: int) -> list[str]:
         """Of the tiny tokenizer's whole words; the last is the longest, each other a token shorter."""
-        words = "red dress blue skirt long black green top white plain".split()
+        words = ["red", "dress", "blue", "skirt", "long", "black", "green", "top", "white", "plain"]
         lengths = [longest - 2 - (self.rows - 1 - row) for row in range(self.rows)]
         return [" ".join(words[(shift + row + i) % len(words)] for i in range(n)) for row, n in enumerate(lengths)]
 
@@ -196,10 +196,16 @@ def goal(bench: Bench, name: str, rounds: int) -> Goal:
     )
 
 
-def goals(scale: str = "blip2", rows: int | None = None, rounds: int = 3, only: list[str] | None = None) -> list[Goal]:
+def measured(scale: str = "blip2", rows: int | None = None, rounds: int = 3, only: list[str] | None = None) -> Iterator[Goal]:
+    """A line for each case, as soon as it is measured."""
     torch.set_num_threads(1)
     bench = Bench(SCALES[scale], rows)
-    return [goal(bench, name, rounds) for name in only or CASES]
+    for name in only or CASES:
+        yield goal(bench, name, rounds)
+
+
+def goals() -> list[Goal]:
+    return list(measured())
 
 
 def main(args: list[str] | None = None) -> None:
@@ -209,8 +215,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=CASES)
     told = parser.parse_args(args)
-    for line in goals(told.scale, told.rows, told.rounds, told.only):
-        print(f"{line.goal} | {line.ours} | {line.peer} | {line.ratio:.2f} | met {line.met} | {line.equal}")
+    for line in measured(told.scale, told.rows, told.rounds, told.only):
+        met = {True: "met", False: "MISSED", None: ""}[line.met]
+        print(f"{line.goal} | {line.ours} | {line.peer} | {line.ratio:.2f} x {met} | {line.equal}", flush=True)
 
 
 if __name__ == "__main__":

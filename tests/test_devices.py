@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from small import images, pair_batch, triplet_batch, tryon_batch
+from small import images, pair_batch, small_backbone, triplet_batch, tryon_batch
 from syncs import NoSyncs
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.data.samples import TrainBatch
 from unifashion_pl.generation import vae
 from unifashion_pl.generation.samplers import NoisePredictor
-from unifashion_pl.tasks import EditSettings, diffusion, editing, retrieval
+from unifashion_pl.tasks import EditSettings, RetrievalModule, diffusion, editing
 from unifashion_pl.tasks.editing import edit_batch
 
 GPU = torch.device("cuda:0")
@@ -90,15 +91,8 @@ def batch_for(model: UniFashionModule, kind: str) -> TrainBatch:
 
 @pytest.fixture(autouse=True)
 def known_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is drawn as Python values, which fake tensors have not: tasks, negatives."""
+    """What is drawn as Python values, which fake tensors have not: tasks."""
     monkeypatch.setattr(EditSettings, "draw", lambda _, rows: ["tryon", "design", "text"][:rows])
-
-    def negatives(scores: Tensor, ids: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-        assert scores.device == ids.device == GPU
-        anchors = torch.arange(len(scores), device=scores.device)
-        return anchors, anchors.roll(1)
-
-    monkeypatch.setattr(retrieval, "hard_negatives", negatives)
 
 
 @pytest.fixture
@@ -156,6 +150,83 @@ def test_waiting_is_refused_here(fake: FakeTensorMode, wait: Callable[[Tensor], 
         given = torch.zeros(2, device=GPU)
         with NoSyncs(), pytest.raises(AssertionError, match=message):
             wait(given)
+
+
+class NeverWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait until the device has computed: values that Python reads, shapes that follow from values, plain copies."""
+
+    waiting = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "equal",
+        "is_nonzero",
+        "_unique2",
+        "unique_dim",
+        "multinomial",
+    )
+    indexing = ("index", "index_put", "index_put_", "_unsafe_index_put")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        masks = name in self.indexing and any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+        target = kwargs.get("device")
+        copied = name == "_to_copy" and target is not None and torch.device(target).type != args[0].device.type
+        if name in self.waiting or masks or (copied and not kwargs.get("non_blocking")):
+            raise AssertionError(f"waits for the device: {func}")
+        return func(*args, **kwargs)
+
+
+def retrieval_step(kind: str, **settings: Any) -> tuple[nn.Module, Any]:
+    """Backbone and head, and a batch of several lengths of texts, equal ids and a sample without a caption."""
+    backbone = small_backbone().train()
+    head = RetrievalModule(
+        hidden_size=32, embed_dim=16, lm_vocab=len(backbone.tokenizer), backbone=backbone, **settings
+    ).train()
+    ids = torch.tensor([3, 4, 3, 5])
+    made = (
+        pair_batch(products=ids)
+        if kind == "pairs"
+        else triplet_batch(target_ids=ids, captions=["red", "", "a blue shirt", "top"])
+    )
+    return head, made
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("pairs", {}), ("pairs", {"itm_samples": 2, "multi_positive": True, "negatives": "argmax"}),
+     ("triplets", {}), ("triplets", {"itm_text": "caption", "caption_term": "queries"})],
+)  # fmt: skip
+def test_nothing_waits_in_a_step_of_retrieval(fake: FakeTensorMode, kind: str, settings: dict[str, Any]) -> None:
+    """Copies to the GPU in the forward pass of a fake step, values and shapes in both passes of a real one."""
+    head, batch = retrieval_step(kind, **settings)
+    with NeverWaiting():
+        torch.stack([*head.compute_losses(batch).values()]).sum().backward()
+    with fake:
+        move(head)
+        given = moved(batch)
+        with NeverWaiting():
+            losses = head.compute_losses(given)
+    assert all(loss.device == GPU and loss.shape == () for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: (x > 0).nonzero(),
+        lambda x: bool((x > 0).any()),
+        lambda x: torch.tensor([1.0], device=GPU),
+        lambda x: x.to("cpu"),
+    ],
+)
+def test_what_waits_is_refused(fake: FakeTensorMode, waits: Any) -> None:
+    with fake:
+        x = torch.ones(3, device=GPU)
+        with NeverWaiting(), pytest.raises(AssertionError, match="waits for the device"):
+            waits(x)
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unifashion_pl.losses import contrast, hard_negatives, itc_loss, itm_loss, lm_loss, max_sim
+from unifashion_pl.losses import contrast, drawn_negatives, hard_negatives, itc_loss, itm_loss, lm_loss, max_sim
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -101,6 +101,20 @@ def test_negatives_are_never_the_diagonal_nor_an_equal_id(how: str) -> None:
         assert (ids[anchors] != ids[negatives]).all()
     anchors, negatives = hard_negatives(scores[:1, :1], how=how)  # type: ignore[arg-type]
     assert anchors.numel() == negatives.numel() == 0
+
+
+def test_rows_without_a_negative_are_told_and_take_no_part_in_matching() -> None:
+    scores, ids = torch.eye(3), torch.tensor([4, 4, 4])
+    assert drawn_negatives(scores, ids)[1].tolist() == [False] * 3
+    negatives, found = drawn_negatives(scores, torch.tensor([4, 4, 5]), how="argmax")
+    assert found.all()
+    assert negatives.tolist()[:2] == [2, 2]
+    logits = torch.tensor([[0.0, 2.0], [9.0, -9.0]], requires_grad=True)
+    loss = itm_loss(logits, torch.tensor([True, False]), torch.tensor([True, False]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
+    assert logits.grad is not None
+    assert logits.grad[1].tolist() == [0, 0]
 
 
 def test_multinomial_draws_follow_the_softmax() -> None:

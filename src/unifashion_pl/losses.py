@@ -174,28 +174,39 @@ def hard_negatives(
     Returns:
         (anchors, negatives): index vectors of equal length <= B; an anchor without an admissible negative is left out.
     """
+    negatives, found = drawn_negatives(scores, ids, how=how, generator=generator)
+    anchors = found.nonzero().squeeze(1)
+    return anchors, negatives[anchors]
+
+
+def drawn_negatives(
+    scores: Tensor, ids: Tensor | None = None, *, how: Negatives = "multinomial", generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """:func:`hard_negatives` of every row, in shapes that depend on no value: nothing waits for the device.
+
+    Returns:
+        (negatives (B,) int64, found (B,) bool); where found is False the anchor has no admissible negative and the index means nothing.
+    """
     B = scores.shape[0]
     allowed = ~torch.eye(B, dtype=torch.bool, device=scores.device)
     if ids is not None:
         allowed &= ids[:, None] != ids[None, :]
-    anchors = allowed.any(1).nonzero().squeeze(1)
-    if anchors.numel() == 0:
-        return anchors, anchors
-    masked = scores.detach().float().masked_fill(~allowed, float("-inf"))[anchors]
-    if how == "argmax":
-        return anchors, masked.argmax(1)
-    weights = masked.softmax(1).clamp(min=torch.finfo(torch.float32).tiny) * allowed[anchors]
-    return anchors, torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    ranked = scores.detach().float()
+    if how == "multinomial":  # the largest of logits with Gumbel noise is a draw from their softmax
+        ranked = ranked - torch.empty_like(ranked).exponential_(generator=generator).log()
+    return ranked.masked_fill(~allowed, float("-inf")).argmax(1), allowed.any(1)
 
 
-def itm_loss(logits: Tensor, matches: Tensor) -> Tensor:
+def itm_loss(logits: Tensor, matches: Tensor, valid: Tensor | None = None) -> Tensor:
     """Two-way cross-entropy of image–text matching. Eq. 4 prints a softmax over the batch; the text calls the task binary, and so is all code.
 
     Args:
         logits: (n, 2), class 1 = match: the mean over queries of the matching head.
         matches: (n,) bool.
+        valid: (n,) bool; rows that are False take no part. None = all do.
     """
-    return F.cross_entropy(logits.float(), matches.long())
+    labels = matches.long() if valid is None else matches.long().masked_fill(~valid, -100)
+    return F.cross_entropy(logits.float(), labels, ignore_index=-100)
 
 
 def lm_loss(logits: Tensor, ids: Tensor, mask: Tensor, label_smoothing: float = 0.1) -> Tensor:

@@ -7,6 +7,8 @@ import math
 import lightning as L
 import pytest
 import torch
+import torch.nn.functional as F
+from plainform import PlainForm
 from small import TEXTS, pair_batch, small_backbone, triplet_batch
 from torch import Tensor
 
@@ -72,6 +74,45 @@ def test_similarities_are_computed_once_a_step(batch: PairBatch | TripletBatch, 
     losses = head().losses(backbone, batch, backbone.encode(batch))
     assert len(losses) > 1
     assert shapes == [(4, 4, 16)]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "triplets"])
+def test_losses_and_gradients_equal_the_plain_form(kind: str) -> None:
+    """Of transformers' class, which projects images anew in each pass; texts of several lengths, padded further there."""
+    backbone = small_backbone(initializer_range=0.2).double().eval()
+    module = head(negatives="argmax", temperature=0.2, lm_vocab=len(backbone.tokenizer)).double().eval()
+    with torch.no_grad():
+        backbone.target_query_tokens.add_(0.1 * torch.randn(4, 32))
+    features = torch.randn(2, 4, 9, backbone.vision.width, dtype=torch.double)
+    texts, captions, same = (
+        ["red", TEXTS[1], "plain black", TEXTS[3]],
+        ["a long red dress", "blue", "skirt", "top"],
+        [7, 1, 7, 2],
+    )
+    tokens, said = (backbone.tokenize(one) for one in (texts, captions))
+    padded = [F.pad(x, (0, 3)) for x in (tokens.ids, tokens.mask, said.ids, said.mask)]
+    batch: PairBatch | TripletBatch
+    if kind == "pairs":
+        batch = pair_batch(images=features[0], texts=texts, products=torch.tensor(same))
+        expected = PlainForm(backbone, module).pairs(features[0], padded[0], padded[1], same, lm=True)
+    else:
+        ids = torch.tensor(same)
+        batch = triplet_batch(references=features[0], targets=features[1], texts=texts, captions=captions, target_ids=ids)
+        expected = PlainForm(backbone, module).triplets(*features, (padded[0], padded[1]), (padded[2], padded[3]), same)
+    found = module.losses(backbone, batch, backbone.encode(batch))
+    assert found.keys() == expected.keys()
+    learned = {n: p for part in (backbone, module) for n, p in part.named_parameters() if not n.startswith("vision.")}
+    for name, loss in expected.items():
+        assert float((found[name] - loss).detach().abs()) < 1e-6, name
+        ours, plain = (
+            torch.autograd.grad(one, [*learned.values()], retain_graph=True, allow_unused=True) for one in (found[name], loss)
+        )
+        largest = max(float(g.abs().max()) for g in plain if g is not None)
+        assert largest > 0.1
+        for parameter, a, b in zip(learned, ours, plain):
+            zero = torch.zeros(())
+            apart = ((zero if a is None else a) - (zero if b is None else b)).abs().max()
+            assert float(apart) < 1e-6 * largest, (name, parameter)
 
 
 def test_triplet_losses_are_the_three_terms_of_equation_10() -> None:
@@ -146,8 +187,8 @@ def test_alone_it_trains_under_lightning_and_without_a_backbone_it_says_so() -> 
 def test_matching_only_some_samples_takes_three_passes_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, module = small_backbone().eval(), head(itm_samples=2)
     rows: list[int] = []
-    original = backbone.fused_pass
-    monkeypatch.setattr(backbone, "fused_pass", lambda f, t, q: (rows.append(len(f)), original(f, t, q))[1])
+    original = backbone.fused_queries
+    monkeypatch.setattr(backbone, "fused_queries", lambda f, t, q: (rows.append(len(f)), original(f, t, q))[1])
     batch = pair_batch()
     module.losses(backbone, batch, backbone.encode(batch))
     assert rows == [6]

@@ -1,7 +1,6 @@
 """Attention masks of the Q-Former over the sequence [Q queries | T text tokens] (BLIP-2, arXiv 2301.12597, §3.1: one mask an objective).
 
-All masks are floating, additive and 4-D, (B, 1, S, S) with S = Q + T: 0 = seen, the dtype's minimum = hidden. Boolean 4-D masks are
-silently wrong under eager attention and 3-D masks raise, so the Q-Former only ever receives what this module builds.
+All masks that the Q-Former is given are floating, additive and 4-D: 0 = seen, the dtype's minimum = hidden.
 """
 
 from __future__ import annotations
@@ -42,19 +41,6 @@ def visibility(num_queries: int, text_mask: Tensor, mode: MaskMode) -> Tensor:
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, S, S) bool -> (B, 1, S, S) floating; ``finfo(dtype).min``, never -inf, so that no row becomes NaN."""
+    """(B, n, m) bool, n positions that look at m -> (B, 1, n, m) floating; ``finfo(dtype).min``, never -inf, so that no row becomes NaN."""
     mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
     return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
-
-
-def check_mask(mask: Tensor) -> None:
-    """Refuse what transformers' Q-Former accepts and computes wrongly.
-
-    Raises:
-        ValueError: a mask that is not 4-D or not floating.
-    """
-    if mask.ndim != 4 or not mask.is_floating_point():
-        raise ValueError(
-            f"attention mask is {mask.ndim}-D {mask.dtype}, expected a 4-D floating additive mask (B, 1, S, S): "
-            "build it with unifashion_pl.backbone.masks.additive_mask"
-        )

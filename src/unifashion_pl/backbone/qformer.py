@@ -11,15 +11,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import Blip2QFormerConfig, Blip2QFormerModel
+from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
-from unifashion_pl.backbone.masks import MaskMode, additive_mask, check_mask, visibility
+from unifashion_pl.backbone.layers import QFormer, SeenImages
+from unifashion_pl.backbone.masks import MaskMode, additive_mask, visibility
 from unifashion_pl.backbone.pretrained import load_bert
 from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.backbone.words import MAX_WORDS, Reading, clean_text, reading_of, warn_of_cut
-from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch
+from unifashion_pl.data.samples import EditBatch, PairBatch, TripletBatch, sent
 from unifashion_pl.parts import rebuild
 
 QuerySet = Literal["reference", "target"]
@@ -45,12 +46,14 @@ class Encoding:
         tokens: the batch's texts, tokenised.
         queries: (B, Q, D) soft prompts: image pass with q_R in phase 1, fused(q_R, t, I_R) in phase 2 (Eqs. 6, 7, 11, 12).
         cls: (B, D) text CLS of the fused pass in phase 2, None in phase 1.
+        seen: what the image pass of phase 1 has projected, for passes over the same images; None in phase 2.
     """
 
     features: Tensor
     tokens: TextTokens
     queries: Tensor
     cls: Tensor | None
+    seen: SeenImages | None = None
 
 
 class QFormerBackbone(nn.Module):
@@ -95,6 +98,7 @@ class QFormerBackbone(nn.Module):
         super().__init__()
         self.vision = vision
         self.tokenizer = load_tokenizer(tokenizer)
+        self.begin_id = int(self.tokenizer.convert_tokens_to_ids("[DEC]"))
         self._shipped = tokenizer == "tiny"
         self.max_text_tokens = max_text_tokens
         self.num_queries = num_queries
@@ -116,11 +120,9 @@ class QFormerBackbone(nn.Module):
             initializer_range=initializer_range,
             use_qformer_text_input=True,
         )
-        config._attn_implementation = "sdpa"
         self.ln_vision = nn.LayerNorm(vision.width, eps=1e-5)
         self.embeddings = Blip2TextEmbeddings(config)
-        self.qformer = Blip2QFormerModel(config)
-        self.qformer._no_split_modules = ["Blip2QFormerLayer"]  # BLIP-2's own list has pieces of a layer
+        self.qformer = QFormer(config)
         for embedding in (self.embeddings.word_embeddings, self.embeddings.position_embeddings):
             nn.init.normal_(embedding.weight, std=config.initializer_range)
         self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size) * 0.02)
@@ -150,7 +152,7 @@ class QFormerBackbone(nn.Module):
             return_tensors="pt",
         )
         device = self.query_tokens.device
-        return TextTokens(out["input_ids"].to(device), out["attention_mask"].bool().to(device))
+        return TextTokens(sent(out["input_ids"], device), sent(out["attention_mask"].bool(), device))
 
     def warn_if_cut(self, texts: list[str]) -> None:
         """Say which texts are longer than the Q-Former reads (LAVIS' 50 words, ``max_text_tokens`` tokens); users' texts, not training's."""
@@ -189,8 +191,17 @@ class QFormerBackbone(nn.Module):
 
     def image_pass(self, features: Tensor, query_set: QuerySet = "reference") -> Tensor:
         """Image tokens (B, P, W) -> Z (B, Q, D), the queries' outputs without any text: Z_I of Eq. 2, with q_T Z_T of Eq. 9."""
+        return self._look(features, query_set, keep=False)[0]
+
+    def look(self, features: Tensor, query_set: QuerySet = "reference") -> tuple[Tensor, SeenImages]:
+        """:meth:`image_pass`, and what it has projected of images and queries: give it to the passes after it in the place of the features."""
+        queries, seen = self._look(features, query_set, keep=True)
+        assert seen is not None
+        return queries, seen
+
+    def _look(self, features: Tensor, query_set: QuerySet, keep: bool) -> tuple[Tensor, SeenImages | None]:
         queries = self.queries_of(query_set, features.shape[0])
-        return self.qformer(query_embeds=queries, encoder_hidden_states=features).last_hidden_state
+        return self.qformer(queries, None, features, queries=self.num_queries, keep=keep)
 
     def text_pass(self, tokens: TextTokens) -> Tensor:
         """Text alone -> CLS (B, D), e_cls of Z_C in Eq. 2.
@@ -198,31 +209,50 @@ class QFormerBackbone(nn.Module):
         It and :meth:`image_pass` are the unimodal mask of §3.1.1 in two passes, which give the same numbers.
         """
         states = self.embeddings(input_ids=tokens.ids)
-        mask = additive_mask(tokens.mask[:, None, :].expand(-1, tokens.ids.shape[1], -1), states.dtype)
-        return self.qformer(query_embeds=states, query_length=0, attention_mask=mask).last_hidden_state[:, 0]
+        return self.qformer(states, additive_mask(tokens.mask[:, None, :], states.dtype), wanted=1)[0][:, 0]
 
     def joint_pass(
-        self, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference", mode: MaskMode = "bidirectional"
+        self,
+        features: Tensor | SeenImages,
+        tokens: TextTokens,
+        query_set: QuerySet = "reference",
+        mode: MaskMode = "bidirectional",
     ) -> tuple[Tensor, Tensor]:
-        """Queries and text in one sequence under one of the three masks -> (queries (B, Q, D), text states (B, T, D))."""
-        states = self.embeddings(input_ids=tokens.ids, query_embeds=self.queries_of(query_set, features.shape[0]))
-        mask = additive_mask(visibility(self.num_queries, tokens.mask, mode), states.dtype)
-        check_mask(mask)
-        out = self.qformer(
-            query_embeds=states, query_length=self.num_queries, attention_mask=mask, encoder_hidden_states=features
-        ).last_hidden_state
+        """Queries and text in one sequence under one of the three masks -> (queries (B, Q, D), text states (B, T, D)).
+
+        ``features`` may be image tokens (B, P, W), or what :meth:`look` has made of them.
+        """
+        out = self._joint(features, tokens, query_set, mode, None)
         return out[:, : self.num_queries], out[:, self.num_queries :]
 
-    def fused_pass(self, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference") -> tuple[Tensor, Tensor]:
-        """Bidirectional pass -> (queries (B, Q, D), CLS (B, D)), Z_R of Eq. 9: ITM, composed queries, soft prompts of phase 2."""
-        queries, text = self.joint_pass(features, tokens, query_set)
-        return queries, text[:, 0]
+    def _joint(
+        self, features: Tensor | SeenImages, tokens: TextTokens, query_set: QuerySet, mode: MaskMode, wanted: int | None
+    ) -> Tensor:
+        states = self.embeddings(input_ids=tokens.ids, query_embeds=self.queries_of(query_set, len(tokens.ids)))
+        mask = additive_mask(visibility(self.num_queries, tokens.mask, mode), states.dtype)
+        return self.qformer(states, mask, features, queries=self.num_queries, wanted=wanted)[0]
 
-    def language_pass(self, features: Tensor, tokens: TextTokens) -> Tensor:
-        """BLIP-2's multimodal causal pass (not in the paper), CLS replaced by ``[DEC]`` -> text states (B, T, D)."""
-        ids = tokens.ids.clone()
-        ids[:, 0] = self.tokenizer.convert_tokens_to_ids("[DEC]")
-        return self.joint_pass(features, TextTokens(ids, tokens.mask), mode="causal")[1]
+    def fused_pass(
+        self, features: Tensor | SeenImages, tokens: TextTokens, query_set: QuerySet = "reference"
+    ) -> tuple[Tensor, Tensor]:
+        """Bidirectional pass -> (queries (B, Q, D), CLS (B, D)), Z_R of Eq. 9: ITM, composed queries, soft prompts of phase 2."""
+        out = self._joint(features, tokens, query_set, "bidirectional", self.num_queries + 1)
+        return out[:, : self.num_queries], out[:, self.num_queries]
+
+    def fused_queries(self, features: Tensor | SeenImages, tokens: TextTokens, query_set: QuerySet = "reference") -> Tensor:
+        """The queries (B, Q, D) of :meth:`fused_pass` alone: the last layer leaves the text out, which nothing reads there."""
+        return self._joint(features, tokens, query_set, "bidirectional", self.num_queries)
+
+    def language_pass(self, features: Tensor | SeenImages, tokens: TextTokens) -> Tensor:
+        """BLIP-2's multimodal causal pass (not in the paper), CLS replaced by ``[DEC]`` -> text states (B, T, D).
+
+        Queries see queries alone in it, so that theirs is the image pass with q_R: of what that has kept (:meth:`look`) the text is read by itself.
+        """
+        seen = features if isinstance(features, SeenImages) else self.look(features)[1]
+        begin = tokens.ids.new_full((len(tokens.ids), 1), self.begin_id)
+        states = self.embeddings(input_ids=torch.cat([begin, tokens.ids[:, 1:]], 1))
+        mask = visibility(self.num_queries, tokens.mask, "causal")[:, self.num_queries :]
+        return self.qformer(states, additive_mask(mask, states.dtype), seen, behind=True)[0]
 
     def encode(self, batch: PairBatch | TripletBatch | EditBatch) -> Encoding:
         """One shared encoding per step: phase 1 for pairs, phase 2 for triplets and for edits (garment or sketch with its text).
@@ -232,10 +262,11 @@ class QFormerBackbone(nn.Module):
         """
         if isinstance(batch, PairBatch):
             features = self.image_features(batch.images)
-            return Encoding(features, self.tokenize(batch.texts), self.image_pass(features), None)
+            queries, seen = self.look(features)
+            return Encoding(features, self.tokenize(batch.texts), queries, None, seen)
         if isinstance(batch, TripletBatch | EditBatch):
-            seen = batch.references if isinstance(batch, TripletBatch) else batch.images
-            features, tokens = self.image_features(seen), self.tokenize(batch.texts)
+            images = batch.references if isinstance(batch, TripletBatch) else batch.images
+            features, tokens = self.image_features(images), self.tokenize(batch.texts)
             queries, cls = self.fused_pass(features, tokens)
             return Encoding(features, tokens, queries, cls)
         raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1), TripletBatch or EditBatch")

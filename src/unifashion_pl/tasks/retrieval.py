@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unifashion_pl.backbone import Encoding, QFormerBackbone, TextTokens
+from unifashion_pl.backbone.layers import SeenImages
 from unifashion_pl.backbone.qformer import QuerySet
-from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch
-from unifashion_pl.losses import Contrast, Negatives, Reduction, contrast, hard_negatives, itm_loss, lm_loss, max_sim
+from unifashion_pl.data.samples import PairBatch, TrainBatch, TripletBatch, sent
+from unifashion_pl.losses import Contrast, Negatives, Reduction, contrast, drawn_negatives, itm_loss, lm_loss, max_sim
 from unifashion_pl.tasks.base import TaskModule
 
 
@@ -70,15 +71,16 @@ class RetrievalModule(TaskModule):
             return self._triplet_losses(backbone, batch, encoding)
         if not isinstance(batch, PairBatch):
             return {}
+        seen = encoding.features if encoding.seen is None else encoding.seen
         z = self.project_images(encoding.queries)
         c = self.project_texts(backbone.text_pass(encoding.tokens))
         itc = self._contrast(c, z, batch.products)
         losses = {"itc": itc.loss}
         if self.itm_head is not None:
             scores = itc.similarities / self.clamped_temperature.detach()
-            losses["itm"] = self._itm(backbone, encoding.features, encoding.tokens, scores, batch.products, "reference")
+            losses["itm"] = self._itm(backbone, seen, encoding.tokens, scores, batch.products, "reference")
         if self.lm_head is not None:
-            states = backbone.language_pass(encoding.features, encoding.tokens)
+            states = backbone.language_pass(seen, encoding.tokens)
             logits = self.lm_head(states, backbone.embeddings.word_embeddings.weight)
             losses["lm"] = lm_loss(logits, encoding.tokens.ids, encoding.tokens.mask)
         return losses
@@ -86,11 +88,10 @@ class RetrievalModule(TaskModule):
     def _triplet_losses(self, backbone: QFormerBackbone, batch: TripletBatch, encoding: Encoding) -> dict[str, Tensor]:
         if encoding.cls is None:
             raise ValueError("a TripletBatch needs the fused encoding of Eq. 9, got one without a text CLS")
-        features = backbone.image_features(batch.targets)
-        e = self.project_texts(encoding.cls)
-        z = self.project_images(backbone.image_pass(features, "target"))
+        queries, seen = backbone.look(backbone.image_features(batch.targets), "target")
+        e, z = self.project_texts(encoding.cls), self.project_images(queries)
         # samples without a caption take no part in the term of captions
-        valid = torch.tensor([bool(c.strip()) for c in batch.captions]).to(e.device)
+        valid = sent(torch.tensor([bool(c.strip()) for c in batch.captions]), e.device)
         c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
         composed = e[:, None] if self.caption_term == "cls" else self.project_images(encoding.queries)
         itc = self._contrast(e, z, batch.target_ids)
@@ -98,39 +99,45 @@ class RetrievalModule(TaskModule):
         if self.itm_head is not None:
             scores = itc.similarities / self.clamped_temperature.detach()
             if self.itm_text == "modifying":
-                losses["cir_itm"] = self._itm(backbone, features, encoding.tokens, scores, batch.target_ids, "target")
+                losses["cir_itm"] = self._itm(backbone, seen, encoding.tokens, scores, batch.target_ids, "target")
             else:
-                losses["cir_itm"] = self._caption_itm(backbone, features, batch, scores)
+                losses["cir_itm"] = self._caption_itm(backbone, seen, batch, scores)
         return losses
 
-    def _caption_itm(self, backbone: QFormerBackbone, features: Tensor, batch: TripletBatch, scores: Tensor) -> Tensor:
+    def _caption_itm(self, backbone: QFormerBackbone, seen: SeenImages, batch: TripletBatch, scores: Tensor) -> Tensor:
         """Matching of targets and their captions; samples without a caption take no part."""
         rows = [i for i, caption in enumerate(batch.captions) if caption.strip()]
+        own = sent(torch.tensor(rows or [0]), scores.device)
         if not rows:  # all the same every parameter has a gradient
-            return 0 * self.match(backbone, features[:1], backbone.tokenize(["none"]), "target").sum()
-        own = torch.tensor(rows).to(features.device)
+            return 0 * self.match(backbone, seen[own], backbone.tokenize(["none"]), "target").sum()
         tokens = backbone.tokenize([batch.captions[i] for i in rows])
-        return self._itm(backbone, features[own], tokens, scores[own][:, own], batch.target_ids[own], "target")
+        return self._itm(backbone, seen[own], tokens, scores[own][:, own], batch.target_ids[own], "target")
 
     def _contrast(self, text: Tensor, image: Tensor, ids: Tensor, valid: Tensor | None = None) -> Contrast:
         return contrast(text, image, self.clamped_temperature, ids=ids, valid=valid, **self.itc)
 
     def _itm(
-        self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, scores: Tensor, ids: Tensor, query_set: QuerySet
+        self,
+        backbone: QFormerBackbone,
+        seen: Tensor | SeenImages,
+        tokens: TextTokens,
+        scores: Tensor,
+        ids: Tensor,
+        query_set: QuerySet,
     ) -> Tensor:
         """[positives; (negative image, text); (image, negative text)] in one fused pass; scores (B texts, B images)."""
-        B = min(features.shape[0], self.itm_samples or features.shape[0])
-        own = torch.arange(B, device=features.device)
-        texts, wrong_images = hard_negatives(scores, ids, how=self.negatives)
-        images, wrong_texts = hard_negatives(scores.T, ids, how=self.negatives)
-        if len(features) > B:
-            wrong_images, wrong_texts = wrong_images[texts < B], wrong_texts[images < B]
-            texts, images = texts[texts < B], images[images < B]
-        image_rows = torch.cat([own, wrong_images, images])
-        text_rows = torch.cat([own, texts, wrong_texts])
-        logits = self.match(backbone, features[image_rows], tokens[text_rows], query_set)
-        matches = torch.arange(image_rows.numel(), device=features.device) < B
-        return itm_loss(logits, matches)
+        B = min(len(ids), self.itm_samples or len(ids))
+        own = torch.arange(B, device=ids.device)
+        (images, of_texts), (texts, of_images) = (
+            tuple(rows[:B] for rows in drawn_negatives(one, ids, how=self.negatives)) for one in (scores, scores.T)
+        )
+        logits = self.match(backbone, seen[torch.cat([own, images, own])], tokens[torch.cat([own, own, texts])], query_set)
+        positive = torch.ones_like(of_texts)
+        return itm_loss(
+            logits,
+            torch.cat([positive, ~positive, ~positive]),
+            torch.cat([positive, of_texts, of_images]),
+        )
 
     @property
     def clamped_temperature(self) -> Tensor:
@@ -145,16 +152,16 @@ class RetrievalModule(TaskModule):
         return F.normalize(self.text_proj(cls), dim=-1)
 
     def match(
-        self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens, query_set: QuerySet = "reference"
+        self, backbone: QFormerBackbone, features: Tensor | SeenImages, tokens: TextTokens, query_set: QuerySet = "reference"
     ) -> Tensor:
-        """ITM logits (B, 2), class 1 = match: the mean over queries.
+        """ITM logits (B, 2), class 1 = match: the mean over queries. ``features``: image tokens, or what a pass has made of them.
 
         Raises:
             RuntimeError: the head was built with ``itm=False``.
         """
         if self.itm_head is None:
             raise RuntimeError("this retrieval head was built with itm=False and cannot score matches")
-        return self.itm_head(backbone.fused_pass(features, tokens, query_set)[0]).mean(1)
+        return self.itm_head(backbone.fused_queries(features, tokens, query_set)).mean(1)
 
     def image_embeddings(self, backbone: QFormerBackbone, images: Tensor, query_set: QuerySet = "reference") -> Tensor:
         """uint8 images (B, 3, S, S) -> (B, Q, E): ``reference`` for text <-> image, ``target`` for composed galleries."""
