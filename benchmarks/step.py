@@ -42,7 +42,7 @@ class Scale:
 
 
 SCALES = {
-    "blip2": Scale(4, 257, 1408, 32, 16, 30523, {}),
+    "blip2": Scale(4, 257, 1408, 32, 16, 30523, {"initializer_range": 0.036}),
     "tiny": Scale(
         3, 9, 24, 12, 6, 1500,
         {"num_queries": 4, "hidden_size": 32, "num_layers": 4, "num_heads": 2, "intermediate_size": 64},
