@@ -144,7 +144,6 @@ def test_passes_are_one_graph_each() -> None:
     passes: dict[str, Callable[[], object]] = {
         "look": lambda: backbone.look(features),
         "text": lambda: backbone.text_pass(tokens),
-        "fused": lambda: backbone.fused_pass(features, tokens),
         "matching": lambda: backbone.fused_queries(seen[rows], tokens, "target"),
         "language": lambda: backbone.language_pass(seen, tokens),
     }
