@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -42,13 +43,13 @@ FIT += ["--trainer.max_epochs", "-1", "--data.eval_batch_size", "16"]
 
 
 class Signal(L.Callback):
-    """Sends a signal to its own process when a batch of that number begins: in training, or in the first validation."""
+    """Sends a signal to its own process when a batch of that number begins: in training, or in the first validation; on one rank."""
 
-    def __init__(self, number: int, step: int, validation: bool = False) -> None:
-        self.number, self.step, self.validation = number, step, validation
+    def __init__(self, number: int, step: int, validation: bool = False, rank: int = 0) -> None:
+        self.number, self.step, self.validation, self.rank = number, step, validation, rank
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self.validation and trainer.global_step == self.step:
+        if not self.validation and (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
             os.kill(os.getpid(), self.number)
 
     def on_validation_batch_start(
@@ -140,6 +141,44 @@ def test_slurm_ends_a_job_in_time_and_runs_it_again(here: Path, whole: Any, caps
         main(FIT)  # the same script, that says nothing of a resume
     assert "resume: goes on after step 7 from" in capsys.readouterr().out
     same(here, whole)
+
+
+def two_ranks(folder: Path, more: list[str], env: dict[str, str]) -> list[int]:
+    """Two processes as srun starts them; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ddp = ["--trainer.devices", "2", "--trainer.strategy", "ddp", *more]
+    children = []
+    for rank in ("0", "1"):
+        own = {
+            **env,
+            "SLURM_NTASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_PROCID": rank,
+            "SLURM_LOCALID": rank,
+            "SLURM_NODEID": "0",
+        }
+        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        line = [sys.executable, "-m", "unifashion_pl", *FIT, *ddp]
+        with open(folder / f"log-{rank}.txt", "ab") as log:
+            children.append(subprocess.Popen(line, cwd=folder, env=own, stdout=log, stderr=log))
+    return [child.wait(timeout=600) for child in children]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_ranks_end_after_one_batch_though_the_signal_reached_one_of_them(here: Path) -> None:
+    """And what two ranks make of it in the end is what two undisturbed ones make."""
+    env = {**os.environ, **SLURM, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    (here / "whole").mkdir()
+    assert two_ranks(here / "whole", [], env) == [0, 0]
+    one = {"class_path": "test_preemption.Signal", "init_args": {"number": int(signal.SIGTERM), "step": 6, "rank": 1}}
+    assert two_ranks(here, ["--trainer.callbacks+", json.dumps(one)], env) == [128 + signal.SIGTERM] * 2
+    assert [path.name for path in (here / "runs/phase1/checkpoints").iterdir()] == ["hpc_ckpt_1.ckpt"]
+    assert two_ranks(here, ["--resume", "auto"], env) == [0, 0]
+    assert "resume: goes on after step 7 from" in (here / "log-0.txt").read_text()
+    same(here, state(here / "whole"))
 
 
 def test_the_queue_may_refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
