@@ -47,6 +47,17 @@ def test_names_shapes_and_types_in_state_dicts_are_the_same() -> None:
     assert list(take.differences(take.read(take.HERE, "states"), take.state_names(), 0.0)) == []
 
 
+def test_of_fields_that_older_records_lack_nothing_is_compared_and_of_others_everything() -> None:
+    before = [{"value": 1.0, "seed": None}, {"value": 2.0, "seed": 0, "unit": "raw"}, {"value": 3.0}]
+    after = [{"value": 1.0, "seed": 7, "draws": [0]}, {"value": 2.0, "seed": 1, "unit": None}, {"value": 4.0, "seed": 7}]
+    compared = take.comparable({"test/results.json": before, "a.csv": [[1]]}, {"test/results.json": after, "a.csv": [[2]]})
+    found = {line.partition(":")[0] for line in take.differences(*compared, 0.0)}
+    record = "/test/results.json"
+    assert found == {"/a.csv/0/0", f"{record}/1/seed", f"{record}/1/unit", f"{record}/2/value"}
+    lost = take.comparable({"test/results.json": before}, {"test/results.json": after[:2]})
+    assert next(iter(take.differences(*lost, 0.0))) == f"{record}: 3 items, now 2"
+
+
 def leaves(tree: Any) -> int:
     return sum(map(leaves, tree.values() if isinstance(tree, dict) else tree)) if isinstance(tree, dict | list) else 1
 
@@ -54,7 +65,7 @@ def leaves(tree: Any) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_small_run_writes_what_it_wrote(tmp_path: Path) -> None:
-    old, new = take.read(take.HERE, "run"), json.loads(json.dumps(take.small_run(tmp_path)))
+    old, new = take.comparable(take.read(take.HERE, "run"), json.loads(json.dumps(take.small_run(tmp_path))))
     lines = take.differences(old, new, 1e-3)
     found = [line for line in lines if not line.endswith(tuple(f"{name}: only in the old" for name in DROPPED))]
     assert [line for line in found if ": only in the " in line or " items, now " in line] == []

@@ -16,6 +16,8 @@ from unifashion_pl.similarity import max_sim
 
 #: Texts, images, tokens, width: one tile, several of each direction, a rest, more tokens than a byte counts, and than 16 bits sort.
 SHAPES = [(5, 7, 3, 8), (300, 70, 4, 16), (3, 130, 32, 8), (4, 3, 300, 8), (3, 65, 600, 4), (1, 1, 2, 3)]
+#: Nothing on one side or on both, with one token and with several.
+EMPTY = [(0, 3, 2, 4), (3, 0, 2, 4), (0, 0, 2, 4), (0, 3, 1, 4), (3, 0, 1, 4)]
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -45,6 +47,14 @@ def test_values_and_gradients_are_those_of_the_maximum_of_one_product(N: int, M:
     ours, theirs = (torch.autograd.grad((one * weights).sum(), (text, image)) for one in (found, expected))
     for one, other in zip(ours, theirs):
         assert (one - other).norm() <= 1e-6 * other.norm()
+
+
+@pytest.mark.parametrize(("N", "M", "Q", "E"), EMPTY)
+def test_of_nothing_there_is_nothing_and_its_gradient_is_zero(N: int, M: int, Q: int, E: int) -> None:
+    text, image = unit(N, E), unit(M, Q, E)
+    assert max_sim(text.detach(), image.detach()).shape == (N, M)
+    found = torch.autograd.grad(max_sim(text, image).sum(), (text, image))
+    assert [(grad.shape, bool(grad.any())) for grad in found] == [((N, E), False), ((M, Q, E), False)]
 
 
 def test_it_is_numpys() -> None:

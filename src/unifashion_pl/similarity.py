@@ -95,8 +95,8 @@ def _best(text: Tensor, image: Tensor, which: Tensor | None = None) -> Tensor:
 def _tiles(N: int, M: int, Q: int, device: str) -> Iterator[tuple[slice, slice]]:
     """Blocks of texts and images; all texts of a block of images one after another, so that its tokens are read once."""
     size = _GPU_TILE if device == "cuda" else _CPU_TILE
-    texts = min(N, 256) if device != "cuda" else N
-    images = max(1, size // max(1, texts * Q))
+    texts = max(1, N if device == "cuda" else min(N, 256))
+    images = max(1, size // (texts * max(1, Q)))
     for column in range(0, M, images):
         for row in range(0, N, texts):
             yield slice(row, row + texts), slice(column, column + images)

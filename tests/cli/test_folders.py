@@ -52,6 +52,8 @@ def test_the_newest_that_can_be_read(tmp_path: Path) -> None:
     assert [str(cut) in said[0], str(weights) in said[1]] == [True, True]
     assert said[2] == f"resume: goes on after step 12 from {hpc}, the newest of 4"
     assert [path.name for path in checkpoints(config)] == ["hpc_ckpt_1.ckpt", "weights.ckpt", "hpc_ckpt_3.ckpt", "last.ckpt"]
+    (own / "best.ckpt").symlink_to(own / "gone.ckpt")
+    assert newest(config) == (found, said)
     folder = tmp_path / "sharded.ckpt"
     folder.mkdir()
     with pytest.raises(ValueError, match="not complete"):
@@ -100,3 +102,12 @@ def test_older_results_are_named(tmp_path: Path) -> None:
     assert older_results(None) == older_results(tmp_path) == ""
     (tmp_path / "results.json").touch()
     assert "results.json is of an earlier test" in older_results(tmp_path)
+
+
+@pytest.mark.parametrize("step", [None, "7", -1, 2.5, True])
+def test_a_file_that_says_no_step_is_passed_over(tmp_path: Path, step: Any) -> None:
+    path = save(tmp_path / "phase1" / "checkpoints" / "foreign.ckpt", step)
+    found, said = newest(trainer(tmp_path))
+    assert found is None
+    assert str(path) in said[0]
+    assert f"global_step is {step!r}, expected" in said[0]

@@ -127,6 +127,24 @@ def test_equal_texts_are_counted_as_undecidable():
     assert sampled.compute()["fashiongen_100/undecidable"] == 4
 
 
+def test_equal_texts_tie_though_their_vectors_were_rounded_in_other_batches():
+    """Products a and b are called alike; by its last bit each image is nearer to its own product's vector."""
+    near = torch.nextafter(torch.ones(()), torch.zeros(()))
+    vectors = torch.tensor([[1.0, near, 0.0], [near, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    for order in ([0, 1, 2], [2, 1, 0]):
+        metric = FashionGenRecall(("fashiongen_full", "fashiongen_100"), ks=(1, 2), draws=1)
+        names = [["a", "b", "c"][i] for i in order]
+        metric.update_images(["r" + name for name in names], names, ["x"] * 3, ["y"] * 3, torch.eye(3)[order][:, None])
+        for i in order:
+            metric.update_texts([["a", "b", "c"][i]], vectors[i : i + 1], [["red dress", "red dress", "blue coat"][i]])
+        results = metric.compute()
+        for protocol in ("fashiongen_full", "fashiongen_100"):
+            assert results[f"{protocol}/i2t/R@1"] == pytest.approx(100 / 3)
+            assert results[f"{protocol}/i2t/R@2"] == 100.0
+        ties = {line["query"]: line["ties"] for line in metric.per_query() if line["direction"] == "i2t"}
+        assert ties == {"ra": 1, "rb": 1, "rc": 0}
+
+
 def test_the_text_of_a_product_is_that_of_its_first_row():
     assert sorted(["r10", "r9", "r2b", "r2"], key=natural) == ["r2", "r2b", "r9", "r10"]
     metric = FashionGenRecall("fashiongen_full", ks=(1,))

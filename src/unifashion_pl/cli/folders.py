@@ -44,13 +44,17 @@ def folders(trainer: Any) -> tuple[Path | None, list[Path]]:
 
 
 def checkpoints(trainer: Any) -> list[Path]:
-    """The checkpoints of a run, newest first: those of its callbacks, and what Lightning or this library wrote when a job was preempted."""
+    """The checkpoints of a run, newest first: those of its callbacks, and what Lightning or this library wrote when a job was preempted.
+
+    Links to what is not there any more are none.
+    """
     log, saved = folders(trainer)
     root = getattr(trainer, "default_root_dir", None)
     found = {path.resolve(): path for place in saved for path in place.glob("*.ckpt")}
     for place in (log, Path(str(root)) if root else None):
         found |= {path.resolve(): path for path in (place.glob(PATTERN) if place is not None else ())}
-    return sorted(found.values(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    there = [path for path in found.values() if path.exists()]
+    return sorted(there, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def newest(trainer: Any) -> tuple[Path | None, list[str]]:
@@ -89,7 +93,12 @@ def steps_of(path: Path) -> int | None:
     content = read_content(path)
     if not isinstance(content, dict) or "loops" not in content or not content.get("optimizer_states"):
         raise ValueError("it holds weights alone, and a training goes on from its optimiser's state too")
-    return int(content["global_step"])
+    step = content.get("global_step")
+    if type(step) is not int or step < 0:
+        raise ValueError(
+            f"its global_step is {step!r}, expected after how many steps it was written: no trainer of Lightning's wrote it"
+        )
+    return step
 
 
 def set_aside(trainer: Any, start: Any, ckpt_path: Any) -> Iterator[str]:

@@ -18,7 +18,7 @@ from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.sampling import Drawing, chance_recall, fingerprint
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import Task
-from unifashion_pl.metrics.fashiongen import FashionGenRecall
+from unifashion_pl.metrics.fashiongen import FashionGenRecall, one_vector_each
 from unifashion_pl.metrics.lines import ImageToText, ResultList, RetrievalLine, TextToImage
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
@@ -138,7 +138,7 @@ class RetrievalPart(Part):
     def _result_lists(self, team: Team) -> list[ResultList]:
         """Best images for the drawn texts and best texts for the drawn images, over all ranks, with ranks in the full set."""
         texts, images = self.texts.everywhere(team), self.images.everywhere(team)
-        pictures, words = merge(self.metric.images), merge(self.metric.texts)  # type: ignore[arg-type]
+        pictures, words = merge(self.metric.images), one_vector_each(merge(self.metric.texts))  # type: ignore[arg-type]
         every = united(team, self.words)
         views: dict[str, set[str]] = {}
         for part in team.objects(list(zip(pictures.ids, pictures.facts.get("product", [])))):

@@ -113,7 +113,7 @@ class FashionGenRecall(KeyedMetric):
         Args:
             products: B names.
             embeddings: (B, E) unit text vectors.
-            texts: the texts themselves, to find candidates that nothing can tell apart.
+            texts: the texts themselves, to find candidates that nothing can tell apart: of equal texts one vector counts.
             row_ids: the rows the texts come from; then a product may be given several times and the text of its first row
                 (natural order of ids) counts. Without them every product has one text.
         """
@@ -273,7 +273,7 @@ def natural(text: str) -> list[tuple[int, int | str]]:
 
 
 def first_texts(texts: Rows) -> Rows:
-    """One row per product: the text of its first row; ids become product ids, sorted."""
+    """One row per product: the text of its first row; ids become product ids, sorted. Equal texts have one vector."""
     first: dict[str, int] = {}
     pairs: list[tuple[str, str]] = list(texts.ids)  # type: ignore[arg-type]
     for i, (product, row) in enumerate(pairs):
@@ -281,7 +281,17 @@ def first_texts(texts: Rows) -> Rows:
             first[product] = i
     products = sorted(first)
     chosen = texts.take([first[p] for p in products])
-    return Rows(products, chosen.facts, chosen.tensors)
+    return one_vector_each(Rows(products, chosen.facts, chosen.tensors))
+
+
+def one_vector_each(texts: Rows) -> Rows:
+    """Equal texts with the vector of the first of them, so that they tie with one another.
+
+    The last bits of a text's vector follow its batch: what it is padded to, and how many stand beside it.
+    """
+    first: dict[str, int] = {}
+    rows = [first.setdefault(text, i) for i, text in enumerate(texts.facts.get("text", ()))]
+    return Rows(texts.ids, texts.facts, {name: column[rows] for name, column in texts.tensors.items()})
 
 
 def _check(images: Rows, texts: Rows, facts: Rows) -> None:
