@@ -226,7 +226,7 @@ def test_whatever_a_decoder_raises_is_one_named_reason(error: type[Exception], m
 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(BadInput, match="damaged: .*oh"):
-        open_image(jpeg(0))
+        open_image(encoded(picture(0), "PNG"))
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF"])
@@ -241,7 +241,7 @@ def test_pillow_opens_nothing_but_the_format_that_the_bytes_tell(monkeypatch: py
     asked = []
     real = Image.open
     monkeypatch.setattr(Image, "open", lambda data, **options: asked.append(options) or real(data, **options))
-    open_image(jpeg(0))
+    open_image(with_app1(jpeg(0), exif_of(TURNED)))
     assert asked == [{"formats": ["JPEG"]}]
 
 

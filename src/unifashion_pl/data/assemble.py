@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unifashion_pl.data.decode import BadInput, open_image
+from unifashion_pl.data.decode import BadInput, Decoded, open_picture
 from unifashion_pl.data.meta import GalleryMeta, PairMeta, QueryMeta, TripletMeta, TryOnMeta, meta_of
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text
-from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform, to_tensor
+from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform, single, to_tensor
 
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
 
@@ -52,20 +52,38 @@ def image_bytes(raw: RawSample, name: str) -> bytes:
     return data
 
 
-def image_of(raw: RawSample, name: str) -> Image.Image:
+def picture_of(raw: RawSample, name: str) -> Decoded:
     """The decoded image field ``name.jpg`` or ``name.png``.
 
     Raises:
         DamagedSample: absent or broken.
     """
     try:
-        return open_image(image_bytes(raw, name), f"{raw.key}: {name}")
+        return open_picture(image_bytes(raw, name), f"{raw.key}: {name}")
     except BadInput as error:
         raise DamagedSample(raw.key, f"{name}: {error.reason}") from error
 
 
+def image_of(raw: RawSample, name: str) -> Image.Image:
+    """:func:`picture_of` as an image, in its own mode.
+
+    Raises:
+        DamagedSample: absent or broken.
+    """
+    return picture_of(raw, name).image
+
+
+def colours_of(raw: RawSample, name: str) -> Tensor:
+    """:func:`picture_of` as uint8 RGB (3, h, w).
+
+    Raises:
+        DamagedSample: absent or broken.
+    """
+    return to_tensor(picture_of(raw, name).rgb())
+
+
 def tower_input(raw: RawSample, name: str, encoder: EncoderTransform, image: Tensor | None = None) -> Tensor:
-    """What the model gets of an image field for its vision tower: pixels (3, S, S) uint8, or the tower's cached output (P, W).
+    """What the model gets of an image field for its vision tower: pixels (1, 3, S, S) uint8, or the tower's cached output (1, P, W).
 
     Args:
         image: the decoded field, if it is at hand.
@@ -74,8 +92,8 @@ def tower_input(raw: RawSample, name: str, encoder: EncoderTransform, image: Ten
         DamagedSample: absent or broken.
     """
     if name in raw.features:
-        return raw.features[name]
-    return encoder(to_tensor(image_of(raw, name)) if image is None else image)
+        return raw.features[name][None]
+    return single(encoder(colours_of(raw, name) if image is None else image))
 
 
 def kept_name(name: str) -> str:
@@ -97,7 +115,7 @@ def pixels_of(raw: RawSample, name: str, pixels: PixelTransform | None) -> Tenso
         DamagedSample: absent or broken.
     """
     cached = name in raw.features and (pixels is None or kept_name(name) in raw.features)
-    return None if cached else to_tensor(image_of(raw, name))
+    return None if cached else colours_of(raw, name)
 
 
 def painted(raw: RawSample, name: str, pixels: PixelTransform | None, image: Tensor | None) -> Tensor | None:
@@ -108,7 +126,7 @@ def painted(raw: RawSample, name: str, pixels: PixelTransform | None, image: Ten
     """
     if pixels is not None and kept_name(name) in raw.features:
         return cells(raw.features[kept_name(name)], pixels)
-    return None if pixels is None or image is None else pixels(image)[None]
+    return None if pixels is None or image is None else single(pixels(image))
 
 
 def shown_beside(raw: RawSample, name: str, encoder: EncoderTransform) -> Tensor | None:
@@ -117,7 +135,7 @@ def shown_beside(raw: RawSample, name: str, encoder: EncoderTransform) -> Tensor
     Raises:
         DamagedSample: absent or broken.
     """
-    return encoder(to_tensor(image_of(raw, name)))[None] if name in raw.features else None
+    return single(encoder(colours_of(raw, name))) if name in raw.features else None
 
 
 def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | None:
@@ -126,8 +144,9 @@ def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | N
     Raises:
         DamagedSample: broken.
     """
-    there = f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
-    return transform(image_of(raw, name))[None] if there else None
+    if f"{name}.jpg" not in raw.fields and f"{name}.png" not in raw.fields:
+        return None
+    return single(transform(image_of(raw, name) if isinstance(transform, MaskTransform) else colours_of(raw, name)))
 
 
 @dataclass(frozen=True)
@@ -176,7 +195,7 @@ class PairAssembler:
             image = image.flip(-1)
         return PairBatch(
             keys=[said.key],
-            images=tower_input(raw, "image", self.encoder, image)[None],
+            images=tower_input(raw, "image", self.encoder, image),
             texts=[said.text],
             captions=[said.caption],
             styles=[self.style],
@@ -232,8 +251,8 @@ class TripletAssembler:
         meta, target = meta_of(raw, TripletMeta), pixels_of(raw, "target", self.pixels)
         return TripletBatch(
             keys=[raw.key],
-            references=tower_input(raw, "reference", self.encoder)[None],
-            targets=tower_input(raw, "target", self.encoder, target)[None],
+            references=tower_input(raw, "reference", self.encoder),
+            targets=tower_input(raw, "target", self.encoder, target),
             texts=[modifying_text(meta["captions"], draw, raw.key, self.joiner)],
             captions=[self.captions.get(meta["target"], meta.get("caption", ""))],
             styles=[self.style],
@@ -269,7 +288,7 @@ class GalleryAssembler:
         line = dict(self.library.get(meta["id"], {}))
         return GalleryBatch(
             keys=[meta["id"]],
-            images=tower_input(raw, "image", self.encoder)[None],
+            images=tower_input(raw, "image", self.encoder),
             pictures=shown_beside(raw, "image", self.encoder) if self.show else None,
             categories=[meta["category"]],
             captions=[line.pop("caption", "")],
@@ -304,7 +323,7 @@ class QueryAssembler:
         meta = meta_of(raw, QueryMeta)
         return QueryBatch(
             keys=[raw.key],
-            references=tower_input(raw, "reference", self.encoder)[None],
+            references=tower_input(raw, "reference", self.encoder),
             pictures=shown_beside(raw, "reference", self.encoder) if self.show else None,
             reference_ids=[meta["reference"]],
             target_ids=[meta.get("target", "")],
@@ -337,15 +356,15 @@ class TryOnAssembler:
     needs: ClassVar = frozenset({"person", "garment", "mask", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TryOnBatch:
-        meta, garment = meta_of(raw, TryOnMeta), to_tensor(image_of(raw, "garment"))
+        meta, garment = meta_of(raw, TryOnMeta), colours_of(raw, "garment")
         worn = optional(raw, "warped_mask", self.mask)
         return TryOnBatch(
             keys=[raw.key],
-            garments=tower_input(raw, "garment", self.encoder, garment)[None],
-            pixels=self.picture(image_of(raw, "person"))[None],
-            masks=self.mask(image_of(raw, "mask"))[None],
+            garments=tower_input(raw, "garment", self.encoder, garment),
+            pixels=single(self.picture(colours_of(raw, "person"))),
+            masks=single(self.mask(image_of(raw, "mask"))),
             pose=self.pose(raw),
-            garment_pixels=self.picture(garment)[None],
+            garment_pixels=single(self.picture(garment)),
             sketches=self.sketch(raw),
             texts=[phrases_text(meta.get("phrases", []), draw, raw.key)],
             paired=self.paired,

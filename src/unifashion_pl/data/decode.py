@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ from unifashion_pl.data.formats import BadInput as BadInput
 from unifashion_pl.data.formats import encode_jpeg as encode_jpeg
 from unifashion_pl.data.formats import encode_png as encode_png
 from unifashion_pl.data.formats import sniff as sniff
+from unifashion_pl.data.jpegs import jpeg_pixels, plain_header
 
 MAX_PIXELS = 80_000_000
 #: Transforms pad long pictures to nearly square ones, so that a side costs by its square.
 MAX_SIDE = 16_384
 #: Each scan of a progressive JPEG goes over all pixels: a small file may ask for hours.
 MAX_SCANS = 50 * MAX_PIXELS
+#: Bytes of the shortest scan.
+SCAN = 10
 PASSED_THROUGH = ("jpg", "png")
 #: No picture within :data:`MAX_PIXELS` needs more, even uncompressed at 16 bits.
 MAX_BYTES = 1 << 30
@@ -63,18 +67,29 @@ class Decoded:
     """A completely decoded picture.
 
     Attributes:
-        image: upright, in its own mode, with nothing of the file's metadata but transparency.
+        pixels: upright; an image in its own mode, or those of an ordinary JPEG: (H, W, 3), (H, W) if it is grey.
         kind: format, a key of :data:`unifashion_pl.data.formats.FORMATS`.
         turned: whether its orientation was another than it is stored in.
         flaw: what is wrong with its metadata, "" if nothing is.
-        info: what Pillow found in the file beside pixels; foreign, and to be used with care.
+        info: what Pillow found in the file beside pixels, {} of JPEG files that it need not look at; foreign, and to be used with care.
     """
 
-    image: Image.Image
+    pixels: Image.Image | NDArray[np.uint8]
     kind: str
     turned: bool
     flaw: str
     info: Mapping[str, Any]
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """Upright, in its own mode, with nothing of the file's metadata but transparency."""
+        return self.pixels if isinstance(self.pixels, Image.Image) else Image.fromarray(self.pixels)
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The pixels of :func:`to_rgb`, (H, W, 3); not to be written to."""
+        if not isinstance(self.pixels, Image.Image) and self.pixels.ndim == 3:
+            return self.pixels
+        return np.array(to_rgb(self.image))
 
 
 def decode_picture(data: bytes) -> Decoded:
@@ -105,9 +120,18 @@ def open_image(data: bytes, name: str = "") -> Image.Image:
     Raises:
         BadInput: as :func:`decode_picture`.
     """
+    return open_picture(data, name).image
+
+
+def open_picture(data: bytes, name: str = "") -> Decoded:
+    """:func:`decode_picture`, with damaged metadata mentioned as by :func:`open_image`.
+
+    Raises:
+        BadInput: as :func:`decode_picture`.
+    """
     picture = decode_picture(data)
     mention(picture.flaw, name, data)
-    return picture.image
+    return picture
 
 
 def open_file(path: Path) -> Image.Image:
@@ -167,21 +191,38 @@ def own_image(image: Image.Image) -> Image.Image:
 
 
 def _open(data: bytes, kind: str) -> Decoded:
+    if kind == "jpg" and (header := plain_header(data)) is not None and (plain := _jpeg(data, *header)) is not None:
+        return Decoded(plain, kind, False, "", {})
     for inside in formats.inside_icon(data) if kind == "ico" else ():  # Pillow decodes icons on opening
         check_size(*inside)
     image = Image.open(BytesIO(data), formats=[formats.FORMATS[kind]])
     check_size(*image.size)
-    if kind == "jpg" and (scans := data.count(b"\xff\xda")) * image.width * image.height > MAX_SCANS:
-        raise BadInput(f"a progressive JPEG of {scans:,} scans over {image.width} × {image.height} px")
     if kind == "tiff":
         # Pillow turns TIFFs itself, on loading, and parses all of their EXIF for it
         exif = {ORIENTATION: image.tag_v2.get(ORIENTATION, 1)}  # type: ignore[attr-defined]
         image.getexif = Image.Exif  # type: ignore[method-assign]
+    elif kind == "jpg" and (pixels := _jpeg(data, image.mode, *image.size)) is not None:
+        return _upright(pixels, {str(name): value for name, value in image.info.items()})
     image.load()
     check_size(*image.size)
     info = {str(name): value for name, value in image.info.items()}
-    pixels, turned, flaw = _without_metadata(image, exif if kind == "tiff" else info.get("exif", b""))
-    return Decoded(pixels, kind, turned, flaw, info)
+    own, turned, flaw = _without_metadata(image, exif if kind == "tiff" else info.get("exif", b""))
+    return Decoded(own, kind, turned, flaw, info)
+
+
+def _jpeg(data: bytes, mode: str, width: int, height: int) -> NDArray[np.uint8] | None:
+    """:func:`jpeg_pixels` within the limits."""
+    check_size(width, height)
+    if len(data) // SCAN * width * height > MAX_SCANS and (scans := data.count(b"\xff\xda")) * width * height > MAX_SCANS:
+        raise BadInput(f"a progressive JPEG of {scans:,} scans over {width} × {height} px")
+    return jpeg_pixels(data, mode, width, height)
+
+
+def _upright(pixels: NDArray[np.uint8], info: dict[str, Any]) -> Decoded:
+    """Pixels of an ordinary JPEG with what Pillow found in its header."""
+    turn, flaw = _turn(info.get("exif", b""))
+    upright = pixels if turn is None else Image.fromarray(pixels).transpose(turn)
+    return Decoded(upright, "jpg", turn is not None, flaw, info)
 
 
 def check_size(width: int, height: int) -> None:

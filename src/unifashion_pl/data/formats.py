@@ -99,11 +99,14 @@ def sniff(data: bytes) -> str:
         kind = "tga"
     if kind == "heic" and "HEIF" not in Image.OPEN:
         raise BadInput(HEIC)
-    # plugins of others for a Pillow that does not know the format yet
-    plugged_in = FORMATS[kind] in Image.OPEN and NEEDS.get(kind) not in {*features.modules, *features.codecs}
-    if kind in NEEDS and NEEDS[kind] not in features.get_supported() and not plugged_in:
+    if kind in NEEDS and NEEDS[kind] not in features.get_supported() and not _plugged_in(kind):
         raise BadInput(OLD_PILLOW.format(FORMATS[kind], pillow))
     return kind
+
+
+def _plugged_in(kind: str) -> bool:
+    """Whether somebody's plugin reads it for a Pillow that does not know the format yet."""
+    return FORMATS[kind] in Image.OPEN and NEEDS.get(kind) not in {*features.modules, *features.codecs}
 
 
 def _media(data: bytes) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar
 
+import msgspec
 from typing_extensions import NotRequired, TypedDict
 
 from unifashion_pl.data.reader import DamagedSample, RawSample
@@ -67,6 +69,15 @@ def meta_of(raw: RawSample, kind: type[M]) -> M:
     if data is None:
         raise DamagedSample(raw.key, f"has no meta.json, only {', '.join(sorted(raw.fields))}")
     try:
-        return from_json(data, kind, "meta.json")
+        return _decoder(kind).decode(data)  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    try:
+        return from_json(data, kind, "meta.json")  # which says what is wrong
     except FormatError as error:
         raise DamagedSample(raw.key, str(error)) from error
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)

@@ -12,7 +12,8 @@ autoencoder's posteriors, (B, 8, H/8, W/8) of floats (:mod:`unifashion_pl.data.l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -42,11 +43,11 @@ class Columns:
     """
 
     def __len__(self) -> int:
-        return len(getattr(self, fields(self)[0].name))
+        return len(getattr(self, _fields(type(self))[0].name))
 
     def columns(self) -> dict[str, Any]:
         """The columns that there are, by name."""
-        named = ((f.name, getattr(self, f.name)) for f in fields(self) if "common" not in f.metadata)
+        named = ((f.name, getattr(self, f.name)) for f in _fields(type(self)) if "common" not in f.metadata)
         return {name: value for name, value in named if isinstance(value, Tensor) or value}
 
     def __getitem__(self, rows: int | slice | Sequence[int]) -> Self:
@@ -75,19 +76,25 @@ class Columns:
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Batches of one kind, one behind the other; a column that one of them lacks, all lack. What is common is the first's."""
         made: dict[str, Any] = {}
-        for column in fields(cls):
+        lengths = [len(part) for part in parts]
+        for column in _fields(cls):
             values = [getattr(part, column.name) for part in parts]
             if "common" in column.metadata:
                 made[column.name] = values[0]
             elif any(value is None for value in values):
                 made[column.name] = None
-            elif any(len(value) < len(part) for value, part in zip(values, parts)):
+            elif any(len(value) < length for value, length in zip(values, lengths)):
                 made[column.name] = []
             elif isinstance(values[0], Tensor):
                 made[column.name] = torch.cat(values)
             else:
                 made[column.name] = [entry for value in values for entry in value]
         return cls(**made)
+
+
+@cache
+def _fields(kind: Any) -> tuple[Field[Any], ...]:
+    return fields(kind)
 
 
 @dataclass(kw_only=True)

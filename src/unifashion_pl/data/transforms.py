@@ -1,6 +1,7 @@
 """PIL -> uint8 tensors: what the vision tower sees and what the diffusion head paints. Models normalise, not these.
 
 S is the encoder's side, (H, W) the generation size, all in pixels. Resizing is antialiased bicubic on uint8, within 1 of Pillow's.
+In memory the colours of a pixel stay side by side from the decoder to the batch (torch's ``channels_last``): laying them apart takes as long as resizing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -22,9 +24,15 @@ MASK_THRESHOLD = 128
 THUMBNAIL = 128
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """PIL image of any mode -> uint8 RGB (3, h, w)."""
-    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+def to_tensor(image: Image.Image | NDArray[np.uint8]) -> Tensor:
+    """PIL image of any mode, or RGB pixels (h, w, 3), which are not copied -> uint8 RGB (3, h, w)."""
+    pixels = np.array(to_rgb(image)) if isinstance(image, Image.Image) else image
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def single(image: Tensor) -> Tensor:
+    """(C, h, w) -> a batch of one, (1, C, h, w), as torch expects it in memory: colours that lie side by side go on doing so."""
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -49,9 +57,9 @@ def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> 
     if image.shape[1:] == (height, width):
         return image
     if nearest:
-        return F.interpolate(image[None], (height, width), mode="nearest-exact")[0]
+        return F.interpolate(single(image), (height, width), mode="nearest-exact")[0]
     if image.device.type == "cpu":
-        return F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+        return F.interpolate(single(image), (height, width), mode="bicubic", antialias=True)[0]
     # GPUs have no kernel of it for uint8
     resized = F.interpolate(image[None].float(), (height, width), mode="bicubic", antialias=True)[0]
     return resized.round_().clamp_(BLACK, WHITE).to(torch.uint8)
@@ -71,13 +79,17 @@ def target_pad(image: Tensor, ratio: float = 1.25) -> Tensor:
 
 
 def _padded(image: Tensor, left: int, top: int, height: int, width: int, fill: int) -> Tensor:
-    """An image (C, h, w) inside a larger one of one value.
-
-    Colours stay side by side in memory, as decoders write them; with ``F.pad``, which lays them apart, resizing takes twice as long.
-    """
-    frame = torch.full((height, width, image.shape[0]), fill, dtype=image.dtype, device=image.device).permute(2, 0, 1)
-    frame[:, top : top + image.shape[1], left : left + image.shape[2]] = image
-    return frame
+    """An image (C, h, w) inside a larger one of one value; ``F.pad`` would lay its colours apart."""
+    across, down = slice(left, left + image.shape[2]), slice(top, top + image.shape[1])
+    if image.device.type != "cpu":
+        frame = torch.full((height, width, image.shape[0]), fill, dtype=image.dtype, device=image.device)
+        frame[down, across] = image.permute(1, 2, 0)
+        return frame.permute(2, 0, 1)
+    pixels = image.permute(1, 2, 0).numpy()  # which copies whole rows at once
+    bars = np.empty((height, width, image.shape[0]), pixels.dtype)
+    bars[: down.start], bars[down.stop :] = fill, fill
+    bars[down, : across.start], bars[down, across.stop :], bars[down, across] = fill, fill, pixels
+    return torch.from_numpy(bars).permute(2, 0, 1)
 
 
 class EncoderTransform:
@@ -101,9 +113,8 @@ class EncoderTransform:
         _, height, width = pixels.shape
         short = min(height, width)
         height, width = self.size * height // short, self.size * width // short
-        pixels = resize(pixels, height, width)
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return pixels[:, top : top + self.size, left : left + self.size].contiguous()
+        return resize(pixels, height, width)[:, top : top + self.size, left : left + self.size]
 
 
 class PixelTransform:
@@ -137,7 +148,7 @@ class PixelTransform:
         fitted = fitted[:, top : top + self.size[0], left : left + self.size[1]]
         if dy > 0 or dx > 0:
             fitted = _padded(fitted, max(dx, 0) // 2, max(dy, 0) // 2, *self.size, self.fill)
-        return fitted.contiguous()
+        return fitted
 
 
 class MaskTransform(PixelTransform):
