@@ -142,7 +142,7 @@ class VisionTower(nn.Module):
             raise ValueError(
                 f"images are {images.dtype}, expected torch.uint8 in 0..255: normalisation happens inside the tower"
             )
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        pixels = (images.to(self.mean.dtype, memory_format=torch.contiguous_format) - self.mean) / self.std
         features: Tensor = self.model.forward_features(pixels.to(self.dtype))
         if features.ndim != 4:
             return features

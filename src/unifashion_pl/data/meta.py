@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -59,6 +58,12 @@ class TryOnMeta(TypedDict, total=False):
 M = TypeVar("M", PairMeta, TripletMeta, GalleryMeta, QueryMeta, TryOnMeta)
 
 
+#: Made once: of every sample they read a line.
+DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (PairMeta, TripletMeta, GalleryMeta, QueryMeta, TryOnMeta)
+}
+
+
 def meta_of(raw: RawSample, kind: type[M]) -> M:
     """The decoded ``meta.json``; entries that the kind does not know are left out.
 
@@ -69,15 +74,10 @@ def meta_of(raw: RawSample, kind: type[M]) -> M:
     if data is None:
         raise DamagedSample(raw.key, f"has no meta.json, only {', '.join(sorted(raw.fields))}")
     try:
-        return _decoder(kind).decode(data)  # type: ignore[no-any-return]
+        return DECODERS[kind].decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     try:
         return from_json(data, kind, "meta.json")  # which says what is wrong
     except FormatError as error:
         raise DamagedSample(raw.key, str(error)) from error
-
-
-@cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -92,9 +91,14 @@ class Columns:
         return cls(**made)
 
 
-@cache
+_known: dict[Any, tuple[Field[Any], ...]] = {}
+
+
 def _fields(kind: Any) -> tuple[Field[Any], ...]:
-    return fields(kind)
+    """``dataclasses.fields``, which gathers them anew at every call."""
+    if kind not in _known:
+        _known[kind] = fields(kind)
+    return _known[kind]
 
 
 @dataclass(kw_only=True)

@@ -98,7 +98,7 @@ class ImageVAE(nn.Module):
             raise ValueError(f"pictures are {pixels.dtype}, expected torch.uint8 in 0..255")
         if pixels.shape[-2] % self.factor or pixels.shape[-1] % self.factor:
             raise ValueError(f"pictures are {tuple(pixels.shape[-2:])}, expected sides that are multiples of {self.factor}")
-        out = self.model.encode(pixels.to(self.model.dtype) / 127.5 - 1)
+        out = self.model.encode(pixels.to(self.model.dtype, memory_format=torch.contiguous_format) / 127.5 - 1)
         if not hasattr(out, "latent_dist"):
             latents: Tensor = out.latents
             return latents.contiguous()
