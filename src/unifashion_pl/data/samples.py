@@ -1,7 +1,8 @@
 """Typed batches: the only thing that travels between DataModules and models.
 
 Letters: B batch, S encoder image side, H × W generation size (pixels). Every image tensor is **uint8 RGB**; towers and heads
-normalise on the device, so that a batch is four times smaller on its way there and the data side needs no model's constants.
+normalise on the device, so that a batch is four times smaller on its way there and the data side needs no model's constants. In memory the
+colours of a pixel may lie side by side (torch's ``channels_last``), as decoders write them: ``reshape``, not ``view``.
 
 What is meant for a frozen vision tower (``images``, ``references``, ``targets``, ``garments``) may instead be the tower's own
 outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.features`: P tokens of width W. ``pictures`` are then
