@@ -86,7 +86,7 @@ def test_with_features_too_no_picture_is_opened(
     cached = features_of(repeated, frozen, tmp_path / "features")
     both = made(repeated, head_of().vae, tmp_path / "latents", cached)
     assert both.features == cached.features
-    monkeypatch.setattr(assemble, "open_image", None)
+    monkeypatch.setattr(assemble, "open_picture", None)
     batch = next(iter(TrainLoader(both, TripletAssembler(ENCODER, PIXELS), batch_size=4)))
     assert batch.references.ndim == batch.targets.ndim == 3
     assert batch.pixels is not None
