@@ -135,6 +135,36 @@ def test_a_step_projects_each_image_once(kind: str) -> None:
     assert own.rows == [distinct + 3 * 4]  # the image pass (and the composed query), three for matching, none for language
 
 
+@pytest.mark.parametrize(("kind", "sets"), [("pairs", 1), ("triplets", 2)])
+def test_a_step_looks_up_the_words_of_each_set_of_texts_once(kind: str, sets: int) -> None:
+    """Each look-up has a gradient of the table's size; triplets have captions beside their texts."""
+    backbone = small_backbone()
+    head = RetrievalModule(hidden_size=32, embed_dim=16, lm_vocab=len(backbone.tokenizer))
+    looked_up = Counted([backbone.embeddings.word_embeddings])
+    batch = pair_batch() if kind == "pairs" else triplet_batch()
+    head.losses(backbone, batch, backbone.encode(batch))
+    assert looked_up.rows == [4 * sets]
+
+
+def test_words_that_are_looked_up_stand_for_their_texts_in_every_pass() -> None:
+    """Outputs, and the gradient of the table, with some texts in another order."""
+    backbone, features, tokens = double()
+    seen, rows = backbone.look(features)[1], torch.tensor([2, 0, 2, 1])
+    found: list[tuple[Tensor, ...]] = []
+    for given in (tokens, backbone.look_up(tokens)):
+        backbone.zero_grad()
+        told = backbone.language_pass(seen, given)[tokens.mask]
+        outputs = (backbone.text_pass(given), backbone.fused_pass(features, given[rows])[1], told)
+        torch.cat([out.flatten() for out in outputs]).square().sum().backward(retain_graph=True)
+        grad = backbone.embeddings.word_embeddings.weight.grad
+        assert grad is not None
+        found.append((*outputs, grad.clone()))
+    assert found[0][-1][backbone.begin_id].abs().max() > 0
+    for plain, ours in zip(*found):
+        torch.testing.assert_close(ours, plain, **EXACT)
+    assert backbone.look_up(given) is given
+
+
 @pytest.mark.filterwarnings("ignore:.*")
 def test_passes_are_one_graph_each() -> None:
     backbone = small_backbone(num_layers=2).train()

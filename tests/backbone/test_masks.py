@@ -17,7 +17,7 @@ MODES: tuple[MaskMode, ...] = ("unimodal", "causal", "bidirectional")
 def reach(backbone: QFormerBackbone, tokens: TextTokens, mode: MaskMode) -> list[str]:
     """Rows of 0 and 1 over [queries | text]: does the output at i have a gradient to the input embedding at j?"""
     inputs: list[Tensor] = []
-    hook = backbone.embeddings.register_forward_hook(lambda _m, _i, out: inputs.append(out))
+    hook = backbone.qformer.register_forward_pre_hook(lambda _module, given: inputs.append(given[0]))
     queries, text = backbone.joint_pass(backbone.image_features(images(1)), tokens, mode=mode)
     hook.remove()
     outputs = torch.cat([queries, text], 1)[0]

@@ -28,13 +28,18 @@ QuerySet = Literal["reference", "target"]
 
 @dataclass
 class TextTokens:
-    """``ids`` (B, T) int64 starting with CLS; ``mask`` (B, T) bool, True where not padding."""
+    """``ids`` (B, T) int64 starting with CLS; ``mask`` (B, T) bool, True where not padding.
+
+    ``words`` (B, 1 + T, D) are the word embeddings of ``[DEC]`` and ``ids`` where they are looked up already (:meth:`QFormerBackbone.look_up`): passes
+    that share them send one gradient to the table, which is as large as the vocabulary, instead of one each.
+    """
 
     ids: Tensor
     mask: Tensor
+    words: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> TextTokens:
-        return TextTokens(self.ids[rows], self.mask[rows])
+        return TextTokens(self.ids[rows], self.mask[rows], None if self.words is None else self.words[rows])
 
 
 @dataclass
@@ -154,6 +159,20 @@ class QFormerBackbone(nn.Module):
         device = self.query_tokens.device
         return TextTokens(sent(out["input_ids"], device), sent(out["attention_mask"].bool(), device))
 
+    def look_up(self, tokens: TextTokens) -> TextTokens:
+        """The same texts with their word embeddings, for several passes over them."""
+        if tokens.words is not None:
+            return tokens
+        begin = tokens.ids.new_full((len(tokens.ids), 1), self.begin_id)
+        return TextTokens(tokens.ids, tokens.mask, self.embeddings.word_embeddings(torch.cat([begin, tokens.ids], 1)))
+
+    def embedded(self, tokens: TextTokens, begun: bool = False) -> Tensor:
+        """Words and positions (B, T, D); ``begun``: ``[DEC]`` stands in the place of CLS."""
+        words = self.look_up(tokens).words
+        assert words is not None
+        words = torch.cat([words[:, :1], words[:, 2:]], 1) if begun else words[:, 1:]
+        return words + self.embeddings.position_embeddings(self.embeddings.position_ids[:, : words.shape[1]])
+
     def warn_if_cut(self, texts: list[str]) -> None:
         """Say which texts are longer than the Q-Former reads (LAVIS' 50 words, ``max_text_tokens`` tokens); users' texts, not training's."""
         whole, kept = (
@@ -208,7 +227,7 @@ class QFormerBackbone(nn.Module):
 
         It and :meth:`image_pass` are the unimodal mask of §3.1.1 in two passes, which give the same numbers.
         """
-        states = self.embeddings(input_ids=tokens.ids)
+        states = self.embedded(tokens)
         return self.qformer(states, additive_mask(tokens.mask[:, None, :], states.dtype), wanted=1)[0][:, 0]
 
     def joint_pass(
@@ -228,7 +247,8 @@ class QFormerBackbone(nn.Module):
     def _joint(
         self, features: Tensor | SeenImages, tokens: TextTokens, query_set: QuerySet, mode: MaskMode, wanted: int | None
     ) -> Tensor:
-        states = self.embeddings(input_ids=tokens.ids, query_embeds=self.queries_of(query_set, len(tokens.ids)))
+        words = self.embedded(tokens)
+        states = torch.cat([self.queries_of(query_set, len(words)).to(words.dtype), words], 1)
         mask = additive_mask(visibility(self.num_queries, tokens.mask, mode), states.dtype)
         return self.qformer(states, mask, features, queries=self.num_queries, wanted=wanted)[0]
 
@@ -249,8 +269,7 @@ class QFormerBackbone(nn.Module):
         Queries see queries alone in it, so that theirs is the image pass with q_R: of what that has kept (:meth:`look`) the text is read by itself.
         """
         seen = features if isinstance(features, SeenImages) else self.look(features)[1]
-        begin = tokens.ids.new_full((len(tokens.ids), 1), self.begin_id)
-        states = self.embeddings(input_ids=torch.cat([begin, tokens.ids[:, 1:]], 1))
+        states = self.embedded(tokens, begun=True)
         mask = visibility(self.num_queries, tokens.mask, "causal")[:, self.num_queries :]
         return self.qformer(states, additive_mask(mask, states.dtype), seen, behind=True)[0]
 
@@ -263,10 +282,10 @@ class QFormerBackbone(nn.Module):
         if isinstance(batch, PairBatch):
             features = self.image_features(batch.images)
             queries, seen = self.look(features)
-            return Encoding(features, self.tokenize(batch.texts), queries, None, seen)
+            return Encoding(features, self.look_up(self.tokenize(batch.texts)), queries, None, seen)
         if isinstance(batch, TripletBatch | EditBatch):
             images = batch.references if isinstance(batch, TripletBatch) else batch.images
-            features, tokens = self.image_features(images), self.tokenize(batch.texts)
+            features, tokens = self.image_features(images), self.look_up(self.tokenize(batch.texts))
             queries, cls = self.fused_pass(features, tokens)
             return Encoding(features, tokens, queries, cls)
         raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1), TripletBatch or EditBatch")
