@@ -213,10 +213,10 @@ def lm_loss(logits: Tensor, ids: Tensor, mask: Tensor, label_smoothing: float = 
     """Next-token loss of the Q-Former's own language head (BLIP-2's ITG; not in Eq. 5, hence off by default).
 
     Args:
-        logits: (B, T, V) of the multimodal causal pass.
+        logits: (B, T, V) of the multimodal causal pass, or (B, T - 1, V): the last position predicts nothing.
         ids: (B, T) token ids. mask: (B, T) bool, False = padding.
     """
     labels = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
     return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=label_smoothing
+        logits[:, : labels.shape[1]].flatten(0, 1).float(), labels.flatten(), ignore_index=-100, label_smoothing=label_smoothing
     )

@@ -41,6 +41,10 @@ class TextTokens:
     def __getitem__(self, rows: Tensor) -> TextTokens:
         return TextTokens(self.ids[rows], self.mask[rows], None if self.words is None else self.words[rows])
 
+    def all_but_last(self) -> TextTokens:
+        """(B, T - 1): what predicts a next token."""
+        return TextTokens(self.ids[:, :-1], self.mask[:, :-1], None if self.words is None else self.words[:, :-1])
+
 
 @dataclass
 class Encoding:

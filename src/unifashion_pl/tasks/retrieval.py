@@ -80,7 +80,7 @@ class RetrievalModule(TaskModule):
             scores = itc.similarities / self.clamped_temperature.detach()
             losses["itm"] = self._itm(backbone, seen, encoding.tokens, scores, batch.products, "reference")
         if self.lm_head is not None:
-            states = backbone.language_pass(seen, encoding.tokens)
+            states = backbone.language_pass(seen, encoding.tokens.all_but_last())
             logits = self.lm_head(states, backbone.embeddings.word_embeddings.weight)
             losses["lm"] = lm_loss(logits, encoding.tokens.ids, encoding.tokens.mask)
         return losses
