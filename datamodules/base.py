@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import CombinedLoader
 
 from unifashion_pl.data.assemble import Assembler
@@ -293,7 +294,8 @@ class FashionDataModule(Resizable):
         cached = FeatureSource(*_beside(source, self.features, FOLDER))
         model = getattr(self.trainer, "lightning_module", None)
         if (backbone := getattr(model, "backbone", None)) is not None:
-            cached.check(backbone.vision, self.encoder)
+            running = getattr(getattr(self.trainer, "state", None), "fn", TrainerFn.FITTING)
+            cached.check(backbone.vision, self.encoder, fitting=running == TrainerFn.FITTING)
         return cached
 
     def _with_latents(self, source: SampleSource) -> LatentSource:

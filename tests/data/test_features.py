@@ -81,6 +81,9 @@ def test_another_tower_transform_or_data_is_refused(
         FeatureSource(ShardSource(pair_shards / "pairs-train"), tmp_path)
     with pytest.raises(ValueError, match="is to be trained"):
         cached.check(frozen.vision.requires_grad_(True), EncoderTransform(SIZE))
+    cached.check(frozen.vision, EncoderTransform(SIZE), fitting=False)  # a test of what was trained
+    with pytest.raises(ValueError, match="weights was"):
+        cached.check(other.requires_grad_(True), EncoderTransform(SIZE), fitting=False)
 
 
 def test_a_tower_of_the_same_weights_that_gives_other_outputs_is_refused(

@@ -227,13 +227,16 @@ class FeatureSource(SampleSource):
         """Under which name a sample carries what is kept of an image field."""
         return name
 
-    def check(self, tower: nn.Module, encoder: Transform) -> None:
+    def check(self, tower: nn.Module, encoder: Transform, fitting: bool = True) -> None:
         """Compare with the tower that is to be spared and the transform of the DataModule, and one image's features with its output.
+
+        Args:
+            fitting: whether what may train will: by `validate` and `test` no tower changes.
 
         Raises:
             ValueError: the tower trains, or tower, weights, transform or outputs differ, with both values.
         """
-        if any(parameter.requires_grad for parameter in tower.parameters()):
+        if fitting and any(parameter.requires_grad for parameter in tower.parameters()):
             raise ValueError(
                 f"the {self.part} is to be trained, but its cached features would stay as they are: train without features=..., or "
                 "leave `vision` out of also_train"
