@@ -16,6 +16,7 @@ from unifashion_pl.datamodules.mixed import MixedPairsDataModule
 from unifashion_pl.datamodules.multitask import MultiTaskDataModule
 from unifashion_pl.datamodules.vitonhd import VitonHDDataModule
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.mixing import chosen_epoch
 
 #: Dataset -> its folder below a common root.
@@ -156,9 +157,7 @@ def _pairs(name: str, place: _Places, library: Path, val_overlap: Any, **sizes: 
     Raises:
         ValueError: no such dataset.
     """
-    if name not in PAIRS:
-        raise ValueError(f"pair_shares names {name!r}; datasets of pairs are {', '.join(PAIRS)}")
-    settings = {**place(name), **sizes}
+    settings = {**place(choice(name, "dataset of pairs", PAIRS)), **sizes}
     if name == "fashiongen":
         return FashionGenDataModule(**settings)
     if name == "fashion200k":

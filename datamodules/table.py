@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from unifashion_pl.datamodules.base import FashionDataModule
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.assemble import Assembler, GalleryAssembler, PairAssembler, QueryAssembler, TripletAssembler
 from unifashion_pl.data.plan import Kind, Plan
 from unifashion_pl.data.stream import EvalLoader, TrainLoader
 from unifashion_pl.data.table import COLUMNS, Table, TableSource
-from unifashion_pl.names import unknown
 
 
 class TableDataModule(FashionDataModule):
@@ -56,13 +56,15 @@ class TableDataModule(FashionDataModule):
         **common: Any,
     ) -> None:
         super().__init__(root, **common)
-        if kind not in ("pairs", "triplets"):
-            raise ValueError(f"kind is {kind!r}, expected pairs or triplets")
-        if kind == "triplets" and gallery is None and not (validation is None and test is None):
+        if (
+            choice(kind, "kind", ("pairs", "triplets")) == "triplets"
+            and gallery is None
+            and not (validation is None and test is None)
+        ):
             raise ValueError("queries are evaluated in a gallery: name its rows too (gallery=...), of images with their ids")
         every = {column for groups in COLUMNS.values() for group in groups for column in group}
-        for column in sorted(set(columns or {}) - every):
-            raise ValueError(f"columns: {unknown('column', column, sorted(every))}")
+        for column in columns or ():
+            choice(column, "column", sorted(every))
         self.tables = {"train": train, "validation": validation, "test": test}
         self.gallery, self.kind, self.columns, self.name = gallery, kind, columns, name
         self.labels = tuple(labels)

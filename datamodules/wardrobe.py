@@ -15,6 +15,8 @@ from typing import Any
 from unifashion_pl.datamodules.benchmark import CAPTIONS, FOLDERS, PAIRS, BenchmarkDataModule
 
 from unifashion_pl.files import WriteError, check_writable, exclusive
+from unifashion_pl.wardrobe.catalogue import spec_of
+from unifashion_pl.wardrobe.write import FORMAT, write_wardrobe
 
 
 def default_cache() -> Path:
@@ -29,9 +31,6 @@ def default_cache() -> Path:
 
 def _version(size: str) -> str:
     """A hash of what a wardrobe of this size holds, so that a cache of another release is not taken for it."""
-    from unifashion_pl.wardrobe.catalogue import spec_of
-    from unifashion_pl.wardrobe.write import FORMAT
-
     return hashlib.sha256(f"{FORMAT} {spec_of(size)}".encode()).hexdigest()[:6]
 
 
@@ -94,8 +93,6 @@ class WardrobeDataModule(BenchmarkDataModule):
 
     def prepare_data(self) -> None:
         """Draw the wardrobe and make its shards, once per cache folder, size and seed; other processes wait."""
-        from unifashion_pl.wardrobe import write_wardrobe
-
         with exclusive(self.folder):
             write_wardrobe(self.folder / "raw", spec=self.size, seed=self.seed, workers=self.prepare_workers)
         super().prepare_data()

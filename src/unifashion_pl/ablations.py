@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unifashion_pl import __version__
+from unifashion_pl.arguments import choice
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.lines import read_lines
 from unifashion_pl.metrics.records import Interval, ResultRecord, read_records
@@ -91,9 +92,8 @@ def make_table(name: str, out: str | Path, settings: Settings | None = None) -> 
         ValueError: unknown table, or a folder whose recipes were made with other settings.
         WriteError: ``out`` cannot be written.
     """
-    if name not in TABLES:
-        raise ValueError(f"unknown table {name!r}; known are {', '.join(TABLES)}")
-    table, out, settings = TABLES[name], check_writable(out, folder=True), settings or Settings()
+    table = TABLES[choice(name, "table", TABLES)]
+    out, settings = check_writable(out, folder=True), settings or Settings()
     out.mkdir(parents=True, exist_ok=True)
     with working_in(out):
         for recipe in dict.fromkeys(row.recipe for row in table.rows):

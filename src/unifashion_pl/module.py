@@ -272,13 +272,19 @@ class UniFashionModule(LossModule, PretrainedMethods):
         self._announced = None
         return super().load_state_dict(state_dict if kwargs.get("assign") else taken(self, state_dict), *args, **kwargs)
 
-    def on_validation_epoch_start(self) -> None:
+    def _ready(self) -> None:
+        """What every evaluation and painting begins with."""
         unshard(self)
         learned.say_if_random(self)
+
+    def on_validation_epoch_start(self) -> None:
+        self._ready()
         self.evaluator.start("validation", self.trainer.val_dataloaders, self.trainer.limit_val_batches)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self.evaluator.update(self, batch)
+
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
@@ -291,12 +297,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
 
     def on_test_epoch_start(self) -> None:
         check_writable(self._folder("test"), folder=True)
-        unshard(self)
-        learned.say_if_random(self)
+        self._ready()
         self.evaluator.start("test", self.trainer.test_dataloaders, self.trainer.limit_test_batches)
-
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.evaluator.update(self, batch)
 
     def on_test_epoch_end(self) -> None:
         metrics = self.evaluator.finish(self._folder("test"))
@@ -304,8 +306,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
         reshard(self)
 
     def on_predict_epoch_start(self) -> None:
-        unshard(self)
-        learned.say_if_random(self)
+        self._ready()
         self.painter.start(self, self._folder("predict"))
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -69,6 +70,16 @@ def check_regular(path: Path) -> None:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise FormatError(f"{path} is a device or a pipe, not a file: save its content in a file")
+
+
+def digest(path: Path, seen: Callable[[int], Any] = int) -> str:
+    """SHA-256 of a file, 64 digits; ``seen`` is told how many bytes each block has."""
+    hasher = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            hasher.update(block)
+            seen(len(block))
+    return hasher.hexdigest()
 
 
 def _not_utf8(path: Path, data: bytes, place: int) -> str:

@@ -12,8 +12,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypedDict
 
-from unifashion_pl import __version__
+from unifashion_pl import UniFashionModule, __version__
 from unifashion_pl.cli.training import train
+from unifashion_pl.datamodules import WardrobeDataModule
+from unifashion_pl.datamodules.captioners import write_gallery_captions
 from unifashion_pl.files import write_text
 from unifashion_pl.reading import read_json, read_yaml
 
@@ -136,10 +138,6 @@ def stages_of(recipe: str, settings: Settings) -> Stages:
 
 def write_captions(run: Path, out: Path) -> None:
     """Caption the validation gallery of a phase-2 run's DataModule with the run's own caption head."""
-    from unifashion_pl import UniFashionModule
-    from unifashion_pl.datamodules import WardrobeDataModule
-    from unifashion_pl.datamodules.captioners import write_gallery_captions
-
     config: _RunConfig = read_yaml(run / "config.yaml", _RunConfig, "the configuration of a run")
     data = WardrobeDataModule(**{**config["data"]["init_args"], "pairs": False, "triplets": True})
     data.prepare_data()

@@ -62,7 +62,9 @@ def public_names() -> dict[str, list[str]]:
     for room in ROOMS:
         module = importlib.import_module(f"unifashion_pl.{room}".rstrip("."))
         names = getattr(module, "__all__", None) or [
-            n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__
+            n
+            for n, v in vars(module).items()
+            if getattr(v, "__module__", None) == module.__name__ or (hasattr(module, "__path__") and not inspect.ismodule(v))
         ]
         lines: list[str] = []
         for name in sorted(n for n in names if not n.startswith("_")):

@@ -112,7 +112,7 @@ class TestScores:
         several.update(["red"], [["r", "s"]], ["x"])
         with pytest.raises(ValueError, match="several for x"):
             several.compute()
-        with pytest.raises(ValueError, match="protocol='nltk'; expected one of coco"):
+        with pytest.raises(ValueError, match="unknown protocol 'nltk'; known are coco"):
             CaptionScores("nltk")
 
     def test_equal_duplicates_count_once(self, examples):

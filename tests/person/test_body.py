@@ -10,7 +10,7 @@ from person.drawn import opened, tryon
 
 
 def test_unknown_inputs_are_named(files: dict[str, Path]) -> None:
-    with pytest.raises(TypeError, match="unknown inputs masks; known are size, image_size, densepose"):
+    with pytest.raises(TypeError, match="unknown input 'masks'.*; known are size, image_size, densepose"):
         tryon(files, masks=files["mask"])
 
 

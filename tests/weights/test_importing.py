@@ -97,7 +97,7 @@ def test_other_architectures(lavis: dict[str, torch.Tensor], tmp_path: Path) -> 
     torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet.pth")
     refused(tmp_path / "resnet.pth", "none of the known checkpoints")
     refused(tmp_path / "resnet.pth", "read as blip2-lavis, but 86 of its 86 tensors are unexplained", kind="blip2-lavis")
-    refused(tmp_path / "resnet.pth", "unknown kind 'blip3'; known are blip2-lavis", kind="blip3")
+    refused(tmp_path / "resnet.pth", "unknown kind 'blip3'.*did you mean", kind="blip3")
     refused(tmp_path / "resnet.pth", "read as sd, but 'model.diffusion_model.input_blocks.0.0.weight' is missing", kind="sd")
     bert = BertModel(BertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48))
     bert.save_pretrained(tmp_path / "bert")

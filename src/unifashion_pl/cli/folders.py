@@ -38,9 +38,13 @@ def folders(trainer: Any) -> tuple[Path | None, list[Path]]:
     given = getattr(trainer.logger, "init_args", None)
     save_dir, name, version = (getattr(given, field, None) for field in ("save_dir", "name", "version"))
     log = None if save_dir is None or not isinstance(version, str) else Path(str(save_dir)) / (name or "") / version
+    return log, saved_in(trainer) or ([log / "checkpoints"] if log is not None else [])
+
+
+def saved_in(trainer: Any) -> list[Path]:
+    """The folders that callbacks of a trainer's config name for checkpoints."""
     places = [getattr(getattr(callback, "init_args", None), "dirpath", None) for callback in trainer.callbacks or ()]
-    found = [Path(str(place)) for place in places if place]
-    return log, found or ([log / "checkpoints"] if log is not None else [])
+    return [Path(str(place)) for place in places if place]
 
 
 def checkpoints(trainer: Any) -> list[Path]:

@@ -20,15 +20,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from unifashion_pl.cli import folders
 from unifashion_pl.configs import merged, resolve_config
 from unifashion_pl.configs.layers import drop_replaced
+from unifashion_pl.freezing import OWN_HEADS
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.parts.rebuild import rebuilding
 from unifashion_pl.parts.trust import SWITCH, local
+from unifashion_pl.preemption import PATTERN
 from unifashion_pl.weights.building import Saved, at_rest, buildable
 from unifashion_pl.weights.checkpoint import read_checkpoint
 
 #: Parts of ``model`` that are no part of what was trained.
 OF_THE_COMMAND = ("evaluator", "painter")
-HEADS = ("retrieval", "caption", "diffusion")
 
 
 class UniFashionCLI(LightningCLI):
@@ -108,7 +109,7 @@ class UniFashionCLI(LightningCLI):
             checked = parser.parse_object({"model": section}, defaults=False)
             section = json.loads(parser.dump(checked, format="json", skip_none=False))["model"]
         # over the configs and below the options of the command line
-        left = nulls(self._args) & {*HEADS}
+        left = nulls(self._args) & {*OWN_HEADS}
         model = json.dumps({"model": {name: value for name, value in section.items() if name not in left}})
         self.config = self.parser.parse_args(with_config(self._args, model))
         self.config[self.config.subcommand].model.init_from = None  # the checkpoint has all weights
@@ -259,10 +260,9 @@ def checkpoint(asked: str, command: str, trainer: Any) -> str:
     registry = asked.startswith("registry") and find_spec("litmodels") is not None
     if Path(asked).exists() or registry or (command == "fit" and asked in ("last", "hpc")):
         return asked
-    folders = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in trainer.callbacks or ()]
-    places = [Path(str(folder)) for folder in folders if folder]
+    places = folders.saved_in(trainer)
     if asked == "hpc":
-        places, pattern = [Path(str(trainer.default_root_dir or "."))], "hpc_ckpt_*.ckpt"
+        places, pattern = [Path(str(trainer.default_root_dir or "."))], PATTERN
     elif asked == "last":
         pattern = "last*.ckpt"
     elif asked == "best":
@@ -291,8 +291,7 @@ def _there(places: Sequence[Path]) -> str:
 def _not_from_itself(config: Any) -> None:
     """Of several places to start from, leave out the one that this run writes: a second run would go on from the first."""
     places = config.model.get("init_from")
-    dirpaths = [getattr(getattr(c, "init_args", None), "dirpath", None) for c in config.trainer.callbacks or ()]
-    own = {Path(path).resolve().parent for path in dirpaths if path}
+    own = {path.resolve().parent for path in folders.saved_in(config.trainer)}
     if isinstance(places, list) and (itself := [p for p in places if isinstance(p, str) and Path(p).resolve() in own]):
         print(f"init_from: {', '.join(itself)} is what this run writes, so it does not start from it")
         config.model.init_from = [place for place in places if place not in itself] or None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unifashion_pl.commands.options import MaxBad, Model, usable
 from unifashion_pl.commands.signature import FILE
+from unifashion_pl.files import replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,8 +125,6 @@ def _save(out: Path, pictures: list[Image.Image]) -> None:
     """One picture, or several side by side."""
     from diffusers.utils.pil_utils import make_image_grid
     from PIL import Image
-
-    from unifashion_pl.files import replacing
 
     with replacing(out) as file:
         make_image_grid(pictures, 1, len(pictures)).save(file, Image.registered_extensions()[out.suffix.lower()])

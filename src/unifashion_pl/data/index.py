@@ -13,7 +13,7 @@ from typing import Any
 
 from unifashion_pl.data.plan import compact_json
 from unifashion_pl.files import replacing
-from unifashion_pl.reading import FormatError, converted, is_inside, read_json
+from unifashion_pl.reading import FormatError, converted, digest, is_inside, read_json
 
 FORMAT = 1
 NAME = "index.json"
@@ -185,11 +185,7 @@ def size_fault(path: Path, expected: int) -> str:
 
 def fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, as an index has them of its sources."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
 def changed_sources(folder: Path, root: Path) -> list[str]:

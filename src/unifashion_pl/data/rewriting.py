@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from unifashion_pl.arguments import choice
+
 Table = Sequence[tuple[str, str]]
 
 _COMPARED = r"(?:more|less|fewer|\w{2,}er)\b"
@@ -112,9 +114,7 @@ def paraphrase(text: str, rule: str = "all") -> str:
         for name in PARAPHRASES:
             text = paraphrase(text, name)
         return text
-    if rule not in PARAPHRASES:
-        raise ValueError(f"unknown paraphrase rule {rule!r}; expected one of {', '.join(PARAPHRASES)} or all")
-    if rule == "spelling":
+    if choice(rule, "paraphrase rule", (*PARAPHRASES, "all")) == "spelling":
         swaps = {"color": "colour", "colour": "color", "gray": "grey", "grey": "gray"}
         return _keeping_case(text, lambda inner: re.sub(r"\b(?:colou?r|gr[ae]y)", lambda match: swaps[match[0]], inner))
     if rule == "order":

@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.captions import check_provenance
 from unifashion_pl.data.samples import Batch, GalleryBatch, QueryBatch
 from unifashion_pl.data.transforms import thumbnail
@@ -323,13 +324,11 @@ def half_query(model: FashionModel, batch: QueryBatch, name: str, seen: Seen | N
     """
     backbone, retrieval = model.backbone, model.retrieval_head
     assert retrieval is not None
-    if name == "text-only":
+    if choice(name, "half", ABLATIONS) == "text-only":
         return retrieval.text_embeddings(backbone, batch.texts)
     if name == "text-blank":
         grey = (Seen() if seen is None else seen).grey(model)
         return retrieval.compose(backbone, grey.expand(len(batch), *grey.shape[1:]), batch.texts)
     if name == "image-only":
         return retrieval.compose(backbone, batch.references, [""] * len(batch))
-    if name == "image-similarity":
-        return F.normalize(retrieval.image_embeddings(backbone, batch.references, "target").mean(1), dim=-1)
-    raise ValueError(f"unknown half {name!r}; known are {', '.join(ABLATIONS)}")
+    return F.normalize(retrieval.image_embeddings(backbone, batch.references, "target").mean(1), dim=-1)

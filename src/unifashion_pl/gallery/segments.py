@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from unifashion_pl import files
 from unifashion_pl.arguments import ArgumentError
-from unifashion_pl.reading import FormatError
+from unifashion_pl.reading import FormatError, digest
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
@@ -231,10 +231,10 @@ def write(folder: Path, segment: Segment) -> str:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     start = len(text).to_bytes(8, "little") + text
-    digest = hashlib.sha256(start)
+    hasher = hashlib.sha256(start)
     for block in _blocks(arrays):
-        digest.update(block)
-    name = f"vectors-{digest.hexdigest()[:32]}.safetensors"
+        hasher.update(block)
+    name = f"vectors-{hasher.hexdigest()[:32]}.safetensors"
     with files.replacing(folder / name) as file:
         file.write(start)
         for block in _blocks(arrays):
@@ -288,9 +288,5 @@ def check(path: Path) -> None:
     Raises:
         FormatError: other bytes than were written.
     """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    if path.name != f"vectors-{digest.hexdigest()[:32]}.safetensors":
+    if path.name != f"vectors-{digest(path)[:32]}.safetensors":
         raise FormatError(f"{path} is damaged: its vectors are not those that were written; {AGAIN}")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.generation.garment import GarmentBranch, Hint, denoise
 from unifashion_pl.generation.samplers import alphas_cumprod, prediction_of, signal_of
 from unifashion_pl.parts import rebuild
@@ -117,8 +118,8 @@ class Denoiser(nn.Module):
         super().__init__()
         self.frozen_dtype = floating(dtype)
         self._source = source
-        if garment not in (None, *GARMENT_WAYS):
-            raise ValueError(f"unknown way to read garments {garment!r}; known are {', '.join(GARMENT_WAYS)}, or None")
+        if garment is not None:
+            choice(garment, "way to read garments", GARMENT_WAYS)
         if (source is None) == (config is None):
             raise ValueError("give a Denoiser either source (folder or hub id) or config (arguments of UNet2DConditionModel)")
         self.unet: Any = _load_unet(source) if source is not None else _new_unet(config or {}, in_channels)
@@ -130,11 +131,9 @@ class Denoiser(nn.Module):
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         self.context_width: int = self.unet.config.cross_attention_dim
-        if prediction not in ("epsilon", "v", None):
-            raise ValueError(f"unknown prediction {prediction!r}; known are epsilon, v")
         self.prediction = prediction
         self.predicts_v: Tensor
-        kind = prediction or ("epsilon" if source is None else trained_for(source))
+        kind = choice(prediction or ("epsilon" if source is None else trained_for(source)), "prediction", ("epsilon", "v"))
         self.register_buffer("predicts_v", torch.tensor(int(kind == "v")))
         self.alpha_bar: Tensor
         self.register_buffer("alpha_bar", alphas_cumprod(), persistent=False)

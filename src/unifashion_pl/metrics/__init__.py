@@ -4,78 +4,53 @@ Each class collects rows keyed by id and gives the same result for any number of
 string and a result record. The functions under the classes can be used alone.
 """
 
-from unifashion_pl.data.captions import LeakError, check_provenance
-from unifashion_pl.data.rewriting import negate, paraphrase
-from unifashion_pl.metrics.candidates import CandidateLists, Catalogue, build_candidates, candidate_list
-from unifashion_pl.metrics.caption_scores import CaptionScores, score_captions, tokenize_captions
-from unifashion_pl.metrics.coco.captions import bleu, cider_d, rouge_l
-from unifashion_pl.metrics.fashiongen import FashionGenRecall
-from unifashion_pl.metrics.fashioniq import FULL_QUERIES, FashionIQRecall
-from unifashion_pl.metrics.image_scores import ImageScores
-from unifashion_pl.metrics.images import ImageDistances, MeanImageScore, clip_s, frechet_distance, kernel_distance, resize, ssim
-from unifashion_pl.metrics.intervals import (
-    bootstrap_interval,
-    cluster_standard_error,
-    compare_paired,
-    exact_mcnemar,
-    seed_summary,
-    wilson_interval,
-)
-from unifashion_pl.metrics.leaks import TextQuery, bm25_scores, caption_audit, check_audits, text_only_floor
-from unifashion_pl.metrics.protocol import Protocol
-from unifashion_pl.metrics.recall import Ranks, RecallAtK, exact_ranks, recall_percent, token_scores, two_way_ranks
-from unifashion_pl.metrics.records import Interval, ResultRecord, read_records, write_records
-from unifashion_pl.metrics.robustness import overlap_at, product_ranks, success_by_round
-
-__all__ = [
-    "FULL_QUERIES",
-    "CandidateLists",
-    "CaptionScores",
-    "Catalogue",
-    "FashionGenRecall",
-    "FashionIQRecall",
-    "ImageDistances",
-    "ImageScores",
-    "Interval",
-    "LeakError",
-    "MeanImageScore",
-    "Protocol",
-    "Ranks",
-    "RecallAtK",
-    "ResultRecord",
-    "TextQuery",
-    "bleu",
-    "bm25_scores",
-    "bootstrap_interval",
-    "build_candidates",
-    "candidate_list",
-    "caption_audit",
-    "check_audits",
-    "check_provenance",
-    "cider_d",
-    "clip_s",
-    "cluster_standard_error",
-    "compare_paired",
-    "exact_mcnemar",
-    "exact_ranks",
-    "frechet_distance",
-    "kernel_distance",
-    "negate",
-    "overlap_at",
-    "paraphrase",
-    "product_ranks",
-    "read_records",
-    "recall_percent",
-    "resize",
-    "rouge_l",
-    "score_captions",
-    "seed_summary",
-    "ssim",
-    "success_by_round",
-    "text_only_floor",
-    "token_scores",
-    "tokenize_captions",
-    "two_way_ranks",
-    "wilson_interval",
-    "write_records",
-]
+from unifashion_pl.data.captions import LeakError as LeakError
+from unifashion_pl.data.captions import check_provenance as check_provenance
+from unifashion_pl.data.rewriting import negate as negate
+from unifashion_pl.data.rewriting import paraphrase as paraphrase
+from unifashion_pl.metrics.candidates import CandidateLists as CandidateLists
+from unifashion_pl.metrics.candidates import Catalogue as Catalogue
+from unifashion_pl.metrics.candidates import build_candidates as build_candidates
+from unifashion_pl.metrics.candidates import candidate_list as candidate_list
+from unifashion_pl.metrics.caption_scores import CaptionScores as CaptionScores
+from unifashion_pl.metrics.caption_scores import score_captions as score_captions
+from unifashion_pl.metrics.caption_scores import tokenize_captions as tokenize_captions
+from unifashion_pl.metrics.coco.captions import bleu as bleu
+from unifashion_pl.metrics.coco.captions import cider_d as cider_d
+from unifashion_pl.metrics.coco.captions import rouge_l as rouge_l
+from unifashion_pl.metrics.fashiongen import FashionGenRecall as FashionGenRecall
+from unifashion_pl.metrics.fashioniq import FULL_QUERIES as FULL_QUERIES
+from unifashion_pl.metrics.fashioniq import FashionIQRecall as FashionIQRecall
+from unifashion_pl.metrics.image_scores import ImageScores as ImageScores
+from unifashion_pl.metrics.images import ImageDistances as ImageDistances
+from unifashion_pl.metrics.images import MeanImageScore as MeanImageScore
+from unifashion_pl.metrics.images import clip_s as clip_s
+from unifashion_pl.metrics.images import frechet_distance as frechet_distance
+from unifashion_pl.metrics.images import kernel_distance as kernel_distance
+from unifashion_pl.metrics.images import resize as resize
+from unifashion_pl.metrics.images import ssim as ssim
+from unifashion_pl.metrics.intervals import bootstrap_interval as bootstrap_interval
+from unifashion_pl.metrics.intervals import cluster_standard_error as cluster_standard_error
+from unifashion_pl.metrics.intervals import compare_paired as compare_paired
+from unifashion_pl.metrics.intervals import exact_mcnemar as exact_mcnemar
+from unifashion_pl.metrics.intervals import seed_summary as seed_summary
+from unifashion_pl.metrics.intervals import wilson_interval as wilson_interval
+from unifashion_pl.metrics.leaks import TextQuery as TextQuery
+from unifashion_pl.metrics.leaks import bm25_scores as bm25_scores
+from unifashion_pl.metrics.leaks import caption_audit as caption_audit
+from unifashion_pl.metrics.leaks import check_audits as check_audits
+from unifashion_pl.metrics.leaks import text_only_floor as text_only_floor
+from unifashion_pl.metrics.protocol import Protocol as Protocol
+from unifashion_pl.metrics.recall import Ranks as Ranks
+from unifashion_pl.metrics.recall import RecallAtK as RecallAtK
+from unifashion_pl.metrics.recall import exact_ranks as exact_ranks
+from unifashion_pl.metrics.recall import recall_percent as recall_percent
+from unifashion_pl.metrics.recall import token_scores as token_scores
+from unifashion_pl.metrics.recall import two_way_ranks as two_way_ranks
+from unifashion_pl.metrics.records import Interval as Interval
+from unifashion_pl.metrics.records import ResultRecord as ResultRecord
+from unifashion_pl.metrics.records import read_records as read_records
+from unifashion_pl.metrics.records import write_records as write_records
+from unifashion_pl.metrics.robustness import overlap_at as overlap_at
+from unifashion_pl.metrics.robustness import product_ranks as product_ranks
+from unifashion_pl.metrics.robustness import success_by_round as success_by_round

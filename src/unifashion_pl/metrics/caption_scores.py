@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.metrics.coco import captions as pure
 from unifashion_pl.metrics.coco import ptb
 from unifashion_pl.metrics.coco.java import JavaTools, meteor_process, one_line, ptb_java, summable
@@ -60,12 +61,6 @@ class CaptionTable:
         return {**{f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)}, "METEOR": self.meteor_corpus, **rest}
 
 
-def _check(protocol: str, tokenizer: str) -> None:
-    for name, value, known in (("protocol", protocol, PROTOCOLS), ("tokenizer", tokenizer, TOKENIZERS)):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}; expected one of {', '.join(known)}")
-
-
 def tokenize_captions(texts: Sequence[str], tokenizer: str = "ptb-py", tools: JavaTools | None = None) -> list[str]:
     """PTB tokens of each text, lower-cased, punctuation dropped, separated by blanks.
 
@@ -100,7 +95,7 @@ def score_captions(
     Raises:
         ValueError: naming ids that lack a hypothesis or reference, or whose reference has no tokens.
     """
-    _check(protocol, tokenizer)
+    choice(protocol, "protocol", PROTOCOLS), choice(tokenizer, "tokenizer", TOKENIZERS)
     if difference := sorted(set(hypotheses) ^ set(references)):
         raise ValueError(f"ids without hypothesis or without reference: {', '.join(difference[:5])}")
     tools = tools or JavaTools.find()
@@ -163,8 +158,8 @@ class CaptionScores(KeyedMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__("captions", **kwargs)
-        _check(protocol, tokenizer)
-        self.protocol, self.tokenizer, self.meteor, self.text = protocol, tokenizer, meteor, text
+        self.protocol, self.tokenizer = choice(protocol, "protocol", PROTOCOLS), choice(tokenizer, "tokenizer", TOKENIZERS)
+        self.meteor, self.text = meteor, text
         self.java, self.jars = java, jars
         self._table: CaptionTable | None = None
 

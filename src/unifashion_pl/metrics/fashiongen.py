@@ -83,9 +83,7 @@ class FashionGenRecall(KeyedMetric):
         super().reset()
         self.lists, self.under, self._tables = {}, {}, {}
 
-    def update(self, table: str, ids: Sequence[Any], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor]) -> None:
-        """Append rows; called by :meth:`update_images` and :meth:`update_texts`."""
-        self._store(table, ids, facts, tensors)
+    update = KeyedMetric._store
 
     def update_images(
         self,

@@ -86,9 +86,7 @@ class FashionIQRecall(KeyedMetric):
         super().reset()
         self._clear()
 
-    def update(self, table: str, ids: Sequence[Any], facts: dict[str, Sequence[Any]], tensors: dict[str, Tensor]) -> None:
-        """Append rows; called by :meth:`update_gallery` and :meth:`update_queries`."""
-        self._store(table, ids, facts, tensors)
+    update = KeyedMetric._store
 
     def update_gallery(
         self,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.index import fingerprint
 from unifashion_pl.metrics.images import resize
 
@@ -96,9 +97,7 @@ class Lpips(nn.Module):
 
     def __init__(self, backbone: str | Path | None, net: str = "alex", sha256: str | None = None) -> None:
         super().__init__()
-        if net not in LPIPS_BACKBONES:
-            raise ValueError(f"net={net!r}; expected one of {', '.join(LPIPS_BACKBONES)}")
-        path = local_file(backbone, f"LPIPS ({LPIPS_BACKBONES[net]})", sha256)
+        path = local_file(backbone, f"LPIPS ({LPIPS_BACKBONES[choice(net, 'net', LPIPS_BACKBONES)]})", sha256)
         from torchmetrics.functional.image.lpips import _LPIPS
 
         self.name = f"LPIPS({net})"

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.metrics.tables import KeyedMetric
 
@@ -87,13 +88,11 @@ def resize(images: Tensor, mode: str = "clean", side: int = INCEPTION_SIDE) -> T
     Returns:
         (B, 3, side, side) float32 in 0..255.
     """
-    if mode == "clean":
+    if choice(mode, "resize", RESIZE_MODES) == "clean":
         return torch.stack([_resize_clean(image, side) for image in images.cpu()]).to(images.device)
     if mode == "tm-antialias":
         return F.interpolate(images.float(), size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-    if mode == "legacy":
-        return _resize_legacy(images.float(), side)
-    raise ValueError(f"resize={mode!r}; expected one of {', '.join(RESIZE_MODES)}")
+    return _resize_legacy(images.float(), side)
 
 
 def _resize_clean(image: Tensor, side: int) -> Tensor:

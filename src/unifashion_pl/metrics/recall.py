@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.metrics.tables import KeyedMetric
 from unifashion_pl.team import team_of_all
 
@@ -46,13 +47,9 @@ class Ranks:
 
         ``pessimistic``: better + ties < K; ``optimistic``: better < K; ``expected``: mean over random orders of the ties.
         """
-        if policy == "pessimistic":
-            return (self.better + self.ties < k).double()
-        if policy == "optimistic":
-            return (self.better < k).double()
-        if policy == "expected":
+        if choice(policy, "ties", POLICIES) == "expected":
             return ((k - self.better).double() / (self.ties + 1)).clamp(0, 1)
-        raise ValueError(f"ties={policy!r}; expected one of {', '.join(POLICIES)}")
+        return (self.better + (self.ties if policy == "pessimistic" else 0) < k).double()
 
     @property
     def tied(self) -> int:
@@ -270,10 +267,7 @@ class RecallAtK(KeyedMetric):
 
     def __init__(self, ks: Sequence[int] = (1, 5, 10), ties: str = "pessimistic", **kwargs: Any) -> None:
         super().__init__("queries", **kwargs)
-        if ties not in POLICIES:
-            raise ValueError(f"ties={ties!r}; expected one of {', '.join(POLICIES)}")
-        self.ks = tuple(ks)
-        self.ties = ties
+        self.ks, self.ties = tuple(ks), choice(ties, "ties", POLICIES)
         self._anonymous = 0
 
     def update(

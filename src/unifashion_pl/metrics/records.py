@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.files import write_text
 from unifashion_pl.metrics.protocol import AUDIT, Protocol
 from unifashion_pl.reading import FormatError, converted, from_json, read_json
@@ -100,8 +101,7 @@ class ResultRecord:
     def __post_init__(self) -> None:
         if self.doubt is None and self.implementation is not None:
             object.__setattr__(self, "doubt", _older_doubt(self.under, self.implementation))
-        if self.unit not in UNITS:
-            raise ValueError(f"unit of {self.metric} is {self.unit!r}; expected one of {', '.join(UNITS)}")
+        choice(self.unit, f"unit of {self.metric}", UNITS)
         if self.n < 0 or (self.n_expected or 0) < 0:
             raise ValueError(
                 f"{self.metric} under {self.protocol} has n={self.n} of {self.n_expected}: expected no negative counts"

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from unifashion_pl.team import Rows, Team, merge, merged, team_of_all, united
-
-__all__ = ["KeyedMetric", "Rows", "Team", "merge", "merged", "team_of_all", "united"]
+from unifashion_pl.team import Rows, Team, merge
 
 
 class KeyedMetric(Metric):

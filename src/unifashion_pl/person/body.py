@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.person import checks
 from unifashion_pl.person.checks import Limits
@@ -76,9 +77,8 @@ class Options:
         Raises:
             TypeError: unknown ones, with those that there are.
         """
-        known = [option.name for option in fields(cls)]
-        if unknown := [name for name in values if name not in known]:
-            raise TypeError(f"unknown inputs {', '.join(unknown)}; known are {', '.join(known)}")
+        for name in values:
+            choice(name, "input", [option.name for option in fields(cls)])
         return cls(**values)
 
 

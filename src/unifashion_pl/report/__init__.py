@@ -1,5 +1,3 @@
 """Result files -> one HTML page."""
 
-from unifashion_pl.report.build import build_report
-
-__all__ = ["build_report"]
+from unifashion_pl.report.build import build_report as build_report

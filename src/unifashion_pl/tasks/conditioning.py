@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.generation import PromptEncoder
 from unifashion_pl.parts import rebuild
 
@@ -31,15 +32,11 @@ def build_adapter(kind: str, query_width: int, width: int) -> nn.Module:
     Raises:
         ValueError: another kind, or widths that it cannot join.
     """
-    if kind == "linear":
+    if choice(kind, "adapter", ("linear", "residual_mlp")) == "linear":
         return nn.Linear(query_width, width)
-    if kind == "residual_mlp":
-        if query_width != width:
-            raise ValueError(
-                f"adapter residual_mlp needs equal widths, got queries {query_width} and context {width}: use linear"
-            )
-        return ResidualMLP(width)
-    raise ValueError(f"unknown adapter {kind!r}; known are linear, residual_mlp")
+    if query_width != width:
+        raise ValueError(f"adapter residual_mlp needs equal widths, got queries {query_width} and context {width}: use linear")
+    return ResidualMLP(width)
 
 
 @torch.no_grad()

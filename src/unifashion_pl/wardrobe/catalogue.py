@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.wardrobe.products import ATTRIBUTES, RULES, Product, change, differences, draw_product, make_product
 from unifashion_pl.wardrobe.texts import modifying_texts
 
@@ -59,11 +60,7 @@ def spec_of(spec: WardrobeSpec | str) -> WardrobeSpec:
     Raises:
         ValueError: unknown size.
     """
-    if isinstance(spec, WardrobeSpec):
-        return spec
-    if spec not in SIZES:
-        raise ValueError(f"unknown wardrobe size {spec!r}; known are {', '.join(SIZES)}")
-    return SIZES[spec]
+    return spec if isinstance(spec, WardrobeSpec) else SIZES[choice(spec, "wardrobe size", SIZES)]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from functools import partial
 
 from PIL import Image
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.data.formats import encode
+from unifashion_pl.wardrobe.catalogue import VIEWS
 from unifashion_pl.wardrobe.drawing import render_flat
 from unifashion_pl.wardrobe.person import draw_figure, render_worn
 from unifashion_pl.wardrobe.products import Product
@@ -25,14 +27,12 @@ def render_product(product: Product, view: str, size: int, key: str) -> Image.Im
         ValueError: unknown view.
     """
     rng, fabric = random.Random(f"{key}/{view}"), random.Random(f"{key}/fabric")
-    if view == "worn":
+    if choice(view, "view", VIEWS) == "worn":
         return render_worn(product, size, size, draw_figure(rng), rng, fabric).image
     if view == "detail":
         large = render_flat(product, size * 3 // 2, size * 3 // 2, rng, fabric)[0]
         left = size // 4 + rng.randint(-size // 16, size // 16)
         return large.crop((left, size // 6, left + size, size // 6 + size))
-    if view not in ("front", "hanger"):
-        raise ValueError(f"unknown view {view!r}; known are front, hanger, worn, detail")
     return render_flat(product, size, size, rng, fabric, on_hanger=view == "hanger")[0]
 
 

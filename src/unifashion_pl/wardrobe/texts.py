@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.wardrobe.products import LENGTHS, SLEEVES, Product, differences
 from unifashion_pl.wardrobe.shapes import SLEEVED
 
@@ -18,6 +19,7 @@ PATTERN_WORDS = {
 SLEEVE_WORDS = {"none": "sleeveless", "short": "short sleeves", "long": "long sleeves"}
 NECK_WORDS = {"round": "round neck", "v": "V-neck", "collar": "collar", "strapless": "strapless"}
 LENGTH_WORDS = {"short": "short", "knee": "knee-length", "long": "long"}
+STYLES = ("fashion200k", "fashiongen", "fashioniq")
 COUNT_WORDS = {0: "no", 3: "three", 5: "five"}
 
 
@@ -42,16 +44,12 @@ def describe(product: Product, style: str, rng: random.Random) -> str:
     Raises:
         ValueError: unknown style.
     """
-    if style == "fashion200k":
+    if choice(style, "caption style", STYLES) == "fashion200k":
         length = f"{LENGTH_WORDS[product.length]} " if _has(product, "length") else ""
         sleeves = {"none": "sleeveless ", "short": "", "long": "long-sleeved "}
         sleeve = sleeves[product.sleeve] if _has(product, "sleeve") else ""
         return f"{product.colour} {product.pattern} {length}{sleeve}{product.category}"
-    if style == "fashiongen":
-        return _stylist(product, rng)
-    if style == "fashioniq":
-        return _detailed(product, rng)
-    raise ValueError(f"unknown caption style {style!r}; known are fashion200k, fashiongen, fashioniq")
+    return _stylist(product, rng) if style == "fashiongen" else _detailed(product, rng)
 
 
 def name_of(product: Product) -> str:

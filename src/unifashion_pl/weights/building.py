@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook, register_module_parameter_registration_hook
 
@@ -20,7 +22,7 @@ from unifashion_pl import learned
 from unifashion_pl.arguments import choice
 from unifashion_pl.configs import read_config
 from unifashion_pl.configs.layers import drop_replaced
-from unifashion_pl.freezing import left_out
+from unifashion_pl.freezing import OWN_HEADS, left_out
 from unifashion_pl.parts.fit import check_fit, load_exactly
 from unifashion_pl.parts.rebuild import Blueprints, SourceMissing, rebuilding
 from unifashion_pl.parts.trust import UntrustedCode, library_only
@@ -28,7 +30,6 @@ from unifashion_pl.parts.trust import UntrustedCode, library_only
 M = TypeVar("M", bound=nn.Module)
 #: Layers and parameters that a model may have for each tensor of its file, and beyond: frozen parts that the file leaves out.
 EACH, SLACK = 6, 8_000
-HEADS = ("retrieval", "caption", "diffusion")
 #: Of ``optim``, what names classes of others.
 MAKERS = ("optimizer", "scheduler")
 #: Bytes of buffers that are in no file.
@@ -63,11 +64,11 @@ class Saved:
         """
         own = self.section.get("further") or {}
         for head in heads:
-            choice(head, "head", (*HEADS, *own))
-        others = {*HEADS, *own} - {*heads}
+            choice(head, "head", (*OWN_HEADS, *own))
+        others = {*OWN_HEADS, *own} - {*heads}
         state = {name: tensor for name, tensor in self.state.items() if name.partition("_head.")[0] not in others}
         further = {name: section for name, section in own.items() if name in heads} or None
-        section = {**self.section, **dict.fromkeys(others & {*HEADS})}
+        section = {**self.section, **dict.fromkeys(others & {*OWN_HEADS})}
         if own:
             weights = {name: weight for name, weight in (section.get("loss_weights") or {}).items() if name not in others}
             section |= {"further": further, "loss_weights": weights}
@@ -81,9 +82,6 @@ def build(cls: type[M], section: Mapping[str, Any]) -> M:
 
 def builder(cls: type[M], section: Mapping[str, Any]) -> Callable[[], M]:
     """:func:`build` in two steps, of which the second can be repeated: everything is checked, then made."""
-    from jsonargparse import ArgumentParser
-    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
-
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(cls, "module", fail_untyped=False)
     parsed = parser.parse_object({"module": dict(section)})
@@ -193,8 +191,6 @@ def _bounded(saved: Saved) -> Iterator[None]:
 
 def from_config(cls: type[M], config: str | Path | Iterable[str | Path], overrides: dict[str, Any] | None = None) -> M:
     """See :meth:`UniFashionModule.from_config`. Weights named by ``init_from`` are loaded as in training."""
-    from jsonargparse import ArgumentParser
-
     configs = [config] if isinstance(config, str | Path) else list(config)
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifashion_pl import learned
+from unifashion_pl.freezing import OWN_HEADS
 from unifashion_pl.version import __version__
 from unifashion_pl.weights.manifest import PublishedPart, load_manifest
 
@@ -90,9 +91,7 @@ def model_card(
         datasets: names or hub ids of what it was trained on.
     """
     config = {key: value for key, value in model.hparams.items() if not key.startswith("_")}
-    heads = [
-        name.removesuffix("_head") for name in ("retrieval_head", "caption_head", "diffusion_head") if getattr(model, name)
-    ]
+    heads = [name for name in OWN_HEADS if getattr(model, f"{name}_head")]
     lines = [
         "---",
         _front(heads, config, records, licence, datasets),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unifashion_pl.parts.fit import differences
-from unifashion_pl.weights import blip2, ldm
+from unifashion_pl.weights import blip2, ldm, llm
 from unifashion_pl.weights.download import Download, open_download, recognise
 from unifashion_pl.weights.importing import convert, reading_as
 from unifashion_pl.weights.ledger import Ledger, Report
@@ -155,14 +155,7 @@ def published_tensors(kind: str) -> Mapping[str, Tensor]:
         blip2.map_hf(ledger)
         prefix = blip2.TOWER if kind == "tower" else ""
         return {name: tensor for name, tensor in ledger.tensors.items() if name.startswith(prefix)}
-    return _llama() if kind == "llm" else _diffusion(kind)
-
-
-def _llama() -> Mapping[str, Tensor]:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    with torch.device("meta"):
-        return LlamaForCausalLM(LlamaConfig(**LLAMA_7B)).state_dict()
+    return dict(llm.llama(**LLAMA_7B).state_dict()) if kind == "llm" else _diffusion(kind)
 
 
 def _diffusion(kind: str) -> Mapping[str, Tensor]:

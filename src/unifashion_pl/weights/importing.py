@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from unifashion_pl.arguments import choice
 from unifashion_pl.files import follow_umask, replacing_folder, write_tensors
 from unifashion_pl.parts.tensors import TENSORS
 from unifashion_pl.weights import blip2, ldm, llm, lora, released
@@ -102,10 +103,9 @@ def choose_kind(source: Download, kind: str | None) -> str:
     Raises:
         ValueError: an unknown kind, nothing that was recognised, or a part that is not imported yet.
     """
-    if kind is not None and kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; known are {', '.join(KINDS)}")
-    found = kind or recognise(source)
-    if found is None:
+    if kind is not None:
+        return choice(kind, "kind", KINDS)
+    if (found := recognise(source)) is None:
         example = ", ".join(list(source.tensors)[:3])
         raise ValueError(
             f"{source.path} is none of the known checkpoints ({example}, ...): see `unifashion weights list`, or name it with --as"

@@ -129,6 +129,14 @@ def peft_base_names(names: Iterable[str]) -> dict[str, str]:
     return {name: f"{module}.base_layer.{leaf}" for name, module, _, leaf in split if module in adapted}
 
 
+def llama(**sizes: Any) -> Any:
+    """transformers' Llama of these sizes on the meta device."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        return LlamaForCausalLM(LlamaConfig(**sizes))
+
+
 def check_llama(tensors: Mapping[str, Tensor], path: str) -> None:
     """The language model inside a UniFashion checkpoint against transformers' Llama at the sizes that it shows.
 
@@ -136,7 +144,6 @@ def check_llama(tensors: Mapping[str, Tensor], path: str) -> None:
         ValueError: missing, superfluous or misshapen tensors.
     """
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     own = {name.removeprefix(LLM): t for name, t in tensors.items() if name.startswith(LLM)}
     if not own:
@@ -149,7 +156,7 @@ def check_llama(tensors: Mapping[str, Tensor], path: str) -> None:
         raise ValueError(f"{path} holds half a language model: {error.args[0]} is missing. Nothing was written") from error
     head = math.gcd(words.shape[1], keys)
     layers = 1 + max(int(n.split(".")[2]) for n in plain if n.startswith("model.layers."))
-    config = LlamaConfig(
+    model = llama(
         vocab_size=words.shape[0],
         hidden_size=words.shape[1],
         intermediate_size=ffn.shape[0],
@@ -160,8 +167,7 @@ def check_llama(tensors: Mapping[str, Tensor], path: str) -> None:
         eos_token_id=None,
     )
     lora = {n.split(".lora_")[0].rsplit(".", 1)[1]: t.shape[0] for n, t in own.items() if ".lora_A." in n}
-    with torch.device("meta"):
-        model: Any = LlamaForCausalLM(config)
-        if lora:
+    if lora:
+        with torch.device("meta"):
             model = get_peft_model(model, LoraConfig(r=max(lora.values()), target_modules=sorted(lora)))
     compare(own, model.state_dict(), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,7 +10,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from unifashion_pl.reading import read_json
+from unifashion_pl import reading
 
 #: What can be imported.
 KINDS: dict[str, str] = {
@@ -29,7 +28,6 @@ KINDS: dict[str, str] = {
 }
 #: BLIP-2 and models derived from it.
 QFORMER_KINDS = ("blip2-lavis", "blip2-hf", "unifashion", "sprc")
-BLOCK = 1 << 22
 #: Bars are shown above this size: hashing runs at some hundred MB/s.
 LARGE = 1 << 28
 
@@ -94,7 +92,7 @@ def load_manifest() -> list[PublishedPart]:
         FileNotFoundError: it is neither in the package nor in a checkout.
         ValueError: with the field that is not what it should be.
     """
-    return read_json(shipped_file("manifest.json"), Manifest, "a manifest").parts
+    return reading.read_json(shipped_file("manifest.json"), Manifest, "a manifest").parts
 
 
 def table(parts: list[PublishedPart]) -> str:
@@ -113,17 +111,11 @@ def table(parts: list[PublishedPart]) -> str:
 
 
 def digest(path: Path, progress: bool = False) -> str:
-    """SHA-256 of a file."""
-    hasher, size = hashlib.sha256(), path.stat().st_size
+    """SHA-256 of a file, perhaps under a bar."""
+    size = path.stat().st_size
     hide = not progress or size < LARGE
-    with (
-        path.open("rb") as stream,
-        tqdm(total=size, unit="B", unit_scale=True, desc=f"sha256 {path.name}", disable=hide) as bar,
-    ):
-        while block := stream.read(BLOCK):
-            hasher.update(block)
-            bar.update(len(block))
-    return hasher.hexdigest()
+    with tqdm(total=size, unit="B", unit_scale=True, desc=f"sha256 {path.name}", disable=hide) as bar:
+        return reading.digest(path, bar.update)
 
 
 def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -> list[PublishedPart]:
