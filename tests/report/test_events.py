@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -83,3 +84,21 @@ def test_without_tensorboard_the_cure_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
     with pytest.raises(ValueError, match=r"events.out.tfevents.1 is TensorBoard's.*pip install 'unifashion-pl\[tensorboard\]'"):
         read_run(tmp_path)
+
+
+def test_files_count_in_the_order_of_their_names_whatever_copying_made_of_their_times(tmp_path: Path) -> None:
+    """A run of six steps that went on from its third."""
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    for second, first, changed in ((1_000, 0, 9_000), (2_000, 3, 8_000)):
+        own = writer.EventFileWriter(str(tmp_path / f"{second}"))
+        for step in range(first, first + 6):
+            values = [Summary.Value(tag="loss", simple_value=float(second + step))]
+            own.add_event(Event(wall_time=0.0, step=step, summary=Summary(value=values)))
+        own.close()
+        (file,) = (tmp_path / f"{second}").glob(PATTERN)
+        os.utime(file.rename(tmp_path / f"events.out.tfevents.{second}.host.1.0"), (changed, changed))
+    expected = [*((float(step), 1_000.0 + step) for step in range(3)), *((float(step), 2_000.0 + step) for step in range(3, 9))]
+    assert read_events(sorted(tmp_path.glob(PATTERN))) == {"loss": expected}

@@ -23,7 +23,7 @@ def read_events(files: list[Path]) -> dict[str, list[tuple[float, float]]]:
         FormatError: the package tensorboard is not installed, or a file is none of its.
     """
     found: dict[str, dict[float, float]] = {}
-    for file in sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name)):
+    for file in sorted(files, key=_begun):
         began: dict[str, float] = {}
         for tag, step, value in _scalars(file):
             points = found.setdefault(tag, {})
@@ -33,6 +33,13 @@ def read_events(files: list[Path]) -> dict[str, list[tuple[float, float]]]:
                     del points[older]
             points[step] = value
     return {tag: sorted(points.items()) for tag, points in found.items() if tag not in NO_CURVES}
+
+
+def _begun(file: Path) -> tuple[int, int, str]:
+    """Order of event files: by the second in their names, as TensorBoard has it, because copies have the times of copying."""
+    changed = file.stat().st_mtime_ns
+    second = file.name.removeprefix(PATTERN[:-1]).partition(".")[0]
+    return (int(second) if second.isdecimal() else changed // 10**9, changed, file.name)
 
 
 def _scalars(file: Path) -> Iterator[tuple[str, float, float]]:
