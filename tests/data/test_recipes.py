@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from data.test_shards import train_plan
+from PIL import Image
 
+from unifashion_pl.data.decode import decode_picture, stored
 from unifashion_pl.data.index import ShardIndex
 from unifashion_pl.data.plan import BadSample, Item, Made
 from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.recipes import pixel_hash
 from unifashion_pl.data.shards import write_shards
 
 
@@ -42,3 +49,16 @@ def test_samples_fail_alone(fashiongen_root: Path, tmp_path: Path) -> None:
     assert index.samples == 33
     source = ShardSource(tmp_path / "pairs-train")
     assert [source.read(n).key for n in range(33)] == source.keys
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_equal_pixels_have_one_hash_however_they_were_decoded(kind: str, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 14, 3), np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, kind)
+    rgb = Image.open(file).convert("RGB")
+    meant = hashlib.sha256(f"{rgb.width}x{rgb.height}".encode() + rgb.tobytes()).hexdigest()[:32]
+    _, _, kept = stored(file.getvalue(), decode_picture(file.getvalue()))
+    assert pixel_hash(kept.rgb()) == pixel_hash(kept.image) == meant
+    assert pixel_hash(noise[::-1]) != meant

@@ -36,6 +36,25 @@ def test_pixels_need_all_parts() -> None:
     assert PairBatch.interleave([pair_batch(2), pair_batch(2, pixels=None)]).pixels is None
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_parts_in_pinned_memory_are_joined_there(monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format) -> None:
+    images = torch.randint(0, 256, (3, 3, 8, 6), dtype=torch.uint8).contiguous(memory_format=layout)
+    parts = [pair_batch(3, images=images, pixels=None), pair_batch(3, images=images, pixels=None, dataset="other/train")]
+    asked: list[dict[str, Any]] = []
+    plain, empty = PairBatch.interleave(parts), torch.empty
+
+    def pinned(*shape: Any, pin_memory: bool = False, **more: Any) -> Tensor:  # there is no such memory without a GPU
+        asked.append({"pin_memory": pin_memory, **more})
+        return empty(*shape, **more)
+
+    monkeypatch.setattr(torch, "empty", pinned)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: tensor.dtype == torch.uint8)
+    joined = PairBatch.interleave(parts)
+    assert torch.equal(joined.images, plain.images)
+    assert joined.images.is_contiguous(memory_format=layout)
+    assert asked == [{"pin_memory": True, "dtype": torch.uint8, "memory_format": layout}]
+
+
 def gallery_batch() -> GalleryBatch:
     return GalleryBatch(
         keys=["a", "b", "c"],

@@ -349,12 +349,18 @@ def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8] | None:
 
 
 def to_store(data: bytes, picture: Decoded) -> tuple[str, bytes, Image.Image]:
-    """What a shard stores of an image file and its decoded picture: (``jpg`` or ``png``, bytes, decoded image).
+    """:func:`stored` with the decoded image itself."""
+    kind, kept, shown = stored(data, picture)
+    return kind, kept, shown.image
+
+
+def stored(data: bytes, picture: Decoded) -> tuple[str, bytes, Decoded]:
+    """What a shard stores of an image file and its decoded picture: (``jpg`` or ``png``, bytes, the picture as it is stored).
 
     JPEG and PNG pass byte for byte, whatever the file is called; other formats become PNG.
     """
     if picture.kind in PASSED_THROUGH:
-        return picture.kind, data, picture.image
+        return picture.kind, data, picture
     with _guard(picture.kind):
         rgb = to_rgb(picture.image)
-        return "png", encode_png(rgb), rgb
+        return "png", encode_png(rgb), replace(picture, pixels=rgb)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import Image
 
-from unifashion_pl.data.decode import BadInput, decode_picture, mention, read_bytes, to_rgb, to_store
+from unifashion_pl.data.decode import BadInput, Decoded, decode_picture, mention, read_bytes, stored, to_rgb
 from unifashion_pl.data.plan import BadSample, Input, Item, Made, compact_json
 
 
@@ -20,24 +22,36 @@ def encoder_versions() -> dict[str, str]:
     return {"pillow": PIL.__version__}
 
 
-def pixel_hash(image: Image.Image) -> str:
-    """Hash of an image's size and RGB values."""
-    rgb = to_rgb(image)
-    return hashlib.sha256(f"{rgb.width}x{rgb.height}".encode() + rgb.tobytes()).hexdigest()[:32]
+def pixel_hash(image: Image.Image | NDArray[np.uint8]) -> str:
+    """Hash of the size and RGB values of an image, or of RGB pixels (h, w, 3)."""
+    rgb = np.asarray(to_rgb(image)) if isinstance(image, Image.Image) else image
+    hashed = hashlib.sha256(f"{rgb.shape[1]}x{rgb.shape[0]}".encode())
+    hashed.update(np.ascontiguousarray(rgb).data.cast("B"))
+    return hashed.hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file as a shard stores it: field name with extension, bytes, the decoded image, upright.
-
-    ``turned`` and ``flaw`` as in :class:`~unifashion_pl.data.decode.Decoded`.
-    """
+    """An image file as a shard stores it: field name with extension, bytes, and what was decoded of it."""
 
     field: str
     data: bytes
-    image: Image.Image
-    turned: bool = False
-    flaw: str = ""
+    decoded: Decoded
+
+    @property
+    def image(self) -> Image.Image:
+        """Upright."""
+        return self.decoded.image
+
+    @property
+    def turned(self) -> bool:
+        """As in :class:`~unifashion_pl.data.decode.Decoded`."""
+        return self.decoded.turned
+
+    @property
+    def flaw(self) -> str:
+        """As in :class:`~unifashion_pl.data.decode.Decoded`."""
+        return self.decoded.flaw
 
     @property
     def source(self) -> dict[str, Any]:
@@ -53,11 +67,10 @@ def read_input(needed: Input) -> Picture:
     """
     try:
         raw = read_bytes(needed.path)
-        found = decode_picture(raw)
-        kind, data, image = to_store(raw, found)
+        kind, data, decoded = stored(raw, decode_picture(raw))
     except BadInput as error:
         raise BadSample(needed.id, needed.role, error.reason) from error
-    return Picture(f"{needed.role}.{kind}", data, image, found.turned, found.flaw)
+    return Picture(f"{needed.role}.{kind}", data, decoded)
 
 
 class FileRecipe:
@@ -104,7 +117,7 @@ class FileRecipe:
         except (ValueError, LookupError, TypeError, ArithmeticError, OSError) as error:  # what nobody foresaw
             raise BadSample(needed[0].id, "sample", f"cannot be made: {type(error).__name__} {error}") from error
         fields = {p.field: p.data for p in pictures.values()} | extra
-        hashed = pixel_hash(pictures["image"].image) if set(pictures) == {"image"} else None
+        hashed = pixel_hash(pictures["image"].decoded.rgb()) if set(pictures) == {"image"} else None
         return Made({**fields, "meta.json": compact_json(meta)}, needed[0].id, hashed)
 
 

@@ -73,8 +73,12 @@ class Columns:
         return replace(self, **{name: value.pin_memory() for name, value in tensors.items()})
 
     @classmethod
-    def cat(cls, parts: Sequence[Self]) -> Self:
-        """Batches of one kind, one behind the other; a column that one of them lacks, all lack. What is common is the first's."""
+    def cat(cls, parts: Sequence[Self], order: Sequence[tuple[int, int]] | None = None) -> Self:
+        """Batches of one kind, one behind the other; a column that one of them lacks, all lack. What is common is the first's.
+
+        Args:
+            order: (part, row of it) of each sample of the result, instead of one part behind the other.
+        """
         made: dict[str, Any] = {}
         lengths = [len(part) for part in parts]
         for column in _fields(cls):
@@ -86,10 +90,24 @@ class Columns:
             elif any(len(value) < length for value, length in zip(values, lengths)):
                 made[column.name] = []
             elif isinstance(values[0], Tensor):
-                made[column.name] = torch.cat(values)
-            else:
+                made[column.name] = torch.cat(values) if order is None else _rows(values, order)
+            elif order is None:
                 made[column.name] = [entry for value in values for entry in value]
+            else:
+                made[column.name] = [values[part][row] for part, row in order]
         return cls(**made)
+
+
+def _rows(values: Sequence[Tensor], order: Sequence[tuple[int, int]]) -> Tensor:
+    """Rows of several tensors as one, each copied once; in pinned memory if they lie there, or a GPU would have to wait for the copy."""
+    rows = [values[part][row : row + 1] for part, row in order]
+    if not rows or not all(value.is_pinned() for value in values):
+        return torch.cat(rows)
+    beside = values[0].dim() == 4 and all(value.is_contiguous(memory_format=torch.channels_last) for value in values)
+    layout = torch.channels_last if beside else torch.contiguous_format
+    shape = (len(rows), *rows[0].shape[1:])
+    room = torch.empty(shape, dtype=values[0].dtype, pin_memory=True, memory_format=layout)
+    return torch.cat(rows, out=room)
 
 
 _known: dict[Any, tuple[Field[Any], ...]] = {}
@@ -148,10 +166,10 @@ class PairBatch(Columns):
 
         Pixels only if all parts have them; product numbers are kept apart from each other.
         """
-        places = [((i + 0.5) / len(part), number) for number, part in enumerate(parts) for i in range(len(part))]
-        order = sorted(range(len(places)), key=lambda row: places[row])
+        places = sorted(((i + 0.5) / len(part), number, i) for number, part in enumerate(parts) for i in range(len(part)))
+        order = [(number, i) for _, number, i in places]
         apart = [replace(part, products=part.products ^ number_of(part.dataset)) for part in parts]
-        return replace(cls.cat(apart)[order], dataset="+".join(part.dataset for part in parts))
+        return replace(cls.cat(apart, order), dataset="+".join(part.dataset for part in parts))
 
 
 @dataclass(kw_only=True)
