@@ -60,14 +60,19 @@ class CaptionInput:
     @property
     def prompt(self) -> str:
         """:data:`TEMPLATE`, filled in."""
-        return TEMPLATE.format(garment=GARMENTS.get(self.category, self.category), keywords=", ".join(self.keywords))
+        return self.filled(TEMPLATE)
+
+    def filled(self, template: str) -> str:
+        """A template of one's own with ``{garment}`` and ``{keywords}``, filled in."""
+        return template.format(garment=GARMENTS.get(self.category, self.category), keywords=", ".join(self.keywords))
 
 
 class Captioner(Protocol):
     """Writes one caption per subject.
 
     Attributes:
-        record: provenance that all its captions share: ``captioner``, ``weights_hash``, ``template``, ``decoding``, ``inputs`` …
+        record: provenance that all its captions share: ``captioner``, ``weights_hash``, ``template``, ``decoding``, ``inputs`` …;
+            of these ``date`` alone may differ between runs that write one library.
     """
 
     @property
@@ -216,7 +221,7 @@ def _captioned_ids(out: Path, record: Mapping[str, Any]) -> set[str]:
             file.write(whole)
     done = set()
     for number, entry in read_json_lines(out, dict[str, Any], "a line of a caption library"):
-        if differing := sorted(k for k in record if entry.get(k) != record[k]):
+        if differing := sorted(k for k in record if k != "date" and entry.get(k) != record[k]):
             raise ValueError(
                 f"{out}:{number} was written with another {', '.join(differing)}: one library has one captioner, template and list of "
                 "keywords. Name another file, or remove this one"

@@ -98,6 +98,20 @@ def annotate(
         str | None, "not beside --model, in its place: any image-text-to-text model of transformers, a folder or a hub id"
     ] = None,
     style: Annotated[Literal["fashion200k", "fashiongen", "fashioniq"], "of --model"] = "fashioniq",
+    endpoint: Annotated[
+        str | None,
+        {
+            "metavar": "URL",
+            "help": "in --model's place too: a server of OpenAI's chat interface, e.g. http://127.0.0.1:8000/v1",
+        },
+    ] = None,
+    served: Annotated[str | None, {"metavar": "NAME", "help": "of --endpoint: the model, as the server names it"}] = None,
+    prompt: Annotated[str | None, "of --endpoint: a text with {garment} and {keywords}; default: ours"] = None,
+    key_env: Annotated[
+        str | None, {"metavar": "VARIABLE", "help": "of --endpoint: the environment variable that holds its key"}
+    ] = None,
+    concurrency: Annotated[int, "of --endpoint: questions at a time"] = 4,
+    timeout: Annotated[float, {"metavar": "SECONDS", "help": "of --endpoint: without a byte"}] = 120.0,
     keywords: Annotated[int, {"metavar": "N"}, "words per category in the prompt"] = 40,
     batch_size: int = 8,
     max_new_tokens: int = 96,
@@ -106,16 +120,26 @@ def annotate(
     """Caption Fashion-IQ's images, query-blind and with provenance; resumable."""
     from unifashion_pl.datamodules.annotate import annotate, keywords_of
     from unifashion_pl.datamodules.captioners import HeadCaptioner, TransformersCaptioner
+    from unifashion_pl.datamodules.endpoint import EndpointCaptioner
     from unifashion_pl.datamodules.fashioniq_cap import caption_targets, training_texts
 
-    if model.model is not None and vlm is not None:
-        raise ValueError("one captioner writes: name --model or --vlm, not both")
+    if sum(named is not None for named in (model.model, vlm, endpoint)) > 1:
+        raise ValueError("one captioner writes: name --model, --vlm or --endpoint, not two of them")
+    if (endpoint is None) != (served is None) or (endpoint is None and (prompt or key_env)):
+        raise ValueError(
+            "--endpoint and --served go together, the address and the model's name there; --prompt and --key-env need both"
+        )
+    asked: EndpointCaptioner | None = None
+    if endpoint is not None and served is not None:
+        own: dict[str, Any] = {} if prompt is None else {"prompt": prompt}
+        own |= {"key_env": key_env, "max_new_tokens": max_new_tokens, "concurrency": concurrency, "timeout": timeout}
+        asked = EndpointCaptioner(endpoint, served, **own)
     found = keywords_of(training_texts(root), keywords)
     for category, words in found.counts.items():
         print(f"{category}: {', '.join(f'{word} {count:,}' for word, count in words[:12])}, …")
     targets = caption_targets(root, split)
     heads = {"style": style, "max_new_tokens": max_new_tokens}
-    captioner = (
+    captioner = asked or (
         HeadCaptioner(model.load(), **heads) if vlm is None else TransformersCaptioner(vlm, model.place(), max_new_tokens)
     )
     library = annotate(targets, captioner, found, out, batch_size=batch_size, allow_missing=allow_missing)
