@@ -87,9 +87,9 @@ def test_a_step_is_the_plain_sum_of_equations_8_and_13(
     """L_cross or L_cir, each of whose terms counts once, + L_ITG + L_q2I."""
     logged: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(model, "policy", "phase1_joint")
-    monkeypatch.setattr(model, "log_dict", lambda values, **_: logged.update(values))
-    monkeypatch.setattr(model, "log", lambda *_, **__: None)
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
     total = model.eval().training_step({stream: streams()[stream]}, 0)
+    assert float(logged.pop("train/loss")) == float(total.detach())
     assert {name.removeprefix(f"train/{stream}/") for name in logged} == terms
     assert float(total.detach()) == pytest.approx(sum(float(loss) for loss in logged.values()), rel=1e-6)
 
