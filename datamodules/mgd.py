@@ -184,13 +184,13 @@ class MGDAssembler(TryOnAssembler):
 
     def __init__(self, *common: Any, sketch: str = "in_shop", pose: str = "densepose", **more: Any) -> None:
         super().__init__(*common, **more)
-        self.worn, self.skeleton = sketch == "worn", pose == "skeleton"
+        self.body, self.drawing = pose, "warped_sketch" if sketch == "worn" else "sketch"
 
     def sketch(self, raw: RawSample) -> Tensor | None:
-        return optional(raw, "warped_sketch" if self.worn else "sketch", self.dark)
+        return optional(raw, self.drawing, self.dark)
 
     def pose(self, raw: RawSample) -> Tensor | None:
-        if not self.skeleton:
+        if self.body != "skeleton":
             return super().pose(raw)
         if "pose.json" not in raw.fields:
             return None
@@ -226,6 +226,11 @@ class MGDDataModule(vitonhd.VitonHDDataModule):
         super().__init__(root, shards, **common)
         self.sketch = choice(sketch, "sketch", ("in_shop", "worn"))
         self.pose = choice(pose, "pose", ("densepose", "skeleton"))
+        if self.latents and (sketch, pose) != ("in_shop", "densepose"):
+            raise ValueError(
+                f"cached latents are of in-shop sketches and DensePose pictures, and sketch is {sketch!r}, pose is {pose!r}: "
+                "train without latents=..."
+            )
 
     def parts(self) -> list[str]:
         """Parts that the raw dataset has, or that shards were made of."""

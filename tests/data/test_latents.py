@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from data.rawdata import features_of, write_fashioniq
-from small import UNET, VAE, pair_batch, triplet_batch
+from data.rawdata import features_of, picture, write_fashioniq, write_vitonhd
+from small import CLIP_TEXT, UNET, VAE, opened, pair_batch, small_backbone, triplet_batch
 from torch import nn
-from unifashion_pl.datamodules import FashionIQDataModule
+from unifashion_pl.datamodules import FashionIQDataModule, MGDDataModule, VitonHDDataModule
+from unifashion_pl.datamodules.mgd import MGDAssembler
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import QFormerBackbone
@@ -20,11 +22,14 @@ from unifashion_pl.data.assemble import PairAssembler, TripletAssembler
 from unifashion_pl.data.latents import PAINTED, LatentSource, Posteriors
 from unifashion_pl.data.make_features import shard_folders, write_features
 from unifashion_pl.data.mixing import MixedPairLoader
-from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.reader import DamagedSample, ShardSource
+from unifashion_pl.data.samples import TryOnBatch
 from unifashion_pl.data.stream import TrainLoader
+from unifashion_pl.data.texts import Draw
 from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
-from unifashion_pl.generation import Denoiser, ImageVAE
-from unifashion_pl.tasks import DiffusionModule
+from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
+from unifashion_pl.tasks import DiffusionModule, EditSettings
+from unifashion_pl.tasks.editing import edit_batch
 
 ENCODER, PIXELS = EncoderTransform(32), PixelTransform((32, 24))
 
@@ -93,6 +98,111 @@ def test_with_features_too_no_picture_is_opened(
     assert batch.pixels.shape == (4, 8, 8, 6)
 
 
+def editor() -> UniFashionModule:
+    """Learns try-on and design of persons 32 x 24; its autoencoder has a posterior."""
+    torch.manual_seed(0)
+    head = DiffusionModule(
+        denoiser=Denoiser(config=UNET, in_channels=13, garment="branch"),
+        vae=ImageVAE(config=VAE),
+        text_encoder=PromptEncoder(config=CLIP_TEXT),
+        query_width=32,
+        size=(16, 16),
+        edit_size=(32, 24),
+        editing=EditSettings(tasks={"tryon": 1, "design": 1, "text": 1}),
+    )
+    return opened(UniFashionModule(small_backbone(), diffusion=head, policy="editing_control"))
+
+
+@pytest.fixture(scope="session")
+def persons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of try-on: five persons with poses and sketches, of which two wear the same garment."""
+    root = write_vitonhd(tmp_path_factory.mktemp("viton"))
+    (root / "train/im_sketch").mkdir()
+    for i in range(5):
+        picture(50 + i, 48, 64).save(root / f"train/im_sketch/{i:05d}_00.png")
+    (root / "train/cloth/00004_00.jpg").write_bytes((root / "train/cloth/00003_00.jpg").read_bytes())
+    VitonHDDataModule(root, root / "shards").prepare_data()
+    return root / "shards"
+
+
+def batches(shards: Path, latents: bool | Path, **options: Any) -> list[TryOnBatch]:
+    settings = {"image_size": 32, "pixel_size": (32, 24), "batch_size": 2, **options}
+    return list(VitonHDDataModule(shards=shards, latents=latents, **settings).train_loader())
+
+
+@pytest.mark.parametrize("task", ["tryon", "design", "text", None])
+def test_try_on_and_design_are_learned_from_posteriors_as_from_pictures(persons: Path, tmp_path: Path, task: Any) -> None:
+    """The same noise is drawn, of the same posteriors, for all pictures of a row; the autoencoder's encoder does not run."""
+    model = editor().train()
+    head, backbone = model.diffusion_head, model.backbone
+    assert head is not None
+    made(persons / "tryon-train", head.vae, tmp_path / "tryon-train")
+    for given, kept in zip(batches(persons, False), batches(persons, tmp_path), strict=True):
+        assert given.keys == kept.keys
+        assert given.latents is None
+        assert kept.latents is not None
+        assert kept.latents.shape == (2, 5, 8, 8, 6)
+        tasks = ["tryon", "design"] if task is None else [task] * 2
+        losses = []
+        for batch in (given, kept):
+            rows = edit_batch(batch, tasks)
+            torch.manual_seed(1)
+            with pytest.MonkeyPatch.context() as patch:
+                if batch is kept:
+                    patch.setattr(head.vae.model, "encode", None)
+                losses.append(head.losses(backbone, rows, backbone.encode(rows))["q2i"])
+        torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+def test_each_distinct_picture_of_a_person_is_kept_once(persons: Path, tmp_path: Path) -> None:
+    """Equal garments are one, and what the samples lack has no place."""
+    vae = editor().diffusion_head.vae  # type: ignore[union-attr]
+    kept = made(persons / "tryon-train", vae, tmp_path / "tryon-train")
+    assert sum(file.images for file in kept.found.files) == 5 + 5 + 5 + 4 + 5
+    write_vitonhd(tmp_path / "raw", train=2)
+    VitonHDDataModule(tmp_path / "raw").prepare_data()
+    without = made(tmp_path / "raw/shards/tryon-train", vae, tmp_path / "bare/tryon-train")
+    names = [f"latents/{name}" for name in ("densepose", "garment", "greyed", "person")]
+    assert [sorted(without.read(i).features) for i in range(2)] == [names] * 2
+    batch = batches(tmp_path / "raw/shards", tmp_path / "bare")[0]
+    assert batch.sketches is None
+    assert batch.latents is not None
+    assert edit_batch(batch, ["tryon", "text"]).latents.shape == (2, 4, 8, 8, 6)  # type: ignore[union-attr]
+
+
+def test_damaged_persons_have_no_latents(persons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample whose mask is damaged has no latents, and counts as damaged in training."""
+    raw = ShardSource(persons / "tryon-train")
+    broken = raw.read(2).key
+
+    class Broken(ShardSource):
+        def read(self, number: int) -> Any:
+            found = super().read(number)
+            return found if found.key != broken else type(found)(broken, {**found.fields, "mask.png": b"no picture"})
+
+    monkeypatch.setattr("unifashion_pl.data.make_features.ShardSource", Broken)
+    with pytest.warns(UserWarning, match=f"damaged sample 1 of at most 1: {broken}: mask"):
+        kept = made(persons / "tryon-train", editor().diffusion_head.vae, tmp_path, max_bad=1)  # type: ignore[union-attr]
+    with pytest.raises(DamagedSample, match="it was damaged when the features were made"):
+        kept.read(2)
+    assert kept.read(1).features
+
+
+def test_other_renderings_of_body_and_sketch_than_those_kept_are_refused_or_encoded(persons: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"latents are of in-shop sketches and DensePose .*'worn', pose is 'densepose'"):
+        MGDDataModule(shards=persons, sketch="worn", latents=True)
+    kept = made(persons / "tryon-train", editor().diffusion_head.vae, tmp_path / "tryon-train")  # type: ignore[union-attr]
+    sizes = (EncoderTransform(32), (32, 24))
+    raw = kept.read(0)
+    raw.fields["pose.json"] = b'{"format":"coco18","size":[64,48],"points":' + json.dumps([[9.0, 9.0]] * 18).encode() + b"}"
+    usual, drawn = (
+        MGDAssembler(*sizes, paired=True, pose=pose).sample(raw, Draw(0, 0), "x") for pose in ("densepose", "skeleton")
+    )
+    assert usual.latents is not None
+    assert drawn.pose is not None
+    assert drawn.latents is None
+
+
 def test_another_autoencoder_size_or_data_is_refused(repeated: Path, pair_shards: Path, tmp_path: Path) -> None:
     vae = head_of().vae
     kept = made(repeated, vae, tmp_path)
@@ -107,7 +217,7 @@ def test_another_autoencoder_size_or_data_is_refused(repeated: Path, pair_shards
         LatentSource(ShardSource(pair_shards / "pairs-train"), tmp_path)
     with pytest.raises(FileNotFoundError, match="no latents in .*make them with `unifashion data latents"):
         LatentSource(ShardSource(repeated), tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="features are made for training shards of pairs, triplets$"):
+    with pytest.raises(ValueError, match="features are made for training shards of pairs, triplets, tryon$"):
         made(pair_shards / "pairs-validation", vae, tmp_path / "x")
 
 

@@ -186,20 +186,25 @@ def latents(
     model: Model,
 ) -> None:
     """Run the frozen autoencoder of a diffusion head (of --model, which may also be a .yaml) once over the pictures of training shards that the head paints."""
+    from unifashion_pl.data.index import ShardIndex
     from unifashion_pl.data.latents import FOLDER as BESIDE
     from unifashion_pl.data.latents import PAINTED, Posteriors
     from unifashion_pl.data.make_features import shard_folders, write_features
     from unifashion_pl.data.transforms import PixelTransform
+    from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 
-    folders = shard_folders(shards, PAINTED, ())
-    _check_places(folders, out)
     head = _whole(model).diffusion_head
     if head is None:
         raise ValueError("the model has no diffusion head, whose autoencoder it would be")
+    edits = head.denoiser.in_channels != LATENT_CHANNELS
+    read = {kind: names for kind, names in PAINTED.items() if kind != "tryon" or edits}
+    folders = shard_folders(shards, read, ())
+    _check_places(folders, out)
     posteriors = Posteriors(head.vae).to(model.place())
     settings: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "workers": workers, "max_bad": max_bad}
-    settings |= {"encoder": PixelTransform(head.size), "fields": PAINTED, "evaluated": ()}
     for folder in folders:
+        size = head.edit_size if ShardIndex.load(folder).kind == "tryon" else head.size
+        settings |= {"encoder": PixelTransform(size), "fields": read, "evaluated": ()}
         print(write_features(folder, posteriors, out=_beside(folder, shards, out) or folder / BESIDE, **settings))
 
 

@@ -16,7 +16,7 @@ from unifashion_pl.data.meta import GalleryMeta, PairMeta, QueryMeta, TripletMet
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text
-from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform, single, to_tensor
+from unifashion_pl.data.transforms import BLACK, GREYED, EncoderTransform, MaskTransform, PixelTransform, single, to_tensor
 
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
 
@@ -144,9 +144,14 @@ def optional(raw: RawSample, name: str, transform: PixelTransform) -> Tensor | N
     Raises:
         DamagedSample: broken.
     """
-    if f"{name}.jpg" not in raw.fields and f"{name}.png" not in raw.fields:
+    if not has_image(raw, name):
         return None
     return single(transform(image_of(raw, name) if isinstance(transform, MaskTransform) else colours_of(raw, name)))
+
+
+def has_image(raw: RawSample, name: str) -> bool:
+    """Whether a sample has an image field."""
+    return f"{name}.jpg" in raw.fields or f"{name}.png" in raw.fields
 
 
 @dataclass(frozen=True)
@@ -344,6 +349,9 @@ class TryOnAssembler:
         encoder: of the garment photo for the vision tower.
         size: (H, W) of all other pictures.
         paired: whether the split pairs every person with its own garment.
+
+    Attributes:
+        body, drawing: names of the pictures :meth:`pose` and :meth:`sketch`, as latents are kept of them.
     """
 
     def __init__(self, encoder: EncoderTransform, size: tuple[int, int], paired: bool) -> None:
@@ -352,26 +360,36 @@ class TryOnAssembler:
         self.dark = PixelTransform(size, fill=BLACK)
         self.mask = MaskTransform(size)
         self.paired = paired
+        self.body, self.drawing = "densepose", "sketch"
 
     needs: ClassVar = frozenset({"person", "garment", "mask", "meta"})
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> TryOnBatch:
         meta, garment = meta_of(raw, TryOnMeta), colours_of(raw, "garment")
-        worn = optional(raw, "warped_mask", self.mask)
+        worn, pose, sketches = optional(raw, "warped_mask", self.mask), self.pose(raw), self.sketch(raw)
         return TryOnBatch(
             keys=[raw.key],
             garments=tower_input(raw, "garment", self.encoder, garment),
             pixels=single(self.picture(colours_of(raw, "person"))),
             masks=single(self.mask(image_of(raw, "mask"))),
-            pose=self.pose(raw),
+            pose=pose,
             garment_pixels=single(self.picture(garment)),
-            sketches=self.sketch(raw),
+            sketches=sketches,
             texts=[phrases_text(meta.get("phrases", []), draw, raw.key)],
             paired=self.paired,
             dataset=dataset,
             worn=worn,
             shapes=None if worn is None else optional(raw, "garment_mask", self.mask),
+            latents=self.latents(raw, pose is not None, sketches is not None),
         )
+
+    def latents(self, raw: RawSample, posed: bool, drawn: bool) -> Tensor | None:
+        """Kept posteriors of all pictures that are encoded (1, 5, C, h, w), see :class:`TryOnBatch`; None where one of them has none."""
+        names = ("person", GREYED, self.body, "garment", self.drawing)
+        kept = [raw.features.get(kept_name(name)) for name in names]
+        if kept[0] is None or any(one is None for one, own in zip(kept, (True, True, posed, True, drawn)) if own):
+            return None
+        return torch.stack([cells(torch.zeros_like(kept[0]) if one is None else one, self.picture) for one in kept], 1)
 
     def pose(self, raw: RawSample) -> Tensor | None:
         """The picture of the body, (1, 3, H, W)."""

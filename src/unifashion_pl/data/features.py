@@ -22,11 +22,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from unifashion_pl.data.assemble import image_of
 from unifashion_pl.data.index import NAME, size_fault
+from unifashion_pl.data.painted import Transform, painted_of
 from unifashion_pl.data.plan import compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, SampleSource, ShardSource
-from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
 from unifashion_pl.provenance import tensor_bytes, weights_hash
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -44,8 +43,9 @@ TOWER_FIELDS = {
 EVALUATED = ("pairs", "queries", "gallery")
 #: In ``rows``: the image of a sample that was damaged.
 NONE = -1
+#: In ``rows``: of a sample that has no such image.
+ABSENT = -2
 #: Largest relative difference between kept features of an image and the tower's output today: rounding, and arithmetic of other devices.
-Transform = EncoderTransform | PixelTransform
 TOLERANCE = {"bf16": 0.05, "fp32": 0.01}
 MAKE = "`unifashion data features --shards FOLDER --model MODEL`"
 
@@ -220,7 +220,7 @@ class FeatureSource(SampleSource):
     def read(self, number: int) -> RawSample:
         raw = self.source.read(number)
         images = zip(self.found.fields, self._numbers[number])
-        found = {self.keep(name): self._feature(int(image), raw.key) for name, image in images}
+        found = {self.keep(name): self._feature(int(image), raw.key) for name, image in images if image != ABSENT}
         return replace(raw, features={**raw.features, **found})
 
     def keep(self, name: str) -> str:
@@ -257,7 +257,7 @@ class FeatureSource(SampleSource):
 
     def _probe(self, tower: nn.Module, encoder: Transform) -> None:
         raw, name = self.read(int((self._numbers != NONE).all(1).argmax())), self.found.fields[0]
-        now = run_tower(tower, encoder(image_of(raw, name))[None])[0].float().cpu()
+        now = run_tower(tower, painted_of(raw, name, encoder)[None])[0].float().cpu()
         kept = raw.features[self.keep(name)].float()
         error = float((now - kept).norm() / now.norm().clamp_min(1e-12))
         if not error <= TOLERANCE[self.found.identity.dtype]:
@@ -291,7 +291,7 @@ class FeatureSource(SampleSource):
             raise FormatError(f"{self.folder / file.name}: {error}; make the features again with {self.make}") from error
         expected = (file.samples, len(self.found.fields))
         fits = rows.dtype == torch.int64 and rows.shape == expected
-        if not fits or (len(rows) and not NONE <= rows.min() <= rows.max() < self._first[-1]):
+        if not fits or (len(rows) and not ABSENT <= rows.min() <= rows.max() < self._first[-1]):
             raise FormatError(
                 f"{self.folder / file.name}: rows is {rows.dtype} {tuple(rows.shape)}, expected int64 {expected} with numbers of "
                 f"{self._first[-1]:,} images; make the features again with {self.make}"

@@ -18,10 +18,15 @@ from torch import Tensor, nn
 from unifashion_pl.data.assemble import kept_name
 from unifashion_pl.data.features import FeatureSource
 from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.transforms import GREYED
 
 FOLDER = "latents"
-#: Kind of training shards -> the image field that the diffusion head paints.
-PAINTED = {"pairs": ("image",), "triplets": ("target",)}
+#: Kind of training shards -> the pictures that the diffusion head paints or is shown (:mod:`unifashion_pl.data.painted`).
+PAINTED = {
+    "pairs": ("image",),
+    "triplets": ("target",),
+    "tryon": ("person", GREYED, "densepose", "garment", "sketch"),
+}
 MAKE = "`unifashion data latents --shards FOLDER --model MODEL`"
 
 

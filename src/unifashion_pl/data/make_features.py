@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from unifashion_pl.data.assemble import image_bytes, image_of
+from unifashion_pl.data.assemble import image_of
 from unifashion_pl.data.features import (
+    ABSENT,
     EVALUATED,
     FOLDER,
     NONE,
@@ -26,11 +26,11 @@ from unifashion_pl.data.features import (
     FeatureFile,
     FeatureIndex,
     Identity,
-    Transform,
     run_tower,
 )
 from unifashion_pl.data.index import NAME, Shard, ShardIndex
 from unifashion_pl.data.latents import FOLDER as LATENTS
+from unifashion_pl.data.painted import Transform, digest_of, painted_of, sources
 from unifashion_pl.data.plan import TRAIN, compact_json
 from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
@@ -185,7 +185,9 @@ class _Maker:
             if raw is None:
                 continue
             for column, name in enumerate(self.fields):
-                digest = hashlib.sha256(image_bytes(raw, name)).digest()
+                if (digest := digest_of(raw, name)) is None:
+                    rows[i, column] = ABSENT
+                    continue
                 if digest not in self.numbers and digest not in numbers:
                     numbers[digest], new[digest] = len(self.numbers) + len(new), (raw, name)
                 rows[i, column] = self.numbers[digest] if digest in self.numbers else numbers[digest]
@@ -209,8 +211,8 @@ class _Maker:
         try:
             raw = self.source.read(number)
             if self.max_bad:  # decoded now: a picture that is found to be damaged later has its place in the file already
-                for name in self.fields:
-                    image_of(raw, name)
+                for part in dict.fromkeys(part for name in self.fields for part in sources(raw, name)):
+                    image_of(raw, part)
         except DamagedSample as error:
             self.bad.add(error.name)
             if len(self.bad) > self.max_bad:
@@ -243,7 +245,8 @@ class _Maker:
         starts = range(0, len(images), self.batch_size)
         ahead: Any = None
         for start in (*starts, len(images)):
-            here, ahead = ahead, pool.map(lambda image: self.encoder(image_of(*image)), images[start : start + self.batch_size])
+            following = images[start : start + self.batch_size]
+            here, ahead = ahead, pool.map(lambda image: painted_of(image[0], image[1], self.encoder), following)
             if here is not None:
                 batch = list(here)
                 with torch.autocast("cuda", torch.bfloat16, enabled=cuda and self.identity.dtype == "bf16"):

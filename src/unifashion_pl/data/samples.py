@@ -7,7 +7,7 @@ colours of a pixel may lie side by side (torch's ``channels_last``), as decoders
 What is meant for a frozen vision tower (``images``, ``references``, ``targets``, ``garments``) may instead be the tower's own
 outputs, (B, P, W) bfloat16 or float32, made before by :mod:`unifashion_pl.data.features`: P tokens of width W. ``pictures`` are then
 (B, 3, S, S) uint8 for people to look at, where somebody does (test), else None. In the same way ``pixels`` of training pairs and triplets may be the
-autoencoder's posteriors, (B, 8, H/8, W/8) of floats (:mod:`unifashion_pl.data.latents`).
+autoencoder's posteriors, (B, 8, H/8, W/8) of floats (:mod:`unifashion_pl.data.latents`); persons carry theirs beside their pictures.
 """
 
 from __future__ import annotations
@@ -276,6 +276,8 @@ class TryOnBatch(Columns):
         paired: whether person and garment belong together.
         worn: (B, 1, H, W) bool, where the person wears the garment, or None.
         shapes: (B, 1, H, W) bool, where the garment lies in ``garment_pixels``, or None; not read where ``worn`` is None.
+        latents: (B, 5, 8, H/8, W/8) floats, the autoencoder's posteriors of ``pixels``, of them greyed where they are repainted, of
+            ``pose``, ``garment_pixels`` and ``sketches`` (anything where there is none), or None: they are encoded.
     """
 
     keys: list[str]
@@ -290,6 +292,7 @@ class TryOnBatch(Columns):
     dataset: str = field(metadata=COMMON)
     worn: Tensor | None = None
     shapes: Tensor | None = None
+    latents: Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -308,6 +311,7 @@ class EditBatch(Columns):
         garments: (B, 3, H, W) uint8, what the garment branch sees: photo or sketch. has_garment, has_photo: (B,) bool.
         worn: (B, 1, H, W) bool, where the person wears the garment, or None: training's optional losses read it.
         shapes: (B, 1, H, W) bool, where the garment lies in its photo, or None; the same.
+        latents: (B, 4, 8, H/8, W/8) floats, posteriors of ``pixels``, of them greyed, of ``pose`` and ``garments``, for training, or None.
         known: ``has_pose`` and ``has_garment`` in Python, so that training need not ask the device; [] = look there.
     """
 
@@ -323,6 +327,7 @@ class EditBatch(Columns):
     has_photo: Tensor
     worn: Tensor | None = None
     shapes: Tensor | None = None
+    latents: Tensor | None = None
     known: list[tuple[bool, bool]] = field(default_factory=list)
 
 

@@ -19,7 +19,9 @@ from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.data.formats import encode
 
 Fit = Literal["letterbox", "crop"]
-BLACK, WHITE = 0, 255
+BLACK, GREY, WHITE = 0, 128, 255
+#: A person, grey where it is repainted: a picture made of the fields ``person`` and ``mask``.
+GREYED = "greyed"
 MASK_THRESHOLD = 128
 THUMBNAIL = 128
 

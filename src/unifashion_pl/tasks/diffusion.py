@@ -180,7 +180,7 @@ class DiffusionModule(TaskModule):
             queries: (B, Q, D), of garment or sketch with the text.
         """
         self.num_queries.fill_(queries.shape[1])
-        noise, timesteps, noisy = self._noised(self.vae.encode(batch.pixels, sample=True).float())
+        noise, timesteps, noisy = self._noised(self.vae.encode(editing.encodable(batch, "person"), sample=True).float())
         conditions = editing.encode_conditions(self.vae, self.denoiser, batch, sample=True)
         if self.training:
             conditions = editing.drop_conditions(conditions, self.editing)

@@ -16,15 +16,18 @@ from torch import Tensor
 
 from unifashion_pl.arguments import choice
 from unifashion_pl.data.samples import EditBatch, TryOnBatch, sent
+from unifashion_pl.data.transforms import GREY as GREY
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.generation import Denoiser, ImageVAE
 from unifashion_pl.generation.attention_losses import Looks, flow_error, grid_of, probabilities, shape_error, total_variation
 from unifashion_pl.generation.denoiser import LATENT_CHANNELS
 from unifashion_pl.generation.samplers import Conditions, NoisePredictor, guided
 
-GREY = 128
 Task = Literal["tryon", "design", "text"]
 TASKS: tuple[Task, ...] = get_args(Task)
+#: Pictures of a row that are encoded in training, in the order of ``EditBatch.latents``.
+Encoded = Literal["person", "greyed", "pose", "garment"]
+ENCODED: tuple[Encoded, ...] = get_args(Encoded)
 
 
 @dataclass
@@ -85,6 +88,7 @@ def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
     """
     photo, sketch = (sent(torch.tensor([t == name for t in tasks]), batch.pixels.device) for name in ("tryon", "design"))
     images, shown = batch.garments, batch.garment_pixels
+    latents = None if batch.latents is None else list(batch.latents.unbind(1))
     if "design" in tasks:
         if batch.sketches is None:
             raise ValueError(f"{batch.dataset} has no sketches to learn design from: set its share in editing.tasks to 0")
@@ -94,6 +98,8 @@ def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
         drawn = torch.stack([seen(picture) for picture in batch.sketches])
         images = torch.where(sketch.view(-1, 1, 1, 1), drawn, images)
         shown = torch.where(sketch.view(-1, 1, 1, 1), batch.sketches, shown)
+        if latents is not None:
+            latents[3] = torch.where(sketch.view(-1, 1, 1, 1), latents[4], latents[3])
     pose = batch.pose
     return EditBatch(
         images=images,
@@ -109,12 +115,22 @@ def edit_batch(batch: TryOnBatch, tasks: list[Task]) -> EditBatch:
         known=[(pose is not None, task != "text") for task in tasks],
         worn=batch.worn,
         shapes=batch.shapes,
+        latents=None if latents is None else torch.stack(latents[:4], 1),
     )
 
 
 def greyed(batch: EditBatch) -> Tensor:
     """The persons (B, 3, H, W) uint8, grey where they are repainted: made here, so that training sees what users' masks give."""
     return batch.pixels.masked_fill(batch.masks, GREY)
+
+
+def encodable(batch: EditBatch, name: Encoded) -> Tensor:
+    """Pictures (B, 3, H, W) uint8 for the autoencoder, or their posteriors (B, 8, H/f, W/f), made before."""
+    if batch.latents is not None:
+        return batch.latents[:, ENCODED.index(name)]
+    if name == "greyed":
+        return greyed(batch)
+    return {"person": batch.pixels, "pose": batch.pose, "garment": batch.garments}[name]
 
 
 def keep_of(vae: ImageVAE, batch: EditBatch) -> Tensor:
@@ -128,6 +144,7 @@ def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sa
     """What the denoiser reads beside latents and context: ``person, keep, pose`` and, if it reads garments, ``garment, gate``.
 
     Pose latents of rows without a pose are zeros in latent space, not the latents of a black picture; what is known to be absent is not encoded.
+    The autoencoder draws in the same order and shapes whether it is given pictures or their posteriors.
 
     Args:
         sample: draw from the autoencoder's posterior (training).
@@ -144,10 +161,10 @@ def encode_conditions(vae: ImageVAE, denoiser: Denoiser, batch: EditBatch, *, sa
 
     keep = keep_of(vae, batch)
     poses, garments = ([row[i] for row in batch.known] for i in (0, 1))
-    pose = encoded(batch.pose, poses) * batch.has_pose.view(-1, 1, 1, 1)
-    out = {"person": vae.encode(greyed(batch), sample=sample), "keep": keep, "pose": pose}
+    pose = encoded(encodable(batch, "pose"), poses) * batch.has_pose.view(-1, 1, 1, 1)
+    out = {"person": vae.encode(encodable(batch, "greyed"), sample=sample), "keep": keep, "pose": pose}
     if denoiser.reads_garments:
-        out |= {"garment": encoded(batch.garments, garments), "gate": batch.has_garment.float()}
+        out |= {"garment": encoded(encodable(batch, "garment"), garments), "gate": batch.has_garment.float()}
     return {name: value.float() for name, value in out.items()}
 
 
