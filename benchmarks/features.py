@@ -2,13 +2,16 @@
 
     python benchmarks/features.py                        # FLOPs at the paper's size; time with ViT-Small/16 and 4 layers, on the CPU: 5 minutes
     python benchmarks/features.py --only flops           # 1 minute
+    python benchmarks/features.py --only persons         # half a minute: latents of try-on from disk, and from memory by a hash of pixels
     python benchmarks/features.py --scale tiny           # seconds; its ratios say nothing
     python benchmarks/features.py --only time --tower vit_base_patch16_224 --layers 6 --width 384
 
 FLOPs are counted by torch on tensors without content: one step with L_cir and its backward pass, one gallery image, one query, times Fashion-IQ's
 18,000 triplets, 15,536 images of the gallery and 6,016 queries, texts of 12 tokens. On pixels the tower sees both images of each triplet and the gallery once
 (references of queries stand in it). Time is measured on the wardrobe's triplets (24, a gallery of 36, 18 queries): loading, training steps
-and the whole evaluation, with equal losses and equal ranks on fp32 features asserted first.
+and the whole evaluation, with equal losses and equal ranks on fp32 features asserted first. Of try-on, what the host does for the conditions of a
+batch of 32 at 512 x 384 is timed (8 x 4 persons of the wardrobe): by itself, and with the batch's reading and decoding; the autoencoder is a
+small one with the paper's latents, and is not timed, because all posteriors are known.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -29,15 +33,19 @@ from sidebyside import Goal, in_turns
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
-from unifashion_pl.datamodules import FashionIQDataModule
+from unifashion_pl.datamodules import FashionIQDataModule, VitonHDDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
 from unifashion_pl.data.features import FeatureIndex
+from unifashion_pl.data.latents import PAINTED, Posteriors
 from unifashion_pl.data.make_features import shard_folders, write_features
-from unifashion_pl.data.samples import TripletBatch
+from unifashion_pl.data.samples import TripletBatch, TryOnBatch
+from unifashion_pl.data.transforms import PixelTransform
 from unifashion_pl.evaluation import Evaluator
+from unifashion_pl.generation import ImageVAE
 from unifashion_pl.tasks import RetrievalModule, retrieval
+from unifashion_pl.tasks.editing import edit_batch, encodable, encode_conditions
 from unifashion_pl.wardrobe import write_wardrobe
 
 #: Fashion-IQ's triplets to train on, images of the validation's galleries, its queries (all [V] on the published annotations).
@@ -221,19 +229,71 @@ def write(folder: Path, tower: VisionTower, dtype: Any) -> float:
     return took
 
 
+def persons(size: tuple[int, int], command: str, rows: int = 32, rounds: int = 5) -> Iterator[Goal]:
+    """Host time of the conditions of try-on, from latents kept on disk and from those that the autoencoder knows by a hash of pixels."""
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    vae = ImageVAE(config={"latent_channels": 4, "block_out_channels": [4] * 4, "norm_num_groups": 4, **blocks}, cache=1000)
+    reader: Any = SimpleNamespace(reads_garments=True)
+
+    def conditions(batch: TryOnBatch) -> dict[str, Tensor]:
+        shown = edit_batch(batch, ["tryon"] * len(batch))
+        torch.manual_seed(0)
+        target = vae.encode(encodable(shown, "person"), sample=True)
+        return {"target": target, **encode_conditions(vae, reader, shown, sample=True)}
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        root = write_wardrobe(folder / "raw", spec="tiny", workers=1, progress=False) / "viton-hd"
+        options: dict[str, Any] = {"image_size": 224, "pixel_size": size, "batch_size": 4}
+        VitonHDDataModule(root, folder / "shards", **options).prepare_data()
+        settings: dict[str, Any] = {"encoder": PixelTransform(size), "dtype": "fp32", "fields": PAINTED, "evaluated": ()}
+        shards = folder / "shards" / "tryon-train"
+        write_features(shards, Posteriors(vae), out=shards / "latents", batch_size=4, progress=False, **settings)
+        data = {kept: VitonHDDataModule(None, folder / "shards", latents=kept, **options) for kept in (False, True)}
+
+        def batches(kept: bool) -> list[TryOnBatch]:
+            return [batch for _ in range(rows // 4) for batch in data[kept].train_loader()]
+
+        loaded = {kept: TryOnBatch.cat(batches(kept)) for kept in data}
+        ours, peer = conditions(loaded[True][range(4)]), conditions(loaded[False][range(4)])
+        error = max(float((ours[name] - value).abs().max()) for name, value in peer.items())
+        assert error < 1e-4, error
+        alone = in_turns({str(kept): lambda kept=kept: conditions(loaded[kept]) for kept in data}, rounds)
+        read = {str(kept): lambda kept=kept: [conditions(batch) for batch in batches(kept)] for kept in data}
+        whole = in_turns(read, rounds)
+    for what, took in (("", alone), (", with reading and decoding the batch", whole)):
+        yield Goal(
+            goal=f"conditions of {rows} persons at {size[0]} x {size[1]}, host's processor time{what}",
+            ours=f"{took['True'] * 1e3:.3g} ms",
+            peer=f"hash of pixels {took['False'] * 1e3:.3g} ms",
+            ratio=took["False"] / took["True"],
+            wanted=None,
+            equal=f"latents drawn {error:.0e}",
+            command=command,
+        )
+
+
 def goals(scale: str = "full", only: str | None = None) -> list[Goal]:
     """FLOPs at the paper's size, then time at a small one."""
     command = "python benchmarks/features.py"
     sizes = (PAPER, SMALL) if scale == "full" else (TINY, TINY)
     rounds = 3 if scale == "full" else 1
-    found = [] if only == "time" else [counted(sizes[0], f"{command} --only flops")]
-    return found if only == "flops" else [*found, *timed(sizes[1], f"{command} --only time", rounds=rounds)]
+    found: list[Goal] = []
+    if only in (None, "flops"):
+        found.append(counted(sizes[0], f"{command} --only flops"))
+    if only in (None, "time"):
+        found += timed(sizes[1], f"{command} --only time", rounds=rounds)
+    if only in (None, "persons"):
+        side, rows = ((512, 384), 32) if scale == "full" else ((64, 48), 4)
+        found += persons(side, f"{command} --only persons", rows, rounds)
+    return found
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    parser.add_argument("--only", choices=("flops", "time"))
+    parser.add_argument("--only", choices=("flops", "time", "persons"))
     parser.add_argument("--tower", help="timm model of another size, with --only time")
     parser.add_argument("--layers", type=int, default=4, help="of the Q-Former, with --tower")
     parser.add_argument("--width", type=int, default=192, help="of the Q-Former, with --tower, a multiple of 64")

@@ -154,7 +154,7 @@ class FashionDataModule(Resizable):
             those in ``path/FOLDER OF THE SHARDS`` or ``path/DATASET/FOLDER OF THE SHARDS``, as ``unifashion data features --out path`` writes
             them (see :mod:`unifashion_pl.data.features`). Test also decodes the pictures that it shows; try-on and design are evaluated
             on pixels.
-        latents: train the diffusion head on cached posteriors of its autoencoder instead of pictures of pairs and triplets; named as
+        latents: train the diffusion head on cached posteriors of its autoencoder, which then encodes no training pictures; named as
             ``features``, made by ``unifashion data latents`` (see :mod:`unifashion_pl.data.latents`).
     """
 

@@ -7,11 +7,17 @@ import pytest
 
 
 def test_an_epoch_with_its_validation_is_counted_and_timed() -> None:
-    counted, exact, half = features.goals("tiny")
+    counted, exact, half = [goal for only in ("flops", "time") for goal in features.goals("tiny", only)]
     assert counted.ratio > 1
     assert counted.wanted is None
     assert "recalls the same" in exact.equal
     assert min(exact.ratio, half.ratio) > 0
+
+
+def test_conditions_of_persons_are_equal_and_timed() -> None:
+    alone, whole = features.goals("tiny", only="persons")
+    assert "latents drawn" in alone.equal
+    assert min(alone.ratio, whole.ratio) > 0
 
 
 @pytest.mark.slow

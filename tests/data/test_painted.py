@@ -11,11 +11,11 @@ import torch
 from data.rawdata import jpeg
 from PIL import Image
 
-from unifashion_pl.data.assemble import GREYED, TryOnAssembler
-from unifashion_pl.data.painted import digest_of, picture_of, sources
+from unifashion_pl.data.assemble import TryOnAssembler
+from unifashion_pl.data.painted import digest_of, painted_of, sources
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.texts import Draw
-from unifashion_pl.data.transforms import EncoderTransform, PixelTransform
+from unifashion_pl.data.transforms import GREYED, EncoderTransform, PixelTransform
 from unifashion_pl.tasks.editing import edit_batch, encodable
 
 SIZE = (32, 24)
@@ -41,17 +41,17 @@ def test_pictures_are_those_that_are_encoded_in_training() -> None:
     batch = TryOnAssembler(EncoderTransform(16), SIZE, paired=True).sample(raw, Draw(0, 0), "vitonhd/train")
     rows = edit_batch(batch, ["tryon"])
     shown = [encodable(rows, "person"), encodable(rows, "greyed"), encodable(rows, "pose"), encodable(rows, "garment")]
-    made = [picture_of(raw, name, transform)[None] for name in ("person", GREYED, "densepose", "garment")]
+    made = [painted_of(raw, name, transform)[None] for name in ("person", GREYED, "densepose", "garment")]
     assert all(torch.equal(a, b) for a, b in zip(shown, made, strict=True))
     drawn = encodable(edit_batch(batch, ["design"]), "garment")
-    assert torch.equal(drawn, picture_of(raw, "sketch", transform)[None])
+    assert torch.equal(drawn, painted_of(raw, "sketch", transform)[None])
     assert not torch.equal(shown[0], shown[1])
 
 
 def test_towers_see_fields_as_they_are() -> None:
     """Bars and grey belong to what is painted."""
     encoder = EncoderTransform(16)
-    assert torch.equal(picture_of(sample(sketch_jpg=jpeg(1)), "sketch", encoder), picture_of(sample(), "person", encoder))
+    assert torch.equal(painted_of(sample(sketch_jpg=jpeg(1)), "sketch", encoder), painted_of(sample(), "person", encoder))
 
 
 def test_digests_are_equal_for_equal_pictures_alone() -> None:

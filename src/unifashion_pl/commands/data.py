@@ -185,7 +185,7 @@ def latents(
     max_bad: Annotated[MaxBad, "go on without latents of up to N damaged samples; each is named"] = 0,
     model: Model,
 ) -> None:
-    """Run the frozen autoencoder of a diffusion head (of --model, which may also be a .yaml) once over the pictures of training shards that the head paints."""
+    """Run the frozen autoencoder of a diffusion head (of --model, which may also be a .yaml) once over the pictures of training shards that the head learns from."""
     from unifashion_pl.data.index import ShardIndex
     from unifashion_pl.data.latents import FOLDER as BESIDE
     from unifashion_pl.data.latents import PAINTED, Posteriors

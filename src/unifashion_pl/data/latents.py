@@ -2,7 +2,7 @@
 
 A folder of latents has the form of one of features (:mod:`unifashion_pl.data.features`, which also reads it) and is made by the same
 :func:`~unifashion_pl.data.make_features.write_features`. An image has C numbers of each latent cell: mean and standard deviation of the
-posterior, so that every step draws from it anew, as it would from pixels.
+posterior, so that every step draws from it anew, as it would from pixels. Samples of try-on have one of each picture that is encoded.
 
 Letters: C channels (8; of an autoencoder without posterior 4), h x w latent cells, H x W pixels.
 """

@@ -30,7 +30,7 @@ HEADER = tar_member("x", b"")
 class RawSample:
     """A sample's key and its fields' bytes, e.g. ``image.jpg`` and ``meta.json``.
 
-    ``features`` are outputs of a frozen vision tower that were made before, (P, W) by image field, e.g. ``image``.
+    ``features`` are outputs of a frozen vision tower that were made before, (P, W) by image field, e.g. ``image``, and posteriors of an autoencoder, e.g. ``latents/image``.
     """
 
     key: str

@@ -30,7 +30,8 @@ class ImageVAE(nn.Module):
         config: instead of ``source``, arguments of ``AutoencoderKL`` for random weights.
         dtype: of the parameters, e.g. ``bfloat16`` on a GPU.
         cache: keep the posteriors of so many training pictures in the host's memory, so that later epochs need not encode them
-            again (float32 at 512 x 384: 98 kB each). Exact; worth it where pictures come back unchanged.
+            again (float32 at 512 x 384: 98 kB each). Exact; worth it where pictures come back unchanged. Each step hashes all its pixels
+            on the host; posteriors from disk (:mod:`unifashion_pl.data.latents`) need neither, and are not looked up here.
 
     Attributes:
         model: the diffusers model.
