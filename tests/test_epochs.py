@@ -127,7 +127,7 @@ def test_the_end_is_foretold_once(
 def sized(name: str, samples: int, batch_size: int) -> TrainLoader[Any]:
     """A stream of so many samples, none of which is ever read."""
     source: Any = SimpleNamespace(
-        dataset=f"{name}/train", kind="any", split="train", fields=[], keys=range(samples), hash="", features=""
+        dataset=f"{name}/train", kind="any", split="train", fields=[], keys=range(samples), hash="", features="", latents=""
     )
     return TrainLoader(source, SimpleNamespace(needs=set()), batch_size=batch_size)  # type: ignore[arg-type]
 
