@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 #: Folder -> package that it is imported as.
 PACKAGES = {"src/unifashion_pl/": "unifashion_pl.", "datamodules/": "unifashion_pl.datamodules."}
 JUDGING = ("evaluation", "metrics", "report", "ablations")
-MODEL = ("backbone", "losses", "tasks", "generation")
+MODEL = ("backbone", "losses", "similarity", "tasks", "generation")
 
 #: Concept -> what its places look like.
 CONCEPTS = {
