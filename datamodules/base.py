@@ -111,6 +111,11 @@ class Resizable(LibraryOnly, L.LightningDataModule):
         self.trainer.fit_loop._combined_loader = None  # lightning 2.6 tries its first size on the loader that there was
         self.trainer.fit_loop.setup_data()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(root={str(getattr(self, 'root', None))!r}, batch_size={self.batch_size})"
+
+    __str__ = __repr__  # Lightning's asks loaders for their lengths, and fails on a CombinedLoader
+
     @abstractmethod
     def _size(self) -> int: ...
 

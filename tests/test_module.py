@@ -306,3 +306,11 @@ def test_try_on_without_a_diffusion_head_is_refused() -> None:
     model.diffusion_head = None
     with pytest.raises(TypeError, match="cannot train on a TryOnBatch: try-on needs a diffusion head"):
         model.compute_losses(tryon_batch())
+
+
+def test_a_model_says_what_it_is_and_not_its_layers(model: UniFashionModule) -> None:
+    said = repr(model).splitlines()
+    assert said[0] == "UniFashionModule"
+    assert len(said) < 25
+    assert any(line.split()[:1] == ["encoder"] for line in said)
+    assert repr(UniFashionModule.__new__(UniFashionModule)) == "UniFashionModule()"

@@ -146,6 +146,14 @@ class UniFashionModule(LossModule, PretrainedMethods):
         check_left_out(self)
         self._same_queries = self._targets_are_untrained()
 
+    def __repr__(self) -> str:
+        """What it is and how large its parts are; torch's tree of all layers is that of ``torch.nn.Module.__repr__(model)``."""
+        if "trainable_names" not in vars(self):  # while it is being built
+            return f"{type(self).__name__}()"
+        told = "not known" if self.learned is None else ", ".join(sorted(self.learned)) or "nothing"
+        lines = [f"learned: {told}", *(["the shipped toy, which knows drawings alone"] if self.toy else [])]
+        return "\n  ".join([type(self).__name__, *lines, *UniFashionModule.describe_parameters(self).splitlines()])
+
     @property
     def active_heads(self) -> dict[str, TaskModule]:
         """Loss families that the policy names and those of further heads, if the head exists and the weight is not zero."""

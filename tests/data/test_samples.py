@@ -142,3 +142,18 @@ def test_a_batch_is_pinned_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(any(value is one for one in pinned) for value in tensors)
     assert there.keys == batch.keys
     assert torch.equal(there.images, batch.images)
+
+
+@pytest.mark.parametrize("batch", [pair_batch(3), triplet_batch(3), tryon_batch(3), edit_batch(tryon_batch(2), ["tryon"] * 2)])
+def test_a_batch_says_its_shapes_and_shows_its_pictures(batch: Columns) -> None:
+    assert len(repr(batch)) < 900
+    assert repr(batch).startswith(f"{type(batch).__name__} of {len(batch)}")
+    made = batch._repr_html_()
+    assert 0 < made.count("data:image/jpeg") <= 12
+    assert len(made) < 100_000
+
+
+def test_texts_of_a_batch_are_escaped_and_a_batch_of_many_is_bounded() -> None:
+    many = replace(PairBatch.cat([pair_batch(4)] * 20), texts=["<script>"] * 80)
+    assert "<script" not in many._repr_html_()
+    assert many._repr_html_().count("<figure") <= 12

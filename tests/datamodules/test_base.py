@@ -240,3 +240,10 @@ def wait_for_steps(folder: Path, count: int, process: subprocess.Popen[bytes]) -
     while len(recorded(folder)) < count:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
+
+
+def test_a_datamodule_says_what_it_reads(folder: Path) -> None:
+    data = FashionGenDataModule(folder / "pairs", batch_size=6)
+    assert repr(data) == str(data)
+    assert repr(data).startswith(f"FashionGenDataModule(root='{folder / 'pairs'}', ")
+    assert repr(MultiTaskDataModule(data)).startswith("MultiTaskDataModule(")

@@ -70,3 +70,10 @@ def test_a_wish_that_says_nothing_is_refused_beside_others(gallery: Gallery) -> 
     assert len(session) == 0
     with pytest.raises(ValueError, match="one reference image, got 2"):
         session.look_from(pictures(2))
+
+
+def test_a_session_says_its_wishes_and_shows_its_hits(gallery: Gallery) -> None:
+    session = gallery.session(text="a red dress", k=2)
+    assert repr(session) == "Session(from texts alone, wishes: a red dress; 0 to undo, 2 hits)"
+    assert session._repr_html_() == session.hits._repr_html_()
+    assert gallery._repr_html_().count("no picture") == N

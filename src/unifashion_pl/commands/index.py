@@ -18,7 +18,7 @@ from unifashion_pl.commands.signature import FILE, FOLDER
 from unifashion_pl.files import write_text
 from unifashion_pl.gallery import store
 from unifashion_pl.gallery.asking import Asking, read_for
-from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.hits import Hits
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.questions import ask, listing, read_queries
 from unifashion_pl.gallery.staging import Shard, refuse
@@ -235,7 +235,7 @@ def search(
     _print(wishes, hits, counted, json)
 
 
-def _print(wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]], as_json: bool) -> None:
+def _print(wishes: Wishes, hits: Hits, facets: dict[str, dict[Any, int]], as_json: bool) -> None:
     if as_json:
         counted = {column: [{"value": value, "count": n} for value, n in counts.items()] for column, counts in facets.items()}
         told = {"query": wishes.told(), "hits": [hit.as_json() for hit in hits], **({"facets": counted} if facets else {})}
@@ -256,17 +256,13 @@ def _write_run(queries: Path, place: Path, gallery: Asking, wishes: Wishes) -> N
         print(written)
 
 
-def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: list[Hit], facets: dict[str, dict[Any, int]]) -> None:
+def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: Hits, facets: dict[str, dict[Any, int]]) -> None:
     from unifashion_pl.gallery.page import page
     from unifashion_pl.inference.images import open_image
 
-    pictures = {}
-    for hit in hits:
-        try:
-            if hit.image is not None:
-                pictures[hit.id] = open_image(hit.image)
-        except (OSError, ValueError) as error:
-            print(f"note: {error}", file=sys.stderr)
+    pictures, wrong = hits.pictures()
+    for message in wrong:
+        print(f"note: {message}", file=sys.stderr)
     heat = {}
     if wishes.text is not None:
         there = [hit for hit in hits if hit.id in pictures and hit.token is not None]

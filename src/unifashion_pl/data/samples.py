@@ -21,6 +21,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from unifashion_pl.data.texts import number_of
+from unifashion_pl.data.transforms import to_pil
+from unifashion_pl.pages import MOST, Tile, preview
 
 #: Devices that copies are waited for.
 WAITED_FOR = ("cpu", "mps")
@@ -34,7 +36,7 @@ def sent(value: Tensor, device: str | torch.device) -> Tensor:
     return value.to(device, non_blocking=device.type not in WAITED_FOR)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Columns:
     """Samples, B of them; one sample is a batch of one.
 
@@ -44,6 +46,28 @@ class Columns:
 
     def __len__(self) -> int:
         return len(getattr(self, _fields(type(self))[0].name))
+
+    def __repr__(self) -> str:
+        return f"{self._head()}: {', '.join(f'{name} {_brief(value)}' for name, value in self.columns().items())}"
+
+    def _head(self) -> str:
+        dataset = getattr(self, "dataset", "")
+        return f"{type(self).__name__} of {len(self)}" + (f" from {dataset}" if dataset else "")
+
+    def _repr_html_(self) -> str:
+        """Its pictures, each sample's beside each other, with its texts."""
+        kept = self.columns()
+        pictures = {n: v for n, v in kept.items() if isinstance(v, Tensor) and v.dtype == torch.uint8 and v.dim() == 4}
+        texts = {n: v for n, v in kept.items() if isinstance(v, list) and n != "keys" and isinstance(v[0], str)}
+        tiles = []
+        rows = min(len(self), max(1, MOST // max(1, len(pictures))))
+        for row in range(rows):
+            key = kept["keys"][row] if "keys" in kept else str(row)
+            said = [f"{name}: {column[row]}" for name, column in texts.items() if column[row]]
+            for number, (name, column) in enumerate(pictures.items() or [("", None)]):
+                lines = (f"{key} {name}".strip(), *([] if number else said))
+                tiles.append(Tile(lines, None if column is None else to_pil(column[row])))
+        return preview(f"{self._head()}, the first {rows}", tiles)
 
     def columns(self) -> dict[str, Any]:
         """The columns that there are, by name."""
@@ -98,6 +122,14 @@ class Columns:
         return cls(**made)
 
 
+def _brief(value: Tensor | list[Any]) -> str:
+    """A column in a few words: what a tensor is, how many entries of a list and the first."""
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    first = repr(value[0])
+    return f"[{first if len(first) <= 40 else first[:39] + '…'}{', …' if len(value) > 1 else ''}]"
+
+
 def _rows(values: Sequence[Tensor], order: Sequence[tuple[int, int]]) -> Tensor:
     """Rows of several tensors as one, each copied once; in pinned memory if they lie there, or a GPU would have to wait for the copy."""
     rows = [values[part][row : row + 1] for part, row in order]
@@ -120,7 +152,7 @@ def _fields(kind: Any) -> tuple[Field[Any], ...]:
     return _known[kind]
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class PairBatch(Columns):
     """Image–text pairs (phase 1; FashionGen, Fashion200K, Fashion-IQ-Cap, a user's catalogue).
 
@@ -172,7 +204,7 @@ class PairBatch(Columns):
         return replace(cls.cat(apart, order), dataset="+".join(part.dataset for part in parts))
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class TripletBatch(Columns):
     """Composed training samples (phase 2; Fashion-IQ): reference image + modifying text -> target image.
 
@@ -204,7 +236,7 @@ class TripletBatch(Columns):
         return self.texts
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class GalleryBatch(Columns):
     """Images to be searched (one per id of a split).
 
@@ -232,7 +264,7 @@ class GalleryBatch(Columns):
         return _shown(self.images, self.pictures)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class QueryBatch(Columns):
     """Composed queries of an evaluation split: reference image + modifying text, the target known by its id only.
 
@@ -260,7 +292,7 @@ class QueryBatch(Columns):
         return _shown(self.references, self.pictures)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class TryOnBatch(Columns):
     """Try-on and design samples (VITON-HD, MGD).
 
@@ -295,7 +327,7 @@ class TryOnBatch(Columns):
     latents: Tensor | None = None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class EditBatch(Columns):
     """What is to be painted on persons: rows of try-on and of design, made from a :class:`TryOnBatch` or from a user's inputs.
 

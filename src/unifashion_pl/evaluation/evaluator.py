@@ -123,6 +123,9 @@ class Evaluator:
         self._told: set[str] = set()
         self.start("validation")
 
+    def __repr__(self) -> str:
+        return f"Evaluator({', '.join(type(part).__name__ for part in self.parts)})"
+
     def start(self, stage: Stage, loaders: Any = (), limit: float | None = None) -> None:
         """Forget everything and prepare for an epoch of this stage.
 

@@ -12,7 +12,7 @@ import numpy as np
 from unifashion_pl import arguments
 from unifashion_pl.arguments import ArgumentError, Ids, Images, OneImage, choice, count, identifiers, number, text_list, whole
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.hits import Hit, Hits
 from unifashion_pl.gallery.items import Value
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import Request, Term, rank
@@ -108,7 +108,7 @@ class Asking:
         caption_weight: float = 1.0,
         exclude: Ids = (),
         **options: Any,
-    ) -> list[Hit]:
+    ) -> Hits:
         """The k best images, best first; equal scores in the order of ids.
 
         Args:
@@ -144,11 +144,11 @@ class Asking:
         caption_weight: float = 1.0,
         exclude: Ids = (),
         **options: Any,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """:meth:`search` for many texts, images, or pairs of both, which read the gallery together: hits of each, in their order."""
         return self._many(texts, images, SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options))
 
-    def _many(self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions) -> list[list[Hit]]:
+    def _many(self, texts: Sequence[str] | None, images: Images | None, how: SearchOptions) -> list[Hits]:
         self._require_images()
         allowed = self._allowed(how)
         asked, said = self._terms(texts, images, how)
@@ -156,11 +156,11 @@ class Asking:
         if how.rerank:
             within = "target" if texts is not None and images is not None else "reference"
             found = [self._matched(hits, text, within, how.rerank) for hits, text in zip(found, said)]
-        return [hits[: how.k] for hits in found]
+        return [Hits(hits[: how.k]) for hits in found]
 
     def by_vector(
         self, vector: Any, query_set: str, k: int = 10, caption_weight: float = 1.0, exclude: Ids = (), **options: Any
-    ) -> list[Hit]:
+    ) -> Hits:
         """Search with a ready query vector (E,) in the space of a query set; other arguments and errors as in :meth:`search`."""
         how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         within = choice(query_set, "query set", USES)
@@ -168,7 +168,7 @@ class Asking:
         self._require_set(within)
         ready = as_array(arguments.vector(vector, self.encoder.side.width))[None]
         terms = self._with_examples([_with_caption(ready, within, how)], how)[0]
-        return self._best([terms], [""], how, self._allowed(how), how.k)[0]
+        return Hits(self._best([terms], [""], how, self._allowed(how), how.k)[0])
 
     def facets(self, column: str, where: str | None = None, most: int = 100) -> dict[Value, int]:
         """How many images have each value of a column, most frequent first.

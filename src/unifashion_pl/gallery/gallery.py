@@ -27,9 +27,10 @@ from unifashion_pl.gallery.segments import STORAGE
 from unifashion_pl.gallery.session import Session
 from unifashion_pl.gallery.stored import IndexSettings, Stored
 from unifashion_pl.inference.encode import fingerprint
-from unifashion_pl.inference.images import image_list, left_out, unreadable
+from unifashion_pl.inference.images import image_list, left_out, open_those, unreadable
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.pages import MOST, Tile, preview
 
 #: Images whose vectors are held in fp32 at once, and lie in one file.
 TOGETHER = 16384
@@ -102,6 +103,20 @@ class Gallery(Asking):
     def __repr__(self) -> str:
         captioned = sum(bool(c) for c in self.captions)
         return f"Gallery({len(self)} images, {captioned} with captions, queries: {self.query_set})"
+
+    def _repr_html_(self) -> str:
+        rows = self._stored.rows
+        first = rows.items(rows.live().keys[:MOST].tolist()).values()
+        pictures, _ = open_those({item.id: item.image for item in first})
+        tiles = [
+            Tile(
+                (item.id, *([item.caption] if item.caption else [])),
+                pictures.get(item.id),
+                "picture cannot be read" if item.image else "no picture",
+            )
+            for item in first
+        ]
+        return preview(repr(self), tiles, len(self) - len(tiles))
 
     def add(
         self,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
 from unifashion_pl.gallery.segments import Floats
+from unifashion_pl.pages import environment, inside, small
 
 #: Side of a thumbnail in pixels.
 SIDE = 320
@@ -37,35 +35,26 @@ def page(
         heat: maps in 0..1 by ids, laid over the pictures.
         asked_with: the request's image.
     """
-    environment = Environment(
-        loader=PackageLoader("unifashion_pl.gallery"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return (
+        environment("unifashion_pl.gallery")
+        .get_template("hits.html.j2")
+        .render(
+            text=query.get("text"),
+            query={name: value for name, value in query.items() if value not in (None, "", [], ())},
+            hits=hits,
+            pictures={id: inside(small(picture, SIDE)) for id, picture in pictures.items()},
+            facets=facets,
+            heat={id: inside(_overlay(values, pictures[id]), "PNG") for id, values in heat.items() if id in pictures},
+            asked_with=None if asked_with is None else inside(small(asked_with, SIDE)),
+            file_name=lambda path: Path(path).name,
+        )
     )
-    return environment.get_template("hits.html.j2").render(
-        text=query.get("text"),
-        query={name: value for name, value in query.items() if value not in (None, "", [], ())},
-        hits=hits,
-        pictures={id: _address(_thumbnail(picture), "JPEG") for id, picture in pictures.items()},
-        facets=facets,
-        heat={id: _address(_overlay(values, pictures[id]), "PNG") for id, values in heat.items() if id in pictures},
-        asked_with=None if asked_with is None else _address(_thumbnail(asked_with), "JPEG"),
-        file_name=lambda path: Path(path).name,
-    )
-
-
-def _thumbnail(picture: Image.Image) -> Image.Image:
-    small = picture.convert("RGB")
-    small.thumbnail((SIDE, SIDE))
-    return small
 
 
 def _overlay(heat: Floats, picture: Image.Image) -> Image.Image:
     """Red where it is hot, clear where it is not, over what the tower sees of a picture: the square in the middle, with the bars of
     :func:`unifashion_pl.data.transforms.target_pad` beside a long one."""
-    width, height = _thumbnail(picture).size
+    width, height = small(picture, SIDE).size
     least = max(width, height) / 1.25
     side = round(max(min(width, height), least)) if max(width, height) >= 1.25 * min(width, height) else min(width, height)
     colour = np.zeros((*heat.shape, 4), np.uint8)
@@ -75,9 +64,3 @@ def _overlay(heat: Floats, picture: Image.Image) -> Image.Image:
     square = Image.fromarray(colour, "RGBA").resize((side, side), Image.Resampling.BICUBIC)
     over.paste(square, ((width - side) // 2, (height - side) // 2))
     return over
-
-
-def _address(picture: Image.Image, kind: str) -> str:
-    data = BytesIO()
-    picture.save(data, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

@@ -9,7 +9,7 @@ from PIL.Image import Image
 from unifashion_pl.arguments import Images, count
 from unifashion_pl.backbone.words import readable
 from unifashion_pl.gallery.asking import Asking
-from unifashion_pl.gallery.hits import Hit
+from unifashion_pl.gallery.hits import Hits
 from unifashion_pl.inference.images import image_list, open_image
 
 
@@ -59,7 +59,14 @@ class Session:
         """Steps that can be undone."""
         return len(self._steps) - 1
 
-    def refine(self, text: str) -> list[Hit]:
+    def __repr__(self) -> str:
+        start = "an image" if self._steps[-1].image is not None else "texts alone"
+        return f"Session(from {start}, wishes: {', '.join(self.texts) or 'none'}; {len(self)} to undo, {len(self.hits)} hits)"
+
+    def _repr_html_(self) -> str:
+        return self.hits._repr_html_()
+
+    def refine(self, text: str) -> Hits:
         """Add a wish and search again.
 
         Raises:
@@ -69,11 +76,11 @@ class Session:
             raise ValueError("refine needs a text, e.g. 'longer sleeves'")
         return self._go(replace(self._steps[-1], texts=(*self.texts, self._wish(text))))
 
-    def look_from(self, image: Images) -> list[Hit]:
+    def look_from(self, image: Images) -> Hits:
         """Make another image the reference, e.g. that of a hit; earlier wishes are forgotten."""
         return self._go(Step(_reference(image), ()))
 
-    def undo(self) -> list[Hit]:
+    def undo(self) -> Hits:
         """Back to the hits before the last step.
 
         Raises:
@@ -92,7 +99,7 @@ class Session:
             raise ValueError(f"a wish is one text, e.g. 'longer sleeves', got {len(listed)}")
         return listed[0].strip()
 
-    def _go(self, step: Step) -> list[Hit]:
+    def _go(self, step: Step) -> Hits:
         """Take a step; one that fails leaves the session as it was."""
         self._steps.append(step)
         try:
@@ -102,7 +109,7 @@ class Session:
             raise
         return self.hits
 
-    def _search(self) -> list[Hit]:
+    def _search(self) -> Hits:
         step = self._steps[-1]
         return self.gallery.search(text=step.text, image=step.image, k=self.k)
 

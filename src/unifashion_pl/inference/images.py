@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -69,6 +69,18 @@ def open_image(item: OneImage) -> Image.Image:
             f"pixels are {array.dtype} in {array.min():.3g}..{array.max():.3g}: expected uint8, or floats in 0..1 (not normalised)"
         )
     return Image.fromarray(pixels, "RGB")
+
+
+def open_those(paths: Mapping[str, str | Path | None]) -> tuple[dict[str, Image.Image], list[str]]:
+    """By their ids the pictures that have a path and can be read, and what is wrong with the others that have one."""
+    found, wrong = {}, []
+    for id, path in paths.items():
+        try:
+            if path is not None:
+                found[id] = open_image(path)
+        except (OSError, ValueError) as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def _read(path: Path, how: Callable[[Path], T]) -> T:

@@ -59,6 +59,9 @@ class MultiVectorEncoder:
             set_evaluation_metrics=lambda evaluator, metrics, *_, **__: self.metrics.update(metrics)
         )
 
+    def __repr__(self) -> str:
+        return f"MultiVectorEncoder(query_set={self.query_set!r}, similarity_fn_name={self.similarity_fn_name!r})"
+
     @property
     def device(self) -> torch.device:
         """Where the model works; vectors lie on the CPU."""

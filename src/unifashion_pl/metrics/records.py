@@ -40,7 +40,7 @@ class Interval:
         return replace(self, low=self.low * factor, high=self.high * factor)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ResultRecord:
     """One number with its meaning.
 
@@ -97,6 +97,11 @@ class ResultRecord:
     doubt: str | None = None
     training_seed: int | None = None
     draws: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        """What is known of it."""
+        named = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return f"ResultRecord({', '.join(f'{name}={value!r}' for name, value in named if value is not None)})"
 
     def __post_init__(self) -> None:
         if self.doubt is None and self.implementation is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,9 +9,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
 from unifashion_pl.metrics.lines import PersonLine, Repainted, place
+from unifashion_pl.pages import address, environment
 from unifashion_pl.report import compare, curves, explain, tables
 
 #: Bytes of a picture that a page takes in; thumbnails and generated images have less than a million.
@@ -38,7 +38,7 @@ class Page:
         if kind is None or not path.is_file() or path.stat().st_size > LARGEST:
             self.missing.append(path.name)
             return None
-        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+        return address(path.read_bytes(), kind)
 
 
 def render(template: str, **values: Any) -> str:
@@ -123,14 +123,7 @@ def painted(line: PersonLine, kind: str) -> dict[str, Repainted]:
 
 def _environment() -> Environment:
     """Everything that HTML templates are given is escaped, wherever it comes from; a name that is not there is an error."""
-    environment = Environment(
-        loader=PackageLoader("unifashion_pl.report"),
-        autoescape=lambda name: name is None or not name.endswith(".md.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    made = environment("unifashion_pl.report", lambda name: name is None or not name.endswith(".md.j2"))
     formats = (figure, signed, p_value, count, duration, clip, shorten, prefixes, painted, curves.number)
     queries = (place, *explain.FILTERS)
     records = (
@@ -142,11 +135,11 @@ def _environment() -> Environment:
         tables.standard_error,
         compare.reach,
     )
-    environment.filters.update({function.__name__: function for function in (*formats, *queries, *records)})
-    environment.tests["painted"] = painted
+    made.filters.update({function.__name__: function for function in (*formats, *queries, *records)})
+    made.tests["painted"] = painted
     names = ("GALLERIES", "VARIANTS", "MEANINGS", "SCORES")
-    environment.globals.update(zip=zip, **{name: getattr(tables, name) for name in names})
-    return environment
+    made.globals.update(zip=zip, **{name: getattr(tables, name) for name in names})
+    return made
 
 
 ENVIRONMENT = _environment()
