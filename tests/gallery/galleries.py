@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from small import images, small_backbone
 
+from unifashion_pl.backbone.appearance import Appearance
 from unifashion_pl.gallery import Hit
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.retrieval import RetrievalModule
@@ -35,3 +36,14 @@ def same(one: list[Hit], two: list[Hit]) -> bool:
     return [h.id for h in one] == [h.id for h in two] and [h.score for h in one] == pytest.approx(
         [h.score for h in two], abs=1e-6
     )
+
+
+def with_appearance(model: UniFashionModule, weight: float = 2.0, reach: float = 0.2) -> UniFashionModule:
+    """The model with an appearance of its pictures and darker ones."""
+    seen = [Appearance.pooled(model.backbone.vision(one)).detach() for one in (pictures(), (pictures().float() * 0.7).byte())]
+    made = Appearance(model.backbone.vision.width, 6)
+    made.learn(seen[0], seen[1][None])
+    made.weight.fill_(weight)
+    made.reach.fill_(reach)
+    model.backbone.appearance = made
+    return model

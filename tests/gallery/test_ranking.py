@@ -35,9 +35,8 @@ def rows() -> IndexRows:
 def brute(values: np.ndarray, rows: IndexRows, terms: list[Term]) -> tuple[np.ndarray, list[str]]:
     score = np.zeros(N, np.float64)
     for term in terms:
-        score += term.weight * np.einsum("me,nqe->mnq", term.vectors.astype(np.float64), values.astype(np.float64)).max(2).mean(
-            0
-        )
+        products = np.einsum("me,nqe->mnq", term.vectors.astype(np.float64), values.astype(np.float64)).max(2).mean(0)
+        score += term.weight * term.share * (products if term.reach is None else np.exp((products - 1) / term.reach))
     return score, rows.ids()
 
 
@@ -53,10 +52,24 @@ def test_the_best_are_those_of_a_full_sort(values: np.ndarray, rows: IndexRows) 
     assert sum(same) == len(same)
 
 
+def test_a_term_with_a_reach_counts_for_what_is_nearly_the_same(values: np.ndarray, rows: IndexRows) -> None:
+    near = values[40, :1] + 0.05 * tokens(1, 1, 32, 9)[0]
+    look = near / np.linalg.norm(near)
+    terms = [Term("image", "reference", tokens(1, 1, 32, 8)[0]), Term("appearance", "reference", look, 3.0, reach=0.1)]
+    hits = rank(corpus([values]), rows, [Request(terms, 10)])[0]
+    score, ids = brute(values, rows, terms)
+    assert [hit.id for hit in hits] == expected(score, ids, 10)
+    assert hits[0].id == ids[40]
+    assert 0.5 < hits[0].parts["appearance"] <= 1
+    assert hits[0].score == pytest.approx(hits[0].parts["image"] + 3 * hits[0].parts["appearance"], abs=1e-6)
+    assert hits[1].parts["appearance"] < 0.05
+    assert "appearance 0.9" in hits[0].explanation or "appearance 0." in hits[0].explanation
+
+
 def test_several_terms_filters_and_examples(values: np.ndarray, rows: IndexRows) -> None:
     terms = [
-        Term("image", "reference", tokens(1, 1, 32, 5)[0], 0.5),
-        Term("image", "reference", tokens(1, 4, 32, 6)[0], 0.5),
+        Term("image", "reference", tokens(1, 1, 32, 5)[0], share=0.5),
+        Term("image", "reference", tokens(1, 4, 32, 6)[0], share=0.5),
         Term("unlike", "reference", tokens(1, 4, 32, 7)[0], -0.7),
     ]
     allowed = np.arange(N) % 3 == 0

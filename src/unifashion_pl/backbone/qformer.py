@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
+from unifashion_pl.backbone.appearance import Appearance
 from unifashion_pl.backbone.layers import QFormer, SeenImages
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, visibility
 from unifashion_pl.backbone.pretrained import load_bert
@@ -81,6 +82,8 @@ class QFormerBackbone(nn.Module):
         max_text_tokens: texts are cut on the right at this length, CLS and SEP included.
         tie_target_queries: q_T is q_R, one tensor.
         bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
+        appearance: width of the vectors by which a search knows the same photo again, see :class:`~unifashion_pl.backbone.appearance.Appearance`;
+            None = the model has none. It is set where they are chosen (:func:`unifashion_pl.inference.appearance.choose_appearance`).
     """
 
     part = "qformer"
@@ -103,9 +106,11 @@ class QFormerBackbone(nn.Module):
         bert: str | None = None,
         vocab_size: int | None = None,
         gradient_checkpointing: bool = False,
+        appearance: int | None = None,
     ) -> None:
         super().__init__()
         self.vision = vision
+        self.appearance = None if appearance is None else Appearance(vision.width, appearance)
         self.tokenizer = load_tokenizer(tokenizer)
         self.begin_id = int(self.tokenizer.convert_tokens_to_ids("[DEC]"))
         self._shipped = tokenizer == "tiny"

@@ -92,10 +92,11 @@ def check(index: Path) -> None:
     found = store.check(index)
     kept = found.settings
     pooled = f", {kept.pool} tokens an image" if kept.pool else ""
+    looks = ", appearance" if kept.appearance is not None else ""
     texts, files = int((found.rows.live().captioned >= 0).sum()), len(found.segments)
     print(
         f"whole: {len(found.rows)} images ({texts} with a text that counts) in {files} {'file' if files == 1 else 'files'}, "
-        f"{kept.storage}{pooled}, queries: {kept.query_set}, model {kept.model}"
+        f"{kept.storage}{pooled}{looks}, queries: {kept.query_set}, model {kept.model}"
     )
     for folder, what in ((store.BUILDING, "a build"), (store.ADDING, "an addition")):
         if store.is_new(index / folder):
@@ -182,6 +183,13 @@ class Wishes:
             "metavar": "WEIGHT",
         },
     ] = 0.0
+    appearance: Annotated[
+        float | None,
+        {
+            "help": "how much it counts that a picture looks the very same as --image, --like; default: as was chosen for the model, 0 beside --text",
+            "metavar": "WEIGHT",
+        },
+    ] = None
     rerank: Annotated[int, {"help": "the best N are ranked by the matching head", "metavar": "N"}] = 0
     k: Annotated[int, {"flag": "-k", "help": "how many hits; default 10"}] = 10
 

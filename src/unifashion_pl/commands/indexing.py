@@ -23,7 +23,7 @@ from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.rows import RESERVED
 from unifashion_pl.gallery.staging import WHOLE, Shard
 from unifashion_pl.gallery.stored import IndexSettings, Stored
-from unifashion_pl.inference.encode import fingerprint
+from unifashion_pl.inference.encode import appearance_fingerprint, fingerprint
 from unifashion_pl.inference.images import UnreadableImages
 from unifashion_pl.interface import FashionModel
 
@@ -125,7 +125,7 @@ def _top(files: CatalogueFiles) -> Path:
 def _settings(kept: Kept, model: FashionModel) -> IndexSettings:
     """Of an index whose vectors a model makes."""
     few, read = (None if n is None else count(n, name) for n, name in ((kept.pool, "pool"), (kept.coarse, "coarse")))
-    return IndexSettings(kept.queries, fingerprint(model), kept.storage, few, read)
+    return IndexSettings(kept.queries, fingerprint(model), kept.storage, few, read, appearance_fingerprint(model))
 
 
 def _require_same(kept: Kept, source: Stored) -> None:

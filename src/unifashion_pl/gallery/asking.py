@@ -17,7 +17,7 @@ from unifashion_pl.gallery.items import Value
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import Request, Term, rank
 from unifashion_pl.gallery.scan import as_array
-from unifashion_pl.gallery.segments import Floats
+from unifashion_pl.gallery.segments import APPEARANCE, Floats
 from unifashion_pl.gallery.stored import Stored
 
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
@@ -35,6 +35,9 @@ class SearchOptions:
         group: a column, e.g. ``product``: one hit a value of it, the best view.
         words: weight of the lexical part: BM25 over captions and text columns, as a share of the best row's, for words that the model
             does not know.
+        appearance: weight of the appearance in a search by image alone and of examples: how far a picture is the very one that was asked with,
+            cropped, tilted or darker, see :class:`~unifashion_pl.backbone.appearance.Appearance`; None = what was chosen for the model. With a
+            modifying text nothing counts but what the model composed, unless a weight is said.
         rerank: so many of the best are ranked by the matching head, which looks at each picture with the text, its probability added to
             the score; the others follow them.
     """
@@ -48,12 +51,15 @@ class SearchOptions:
     where: str | None = None
     group: str | None = None
     words: float = 0.0
+    appearance: float | None = None
     rerank: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", count(self.k, "k"))
         for name in ("caption_weight", "unlike_weight", "words"):
             object.__setattr__(self, name, number(getattr(self, name), name))
+        if self.appearance is not None:
+            object.__setattr__(self, "appearance", number(self.appearance, "appearance"))
         object.__setattr__(self, "exclude", identifiers(self.exclude))
         if (rerank := whole(self.rerank, "rerank")) < 0:
             raise ArgumentError(f"rerank is {rerank}, expected how many of the best, or 0")
@@ -117,7 +123,7 @@ class Asking:
             k: at least 1.
             caption_weight: of the caption score, for galleries with captions.
             exclude: ids to leave out, converted as in :meth:`~unifashion_pl.gallery.Gallery.add`; those that are not there change nothing.
-            options: ``like, unlike, unlike_weight, where, group, words, rerank``, see :class:`SearchOptions`.
+            options: ``like, unlike, unlike_weight, where, group, words, appearance, rerank``, see :class:`SearchOptions`.
 
         Raises:
             ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, a
@@ -211,31 +217,72 @@ class Asking:
         """The terms of each request, and its text."""
         if texts is None and images is None:
             return self._with_examples([[]], how), [""]
-        ready, within = self.vectors(texts, images)
         if texts is None:
-            asked = [[Term("image", within, one)] for one in ready]
-        else:
-            asked = [_with_caption(one, within, how) for one in ready]
-        said = [""] * len(ready) if texts is None else [*texts] * (len(ready) if len(texts) == 1 else 1)
-        return self._with_examples(asked, how), said
+            assert images is not None
+            asked = self._looking_like(images, how)
+            return self._with_examples(asked, how), [""] * len(asked)
+        ready, within = self.vectors(texts, images)
+        asked = [_with_caption(one, within, how) for one in ready]
+        if images is not None and how.appearance:
+            looks = [terms[1:] for terms in self._looking_like(images, how)]
+            asked = [[*terms, *looks[i % len(looks)]] for i, terms in enumerate(asked)]
+        return self._with_examples(asked, how), [*texts] * (len(ready) if len(texts) == 1 else 1)
+
+    def _looking_like(self, images: Images, how: SearchOptions) -> list[list[Term]]:
+        """The terms of each image by itself: its query tokens, and its appearance where that counts."""
+        self._require_set("reference")
+        if (counts := self._appearance(how.appearance)) is None:
+            return [[Term("image", "reference", one)] for one in self.encoder.whole.images(images)]
+        weight, reach = counts
+        return [
+            [Term("image", "reference", tokens), Term("appearance", APPEARANCE, look, weight, reach=reach)]
+            for tokens, look in self.encoder.whole.looked_at(images)
+        ]
+
+    @property
+    def _made_by(self) -> str | None:
+        """Fingerprint of what made the appearance vectors that are searched; None without any."""
+        return self._stored.settings.appearance
+
+    def _appearance(self, weight: float | None) -> tuple[float, float] | None:
+        """Weight and reach of the appearance; None where it does not count.
+
+        Raises:
+            RuntimeError: a weight is said, and the index or the model has no appearance. ValueError: they have different ones.
+        """
+        if weight == 0 or (weight is None and self._made_by is None):
+            return None
+        own = self.encoder.whole.appearance
+        if own is None or self._made_by is None:
+            if weight is None:
+                return None
+            what = "this model has no appearance" if own is None else "this gallery has no vectors of the appearance"
+            raise RuntimeError(
+                f"{what}: choose one on photos of a catalogue (`unifashion adapt`, or choose_appearance) and build the gallery with that model"
+            )
+        made, chosen, reach = own
+        if made != self._made_by:
+            raise ValueError(
+                f"the gallery's appearance vectors were made by another projection ({self._made_by}, this model's is {made}): load the model "
+                "as it was, build the gallery again, or search with appearance 0"
+            )
+        chosen = chosen if weight is None else weight
+        return (chosen, reach) if chosen else None
 
     def _with_examples(self, asked: list[list[Term]], how: SearchOptions) -> list[list[Term]]:
         if how.like is not None:
-            wanted = self._examples("image", how.like)
-            number = len(wanted) + bool(asked[0])
+            wanted = self._looking_like(how.like, how)
+            share, more = 1 / (len(wanted) + bool(asked[0])), [term for terms in wanted for term in terms]
             asked = [
-                [replace(term, weight=term.weight / (number if term.part == "image" else 1)) for term in (*terms, *wanted)]
+                [replace(term, share=share) if term.part in ("image", "appearance") else term for term in (*terms, *more)]
                 for terms in asked
             ]
-        if how.unlike is not None:
-            off = self._examples("unlike", how.unlike)
-            off = [replace(term, weight=-how.unlike_weight / len(off)) for term in off]
+        if how.unlike is not None:  # what it shows is not wanted, which is no matter of its appearance
+            self._require_set("reference")
+            seen = self.encoder.whole.images(how.unlike)
+            off = [Term("unlike", "reference", one, -how.unlike_weight / len(seen)) for one in seen]
             asked = [[*terms, *off] for terms in asked]
         return asked
-
-    def _examples(self, part: str, images: Images) -> list[Term]:
-        self._require_set("reference")
-        return [Term(part, "reference", one) for one in self.encoder.whole.images(images)]
 
     def _best(
         self, asked: Sequence[Sequence[Term]], said: Sequence[str], how: SearchOptions, allowed: Any, most: int

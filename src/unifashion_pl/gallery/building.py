@@ -79,7 +79,7 @@ def _note(one: Stored) -> Note:
 
 
 def _shape(one: Stored) -> tuple[int, ...] | None:
-    sets = [held for segment in one.segments.values() for name, held in segment.sets.items() if name != "captions"]
+    sets = [held for segment in one.segments.values() for name, held in segment.sets.items() if name not in segments.SINGLE]
     return sets[0].coded.codes.shape[1:] if sets else None
 
 

@@ -31,7 +31,7 @@ from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.segments import Floats, Segment, numbered, require_finite, segment_from
 from unifashion_pl.gallery.staging import BYTES, CHANGED, WHOLE, Shard
 from unifashion_pl.gallery.stored import IndexSettings, Note
-from unifashion_pl.inference.encode import encode_image_sets, encode_text
+from unifashion_pl.inference.encode import appearance_fingerprint, encode_image_sets, encode_text
 from unifashion_pl.inference.images import UnreadableImages, left_out, open_image, unreadable
 from unifashion_pl.interface import FashionModel
 
@@ -54,9 +54,30 @@ def embedded(
     Raises:
         ValueError: vectors that are NaN or infinite, with the ids.
     """
-    new = encode_image_sets(model, images, QUERY_SETS[settings.query_set], batch_size=batch_size)
+    _require_appearance(model, settings)
+    new = _encoded(model, images, settings, batch_size)
     heard(model, [item.caption for item in items])
     return _kept(model, {name: tokens.numpy() for name, tokens in new.items()}, items, settings)
+
+
+def _require_appearance(model: FashionModel, settings: IndexSettings) -> None:
+    """Refuse to put appearance vectors beside those of another projection.
+
+    Raises:
+        ValueError: the model's is another one.
+    """
+    own = appearance_fingerprint(model)
+    if settings.appearance not in (None, own):
+        raise ValueError(
+            f"appearance vectors were made by another projection ({settings.appearance}, this model's is {own}): load the model as it was, "
+            "or build the index again"
+        )
+
+
+def _encoded(model: FashionModel, images: Any, settings: IndexSettings, batch_size: int) -> dict[str, Tensor]:
+    """The sets of vectors that an index keeps of images."""
+    more = {"appearance": True} if settings.appearance is not None else {}
+    return encode_image_sets(model, images, QUERY_SETS[settings.query_set], batch_size=batch_size, **more)
 
 
 def _kept(
@@ -142,6 +163,7 @@ def embed(
         ValueError: see :func:`~unifashion_pl.gallery.staging.rows_in`; or none of the images can be used.
         WriteError: the folder cannot be written.
     """
+    _require_appearance(model, settings)
     own = [item for item in items if shard.has(item.id)]
     rows = [_named(item, root) for item in own]
     remove_parts(folder)
@@ -215,7 +237,6 @@ class _Run:
             raise
 
     def work(self, todo: Sequence[int], workers: int, bar: Any) -> None:
-        sets = QUERY_SETS[self.settings.query_set]
         requests = [list(group) for _, group in groupby(todo, lambda i: i // BATCH)]
         pictures = _Pictures(self.paths, EncoderTransform(self.model.backbone.vision.image_size))
         answers = iter(Workers(min(workers, len(requests))).loader(pictures, requests, persistent=False))
@@ -226,7 +247,7 @@ class _Run:
                     self.bad |= faults
                     if pixels is not None:
                         good += [i for i in asked if i not in faults]
-                        vectors.append(encode_image_sets(self.model, pixels, sets, batch_size=len(pixels)))
+                        vectors.append(_encoded(self.model, pixels, self.settings, len(pixels)))
                     bar.update(len(asked))
                 if good:
                     self._commit(good, vectors)

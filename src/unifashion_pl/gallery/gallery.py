@@ -26,7 +26,7 @@ from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.segments import STORAGE
 from unifashion_pl.gallery.session import Session
 from unifashion_pl.gallery.stored import IndexSettings, Stored
-from unifashion_pl.inference.encode import fingerprint
+from unifashion_pl.inference.encode import appearance_fingerprint, fingerprint
 from unifashion_pl.inference.images import image_list, left_out, open_those, unreadable
 from unifashion_pl.inference.requests import head_of
 from unifashion_pl.interface import FashionModel
@@ -64,7 +64,8 @@ class Gallery(Asking):
         self.model = model
         kind = choice(query_set, "query set", QUERY_SETS)
         few, read = (None if number is None else count(number, name) for number, name in ((pool, "pool"), (coarse, "coarse")))
-        kept = IndexSettings(cast(Any, kind), "", cast(Any, choice(storage, "storage", STORAGE)), few, read)
+        how = cast(Any, choice(storage, "storage", STORAGE))
+        kept = IndexSettings(cast(Any, kind), "", how, few, read, appearance_fingerprint(model))
         super().__init__(QueryEncoder(lambda: model), Stored(kept, IndexRows(), {}))
 
     @property

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 #: What parts of a score are called in a sentence; ``image`` and ``caption`` say more than their name.
-SAID = {"unlike": "examples that are not wanted", "words": "words", "match": "matching head"}
+SAID = {"appearance": "appearance", "unlike": "examples that are not wanted", "words": "words", "match": "matching head"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,8 +28,9 @@ class Hit:
         image: path of the picture, None where it had none.
         product: what it is a view of; the id where nothing was said.
         columns: further values that came with the image.
-        parts: the parts of the score before their weights: ``image``, ``caption``, ``unlike``, ``words``, and ``match``, the matching
-            head's probability, which is added for those that were ranked by it.
+        parts: the parts of the score before their weights: ``image``, ``appearance`` (1 for the very picture that was asked with, next to 0 for
+            what does not look the same), ``caption``, ``unlike``, ``words``, and ``match``, the matching head's probability, which is added for
+            those that were ranked by it.
     """
 
     id: str

@@ -14,7 +14,14 @@ from unifashion_pl.arguments import Images, OneImage, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats
-from unifashion_pl.inference.encode import compose, encode_image, encode_text, fingerprint
+from unifashion_pl.inference.encode import (
+    appearance_fingerprint,
+    compose,
+    encode_image,
+    encode_image_sets,
+    encode_text,
+    fingerprint,
+)
 from unifashion_pl.inference.images import image_list
 from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
 from unifashion_pl.interface import FashionModel
@@ -55,6 +62,17 @@ class ModelQueries:
     def images(self, images: Images) -> list[Floats]:
         """Vectors (Q, E) of each image, of the reference queries."""
         return [as_array(one) for one in encode_image(self.model, images)]
+
+    def looked_at(self, images: Images) -> list[tuple[Floats, Floats]]:
+        """Of each image :meth:`images` and its appearance (1, K), by one pass of the tower."""
+        found = encode_image_sets(self.model, image_list(images), ("reference",), appearance=True)
+        return [(as_array(one), as_array(look)) for one, look in zip(found["reference"], found["appearance"])]
+
+    @property
+    def appearance(self) -> tuple[str, float, float] | None:
+        """Fingerprint of the model's appearance vectors, their weight beside query tokens and their reach; None = it has none."""
+        own = self.model.backbone.appearance
+        return None if own is None else (str(appearance_fingerprint(self.model)), float(own.weight), float(own.reach))
 
     def composed(self, images: Images, texts: Sequence[str]) -> list[Floats]:
         """A vector (E,) of each pair of an image and a text; one of a kind goes with all of the other."""

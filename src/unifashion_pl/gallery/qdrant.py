@@ -23,7 +23,7 @@ from tqdm import tqdm
 from unifashion_pl.gallery.items import IndexItem
 from unifashion_pl.gallery.rows import OWN
 from unifashion_pl.gallery.scan import Corpus, Positions
-from unifashion_pl.gallery.segments import Floats
+from unifashion_pl.gallery.segments import APPEARANCE, CAPTIONS, SINGLE, Floats
 from unifashion_pl.gallery.stored import Stored
 from unifashion_pl.gallery.where import NUMBER, TEXT, Column
 from unifashion_pl.reading import FormatError, converted
@@ -53,7 +53,7 @@ class CollectionFacts:
     """What a collection holds.
 
     Attributes:
-        model: fingerprint of the model that made the vectors. query_set, pool: as of the index.
+        model: fingerprint of the model that made the vectors. query_set, pool, appearance: as of the index. looks: width of appearance vectors.
         sets: names of the vectors that its points have; none before its first push has ended. tokens, width: Q and E.
         columns: name -> its key in payloads, and ``number`` or ``text``.
     """
@@ -66,6 +66,8 @@ class CollectionFacts:
     width: int
     columns: dict[str, tuple[str, str]]
     pool: int | None = None  # a server may drop what is null
+    appearance: str | None = None
+    looks: int | None = None
 
     def known(self) -> dict[str, Column]:
         """All columns that a filter may name, and where payloads have them."""
@@ -74,7 +76,7 @@ class CollectionFacts:
 
     def beside(self, other: CollectionFacts) -> str:
         """How another index differs so that its vectors do not belong here; "" = they do."""
-        names = ("model", "query_set", "pool", "tokens", "width")
+        names = ("model", "query_set", "pool", "tokens", "width", "appearance", "looks")
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
         return ", ".join(f"{name} {one} against {two}" for name, one, two in pairs if one != two)
 
@@ -257,13 +259,17 @@ class _Source:
             raise ValueError("the index is empty: there is nothing to push")
         self.corpus = Corpus(stored.segments, self.live)
         named = {name for segment in stored.segments.values() for name in segment.sets}
-        self.sets = sorted(named - {"captions"}) + ["captions"] * bool((self.live.captioned >= 0).any())
-        found = self.corpus.floats(self.sets[0], np.arange(1))
-        assert found is not None
-        self.tokens, self.width = found.shape[1:]
+        looks = [APPEARANCE] if stored.settings.appearance is not None else []
+        self.sets = sorted(named - {*SINGLE}) + looks + [CAPTIONS] * bool((self.live.captioned >= 0).any())
+        (self.tokens, self.width), self.looks = self._shape(self.sets[0]), self._shape(APPEARANCE)[1] if looks else None
         names = stored.rows.named(self.live.keys.tolist())
         self.ids = {point_id(names[int(key)]): row for row, key in enumerate(self.live.keys)}
         self.id_of = list(self.ids)
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        found = self.corpus.floats(name, np.arange(1))
+        assert found is not None
+        return found.shape[1], found.shape[2]
 
     def facts(self, before: CollectionFacts | None) -> CollectionFacts:
         """Of the collection; keys of columns that it has already stay."""
@@ -271,7 +277,8 @@ class _Source:
         columns = {
             name: known.get(name, (key_of(name, number), kind)) for name, (number, kind) in self.stored.rows.columns().items()
         }
-        return CollectionFacts(FORMAT, kept.model, kept.query_set, self.sets, self.tokens, self.width, columns, kept.pool)
+        shape = self.tokens, self.width, columns, kept.pool, kept.appearance, self.looks
+        return CollectionFacts(FORMAT, kept.model, kept.query_set, self.sets, *shape)
 
     def batches(self) -> Iterator[Positions]:
         """Rows, :data:`BATCH` at once."""
@@ -288,12 +295,12 @@ class _Source:
                 vectors[name] = found
         for i, row in enumerate(rows.tolist()):
             captioned = self.live.captioned[row] >= 0
-            own = {name: found[i] for name, found in vectors.items() if name != "captions" or captioned}
+            own = {name: found[i] for name, found in vectors.items() if name != CAPTIONS or captioned}
             payload = _payload(items[int(self.live.keys[row])], facts)
             digest = hashlib.blake2b(json.dumps(payload, sort_keys=True).encode(), digest_size=12)
             for name in sorted(own):
                 digest.update(name.encode() + own[name].tobytes())
-            vector = {name: (found[0] if name == "captions" else found).tolist() for name, found in own.items()}
+            vector = {name: (found[0] if name in SINGLE else found).tolist() for name, found in own.items()}
             yield self.id_of[row], {"vector": vector, "payload": {**payload, "digest": digest.hexdigest()}}
 
 
@@ -343,7 +350,9 @@ def _prepared(collection: Collection, source: _Source, shards: int | None) -> Co
             common["hnsw_config"] = models.HnswConfigDiff(m=0)
             sets = {"both": ("reference", "target")}.get(facts.query_set, (facts.query_set,))
             vectors = {name: models.VectorParams(**common, multivector_config=many) for name in sets}
-            vectors["captions"] = models.VectorParams(**common)
+            vectors[CAPTIONS] = models.VectorParams(**common)
+            if facts.looks is not None:
+                vectors[APPEARANCE] = models.VectorParams(**{**common, "size": facts.looks})
             made = replace(facts, sets=[])  # until all are there
             client.create_collection(
                 collection.name, vectors_config=vectors, shard_number=shards, metadata={METADATA: asdict(made)}

@@ -23,7 +23,7 @@ from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import CANDIDATES, EACH, Request, Term, rank
 from unifashion_pl.gallery.rows import IndexRows
 from unifashion_pl.gallery.scan import Corpus
-from unifashion_pl.gallery.segments import Floats, numbered, segment_from
+from unifashion_pl.gallery.segments import APPEARANCE, CAPTIONS, SINGLE, Floats, numbered, segment_from
 from unifashion_pl.gallery.where import TEXT, Column, clause
 from unifashion_pl.names import unknown
 
@@ -69,6 +69,10 @@ class QdrantGallery(Asking):
 
     def __len__(self) -> int:
         return self.collection.count()
+
+    @property
+    def _made_by(self) -> str | None:
+        return self.facts.appearance
 
     @property
     def columns(self) -> dict[str, str]:
@@ -122,12 +126,14 @@ class QdrantGallery(Asking):
         points = self.collection.points(self._candidates(terms, group, allowed, most), self.facts.sets)
         if not points:
             return []
-        captioned = ["captions" in point.vector for point in points]
-        sets = [name for name in self.facts.sets if name != "captions"]
+        captioned = [CAPTIONS in point.vector for point in points]
+        sets = [name for name in self.facts.sets if name != CAPTIONS]
         vectors: dict[str, Floats] = {name: np.array([point.vector[name] for point in points], np.float32) for name in sets}
+        if APPEARANCE in vectors:
+            vectors[APPEARANCE] = vectors[APPEARANCE][:, None]
         if any(captioned):
-            held = [point.vector["captions"] for point, there in zip(points, captioned) if there]
-            vectors["captions"] = np.array(held, np.float32)[:, None]
+            held = [point.vector[CAPTIONS] for point, there in zip(points, captioned) if there]
+            vectors[CAPTIONS] = np.array(held, np.float32)[:, None]
         rows = IndexRows()
         rows.add([(0, [item_of(point.payload, self.facts) for point in points], numbered(captioned))])
         return rank(Corpus({0: segment_from(vectors, "fp32")}, rows.live()), rows, [Request(terms, most, None, group)])[0]
@@ -156,42 +162,53 @@ class QdrantGallery(Asking):
         exact = models.SearchParams(exact=True)
         wanted: dict[str, Any] = {"limit": number, "with_payload": ["id", *([column.place] if column is not None else [])]}
         with self.collection.asking() as client:
-            if len(legs) == 1 and legs[0].sign > 0:
+            if len(legs) == 1 and legs[0].factor == 1 and legs[0].reach is None:
                 asked: dict[str, Any] = {"query": legs[0].query, "using": legs[0].within, "query_filter": allowed}
                 return client.query_points(self.collection.name, search_params=exact, **asked, **wanted).points
             every = len(self)
             prefetch = [
                 models.Prefetch(query=leg.query, using=leg.within, filter=allowed, params=exact, limit=every) for leg in legs
             ]
-            parts: list[Any] = [models.MultExpression(mult=[leg.sign, f"$score[{i}]"]) for i, leg in enumerate(legs)]
+            parts: list[Any] = [
+                models.MultExpression(mult=[leg.factor, leg.counted(f"$score[{i}]")]) for i, leg in enumerate(legs)
+            ]
             formula = models.FormulaQuery(formula=models.SumExpression(sum=parts))
             return client.query_points(self.collection.name, prefetch=prefetch, query=formula, **wanted).points
 
 
 @dataclass(frozen=True)
 class Leg:
-    """A query of one set of vectors, whose score is added or taken off."""
+    """A query of one set of vectors, whose score is added ``factor`` times; ``reach`` as of a term."""
 
     within: str
     query: list[Any]
-    sign: float
+    factor: float
+    reach: float | None = None
+
+    def counted(self, score: Any) -> Any:
+        """What is added of a score, see :meth:`~unifashion_pl.gallery.ranking.Term.counted`."""
+        if self.reach is None:
+            return score
+        apart = models.SumExpression(sum=[score, -1.0])
+        return models.ExpExpression(exp=models.MultExpression(mult=[1 / self.reach, apart]))
 
 
 def legs_of(terms: Sequence[Term], facts: CollectionFacts) -> list[Leg]:
     """Terms as queries: those among one set and of one sign are one, their vectors scaled by their weights.
 
-    A score is the mean over a term's vectors, and a server's MaxSim their sum.
+    A score is the mean over a term's vectors, and a server's MaxSim their sum. A term with a reach, of one vector, stands by itself.
     """
+    alone = [term for term in terms if term.reach is not None and term.within in facts.sets]
+    legs = [Leg(term.within, term.vectors[0].tolist(), term.weight * term.share, term.reach) for term in alone]
     vectors: dict[tuple[str, float], list[Floats]] = {}
-    for term in terms:
+    for term in (term for term in terms if term.reach is None):
         within = "reference" if term.within == "target" and "target" not in facts.sets else term.within
         if within in facts.sets:
-            scaled = term.vectors * np.float32(abs(term.weight) / len(term.vectors))
+            scaled = term.vectors * np.float32(abs(term.weight) * term.share / len(term.vectors))
             vectors.setdefault((within, -1.0 if term.weight < 0 else 1.0), []).append(scaled)
-    legs = []
     for (within, sign), parts in vectors.items():
         every = np.concatenate(parts)
-        legs.append(Leg(within, (every.sum(0) if within == "captions" else every).tolist(), sign))
+        legs.append(Leg(within, (every.sum(0) if within in SINGLE else every).tolist(), sign))
     return legs
 
 

@@ -25,15 +25,25 @@ TOGETHER = 64
 
 @dataclass(frozen=True)
 class Term:
-    """Vectors (m, E) among one set; an image's score is the mean of the best products of each, times ``weight``.
+    """Vectors (m, E) among one set; an image's score is the mean of the best products of each, times ``share`` and ``weight``.
 
-    ``part`` is what hits call it. A single vector's best token is named in the hit.
+    ``part`` is what hits call it; they tell it times ``share``, which is 1/n for one of n examples. A single vector's best token is named in
+    the hit. With a ``reach`` a product p counts as exp((p - 1) / reach), which only comes near 1 for nearly the same.
     """
 
     part: str
     within: str
     vectors: Floats
     weight: float = 1.0
+    share: float = 1.0
+    reach: float | None = None
+
+    def counted(self, products: Floats) -> Floats:
+        """(m, n) products -> (n,) what they say before ``weight``."""
+        own = products[0] if len(products) == 1 else products.mean(0, dtype=np.float64).astype(np.float32)
+        if self.reach is not None:
+            own = np.exp((own - 1) / np.float32(self.reach))
+        return np.float32(self.share) * own
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def _approximate(corpus: Corpus, requests: Sequence[Request], wide: bool = True)
         at = 0
         for number, term in asked:
             part = found[at : at + len(term.vectors)]
-            out[number] += np.float32(term.weight) * (part[0] if len(part) == 1 else part.mean(0))
+            out[number] += np.float32(term.weight) * term.counted(part)
             at += len(term.vectors)
     for scores, request in zip(out, requests):
         if request.words:
@@ -148,13 +158,11 @@ def _scored(corpus: Corpus, request: Request, positions: Positions) -> _Scored:
     token = None
     for term in request.terms:
         score, tokens = corpus.exact(term.within, term.vectors, positions)
-        own = score[0] if len(score) == 1 else score.mean(0, dtype=np.float64).astype(np.float32)
+        own = term.counted(score)
         if term.part == "image" and len(score) == 1 and sum(one.part == "image" for one in request.terms) == 1:
             token = tokens[0]
-        weighted = np.float32(term.weight) * own
-        total = total + weighted
-        told = weighted if term.part == "image" else own  # several examples: the weights make their mean
-        parts[term.part] = parts[term.part] + told if term.part in parts else told
+        total = total + np.float32(term.weight) * own
+        parts[term.part] = parts[term.part] + own if term.part in parts else own
     if request.word_weight:
         parts["words"] = _word_scores(request, corpus.live.keys[positions])
         total = total + np.float32(request.word_weight) * parts["words"]

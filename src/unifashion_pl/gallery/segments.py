@@ -27,6 +27,9 @@ DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 #: What exact numbers are kept as; int8 keeps none.
 STORAGE: dict[str, np.dtype[Any] | None] = {"fp32": DTYPES["F32"], "fp16": DTYPES["F16"], "int8": None}
+#: Sets of one vector an image: of captions, and of what the tower itself saw of images.
+CAPTIONS, APPEARANCE = "captions", "appearance"
+SINGLE = (CAPTIONS, APPEARANCE)
 #: Images that are coded at once.
 BLOCK = 4096
 #: Bytes of a file up to which its digest is compared whenever it is opened; ``index check`` compares all.
@@ -82,7 +85,8 @@ class Segment:
     """Rows that were added together.
 
     Attributes:
-        sets: ``reference``, ``target`` (absent where it equals reference), and ``captions`` (Q = 1, of those images that have one).
+        sets: ``reference``, ``target`` (absent where it equals reference), ``appearance`` (Q = 1, if the model has one), and ``captions`` (Q = 1,
+            of those images that have one).
         file: name of its file; "" while it is in memory alone.
     """
 
@@ -120,9 +124,9 @@ def segment_from(vectors: Mapping[str, Floats], storage: str, pool: int | None =
         del given["target"]
     sets, kept = {}, STORAGE[storage]
     for name, tokens in given.items():
-        images = name != "captions"
-        few = pooled(tokens, pool) if images and pool is not None else tokens
-        first = coded(pooled(few, coarse)) if images and coarse is not None else None
+        many = name not in SINGLE
+        few = pooled(tokens, pool) if many and pool is not None else tokens
+        first = coded(pooled(few, coarse)) if many and coarse is not None else None
         sets[name] = TokenSet(coded(few), None if kept is None else few.astype(kept), first)
     return Segment(sets)
 

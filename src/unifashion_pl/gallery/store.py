@@ -266,6 +266,7 @@ def _check(folder: Path, stored: Stored) -> None:
     """
     live, place = stored.rows.live(), folder / BASE
     wanted = {"both": {"reference"}, "reference": {"reference"}, "target": {"target"}}[stored.settings.query_set]
+    wanted |= {segments.APPEARANCE} if stored.settings.appearance is not None else set()
     for number, segment in stored.segments.items():
         mine = live.segments == number
         captions = len(segment.sets["captions"]) if "captions" in segment.sets else 0
@@ -298,8 +299,9 @@ def check_shapes(stored: Stored, tokens: int, width: int) -> None:
     """
     for segment in stored.segments.values():
         for name, one in segment.sets.items():
-            expected = (1 if name == "captions" else tokens, width)
-            if (found := one.coded.codes.shape[1:]) != expected:
+            found = one.coded.codes.shape[1:]
+            expected = (1 if name in segments.SINGLE else tokens, found[1] if name == segments.APPEARANCE else width)
+            if found != expected:
                 raise FormatError(
                     f"{stored.folder}/{segment.file}: {name} has {found[0]} tokens of {found[1]} numbers, this model's have {expected[0]} of "
                     f"{expected[1]}: load the model that made it, or {AGAIN}"

@@ -27,6 +27,7 @@ class IndexSettings:
         query_set: sets that the index has. model: fingerprint of the model that made them.
         storage: fp32, fp16 or int8. pool: tokens of an image after pooling; None = all.
         coarse: tokens of an image that a search of very many reads first; None = it reads all.
+        appearance: fingerprint of what made their appearance vectors; None = they have none.
     """
 
     query_set: Literal["reference", "target", "both"]
@@ -34,6 +35,7 @@ class IndexSettings:
     storage: Literal["fp32", "fp16", "int8"] = "fp32"
     pool: int | None = None
     coarse: int | None = None
+    appearance: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from unifashion_pl.arguments import Images, OneImage, choice
+from unifashion_pl.backbone.appearance import Appearance
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.words import readable
 from unifashion_pl.inference.images import image_list
@@ -24,18 +25,37 @@ def encode_image(model: FashionModel, images: Images, query_set: str = "referenc
 
 
 def encode_image_sets(
-    model: FashionModel, images: Images, query_sets: Sequence[str], *, batch_size: int = 32
+    model: FashionModel, images: Images, query_sets: Sequence[str], *, batch_size: int = 32, appearance: bool = False
 ) -> dict[str, Tensor]:
-    """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``."""
+    """Several query sets from one pass of the vision tower: ``{query set: (B, Q, E)}``.
+
+    Args:
+        appearance: also ``appearance``, (B, 1, K), of a model that has one.
+    """
     head, backbone = head_of(model, "retrieval"), model.backbone
     names = cast(list[QuerySet], [choice(name, "query set", get_args(QuerySet)) for name in query_sets])
 
     def work(items: list[OneImage]) -> list[Tensor]:
-        features = backbone.image_features(pixels_for(model, items))
-        return [head.project_images(backbone.image_pass(features, name)).float().cpu() for name in names]
+        seen = backbone.vision(pixels_for(model, items))
+        features = backbone.image_features(seen)
+        found = [head.project_images(backbone.image_pass(features, name)) for name in names]
+        found += [appearance_of(model)(seen)[:, None]] if appearance else []
+        return [one.float().cpu() for one in found]
 
     parts = in_batches(model, image_list(images), batch_size, work, "images")
-    return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(query_sets)}
+    told = [*query_sets, *(["appearance"] if appearance else [])]
+    return {name: torch.cat([part[i] for part in parts]) for i, name in enumerate(told)}
+
+
+def appearance_of(model: FashionModel) -> Appearance:
+    """What knows the same photo again.
+
+    Raises:
+        RuntimeError: none was chosen for this model.
+    """
+    if model.backbone.appearance is None:
+        raise RuntimeError("this model has no appearance: choose one for it on photos of a catalogue (choose_appearance)")
+    return model.backbone.appearance
 
 
 def encode_text(model: FashionModel, texts: str | Sequence[str], *, batch_size: int = 256, strict: bool = False) -> Tensor:
@@ -87,4 +107,14 @@ def fingerprint(model: FashionModel) -> str:
     if head is not None:
         state |= {f"v.{n}": t for n, t in head.vision_proj.state_dict().items()}
         state |= {f"t.{n}": t for n, t in head.text_proj.state_dict().items()}
+    return _hash(state)
+
+
+def appearance_fingerprint(model: FashionModel) -> str | None:
+    """Which projection made appearance vectors; None of a model that has none. How much they count is no part of it."""
+    found = model.backbone.appearance
+    return None if found is None else _hash({"mean": found.mean, "projection": found.projection})
+
+
+def _hash(state: Mapping[str, Tensor]) -> str:
     return fingerprint_of({name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()})

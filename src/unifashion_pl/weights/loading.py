@@ -23,6 +23,8 @@ from unifashion_pl.weights.ledger import Report, is_imported
 from unifashion_pl.weights.lora import SCALE
 from unifashion_pl.weights.manifest import shipped_file
 
+#: What a model knows the same photo by, see :mod:`unifashion_pl.backbone.appearance`.
+LOOKS = "backbone.appearance."
 Q_R, Q_T = "backbone.query_tokens", "backbone.target_query_tokens"
 
 
@@ -122,6 +124,9 @@ def _load_ours(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
     """Load tensors of our own files, see :func:`load_weights`."""
     heads = {name.split(".")[0] for name in state} - {name for name, _ in model.named_children()}
     state = {name: tensor for name, tensor in state.items() if name.split(".")[0] not in heads}
+    if looks := [name for name in state.keys() - model.state_dict().keys() if name.startswith(LOOKS)]:
+        state = {name: tensor for name, tensor in state.items() if name not in looks}
+        print(f"weights: {name} has an appearance, which is left out: choose one when this training has ended")
     if (diffusion := getattr(model, "diffusion_head", None)) is not None:
         before = len(state)
         state = diffusion.denoiser.completed(state, "diffusion_head.denoiser.")
