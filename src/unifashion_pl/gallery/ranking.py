@@ -43,7 +43,8 @@ class Term:
         own = products[0] if len(products) == 1 else products.mean(0, dtype=np.float64).astype(np.float32)
         if self.reach is not None:
             own = np.exp((own - 1) / np.float32(self.reach))
-        return np.float32(self.share) * own
+        counted: Floats = np.float32(self.share) * own
+        return counted
 
 
 @dataclass(frozen=True)

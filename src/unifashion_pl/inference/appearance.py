@@ -24,7 +24,7 @@ from unifashion_pl.similarity import max_sim
 #: Photos that are learnt from and measured with, at most, and changed copies of each.
 LEARNED, MEASURED, COPIES = 1000, 600, 3
 #: What is tried. A weight of 0 is what there was before.
-WEIGHTS, REACHES = (0.25, 0.5, 1.0, 2.0, 4.0), (0.05, 0.1, 0.2, 0.4)
+WEIGHTS, REACHES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0), (0.05, 0.1, 0.2, 0.3, 0.4)
 #: Share of neighbours of the same class that may be lost, and share of copies by which choices count as equal.
 LOST, EQUAL = 0.005, 0.005
 #: Hits that classes are counted among.
