@@ -16,7 +16,7 @@ SEED ?= 0
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-all fuzz bench paper-smoke lint type format wheel tiny clean
+.PHONY: help setup lock demo test test-all fuzz bench paper-smoke docs lint type format wheel tiny clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ bench: setup  ## measure every goal of benchmarks/README.md beside its peer (a q
 paper-smoke: setup  ## every stage of the paper at its true size, a step each, from imported random weights: CPU with 24 GB, 60 GB of disk
 	PYTHONPATH=tests $(BIN)/python benchmarks/paper_smoke.py --out $(SMOKE)
 
+docs: setup  ## the site of docs/ into site/, strictly: every link and anchor checked, addresses outside listed in site/outside.txt
+	$(BIN)/python -m pip install --quiet -e '.[docs]' $(PINNED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 lint: setup  ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,4 +82,4 @@ tiny: setup  ## train checkpoints/tiny anew (see checkpoints/README.md)
 	$(BIN)/python checkpoints/train_tiny.py
 
 clean:  ## remove what was built, not .venv
-	rm -rf build dist src/*.egg-info demo paper-smoke fuzz-failures .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site src/*.egg-info demo paper-smoke fuzz-failures .hypothesis .pytest_cache .mypy_cache .ruff_cache

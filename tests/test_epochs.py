@@ -155,7 +155,7 @@ def test_the_papers_phases_are_as_long_as_it_says() -> None:
     streams = {"pairs": MixedPairLoader([sized("fashiongen", 260_500, 128)]), "triplets": sized("fashioniq", 18_000, 128)}
     table = outlook(lasting(StreamsLoader(streams, names), 15))
     assert table.splitlines()[0] == "training: 2,100 steps, 15 epochs of 140 steps; an epoch is one pass over triplets"
-    shown = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    shown = (Path(__file__).parents[1] / "docs/tutorials/training.md").read_text("utf-8")
     assert "\n".join(f"    {line}" for line in table.splitlines()) in shown
     mix = [sized("fashiongen", 260_500, 65), sized("fashioniq-cap", 45_429, 42), sized("fashion200k", 172_000, 21)]
     first, _, *rows = outlook(lasting(StreamsLoader({"pairs": MixedPairLoader(mix)}, names), 10)).splitlines()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import lightning as L
@@ -314,3 +316,18 @@ def test_a_model_says_what_it_is_and_not_its_layers(model: UniFashionModule) -> 
     assert len(said) < 25
     assert any(line.split()[:1] == ["encoder"] for line in said)
     assert repr(UniFashionModule.__new__(UniFashionModule)) == "UniFashionModule()"
+
+
+NAMES = "encode_image encode_text compose caption generate try_on design gallery encoder from_pretrained from_config save_pretrained push_to_hub"
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_help_of_what_users_call_tells_arguments_errors_and_an_example(name: str) -> None:
+    told = inspect.getdoc(getattr(UniFashionModule, name)) or ""
+    assert ">>> " in told
+    if name == "encoder":  # its arguments are those of the class that it gives
+        return
+    assert "Args:" in told
+    assert "Raises:" in told
+    said = set(re.findall(r"\w+", told))
+    assert set(inspect.signature(getattr(UniFashionModule, name)).parameters) - {"self", "cls", "model"} <= said

@@ -28,7 +28,7 @@ class Training(NamedTuple):
     Attributes:
         configs: in the order in which they lie over each other.
         gib: weights, gradients and AdamW's states, as :mod:`unifashion_pl.memory` counts them (a test compares).
-        stage: its column in the README's table; empty = none.
+        stage: its column in the table of docs/tutorials/paper-stages.md; empty = none.
     """
 
     configs: tuple[str, ...]

@@ -129,6 +129,9 @@ class Asking:
             ValueError: neither text nor image, several of either, a text of which the model can read nothing, a number that is none, a
                 filter that cannot be meant, or an empty gallery.
             RuntimeError: the gallery was made without the query set that this search needs.
+
+        >>> gallery.search(text="a red dress", k=5, where="price < 50", group="product")  # doctest: +SKIP
+        >>> gallery.search(image="dress.jpg", text="in blue", k=5)[0].explanation  # doctest: +SKIP
         """
         how = SearchOptions(k=k, caption_weight=caption_weight, exclude=exclude, **options)
         self._require_images()

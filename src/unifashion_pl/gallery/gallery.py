@@ -186,7 +186,11 @@ class Gallery(Asking):
         return self
 
     def session(self, image: Images | None = None, text: str | None = None, k: int = 10) -> Session:
-        """Start a search that is refined step by step."""
+        """Start a search that is refined step by step, see :class:`~unifashion_pl.gallery.session.Session`.
+
+        Raises:
+            ValueError: neither image nor text, or what :meth:`~unifashion_pl.gallery.asking.Asking.search` refuses.
+        """
         return Session(self, image=image, text=text, k=k)
 
     def save(self, folder: str | Path) -> Path:
@@ -241,17 +245,26 @@ def gallery_of(
     """A searchable collection of a user's images.
 
     Args:
+        images: paths, PIL images, arrays (H, W, 3), tensors (3, H, W), one or a list, or a tensor (M, 3, H, W).
         ids: unique texts, paths or whole numbers, kept as texts; None = the paths, or the positions of images that are no paths.
         captions: one per image, written without sight of any query, "" = none; or None.
         query_set: ``reference`` (search by text or image), ``target`` (image + modifying text), or ``both``.
         columns: one mapping per image, e.g. ``{"price": 49.9, "category": "dress"}``: numbers and texts, which come back in hits and can be
             filtered on; a column holds one kind.
         products: what each image is a view of; None = a product by itself.
+        batch_size: images that are embedded together.
         kept: ``storage, pool, coarse``, see :class:`Gallery`.
         max_bad: images that cannot be read and are left out with a warning; all images are read once before any is embedded.
 
     Raises:
         UnreadableImages: a ValueError that names more than ``max_bad`` images.
+        ValueError: as :meth:`Gallery.add`.
+
+    >>> from PIL import Image
+    >>> from unifashion_pl import UniFashionModule
+    >>> model = UniFashionModule.from_pretrained("tiny", heads=["retrieval"])
+    >>> model.gallery([Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")], ids=["r", "b"])
+    Gallery(2 images, 0 with captions, queries: both)
     """
     made = Gallery(model, query_set, **kept)
     return made.add(images, ids, captions, batch_size, columns=columns, products=products, max_bad=max_bad)

@@ -14,14 +14,19 @@ from unifashion_pl.learned import require
 def caption(
     model: FashionModel, images: Images, style: str = "fashiongen", *, batch_size: int = 8, **settings: Any
 ) -> list[str]:
-    """One caption per image.
+    """One caption per image, in their order.
 
     Args:
+        images: as in :func:`~unifashion_pl.inference.encode.encode_image`, one or a list.
         style: ``fashion200k``, ``fashiongen`` or ``fashioniq`` (Table 7).
-        settings: of the caption head's ``generate``, e.g. ``num_beams``, ``max_new_tokens``.
+        batch_size: images that are captioned together.
+        settings: of the caption head's ``generate``: ``num_beams`` (beams), ``max_new_tokens`` (tokens).
 
     Raises:
-        RuntimeError: the model has not learned to caption.
+        ValueError: an image that cannot be read, an unknown style.
+        RuntimeError: the model has no caption head, or has not learned to caption.
+
+    >>> model.caption(["dress.jpg", "shirt.jpg"], style="fashioniq", num_beams=3)  # doctest: +SKIP
     """
     head = head_of(model, "caption")
     require(model, "caption")

@@ -20,7 +20,23 @@ from unifashion_pl.learned import require
 
 
 def encode_image(model: FashionModel, images: Images, query_set: str = "reference", *, batch_size: int = 32) -> Tensor:
-    """(B, Q, E) unit vectors, one per query token: ``reference`` for text <-> image, ``target`` for composed search."""
+    """(B, Q, E) float32 unit vectors on the CPU, one per query token.
+
+    Args:
+        images: paths, PIL images, arrays (H, W, 3), tensors (3, H, W), uint8 or floats in 0..1; one or a list of B, or a tensor (B, 3, H, W).
+        query_set: ``reference`` for text <-> image, ``target`` for what composed queries look for.
+        batch_size: images that pass the model together; the vectors do not depend on it.
+
+    Raises:
+        FileNotFoundError, ValueError: an image that is not there or cannot be read, an unknown query set.
+
+    >>> from PIL import Image
+    >>> from unifashion_pl import UniFashionModule
+    >>> model = UniFashionModule.from_pretrained("tiny", heads=["retrieval"])
+    >>> red = Image.new("RGB", (64, 64), "red")
+    >>> model.encode_image([red, red]).shape
+    torch.Size([2, 8, 64])
+    """
     return encode_image_sets(model, images, (query_set,), batch_size=batch_size)[query_set]
 
 
@@ -59,14 +75,21 @@ def appearance_of(model: FashionModel) -> Appearance:
 
 
 def encode_text(model: FashionModel, texts: str | Sequence[str], *, batch_size: int = 256, strict: bool = False) -> Tensor:
-    """(B, E) unit vectors.
+    """(B, E) float32 unit vectors on the CPU; their products with an image's tokens are similarities.
 
     Args:
+        texts: one or a list of B.
+        batch_size: texts that pass the model together; the vectors do not depend on it.
         strict: refuse a text of which the model can read nothing; else it gets the vector of an empty text, and a warning names it.
 
     Raises:
         ValueError: no texts, something that is no text, or with ``strict`` an unreadable one.
         RuntimeError: the model has not learned to match texts and images.
+
+    >>> from unifashion_pl import UniFashionModule
+    >>> model = UniFashionModule.from_pretrained("tiny", heads=["retrieval"])
+    >>> model.encode_text(["a red dress", "a blue shirt"]).shape
+    torch.Size([2, 64])
     """
     head, listed = head_of(model, "retrieval"), readable(texts, model.backbone, strict=strict)
     require(model, "retrieval")
@@ -80,11 +103,23 @@ def encode_text(model: FashionModel, texts: str | Sequence[str], *, batch_size: 
 
 
 def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, batch_size: int = 32) -> Tensor:
-    """(B, E) unit vectors of reference image + modifying text, to be searched in a ``target`` gallery.
+    """(B, E) float32 unit vectors of reference image + modifying text, to be searched in a ``target`` gallery.
+
+    Args:
+        images: the references, as in :func:`encode_image`; one goes with every text.
+        texts: what should be different, e.g. ``has longer sleeves``; one goes with every image.
+        batch_size: pairs that pass the model together.
 
     Raises:
         ValueError: unequal numbers, or a text of which the model can read nothing.
         RuntimeError: the model has not learned to compose.
+
+    >>> from PIL import Image
+    >>> from unifashion_pl import UniFashionModule
+    >>> model = UniFashionModule.from_pretrained("tiny", heads=["retrieval"])
+    >>> red = Image.new("RGB", (64, 64), "red")
+    >>> model.compose(red, ["in blue", "with long sleeves"]).shape
+    torch.Size([2, 64])
     """
     head = head_of(model, "retrieval")
     require(model, "composed")

@@ -203,5 +203,13 @@ def _listed(given: Vectors) -> list[Tensor]:
 def encoder(
     model: FashionModel, query_set: str = "reference", similarity_fn_name: Similarity = "meanmaxsim"
 ) -> MultiVectorEncoder:
-    """The model as a :class:`MultiVectorEncoder`: ``encode_query``, ``encode_document``, ``similarity``."""
+    """The model as a :class:`MultiVectorEncoder`: ``encode_query``, ``encode_document``, ``similarity``; arguments are that class's.
+
+    >>> from PIL import Image
+    >>> from unifashion_pl import UniFashionModule
+    >>> encoder = UniFashionModule.from_pretrained("tiny", heads=["retrieval"]).encoder()
+    >>> images = encoder.encode_document([Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")])
+    >>> encoder.similarity(encoder.encode_query(["a red dress"]), images).shape
+    torch.Size([1, 2])
+    """
     return MultiVectorEncoder(model, query_set, similarity_fn_name)

@@ -62,7 +62,12 @@ def try_on(
             ``densepose``, ``parse``, ``agnostic``, ``box`` and ``pose_size`` as ``mask``, others for all.
 
     Raises:
-        ValueError: unequal numbers, or a text, which try-on does not read.
+        ValueError: unequal numbers, a mask, pose or picture that does not fit its person (with how to mend it), or a text, which try-on
+            does not read.
+        RuntimeError: the model repaints no persons, or has not learned try-on.
+
+    >>> model.try_on("person.jpg", "shirt.jpg", mask="mask.png", seed=0)[0].save("worn.png")  # doctest: +SKIP
+    >>> model.try_on("person.jpg", ["a.jpg", "b.jpg"], parse="parse.png", densepose="densepose.jpg")  # doctest: +SKIP
     """
     if "text" in settings:
         raise ValueError("try-on reads the garment's photo and no text: leave text out, or use design, which reads it")
@@ -86,12 +91,16 @@ def design(
     """Persons in what a text and, if there is one, a sketch describe (App. E, Fig. 3); one picture per person and text.
 
     Args:
+        person: photos, as in :func:`try_on`.
         text: phrases; one of either goes with all of the other.
         sketch: light strokes on black; of several rows a list, or one for all.
-        mask, pose, seed, paste_back, settings: as in :func:`try_on`, with the inputs of ``prepare_design``.
+        mask, pose, seed, batch_size, paste_back, settings: as in :func:`try_on`, with the inputs of ``prepare_design``.
 
     Raises:
-        ValueError: unequal numbers, or a text of which the model can read nothing.
+        ValueError: unequal numbers, an input that does not fit its person, or a text of which the model can read nothing.
+        RuntimeError: the model repaints no persons, or has not learned design.
+
+    >>> model.design("person.jpg", "red dress with white dots", sketch="sketch.png", mask="mask.png")  # doctest: +SKIP
     """
     texts = readable(text, *readers_of(model, with_backbone=True))
     model.backbone.warn_if_cut(texts)

@@ -35,7 +35,7 @@ def generate(
     batch_size: int = TOGETHER,
     **settings: Any,
 ) -> list[Image.Image]:
-    """One image per prompt, as PIL.
+    """One image per prompt, as PIL, H × W pixels as the model paints them.
 
     Args:
         prompt: a text, or a modifying text when there is an image; or a list.
@@ -43,11 +43,14 @@ def generate(
         seed: one for all prompts, or one each. A single prompt with several seeds gives variations.
         batch_size: pictures painted at once, as many as the memory takes. Kernels round differently for other numbers of rows: a few pixels may
             differ by 1 of 255 from those of another batch size.
-        settings: of the diffusion head's ``generate``: ``sampler``, ``guidance``, ``steps``.
+        settings: of the diffusion head's ``generate``: ``sampler`` (a name of ``SAMPLERS``), ``guidance`` (a scale, 1 = none), ``steps``.
 
     Raises:
         ValueError: unequal numbers, a seed that is no whole number from 0, or a prompt of which the model can read nothing.
         RuntimeError: the model has not learned to paint from this.
+
+    >>> model.generate("red dress with long sleeves", seed=0)[0].save("dress.png")  # doctest: +SKIP
+    >>> model.generate("in blue", image="dress.png", seed=[0, 1, 2])  # doctest: +SKIP
     """
     head = head_of(model, "diffusion")
     require(model, "generation" if image is None else "composed generation")

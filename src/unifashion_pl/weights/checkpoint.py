@@ -250,7 +250,7 @@ class PretrainedMethods(L.LightningModule):
         The files it was started from are not needed, except for parts that ``leave_out`` names.
 
         Args:
-            revision: of a hub id.
+            source: the name ``tiny``, a path, or a hub id ``owner/name``. revision: of a hub id.
             heads: of ``retrieval``, ``caption`` and ``diffusion`` those that are built, without the tensors of the others; None = all. A
                 search needs no language model.
             trust_remote_code: also import and call classes that are not of this library, if its config names some, as a model with parts
@@ -259,6 +259,10 @@ class PretrainedMethods(L.LightningModule):
         Raises:
             FileNotFoundError: nothing of that name, with what was looked for.
             ValueError: a damaged file, or one whose config names other classes without ``trust_remote_code``.
+
+        >>> from unifashion_pl import UniFashionModule
+        >>> UniFashionModule.from_pretrained("tiny", heads=["retrieval"]).training
+        False
         """
         return from_pretrained(cls, source, revision, heads=heads, trust_remote_code=trust_remote_code)
 
@@ -280,6 +284,12 @@ class PretrainedMethods(L.LightningModule):
 
         Args:
             overrides: dotted names inside the model section, e.g. ``{"policy": "phase1_retrieval"}``.
+
+        Raises:
+            FileNotFoundError: no such file, nor a shipped config of that name.
+            ValueError: no ``model`` section, or one that cannot be built.
+
+        >>> UniFashionModule.from_config("phase1.yaml", {"caption": None, "diffusion": None})  # doctest: +SKIP
         """
         return from_config(cls, config, overrides)
 
@@ -306,6 +316,8 @@ class PretrainedMethods(L.LightningModule):
             ValueError: the model was assembled by hand, so that nothing says how to build it again; or the folder is the current one.
             FileExistsError: the folder holds another library's model.
             WriteError: it cannot be written; what was there before still is.
+
+        >>> model.save_pretrained("my-model", dtype=torch.bfloat16, results="runs/phase2")  # doctest: +SKIP
         """
         if not self.hparams:
             raise ValueError(
@@ -333,7 +345,13 @@ class PretrainedMethods(L.LightningModule):
         """Upload what :meth:`save_pretrained` writes to ``owner/name``; needs a login of huggingface_hub. Returns the address.
 
         Args:
+            repository: ``owner/name``. private: whether others may not see it.
             saving: arguments of :meth:`save_pretrained`.
+
+        Raises:
+            ValueError: as :meth:`save_pretrained`. Errors of the hub are huggingface_hub's own.
+
+        >>> model.push_to_hub("me/my-model", private=True, licence="apache-2.0")  # doctest: +SKIP
         """
         from huggingface_hub import HfApi
 
