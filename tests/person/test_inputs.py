@@ -13,7 +13,7 @@ from person.drawn import NAME, H, W, design, opened, tryon
 from PIL import Image
 
 from unifashion_pl.data.samples import TryOnBatch
-from unifashion_pl.person.inputs import batch_of
+from unifashion_pl.person.inputs import batch_of, shown
 from unifashion_pl.person.problems import InputError
 
 
@@ -30,6 +30,21 @@ def test_everything_given_becomes_a_batch(files: dict[str, Path]) -> None:
     assert np.array_equal(given.masks[0, 0].numpy(), truth)
     assert np.array_equal(given.mask, truth)
     assert np.array_equal(given.pixels[0].permute(1, 2, 0).numpy(), np.asarray(opened(files["person"])))
+
+
+def test_inputs_are_shown_as_the_model_has_them(files: dict[str, Path]) -> None:
+    given = tryon(files, "mask", "pose")
+    photo, posed, region, left = np.split(np.asarray(shown(given)), 4, axis=1)
+    pixels, mask = given.pixels[0].permute(1, 2, 0).numpy(), given.masks[0, 0].numpy()
+    assert np.array_equal(photo, pixels)
+    drawn = given.pose[0].permute(1, 2, 0).numpy()
+    assert np.array_equal(posed[drawn.any(-1)], drawn[drawn.any(-1)])
+    assert (np.abs(region.astype(int) - pixels)[~mask] == 0).all()
+    assert (region[mask][:, 0] > region[mask][:, 1]).mean() > 0.99
+    assert np.array_equal(left[~mask], pixels[~mask])
+    assert (left[mask] == 128).all()
+    alone = np.asarray(shown(tryon(files, box=(20, 40, 150, 200))))
+    assert np.array_equal(alone[:, :W], alone[:, W : 2 * W])
 
 
 def test_arrays_tensors_and_modes_are_the_same_picture(files: dict[str, Path]) -> None:

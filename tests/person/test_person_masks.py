@@ -31,6 +31,26 @@ def test_a_made_mask_covers_the_worn_garment_and_arms_and_leaves_face_and_legs(f
     assert np.array_equal(boxed.mask, expected)
 
 
+def test_joints_alone_cover_body_and_arms_and_leave_the_face(files: dict[str, Path]) -> None:
+    made = tryon(files, "pose")
+    assert made.notes == ["the mask was made from the joints alone"]
+    parse = np.asarray(opened(files["parse"]))
+    assert made.mask[np.isin(parse, [5, 7])].mean() > 0.9
+    assert made.mask[np.isin(parse, [14, 15])].mean() > 0.9
+    assert made.mask[parse == 13].mean() < 0.1
+    assert not made.mask[np.isin(parse, [18, 19])].any()
+    assert 0.08 < made.mask.mean() < 0.7
+    lower = tryon(files, "pose", part="lower_body").mask
+    assert lower[np.isin(parse, [9, 12, 16, 17])].mean() > 0.9
+    assert not lower[parse == 13].any()
+
+
+def test_joints_without_a_torso_are_a_sentence(files: dict[str, Path]) -> None:
+    head = [[90.0, 40.0, 1.0], *([None] * 13), [95.0, 35.0, 1.0], [85.0, 35.0, 1.0], None, [80.0, 200.0, 0.9]]
+    with pytest.raises(InputError, match="lacks shoulders and hips.*Pass mask= or box="):
+        tryon(files, pose=head)
+
+
 @pytest.mark.parametrize("category", ["dresses", "upper_body", "lower_body"])
 def test_atr_labels_of_dress_code_make_masks_of_their_part(root: Path, category: Any) -> None:
     folder = root / "mgd/dresscode" / category

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unifashion_pl.commands.options import MaxBad, Model, usable
 from unifashion_pl.commands.signature import FILE
-from unifashion_pl.files import replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,16 +24,34 @@ class Person:
 
     mask: Annotated[Path | None, "white = repaint, in the person's proportions"] = None
     invert_mask: Annotated[bool, "the mask says white = keep"] = False
-    pose: Annotated[Path | None, "joints: OpenPose JSON, BODY-25 or COCO-18"] = None
+    pose: Annotated[Path | None, "joints: OpenPose JSON, BODY-25 or COCO-18; also to make a mask from"] = None
+    pose_model: Annotated[
+        Path | None, "RTMO as ONNX, which finds the joints in the photo instead (extra `pose`; licences: docs/persons.md)"
+    ] = None
+    part: Annotated[Literal["upper_body", "lower_body", "dresses"], "what a mask from --parse or joints covers"] = "upper_body"
     densepose: Annotated[Path | None, "body parts on black; goes before the joints"] = None
     parse: Annotated[Path | None, "label map of the person (LIP), to make a mask from"] = None
     agnostic: Annotated[Path | None, "the person with grey 128 where it is repainted, to make a mask from"] = None
     box: Annotated[list[float] | None, CORNERS, "pixels, to make a mask from"] = None
     as_painted: Annotated[bool, "do not paste the photo back outside of the mask"] = False
+    show_inputs: Annotated[
+        Path | None, FILE, "a picture of person, pose, region and what is left, written before anything is painted"
+    ] = None
 
-    def given(self) -> dict[str, Any]:
-        """As the methods that repaint take it."""
-        inputs = {name: value for name, value in vars(self).items() if name != "as_painted" and value is not None}
+    def given(self, person: Path) -> dict[str, Any]:
+        """As the methods that repaint take it.
+
+        Raises:
+            ValueError: joints are given, and a model that would find them.
+        """
+        own = ("as_painted", "pose_model")
+        inputs = {name: value for name, value in vars(self).items() if name not in own and value is not None}
+        if self.pose_model is not None:
+            if self.pose is not None:
+                raise ValueError("--pose has the joints and --pose-model would find them: name one of both")
+            from unifashion_pl.person.detect import PoseDetector
+
+            inputs["pose"] = PoseDetector(self.pose_model)(person)
         return {**inputs, "paste_back": not self.as_painted}
 
 
@@ -90,7 +107,7 @@ def tryon(
     model: Model,
 ) -> None:
     """Paint a person wearing a garment."""
-    settings = {**inputs.given(), **painting.given()}
+    settings = {**inputs.given(person), **painting.given()}
     if garment_guidance is not None:
         settings["garment_guidance"] = garment_guidance
     _save(out, _painter(out, model).try_on(person, [*garment], **settings))
@@ -109,7 +126,7 @@ def design(
 ) -> None:
     """Paint a person in what a text and a sketch describe."""
     drawn: dict[str, Any] = {"sketch": sketch, "invert_sketch": invert_sketch}
-    _save(out, _painter(out, model).design(person, text, **drawn, **inputs.given(), **painting.given()))
+    _save(out, _painter(out, model).design(person, text, **drawn, **inputs.given(person), **painting.given()))
 
 
 def _painter(out: Path, model: Model) -> UniFashionModule:
@@ -123,9 +140,6 @@ def _painter(out: Path, model: Model) -> UniFashionModule:
 
 def _save(out: Path, pictures: list[Image.Image]) -> None:
     """One picture, or several side by side."""
-    from diffusers.utils.pil_utils import make_image_grid
-    from PIL import Image
+    from unifashion_pl.inference.images import save_picture
 
-    with replacing(out) as file:
-        make_image_grid(pictures, 1, len(pictures)).save(file, Image.registered_extensions()[out.suffix.lower()])
-    print(out)
+    print(save_picture(pictures, out))

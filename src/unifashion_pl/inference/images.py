@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from unifashion_pl.arguments import Images, OneImage
 from unifashion_pl.data import decode
 from unifashion_pl.data.plan import shortened
+from unifashion_pl.files import replacing
 
 T = TypeVar("T")
 
@@ -140,3 +141,21 @@ def unreadable(images: Sequence[OneImage], max_bad: int = 0, *, headers: bool = 
 def left_out(bad: dict[int, str]) -> str:
     """A sentence about pictures that were left out."""
     return f"{len(bad):,} images are left out: {shortened(bad.values(), NAMED)}"
+
+
+def save_picture(pictures: Sequence[Image.Image], place: str | Path, columns: int | None = None) -> Path:
+    """Write pictures of one size as one, in rows of ``columns``; None = all side by side.
+
+    Raises:
+        ValueError: the ending says no kind of picture.
+        WriteError: it cannot be written.
+    """
+    from diffusers.utils.pil_utils import make_image_grid
+
+    path = Path(place)
+    if (kind := Image.registered_extensions().get(path.suffix.lower())) is None:
+        raise ValueError(f"{path}: the ending says no kind of picture; use .png or .jpg")
+    across = columns or len(pictures)
+    with replacing(path) as file:
+        make_image_grid(list(pictures), -(-len(pictures) // across), across).save(file, kind)
+    return path

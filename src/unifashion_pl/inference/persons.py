@@ -14,7 +14,7 @@ from unifashion_pl import toy
 from unifashion_pl.arguments import Images, Seeds, seeds
 from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.transforms import resize
-from unifashion_pl.inference.images import image_list
+from unifashion_pl.inference.images import image_list, save_picture
 from unifashion_pl.inference.requests import (
     TOGETHER,
     check_scales,
@@ -26,7 +26,7 @@ from unifashion_pl.inference.requests import (
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
-from unifashion_pl.person.inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon
+from unifashion_pl.person.inputs import TryOnInputs, batch_of, prepare_design, prepare_tryon, shown
 from unifashion_pl.tasks.editing import Task, edit_batch
 
 #: Settings of the diffusion head's ``paint``; all others are inputs of the person (see :mod:`unifashion_pl.person.inputs`).
@@ -59,7 +59,8 @@ def try_on(
             differ by 1 of 255 from those of another batch size.
         paste_back: keep the person's own pixels outside of the mask; else the whole picture is as painted.
         settings: those of ``paint`` in :class:`~unifashion_pl.tasks.DiffusionModule`, and further inputs of ``prepare_tryon``:
-            ``densepose``, ``parse``, ``agnostic``, ``box`` and ``pose_size`` as ``mask``, others for all.
+            ``densepose``, ``parse``, ``agnostic``, ``box`` and ``pose_size`` as ``mask``, others for all. ``show_inputs`` names a file for a
+            picture of all inputs, which is written before anything is painted: person, pose, region, what is left.
 
     Raises:
         ValueError: unequal numbers, a mask, pose or picture that does not fit its person (with how to mend it), or a text, which try-on
@@ -170,10 +171,13 @@ def _paint(
     require(model, "try-on" if prepare is prepare_tryon else "design")
     painting = _taken(settings, PAINTING)
     check_scales(painting)
+    show = settings.pop("show_inputs", None)
     common = {"size": head.edit_size, "image_size": model.backbone.vision.image_size, **settings}
     rows = rows_of({**{name: _listed(name, value) for name, value in columns.items()}, "seed": seeds(seed)})
     noise = [row.pop("seed") for row in rows]
     inputs = [prepare(**row, **common) for row in rows]
+    if show is not None:
+        save_picture([shown(item) for item in inputs], show, columns=1)
     toy.tell(model, [item.person for item in inputs])
 
     def work(part: list[tuple[TryOnInputs, int]]) -> list[Image.Image]:

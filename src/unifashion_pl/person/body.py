@@ -26,13 +26,14 @@ from unifashion_pl.person.masks import (
     mask_from_agnostic,
     mask_from_box,
     mask_from_parse,
+    mask_from_pose,
 )
 from unifashion_pl.person.pictures import ImageLike, read_picture
 from unifashion_pl.person.pose import Pose, PoseLike, draw_skeleton, read_pose
 from unifashion_pl.person.problems import InputError
 
 LIMITS = Limits()
-NO_MASK = "Pass mask= (white = repaint), or parse= with pose= of the person, agnostic=, or box=(left, top, right, bottom)"
+NO_MASK = "Pass mask= (white = repaint), parse= or pose= of the person, agnostic=, or box=(left, top, right, bottom)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Options:
         agnostic: the person with grey 128 where it is repainted; only used for the mask and checks, the hole is filled anew.
         parse: label map of the person, ``labels`` its scheme (``lip`` as in VITON-HD, ``atr`` as in Dress Code).
         box: (left, top, right, bottom) in pixels of the person.
-        part: what a mask from ``parse`` covers.
+        part: what a mask from ``parse``, or from joints alone, covers.
         boxed: widen a made mask to its bounding box, which does not tell the worn garment's outline.
         invert_mask: the mask says white = keep.
         threshold: cut a soft mask here (0…255).
@@ -167,7 +168,7 @@ def mask_of(person: KnownPerson, mask: ImageLike | None, options: Options) -> tu
 
 
 def _make_mask(person: KnownPerson, hidden: Image.Image | None, options: Options) -> tuple[Mask, str]:
-    """A mask from the first of agnostic picture, box and label map that is there, and its name."""
+    """A mask from the first of agnostic picture, box, label map and joints that is there, and its name."""
     photo = person.photo
     if hidden is not None:
         area = np.asarray(mask_from_agnostic(photo, hidden.resize(photo.size))) >= 128
@@ -175,6 +176,8 @@ def _make_mask(person: KnownPerson, hidden: Image.Image | None, options: Options
         return area, "the agnostic picture"
     if options.box is not None:
         return mask_from_box(options.box, (photo.height, photo.width)), "the box"
+    if person.parse is None and person.pose is not None:
+        return mask_from_pose(person.pose, part=options.part), "the joints alone"
     if person.parse is None:
         raise InputError("mask", "is absent, and nothing to make it from was given", "where the person is repainted", NO_MASK)
     area = mask_from_parse(person.parse, person.pose, labels=options.labels, part=options.part)

@@ -14,13 +14,14 @@ import numpy as np
 from PIL import Image
 
 from unifashion_pl.data.samples import COMMON, TryOnBatch
-from unifashion_pl.data.transforms import BLACK, EncoderTransform, MaskTransform, PixelTransform
+from unifashion_pl.data.transforms import BLACK, GREY, EncoderTransform, MaskTransform, PixelTransform, to_pil
 from unifashion_pl.person import checks
 from unifashion_pl.person.body import KnownPerson, Options, mask_of, read_photo, saving_pictures
 from unifashion_pl.person.checks import Limits
 from unifashion_pl.person.masks import Mask
 from unifashion_pl.person.pictures import ImageLike, read_picture
 from unifashion_pl.person.pose import PoseLike
+from unifashion_pl.person.problems import overlay, side_by_side
 from unifashion_pl.person.sketch import garment_sketch
 
 
@@ -57,8 +58,8 @@ def prepare_tryon(
     transparency lies over white. Photos keep their proportions: what (H, W) leaves free is white.
 
     Args:
-        mask: white = repaint, in the person's proportions. Without it, one is made from ``agnostic``, from ``box``, or from ``parse``
-            and ``pose``, in this order.
+        mask: white = repaint, in the person's proportions. Without it, one is made from ``agnostic``, from ``box``, from ``parse`` and
+            ``pose``, or from ``pose`` alone, in this order.
         pose: joints (OpenPose BODY-25 or COCO-18), for the mask, for checks and, without ``densepose``, drawn as a skeleton.
         text: phrases of the garment.
         **options: sizes, further inputs of the person, limits: see :class:`~unifashion_pl.person.body.Options`.
@@ -169,6 +170,20 @@ def _inputs(
         person=person,
         mask=area,
     )
+
+
+def shown(inputs: TryOnInputs) -> Image.Image:
+    """What a model is given of a person, to be looked at before it is painted: photo, pose over it, region in red, and what is left of the photo."""
+    photo, region = to_pil(inputs.pixels[0]), inputs.masks[0, 0].numpy()
+    posed = photo
+    if inputs.pose is not None:
+        skeleton = to_pil(inputs.pose[0])
+        drawn = Image.fromarray((np.asarray(skeleton).max(-1) > 0).astype(np.uint8) * 255)
+        posed = Image.composite(skeleton, Image.blend(photo, Image.new("RGB", photo.size), 0.4), drawn)
+    left = Image.composite(
+        Image.new("RGB", photo.size, (GREY, GREY, GREY)), photo, Image.fromarray(region.astype(np.uint8) * 255)
+    )
+    return side_by_side(photo, posed, overlay(photo, region), left)
 
 
 def _key(*inputs: Any) -> str:

@@ -46,6 +46,9 @@ RULES: dict[Part, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dresses": (("upper", "dress", "lower", "neck", "arms", "legs"), ("face", "shoes")),
 }
 SIDES = ("right", "left")
+FACE = ("nose", "right_eye", "left_eye", "right_ear", "left_ear")
+#: Share of the shoulders' width by which a mask from joints alone is wider than body and limbs.
+LOOSE = 0.2
 ARMS = (("right_shoulder", "right_elbow", "right_wrist"), ("left_shoulder", "left_elbow", "left_wrist"))
 LEGS = (("right_hip", "right_knee", "right_ankle"), ("left_hip", "left_knee", "left_ankle"))
 
@@ -114,6 +117,29 @@ def mask_from_parse(parse: NDArray[np.uint8], pose: Pose | None, *, labels: Labe
         unit = unit_of(pose, part)
         grown = _widen(worn, 0.10 * unit) | _body(pose, part, unit)
     return grown & ~np.isin(parse, _of(groups, kept))
+
+
+def mask_from_pose(pose: Pose, *, part: Part = "upper_body") -> Mask:
+    """What to repaint of a person of whom the joints alone are known, (h, w) bool: torso, limbs and neck, wider than from a label map.
+
+    Where the worn garment ends is not known: what hangs far from the body, as wide sleeves and skirts do, is not covered. The head stays,
+    an ellipse around nose, eyes and ears.
+
+    Raises:
+        InputError: the joints of the part were not found.
+    """
+    unit = unit_of(pose, part)
+    return _widen(_body(pose, part, unit), LOOSE * unit) & ~_head(pose, unit)
+
+
+def _head(pose: Pose, unit: float) -> Mask:
+    """An ellipse around what was found of a face; a head is about half as wide as the shoulders' joints lie apart."""
+    canvas = Image.new("L", (pose.size[1], pose.size[0]))
+    found = pose.joints()
+    if face := [found[name] for name in FACE if name in found]:
+        x, y = np.mean(face, 0)
+        ImageDraw.Draw(canvas).ellipse((x - 0.27 * unit, y - 0.45 * unit, x + 0.27 * unit, y + 0.33 * unit), fill=255)
+    return np.asarray(canvas) > 0
 
 
 def _widen(mask: Mask, radius: float) -> Mask:
