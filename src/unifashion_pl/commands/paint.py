@@ -26,7 +26,7 @@ class Person:
     invert_mask: Annotated[bool, "the mask says white = keep"] = False
     pose: Annotated[Path | None, "joints: OpenPose JSON, BODY-25 or COCO-18; also to make a mask from"] = None
     pose_model: Annotated[
-        Path | None, "RTMO as ONNX, which finds the joints in the photo instead (extra `pose`; licences: docs/persons.md)"
+        Path | None, "RTMO as ONNX, which finds the joints in the photo instead (extra `pose`; licences: docs/howto/persons.md)"
     ] = None
     part: Annotated[Literal["upper_body", "lower_body", "dresses"], "what a mask from --parse or joints covers"] = "upper_body"
     densepose: Annotated[Path | None, "body parts on black; goes before the joints"] = None
