@@ -39,13 +39,27 @@ def split_rows(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, l
 
 
 def split_plans(
-    rows: Sequence[CatalogueRow], val_fraction: float, root: Path, csv: Path, name: str = "catalogue", notes: Sequence[str] = ()
+    rows: Sequence[CatalogueRow],
+    val_fraction: float,
+    root: Path,
+    csv: Path,
+    name: str = "catalogue",
+    notes: Sequence[str] = (),
+    styles: Mapping[str, str] | None = None,
 ) -> dict[str, Plan]:
     """Plans of train, val and test, as far as there are rows for them; rows of other splits are noted.
 
+    Args:
+        styles: caption style -> column of the CSV with captions in it.
+
     Raises:
         MissingDataError: there are no rows for any of them.
+        ValueError: a column of ``styles`` has no caption at all.
     """
+    for style, column in (styles or {}).items():
+        if not any(column in row.cells for row in rows):
+            known = ", ".join(sorted({own for row in rows for own in row.cells}))
+            raise ValueError(f"{csv} has no captions for the style {style} in a column {column!r}; its columns are {known}")
     parts = split_rows(rows, val_fraction)
     others = {split: len(part) for split, part in parts.items() if split not in SPLITS}
     listed = shortened(f"{split} ({count:,} rows)" for split, count in others.items())
@@ -58,7 +72,9 @@ def split_plans(
         items = []
         for number, row in enumerate(parts[split]):
             meta = {name: getattr(row, name) for name in ("id", "product", "category", "subcategory", "name")}
-            spec = ImageSpec({**meta, "description": row.text}, row.image.relative_to(root).as_posix())
+            captions = {style: row.cells[column] for style, column in (styles or {}).items() if column in row.cells}
+            said = {"description": row.text, **({"captions": captions} if captions else {})}
+            spec = ImageSpec({**meta, **said}, row.image.relative_to(root).as_posix())
             items.append(Item(f"c{number:07d}", row.category or "all", spec))
         made[split] = Plan(
             dataset=name,
@@ -123,6 +139,9 @@ class CatalogueDataModule(FashionDataModule):
         allow_missing: go on without the images that are not there, instead of refusing.
         text, caption: rules of the retrieval text and the captioning target.
         style: instruction style of the captions.
+        styles: caption style -> column of the CSV that holds captions in it, in the place of ``style`` and ``caption``, e.g.
+            ``{fashion200k: short, fashiongen: text}``. Of a photo that has several, training draws one an epoch; evaluation takes
+            ``style``. A photo without any has the usual caption.
         same: what makes two samples of a batch each other's positives: the same ``product``, or the same retrieval ``text``, for
             catalogues in which many products are described alike.
         flip: chance that a training image is mirrored.
@@ -144,6 +163,7 @@ class CatalogueDataModule(FashionDataModule):
         text: PairText = "name_description",
         caption: PairText = "description",
         style: str = "fashiongen",
+        styles: dict[str, str] | None = None,
         same: Literal["product", "text"] = "product",
         flip: float = 0.0,
         name: str = "catalogue",
@@ -152,7 +172,7 @@ class CatalogueDataModule(FashionDataModule):
         super().__init__(root, shards, **common)
         if not 0 <= flip <= 1:
             raise ValueError(f"flip is {flip}, expected a probability between 0 and 1")
-        self.same, self.flip = same, flip
+        self.same, self.flip, self.styles = same, flip, styles
         self.shards = None if shards is None else Path(shards)
         self.csv, self.folder, self.columns, self.val_fraction = Path(csv), Path(root), columns, val_fraction
         self.allow_missing, self.text, self.caption, self.style, self.name = allow_missing, text, caption, style, name
@@ -182,7 +202,7 @@ class CatalogueDataModule(FashionDataModule):
             gone = {row.id for row in absent}
             there = [row for row in rows if row.id not in gone]
             notes = [f"{len(absent):,} of {len(rows):,} rows have no image file and are left out: {listed}"] if absent else []
-            self._plans = split_plans(there, self.val_fraction, self.folder, self.csv, self.name, notes)
+            self._plans = split_plans(there, self.val_fraction, self.folder, self.csv, self.name, notes, self.styles)
         return self._plans
 
     def prepare_data(self) -> None:

@@ -47,7 +47,7 @@ def test_it_is_said_once_and_by_the_toy_alone(monkeypatch: pytest.MonkeyPatch) -
     model = from_pretrained(UniFashionModule, "tiny")
     assert model.toy
     with pytest.warns(toy.ToyWarning, match="knows drawings"):
-        pixels_for(model, [noise()])
+        model.caption(noise(), num_beams=1, max_new_tokens=2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels_for(model, [noise(1)])

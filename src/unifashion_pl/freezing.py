@@ -220,6 +220,10 @@ def apply_policy(
     for name, parameter in model.named_parameters():
         wanted = names[name] in trains - idle or any(fnmatchcase(name, w) for w in chosen.within)
         wanted = wanted and not any(fnmatchcase(name, u) for u in unreached)
+        if wanted and not parameter.is_floating_point():
+            raise ValueError(
+                f"{name} is quantised and cannot train: take {names[name]} out of also_train, or quantize out of its settings"
+            )
         parameter.requires_grad_(wanted)
         if wanted:
             trainable.add(name)
@@ -258,14 +262,20 @@ def drop_unbuilt(model: nn.Module, state: dict[str, Any]) -> None:
         rank_zero_only(print)(f"weights: not built here, left out: {', '.join(sorted(unbuilt))}")
 
 
-def check_left_out(model: nn.Module) -> None:
+def check_left_out(model: Any) -> None:
     """Only what building the model brings back may be left out of its checkpoints.
 
     Raises:
-        ValueError: ``leave_out`` names an unknown part, one that trains, or one that was not built from published weights.
+        ValueError: ``leave_out`` names an unknown part, one that trains, or one that was not built from published weights; or it does not
+            name a language model that is quantised.
     """
+    decoder = getattr(getattr(model, "caption_head", None), "language_model", None)
+    if getattr(decoder, "quantize", None) is not None and "llm" not in model.leave_out:
+        raise ValueError(
+            "the language model is quantised, and checkpoints cannot hold it so: add llm to leave_out, and it is read from its source again"
+        )
     published = {name: part.module for name, part in PARTS.items() if part.module is not None}
-    for part in model.leave_out:  # type: ignore[union-attr]
+    for part in model.leave_out:
         if part not in published:
             raise ValueError(f"leave_out: {unknown('part with published weights', part, published)}")
         if any(p.requires_grad and part_of(name) == part for name, p in model.named_parameters()):

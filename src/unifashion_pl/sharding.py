@@ -48,7 +48,15 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: torch.dtype | None = No
     Args:
         mesh: of one dimension, the ranks that share a copy of the model.
         precision: of computing; None = as the parameters are.
+
+    Raises:
+        ValueError: a part is quantised.
     """
+    if small := next((name for name, p in model.named_parameters() if not p.is_floating_point()), None):
+        raise ValueError(
+            f"{small} is quantised, and FSDP2 shards no such weights: train with ddp.yaml, where every GPU holds the small decoder whole, or "
+            "leave quantize out"
+        )
     settings: dict[str, Any] = {"mesh": mesh}
     if precision is not None:
         settings["mp_policy"] = MixedPrecisionPolicy(param_dtype=precision, cast_forward_inputs=False)

@@ -330,6 +330,28 @@ def test_alternating_texts_name_in_odd_epochs_and_equal_texts_are_positives(root
         assert (batch.products[:, None] == batch.products[None]).tolist() == equal
 
 
+@pytest.mark.parametrize("through_shards", [False, True])
+def test_captions_in_several_styles_take_turns_and_evaluation_has_one(tmp_path: Path, through_shards: bool) -> None:
+    lines = [f"{n}.jpg,dress {n},short {n},{f'long {n}' if n != 3 else ''},{'train' if n < 6 else 'val'}" for n in range(8)]
+    root = rewrite(tmp_path / "mine", "image,text,brief,full,split", *lines).parent
+    options = {"shards": tmp_path / "shards"} if through_shards else {}
+    data = module(root, styles={"fashion200k": "brief", "fashiongen": "full"}, batch_size=3, **options)
+    data.prepare_data()
+    loader, seen = data.train_loader(), set()
+    for epoch in range(8):
+        loader.set_epoch(epoch)
+        for batch in loader:
+            seen |= {*zip(batch.keys, batch.styles, batch.captions)}
+    expected = {(str(n), "fashion200k", f"short {n}") for n in range(6)}
+    expected |= {(str(n), "fashiongen", f"long {n}") for n in range(6) if n != 3}
+    assert seen == expected
+    (validation,) = data.eval_loaders("validation")
+    found = {(k, s, c) for batch in validation for k, s, c in zip(batch.keys, batch.styles, batch.captions)}
+    assert found == {("6", "fashiongen", "long 6"), ("7", "fashiongen", "long 7")}
+    with pytest.raises(ValueError, match=r"no captions for the style fashioniq in a column 'said'; its columns are .*brief"):
+        module(root, styles={"fashioniq": "said"}).train_loader()
+
+
 def test_evaluation_reads_the_description_where_texts_alternate(root: Path) -> None:
     rewrite(root, "image,title,text,split", "0.jpg,dress,a red dress,train", "1.jpg,dress,a blue dress,val")
     (loader,) = module(root, text="alternate", flip=1.0).eval_loaders("validate")

@@ -19,7 +19,7 @@ from unifashion_pl.checkpoints.train_tiny_tokenizers import train_byte_bpe, trai
 
 from unifashion_pl.backbone import Encoding
 from unifashion_pl.backbone.tokenizer import load_tokenizer
-from unifashion_pl.tasks.caption import STYLES, CaptionModule
+from unifashion_pl.tasks.caption import STYLES, CaptionModule, GenerationSettings
 from unifashion_pl.tasks.language_model import LanguageModel, LoraSettings
 
 CAPTIONS = ["Long dress in red.", "blue shirt", "A plain black skirt, with three buttons.", "Top in green; V-neck!"]
@@ -181,6 +181,44 @@ def test_sixty_steps_learn_four_captions_and_generation_does_not_depend_on_the_b
     assert module.training
     assert module.language_model.model.model.layers[0].training
     assert not module.language_model.model.model.layers[1].training
+
+
+def test_the_head_s_own_way_of_writing_is_taken_unless_something_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = head(
+        generation=GenerationSettings(num_beams=2, max_new_tokens=7, repetition_penalty=1.0, no_repeat_ngram=3)
+    ).eval()
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        module.language_model.model, "generate", lambda **kwargs: seen.update(kwargs) or torch.zeros(4, 0, dtype=torch.long)
+    )
+    module.generate(queries(), STYLE_CYCLE)
+    config = seen["generation_config"]
+    assert (config.num_beams, config.max_new_tokens) == (2, 7)
+    assert [type(p).__name__ for p in seen["logits_processor"]] == ["NoRepeatNGramLogitsProcessor"]
+    module.generate(queries(), STYLE_CYCLE, num_beams=1, repetition_penalty=1.5, no_repeat_ngram=0)
+    assert (seen["generation_config"].num_beams, seen["generation_config"].max_new_tokens) == (1, 7)
+    assert [type(p).__name__ for p in seen["logits_processor"]] == ["RepetitionPenaltyLogitsProcessor"]
+    usual = head().generation
+    assert (usual.num_beams, usual.max_new_tokens, usual.repetition_penalty, usual.no_repeat_ngram) == (5, 256, 1.5, 0)
+    for wrong in ({"num_beams": 0}, {"max_new_tokens": 2.5}, {"repetition_penalty": "much"}, {"no_repeat_ngram": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            GenerationSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_no_run_of_tokens_comes_twice_where_that_is_asked_whatever_the_batch() -> None:
+    module = head().eval()
+    asked = {"max_new_tokens": 24, "num_beams": 1, "repetition_penalty": 1.0}
+    free = module.generate(queries(), STYLE_CYCLE, **asked)
+    held = module.generate(queries(), STYLE_CYCLE, no_repeat_ngram=2, **asked)
+
+    def runs(text: str) -> list[tuple[int, ...]]:
+        ids = module.language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [tuple(ids[i : i + 6]) for i in range(len(ids) - 5)]
+
+    assert any(len(set(runs(text))) < len(runs(text)) for text in free)  # an untrained decoder turns in circles
+    assert all(len(set(runs(text))) == len(runs(text)) for text in held)
+    alone = [module.generate(queries()[i : i + 1], STYLE_CYCLE[i : i + 1], no_repeat_ngram=2, **asked)[0] for i in range(4)]
+    assert alone == held
 
 
 def test_untrained_captions_do_not_depend_on_the_batch() -> None:

@@ -15,7 +15,7 @@ from unifashion_pl.data.decode import BadInput, Decoded, open_picture
 from unifashion_pl.data.meta import GalleryMeta, PairMeta, QueryMeta, TripletMeta, TryOnMeta, meta_of
 from unifashion_pl.data.reader import DamagedSample, RawSample
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
-from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text
+from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text, styled
 from unifashion_pl.data.transforms import BLACK, GREYED, EncoderTransform, MaskTransform, PixelTransform, single, to_tensor
 
 B_co = TypeVar("B_co", bound=Batch, covariant=True)
@@ -65,20 +65,12 @@ def picture_of(raw: RawSample, name: str) -> Decoded:
 
 
 def image_of(raw: RawSample, name: str) -> Image.Image:
-    """:func:`picture_of` as an image, in its own mode.
-
-    Raises:
-        DamagedSample: absent or broken.
-    """
+    """:func:`picture_of` as an image, in its own mode, or its error."""
     return picture_of(raw, name).image
 
 
 def colours_of(raw: RawSample, name: str) -> Tensor:
-    """:func:`picture_of` as uint8 RGB (3, h, w).
-
-    Raises:
-        DamagedSample: absent or broken.
-    """
+    """:func:`picture_of` as uint8 RGB (3, h, w), or its error."""
     return to_tensor(picture_of(raw, name).rgb())
 
 
@@ -161,6 +153,7 @@ class PairDescription:
     key: str
     text: str
     caption: str
+    style: str
     product: int
     category: str
     subcategory: str
@@ -175,7 +168,7 @@ class PairAssembler:
         encoder: what the vision tower sees.
         pixels: target of the diffusion head, or None.
         text, caption: rules of the retrieval text and of the captioning target.
-        style: instruction style of the captions.
+        style: instruction style of the captions, of samples with several as :func:`styled` has it.
         captions: descriptions by image id, instead of the shards' own.
         same: what makes two samples of a batch each other's positives: the same ``product`` or the same retrieval ``text``.
         flip: chance that a training image is mirrored.
@@ -203,7 +196,7 @@ class PairAssembler:
             images=tower_input(raw, "image", self.encoder, image),
             texts=[said.text],
             captions=[said.caption],
-            styles=[self.style],
+            styles=[said.style],
             products=torch.tensor([said.product]),
             pixels=painted(raw, "image", self.pixels, image),
             categories=[said.category],
@@ -223,10 +216,12 @@ class PairAssembler:
         key, name = meta.get("id", raw.key), meta.get("name", "")
         description = meta.get("description", "") if self.captions is None else self.captions.get(key, "")
         text = product_text(name, description, self.text, draw)
+        style, caption = styled({} if self.captions is not None else meta.get("captions", {}), self.style, draw, key)
         return PairDescription(
             key=key,
             text=text,
-            caption=product_text(name, description, self.caption, draw),
+            caption=caption or product_text(name, description, self.caption, draw),
+            style=style,
             product=number_of(text if self.same == "text" else str(meta.get("product", raw.key))),
             category=meta.get("category", ""),
             subcategory=meta.get("subcategory", ""),

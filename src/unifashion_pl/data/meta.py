@@ -12,12 +12,14 @@ from unifashion_pl.reading import FormatError, from_json
 
 
 class PairMeta(TypedDict, total=False):
-    """Of a picture with texts; ``product`` names the pictures that belong together, ``labels`` are a dataset's own."""
+    """Of a picture with texts; ``product`` names the pictures that belong together, ``labels`` are a dataset's own, ``captions`` are
+    captioning targets by style, in the place of ``description``."""
 
     id: str
     product: int | str
     name: str
     description: str
+    captions: dict[str, str]
     category: str
     subcategory: str
     labels: dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,6 +49,20 @@ def product_text(name: str, description: str, rule: PairText, draw: Draw = EVALU
     if rule == "alternate":
         return (name or description) if draw.epoch is not None and draw.epoch % 2 else (description or name)
     raise ValueError(f"unknown text rule {rule!r}; expected description, name_description, name or alternate")
+
+
+def styled(captions: Mapping[str, str], usual: str, draw: Draw, key: str) -> tuple[str, str]:
+    """Style and caption of a sample that has captions in several styles: in training drawn anew for every epoch, else the usual style's, or
+    the first's by name. A sample without any has the usual style and "".
+
+    >>> styled({"fashiongen": "A red dress.", "fashion200k": "red dress"}, "fashiongen", EVALUATION, "0001")
+    ('fashiongen', 'A red dress.')
+    """
+    names = sorted(captions)
+    if draw.epoch is not None and names:
+        usual = draw.rng(f"style/{key}").choice(names)
+    style = usual if usual in captions or not names else names[0]
+    return style, captions.get(style, "")
 
 
 def modifying_text(captions: Sequence[str], draw: Draw, key: str, joiner: Joiner = "and") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from unifashion_pl.arguments import Images, OneImage
@@ -36,4 +37,6 @@ def caption(
         texts: list[str] = head.generate(queries, [style] * len(items), **settings)
         return texts
 
-    return [text for part in in_batches(model, image_list(images), batch_size, work, "captions") for text in part]
+    decoder = getattr(head, "language_model", None)  # a head of one's own may have none
+    with nullcontext() if decoder is None else decoder.merged():  # once, not for every batch
+        return [text for part in in_batches(model, image_list(images), batch_size, work, "captions") for text in part]

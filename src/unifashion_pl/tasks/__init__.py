@@ -2,6 +2,7 @@
 
 from unifashion_pl.tasks.base import TaskModule as TaskModule
 from unifashion_pl.tasks.caption import CaptionModule as CaptionModule
+from unifashion_pl.tasks.caption import GenerationSettings as GenerationSettings
 from unifashion_pl.tasks.diffusion import DiffusionModule as DiffusionModule
 from unifashion_pl.tasks.editing import EditSettings as EditSettings
 from unifashion_pl.tasks.language_model import LanguageModel as LanguageModel

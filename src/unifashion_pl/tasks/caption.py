@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 
 from unifashion_pl import arguments
 from unifashion_pl.backbone import Encoding, QFormerBackbone
@@ -26,6 +33,47 @@ STYLES: dict[str, str] = {
     "fashioniq": "Describe the cloth's style, color, design and other key points.",
 }
 IGNORED = -100
+
+
+@dataclass
+class GenerationSettings:
+    """How captions are written where nobody asks otherwise. The numbers are the released code's, the paper is silent.
+
+    A repetition penalty takes the words that stand twice in ordinary captions ("of", "is", a full stop), and what stands in their places need not
+    end: SmolLM2, to repeat "This is a pair of pants. Its main color is black.", went on for a line after "Its main color" under 1.5. A decoder that
+    has learned where captions end needs none (`benchmarks/RESULTS.md`).
+
+    Attributes:
+        num_beams: 1 = greedy.
+        max_new_tokens: limit of the answer, its ``</s>`` included.
+        repetition_penalty: of tokens that the answer has already; 1 = none.
+        no_repeat_ngram: no so many tokens in a row come twice in an answer; 0 = they may.
+    """
+
+    num_beams: int = 5
+    max_new_tokens: int = 256
+    repetition_penalty: float = 1.5
+    no_repeat_ngram: int = 0
+
+    def __post_init__(self) -> None:
+        self.num_beams = arguments.count(self.num_beams, "num_beams")
+        self.max_new_tokens = arguments.count(self.max_new_tokens, "max_new_tokens")
+        self.repetition_penalty = arguments.number(self.repetition_penalty, "repetition_penalty")
+        if self.no_repeat_ngram != 0:
+            self.no_repeat_ngram = arguments.count(self.no_repeat_ngram, "no_repeat_ngram")
+
+    def processors(self) -> LogitsProcessorList:
+        """The last two as transformers applies them, to what was generated alone.
+
+        transformers 5's own ``repetition_penalty`` takes the padding of the mask for ids of a prompt, which embeddings do not have, and
+        spares as many generated tokens: captions would depend on their batch.
+        """
+        found: list[LogitsProcessor] = []
+        if self.repetition_penalty != 1:
+            found.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.no_repeat_ngram:
+            found.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram))
+        return LogitsProcessorList(found)
 
 
 class CaptionModule(TaskModule):
@@ -48,6 +96,7 @@ class CaptionModule(TaskModule):
         max_answer_tokens: longer answers are cut and then lack their ``</s>``.
         max_samples: learn from the first n captions of a batch, where contrastive batches are larger than the LLM can pay for;
             None = all.
+        generation: how captions are written, None = :class:`GenerationSettings`' defaults.
     """
 
     def __init__(
@@ -61,6 +110,7 @@ class CaptionModule(TaskModule):
         max_instruction_tokens: int = 128,
         max_answer_tokens: int = 256,
         max_samples: int | None = None,
+        generation: GenerationSettings | None = None,
         backbone: QFormerBackbone | None = None,
         learning_rate: float = 1e-4,
     ) -> None:
@@ -75,6 +125,7 @@ class CaptionModule(TaskModule):
         self.max_instruction_tokens = max_instruction_tokens
         self.max_answer_tokens = max_answer_tokens
         self.max_samples = max_samples
+        self.generation = generation or GenerationSettings()
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """``itg`` of the batch's captions given ``encoding.queries`` (B, Q, D); samples without a caption take no part."""
@@ -136,18 +187,17 @@ class CaptionModule(TaskModule):
         queries: Tensor,
         styles: list[str],
         *,
-        num_beams: int = 5,
-        max_new_tokens: int = 256,
-        repetition_penalty: float = 1.5,
+        num_beams: int | None = None,
+        max_new_tokens: int | None = None,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram: int | None = None,
     ) -> list[str]:
         """Captions by beam search without sampling.
 
         Args:
             queries: (B, Q, D) outputs of the Q-Former.
             styles: B style names.
-            num_beams: 1 = greedy.
-            max_new_tokens: limit of the answer, its ``</s>`` included.
-            repetition_penalty: applied to generated tokens only.
+            num_beams, max_new_tokens, repetition_penalty, no_repeat_ngram: as of :class:`GenerationSettings`; None = as the head has it.
 
         Raises:
             ValueError: unknown style, or not one style per image.
@@ -156,27 +206,25 @@ class CaptionModule(TaskModule):
             raise ValueError(f"one style per image is needed, got {len(styles)} styles for {len(queries)} images")
         if not styles:
             return []
+        asked: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        asked |= {"repetition_penalty": repetition_penalty, "no_repeat_ngram": no_repeat_ngram}
+        settings = replace(self.generation, **{name: value for name, value in asked.items() if value is not None})
         tokenizer = self.language_model.tokenizer
         config = GenerationConfig(
-            num_beams=arguments.count(num_beams, "num_beams"),
+            num_beams=settings.num_beams,
             do_sample=False,
-            max_new_tokens=arguments.count(max_new_tokens, "max_new_tokens"),
+            max_new_tokens=settings.max_new_tokens,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
-        )
-        # transformers 5's own `repetition_penalty` takes the padding of the mask for ids of a prompt, which embeddings do not have,
-        # and spares as many generated tokens: captions would depend on their batch.
-        penalty = LogitsProcessorList(
-            [RepetitionPenaltyLogitsProcessor(arguments.number(repetition_penalty, "repetition_penalty"))]
         )
         with evaluating(self.adapter, self.language_model), self.language_model.merged():
             embeddings, mask = self._sequences(queries, *self.prefix_ids(styles), "left")
             if not embeddings.isfinite().all():
                 raise arguments.ArgumentError("what the caption head reads is NaN or infinite: look at the model's weights")
             ids = self.language_model.model.generate(
-                inputs_embeds=embeddings, attention_mask=mask, generation_config=config, logits_processor=penalty
+                inputs_embeds=embeddings, attention_mask=mask, generation_config=config, logits_processor=settings.processors()
             )
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]

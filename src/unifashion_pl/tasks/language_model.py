@@ -29,6 +29,7 @@ from unifashion_pl.parts.mapped import unfilled
 from unifashion_pl.parts.tensors import floating
 from unifashion_pl.parts.trust import Fields
 from unifashion_pl.reading import read_json
+from unifashion_pl.tasks.quantized import Quantized, leave_base_out, quantize
 
 #: Fields of a config, or of a config in it, by which transformers fetches code to run, or reads more than the config.
 REFUSED = (
@@ -67,6 +68,8 @@ class LanguageModel(nn.Module):
         lora: adapter settings, None = no adapters.
         dtype: of the base weights, e.g. ``bfloat16``.
         gradient_checkpointing: recompute activations in the backward pass.
+        quantize: keep the linear layers of a ``source`` in four bits (``nf4``) or eight (``int8``), by bitsandbytes; adapters stay as they
+            are. Checkpoints then lack the decoder (``leave_out: [llm]``), and adapters are never merged into it.
 
     Attributes:
         model: the transformers model, wrapped by peft when there are adapters.
@@ -84,18 +87,24 @@ class LanguageModel(nn.Module):
         lora: LoraSettings | None = None,
         dtype: str = "float32",
         gradient_checkpointing: bool = False,
+        quantize: Quantized | None = None,
     ) -> None:
         super().__init__()
+        if quantize is not None and config is not None:
+            raise ValueError(
+                "quantize is for published weights, which are frozen: name a source without a config, or leave it out"
+            )
         torch_dtype = floating(dtype)
         if source == "tiny" and config is None:
             raise ValueError(
                 "'tiny' is a tokenizer without a model: pass config={…} (fields of LlamaConfig), or a hub id or folder"
             )
         self.pretrained = config is None
+        self.quantize = quantize
         self._shipped = source == "tiny"
         with rebuild.reading_source(self.part, source):
             self.tokenizer = load_llm_tokenizer(source)
-            model: Any = _load(source, torch_dtype) if config is None else None
+            model: Any = _load(source, torch_dtype, quantize) if config is None else None
         if config is not None:
             ids = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
             usual = {"model_type": "llama", "vocab_size": len(self.tokenizer), **ids}
@@ -107,6 +116,8 @@ class LanguageModel(nn.Module):
         if lora is not None:
             model = _with_lora(model, lora)
         self.model: Any = model
+        if quantize is not None:
+            leave_base_out(self)
 
     def blueprint(self) -> dict[str, bytes]:
         """The tokenizer, and of a model from a source its config."""
@@ -175,11 +186,13 @@ def load_llm_tokenizer(source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load(source: str, dtype: torch.dtype, quantized: Quantized | None) -> PreTrainedModel:
     """The frozen model of a source; of a saved one, which brings its own tensors, only as its config describes it."""
     folder = rebuild.blueprint_of("llm")
     if folder is None:
         model: Any = rebuild.load_model(AutoModelForCausalLM, source, dtype=dtype, trust_remote_code=False)
+        if quantized is not None:
+            quantize(model, quantized, dtype)
     else:
         config = _config(read_json(folder / "config.json", dict[str, Any], "a language model's config"))
         model = unfilled(partial(_build, config, dtype))

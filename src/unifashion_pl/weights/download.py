@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unifashion_pl.parts.tensors import check_state, read_content
 from unifashion_pl.reading import read_json
+from unifashion_pl.weights.gguf_file import SUFFIX, GGUFTensors, read_gguf
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 #: Names that Hugging Face libraries give to weights; the first that exists is read.
@@ -63,8 +64,11 @@ def open_download(path: str | Path) -> Download:
     Raises:
         FileNotFoundError: nothing there, a folder without weights, or a shard that the index names is missing.
         ValueError: not a checkpoint, a damaged one, or one that holds more than tensors.
+        ImportError: a GGUF file, and the package ``gguf`` is absent.
     """
     path = Path(path)
+    if path.is_file() and path.suffix == SUFFIX:
+        return Download(path, GGUFTensors(read_gguf(path)), [path])
     if path.is_file():
         tensors, wrapper = unwrap(read_content(path), path)
         return Download(path, tensors, [path], wrapper)
@@ -181,6 +185,8 @@ def recognise(source: Download) -> str | None:
         return "pbe" if source.config.get("_class_name") == "PaintByExamplePipeline" else "sd"
     if source.config.get("peft_type"):
         return "lora"
+    if isinstance(source.tensors, GGUFTensors):
+        return "gguf"
 
     def has(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in source.tensors)

@@ -152,10 +152,14 @@ class Ledger:
     def rename(self, rules: Rules) -> None:
         """Move everything that is left and that a rule knows."""
         for name in self.left:
-            for pattern, replacement in rules:
-                if match := re.fullmatch(pattern, name):
-                    self.move(name, match.expand(replacement))
-                    break
+            self.rename_one(name, rules)
+
+    def rename_one(self, name: str, rules: Rules, reason: str = "", tensor: Tensor | None = None) -> None:
+        """:meth:`move` a tensor to the name that a rule gives it; one that no rule knows stays."""
+        for pattern, replacement in rules:
+            if match := re.fullmatch(pattern, name):
+                self.move(name, match.expand(replacement), tensor, reason)
+                break
 
     def close(self, path: str | Path, report: Report) -> None:
         """Enter everything into the report.

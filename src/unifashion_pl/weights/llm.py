@@ -38,33 +38,41 @@ def convert_llm(source: Download, folder: Path | None, report: Report) -> dict[s
     Raises:
         ValueError: no config, missing or superfluous tensors.
     """
-    from huggingface_hub import save_torch_state_dict
-    from transformers import AutoModelForCausalLM
-
     ledger = Ledger(source.tensors)
     ledger.drop_matching(VISION, "LLaVA's own image side: here images reach the language model through Q-Former and adapter")
     ledger.drop_matching(r".*rotary_emb\.inv_freq", "a constant, computed anew")
     ledger.rename(LLM_RULES)
     ledger.close(source.path, report)
-    config = text_config(source)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    expected = model.state_dict()
-    if config.tie_word_embeddings:
-        _drop_tied(ledger.tensors, expected, source.path)
-    compare(ledger.tensors, expected, source.path)
-    report.folders = {".": f"language model of type {config.model_type}: LanguageModel(source=FOLDER)"}
-    report.use = "Use: caption.language_model: {source: FOLDER}"
-    if folder is not None:
-        config.save_pretrained(folder)
-        save_torch_state_dict(ledger.tensors, folder, max_shard_size=SHARD_SIZE)
-        if (generation := source.path / "generation_config.json").is_file():
-            shutil.copyfile(generation, folder / generation.name)
+    write_llm(ledger.tensors, text_config(source), source.path, folder, report)
+    if folder is not None and (generation := source.path / "generation_config.json").is_file():
+        shutil.copyfile(generation, folder / generation.name)
     if not copy_tokenizer(source.path, folder):
         report.notes.append(
             "no tokenizer lies beside the weights: copy tokenizer.model or tokenizer.json into the imported folder"
         )
     return ledger.tensors
+
+
+def write_llm(tensors: dict[str, Tensor], config: Any, path: Path, folder: Path | None, report: Report) -> None:
+    """Compare tensors in transformers' names with the config's model; write both into ``folder``, if there is one.
+
+    Raises:
+        ValueError: missing, superfluous or misshapen tensors.
+    """
+    from huggingface_hub import save_torch_state_dict
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    expected = model.state_dict()
+    if config.tie_word_embeddings:
+        _drop_tied(tensors, expected, path)
+    compare(tensors, expected, path)
+    report.folders = {".": f"language model of type {config.model_type}: LanguageModel(source=FOLDER)"}
+    report.use = "Use: caption.language_model: {source: FOLDER}"
+    if folder is not None:
+        config.save_pretrained(folder)
+        save_torch_state_dict(tensors, folder, max_shard_size=SHARD_SIZE)
 
 
 def _drop_tied(tensors: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:

@@ -20,12 +20,15 @@ KINDS: dict[str, str] = {
     "sprc": "SPRC's published code (Blip2QformerCirAlignPrompt)",
     "tower": "EVA-CLIP vision tower alone (eva_vit_g.pth, timm)",
     "llm": "language model folder: Vicuna, LLaVA-1.5, any transformers decoder",
+    "gguf": "language model in a GGUF file of llama.cpp (llama, qwen2, qwen3), dequantised once",
     "lora": "LoRA folder of peft for the language model",
     "sd": "Stable Diffusion 1.x, LDM checkpoint or diffusers folder",
     "pbe": "Paint-by-Example, LDM checkpoint or diffusers folder",
     "vae": "autoencoder of Stable Diffusion alone",
     "stableviton": "StableVITON",
 }
+#: A format that holds anybody's models: only a hash, or a name, says which one a file is, and under which licence.
+FORMATS = ("gguf",)
 #: BLIP-2 and models derived from it.
 QFORMER_KINDS = ("blip2-lavis", "blip2-hf", "unifashion", "sprc")
 #: Bars are shown above this size: hashing runs at some hundred MB/s.
@@ -119,7 +122,7 @@ def digest(path: Path, progress: bool = False) -> str:
 
 
 def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -> list[PublishedPart]:
-    """The part of this name; else the part with one of these hashes; else all parts of the kind.
+    """The part of this name; else the part with one of these hashes; else all parts of the kind, if it is of a kind of model.
 
     Raises:
         ValueError: no part of that name, or its hash is known and none of these.
@@ -127,7 +130,7 @@ def find(kind: str | None, hashes: Mapping[str, str], name: str | None = None) -
     parts = load_manifest()
     if name is None:
         exact = [part for part in parts if part.sha256 and part.sha256 in hashes.values()]
-        return exact or [part for part in parts if kind is not None and part.kind == kind]
+        return exact or [part for part in parts if kind is not None and part.kind == kind and kind not in FORMATS]
     named = [part for part in parts if part.name == name]
     if not named:
         raise ValueError(f"the manifest has no part {name!r}: `unifashion weights list` shows their names")
