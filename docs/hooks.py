@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import io
+import json
+import os
 import re
 from contextlib import redirect_stdout, suppress
 from functools import cache
@@ -41,7 +43,8 @@ ELSEWHERE = {
 LABEL = re.compile(r"^\[([^\]]+)\]:\s+(\S+)$", re.MULTILINE)
 LINK = re.compile(r"\[(?P<text>(?:`[^`\n]+`|[^\]\[])+)\](?:\[(?P<label>[^\]\n]+)\]|\((?P<target>[^)\s]+)\))")
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):<code>~?(?:[\w.]*\.)?([\w]+(?:\.\w+)?)</code>")
-COMMANDS = ("fit", "validate", "test", "predict")
+#: Folders of pages that are made of files of the repository.
+MADE = ("source/", "notebooks/")
 
 
 # -- files of the repository as pages
@@ -61,6 +64,8 @@ def site_page(path: Path) -> str | None:
         return ELSEWHERE[name]
     if name == "README.md":
         return "index.md"
+    if path.suffix == ".ipynb":
+        return f"notebooks/{path.stem}.md"
     return f"source/{name}.md" if path.is_file() and path.suffix not in (".safetensors", ".jpg", ".png") else None
 
 
@@ -121,7 +126,15 @@ def source_page(path: Path) -> str:
     except ClassNotFound:
         lexer = TextLexer()
     code = highlight(text, lexer, HtmlFormatter(linenos="inline", lineanchors="L", cssclass="highlight", wrapcode=True))
-    return f"---\nsearch:\n  exclude: true\n---\n# {path.relative_to(ROOT)}\n\n{code}\n"
+    return f"---\nsearch:\n  exclude: true\nhide: [navigation, toc]\n---\n# {path.relative_to(ROOT)}\n\n{code}\n"
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook's texts and programs, without outputs."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+    shown = [text if kind == "markdown" else f"```python\n{text}\n```" for text, kind in texts]
+    return "\n\n".join([*shown[:1], f"*A notebook to run: `{path.relative_to(ROOT).as_posix()}`.*", *shown[1:]]) + "\n"
 
 
 # -- what commands and configs say of themselves
@@ -133,6 +146,7 @@ def commands_page() -> str:
     from unifashion_pl.commands import parser
 
     def said(argv: list[str]) -> str:
+        os.environ["COLUMNS"] = "92"  # of the help, whatever terminal this is
         with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
             parser(argv).parse_args([*argv, "--help"])
         return printed.getvalue().rstrip()
@@ -203,17 +217,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     ]
     configs = (ROOT / "src/unifashion_pl/configs").rglob("*.yaml")
     wanted = {path for page in pages for _, path in linked(page)} | set(configs)
+    wanted |= set((ROOT / "notebooks").glob("*.ipynb"))
     for path in sorted(wanted):
         name = site_page(path)
-        if name is not None and name.startswith("source/"):
-            files.append(File.generated(config, name, content=source_page(path)))
+        if name is not None and name.startswith(MADE):
+            content = notebook_page(path) if path.suffix == ".ipynb" else source_page(path)
+            files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links to files of the repository lead to their pages here, those of symbols to the line."""
     uri = page.file.src_uri
-    if uri.startswith(("source/", "reference/")):
+    if uri.startswith((*MADE, "reference/")):
         return markdown
     here, targets = place_of(uri).parent, dict(LABEL.findall(markdown))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import ModuleType
 import pytest
 from test_docs import LABEL, LINK
 
+from unifashion_pl.cli import main
 from unifashion_pl.parameters import TRAININGS
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +87,22 @@ def test_the_page_on_memory_has_the_figures_of_all_trainings() -> None:
     page = (ROOT / "docs/howto/memory.md").read_text("utf-8")
     rows = re.findall(r"^\| (`[^|]+`) \| ([\d.]+) \|$", page, re.MULTILINE)
     assert rows == [(" ".join(f"`{name}`" for name in one.configs), f"{one.gib}") for one in TRAININGS]
+
+
+def blocks(page: Path) -> str:
+    """The Python of a page."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.slow
+def test_the_first_minutes_are_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs/tutorials/first-minutes.md"
+    exec(compile(blocks(page), str(page), "exec"), {"__name__": "of the page"})
+    commands = re.findall(r"^    unifashion ((?:generate|caption) .*)$", page.read_text("utf-8"), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        main(shlex.split(command))
 
 
 @pytest.mark.slow
