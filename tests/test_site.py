@@ -15,9 +15,12 @@ import pytest
 from test_docs import LABEL, LINK
 
 from unifashion_pl.cli import main
+from unifashion_pl.cli.main import TRAINER_COMMANDS, spelled
+from unifashion_pl.commands import parser
 from unifashion_pl.parameters import TRAININGS
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "src/unifashion_pl/configs"
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md"))
 
 
@@ -92,6 +95,27 @@ def test_the_page_on_memory_has_the_figures_of_all_trainings() -> None:
 def blocks(page: Path) -> str:
     """The Python of a page."""
     return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Commands of this program in a page's indented blocks, as words; lines that end with a backslash go on."""
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    found = re.findall(r"^    .*?\bunifashion +((?!is\b)[^#\n;)]+)", text, re.MULTILINE)
+    return [shlex.split(line) for line in found if re.match(r"[a-z]", line)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+def test_commands_of_a_page_are_understood(page: Path) -> None:
+    """Their words and options; what they need is not there."""
+    for words in commands(page):
+        if words[0] in TRAINER_COMMANDS:
+            named = {words[i + 1] for i, word in enumerate(words) if word == "--config"}
+            own = set(re.findall(r"^# (\S+\.yaml)$", page.read_text("utf-8"), re.MULTILINE))
+            assert {name for name in named if not (CONFIGS / name).is_file()} <= own | {"NAME.yaml", "shoes.yaml"}, words
+        else:
+            argv = spelled(words, "-")
+            _, left = parser(argv).parse_known_args(argv)
+            assert left == [], words
 
 
 @pytest.mark.slow
