@@ -3,6 +3,8 @@
 from unifashion_pl.datamodules.base import FashionDataModule as FashionDataModule
 from unifashion_pl.datamodules.benchmark import BenchmarkDataModule as BenchmarkDataModule
 from unifashion_pl.datamodules.catalogue import CatalogueDataModule as CatalogueDataModule
+from unifashion_pl.datamodules.catalogue_edits import CatalogueEditsDataModule as CatalogueEditsDataModule
+from unifashion_pl.datamodules.catalogue_edits import ComposedCatalogueDataModule as ComposedCatalogueDataModule
 from unifashion_pl.datamodules.fashion200k import Fashion200KDataModule as Fashion200KDataModule
 from unifashion_pl.datamodules.fashiongen import FashionGenDataModule as FashionGenDataModule
 from unifashion_pl.datamodules.fashioniq import FashionIQDataModule as FashionIQDataModule

@@ -177,6 +177,7 @@ class CatalogueDataModule(FashionDataModule):
         self.csv, self.folder, self.columns, self.val_fraction = Path(csv), Path(root), columns, val_fraction
         self.allow_missing, self.text, self.caption, self.style, self.name = allow_missing, text, caption, style, name
         self._plans: dict[str, Plan] = {}
+        self._rows: dict[str, CatalogueRow] = {}
 
     def folders(self) -> Sequence[str]:
         return [plan.folder for plan in self.splits().values()]
@@ -202,8 +203,19 @@ class CatalogueDataModule(FashionDataModule):
             gone = {row.id for row in absent}
             there = [row for row in rows if row.id not in gone]
             notes = [f"{len(absent):,} of {len(rows):,} rows have no image file and are left out: {listed}"] if absent else []
+            self._rows = {row.id: row for row in there}
             self._plans = split_plans(there, self.val_fraction, self.folder, self.csv, self.name, notes, self.styles)
         return self._plans
+
+    def rows(self, split: str) -> dict[str, CatalogueRow]:
+        """Rows of a split by the keys of their samples, in the order of the samples.
+
+        Raises:
+            ValueError: there are none, as of :meth:`split_source`.
+        """
+        keys = self.split_source(split).keys
+        ids = {item.key: item.spec.meta["id"] for item in self.splits()[split].items}
+        return {key: self._rows[ids[key]] for key in keys}
 
     def prepare_data(self) -> None:
         """Make shards if they were asked for."""

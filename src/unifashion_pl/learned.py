@@ -32,7 +32,7 @@ MEANINGS: dict[Task, tuple[str, str, str, str]] = {
     "composed": (
         "retrieval",
         "search by an image and a text together",
-        "train phase 2 (`unifashion fit --config phase2.yaml --model.init_from THIS_MODEL` with your data)",
+        "train phase 2 (`unifashion fit --config phase2.yaml --model.init_from THIS_MODEL` with your data; after small.yaml: small-composed.yaml)",
         "search by the text or by the image alone",
     ),
     "caption": ("caption", "caption images", "train the caption head on image-text pairs (phase 1)", ""),

@@ -13,7 +13,7 @@ from unifashion_pl.cli import main
 from unifashion_pl.configs import SHIPPED, merged, read_config, resolve_config
 
 #: Shipped configs that are trainings by themselves; the others lie over one.
-ALONE = ("phase1", "phase2", "tryon", "design", "small", *(f"ablations/{r}-phase{i}" for r in ("base", "llm", "full") for i in (1, 2)))  # fmt: skip
+ALONE = ("phase1", "phase2", "tryon", "design", "small", "small-composed", *(f"ablations/{r}-phase{i}" for r in ("base", "llm", "full") for i in (1, 2)))  # fmt: skip
 OVERLAYS = (
     *("tiny", "tiny_edits", "commercial", "ddp", "ema", "fsdp", "gpu", "released", "small-llm"),
     *("paper", "paper-design", "paper-diffusion", "paper-llm", "paper-representation", "paper-tryon"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -249,3 +250,34 @@ def test_reset_forgets_everything(examples):
 def test_unknown_scores_are_refused():
     with pytest.raises(ValueError, match="unknown scores"):
         FashionIQRecall(scores=("image", "text"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_right_answers_by_hand(seed: int) -> None:
+    """The rank is that of the first right one among the wrong ones; nDCG counts all; both against plain Python."""
+    data = random_data(seed, captions=False, categories=("colour",), images=14, queries=10)["colour"]
+    chooser = random.Random(seed)
+    pairs = list(zip(data["references"], data["targets"]))
+    others = [[i for i in data["ids"] if i not in pair] for pair in pairs]
+    right = [[target, *chooser.sample(others[i], i % 4)] for i, (_, target) in enumerate(pairs)]
+    metric = FashionIQRecall(ks=(1, 3), measures=("nDCG@5",))
+    metric.update_gallery(data["ids"], ["colour"] * 14, data["tokens"])
+    named = (data["keys"], ["colour"] * 10, data["references"], data["targets"], data["embeddings"])
+    metric.update_queries(*named, right=right)
+    found = metric.compute()
+    scores = torch.einsum("ne,gqe->ngq", data["embeddings"], data["tokens"]).amax(-1)
+    hits: dict[int, list[bool]] = {1: [], 3: []}
+    gains = []
+    for row, answers in zip(scores.tolist(), right):
+        value = dict(zip(data["ids"], row))
+        best = max(value[name] for name in answers)
+        above = sum(value[name] >= best for name in data["ids"] if name not in answers)
+        for k in hits:
+            hits[k].append(above < k)
+        order = sorted(data["ids"], key=lambda name: (-value[name], name in answers, name))
+        gain = sum(1 / math.log2(place + 1) for place, name in enumerate(order[:5], 1) if name in answers)
+        gains.append(gain / sum(1 / math.log2(place + 1) for place in range(1, min(5, len(answers)) + 1)))
+    for k, of_k in hits.items():
+        assert found[f"original/ref-kept/image/colour/R@{k}"] == pytest.approx(10 * sum(of_k))
+    assert found["original/ref-kept/image/colour/nDCG@5"] == pytest.approx(100 * sum(gains) / 10)
+    assert metric.protocol(("original", "ref-kept", "image")).endswith("image(score=itc,text=and,right=any)")

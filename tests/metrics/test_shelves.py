@@ -32,7 +32,7 @@ def shelf() -> Shelf:
 
 
 def asked() -> Asked:
-    return Asked([f"q{i}" for i in range(N)], TARGETS, REFERENCES, quarters(N, E, seed=2))
+    return Asked([f"q{i}" for i in range(N)], [(name,) for name in TARGETS], REFERENCES, quarters(N, E, seed=2))
 
 
 def test_counts_are_the_exact_ranks_of_every_variant():

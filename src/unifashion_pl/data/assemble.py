@@ -306,8 +306,7 @@ class QueryAssembler:
     """Queries of an evaluation split -> :class:`QueryBatch`; ``pixels`` shows the target, if the split has one.
 
     Args:
-        overlap: keys of the queries whose target also stands in a training split; None = not known.
-        show: keep what people are shown beside features.
+        overlap: keys of the queries whose target also stands in a training split; None = not known. show: keep what people are shown beside features.
     """
 
     encoder: EncoderTransform
@@ -334,6 +333,7 @@ class QueryAssembler:
             planned=dict(self.planned),
             joiner=self.joiner,
             overlap=[] if self.overlap is None else [raw.key in self.overlap],
+            right=[meta["right"]] if "right" in meta else [],
         )
 
 

@@ -43,12 +43,13 @@ class GalleryMeta(TypedDict):
 
 
 class QueryMeta(TypedDict):
-    """Of a query; the target is unknown in test splits without answers."""
+    """Of a query; the target is unknown in test splits without answers, and ``right`` are all answers where there are others beside it."""
 
     reference: str
     captions: list[str]
     category: str
     target: NotRequired[str]
+    right: NotRequired[list[str]]
 
 
 class TryOnMeta(TypedDict, total=False):

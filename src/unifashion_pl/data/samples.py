@@ -214,7 +214,7 @@ class TripletBatch(Columns):
         texts: modifying text, joined by the dataset's rule.
         captions: the target's caption for L_ITG and the caption term of L_cir; "" = none.
         styles: instruction style of each caption.
-        target_ids: (B,) int64, equal for equal target images.
+        target_ids: (B,) int64, equal for equal target images, or for targets that answer each other's queries as well.
         pixels: (B, 3, H, W) uint8 target image at generation size, or None.
         categories, dataset: as in :class:`PairBatch`.
     """
@@ -270,8 +270,7 @@ class QueryBatch(Columns):
 
     ``pixels`` is (B, 3, H, W) uint8 of the *target*, only to be shown beside a generated image, or None. ``planned``: queries per
     category of the whole split, {} = not known; ``joiner``: the rule that joined the texts, as protocols name it; ``overlap``: whether the
-    target also stands in a training split, [] = not known.
-    """
+    target also stands in a training split, [] = not known; ``right``: ids of all images that answer, [] = the target alone."""
 
     keys: list[str]
     references: Tensor
@@ -284,6 +283,7 @@ class QueryBatch(Columns):
     planned: dict[str, int] = field(default_factory=dict, metadata=COMMON)
     joiner: str = field(default="and", metadata=COMMON)
     overlap: list[bool] = field(default_factory=list)
+    right: list[list[str]] = field(default_factory=list)
     pictures: Tensor | None = None
 
     @property

@@ -134,7 +134,8 @@ class ComposedPart(Part):
 
     @staticmethod
     def _rank(metric: FashionIQRecall, batch: QueryBatch, vectors: Tensor, overlap: Sequence[bool] | None = None) -> None:
-        metric.update_queries(batch.keys, batch.categories, batch.reference_ids, batch.target_ids, vectors.float(), overlap)
+        asked = (batch.keys, batch.categories, batch.reference_ids, batch.target_ids, vectors.float(), overlap)
+        metric.update_queries(*asked, right=batch.right or None)
 
     def _keep(self, keys: Sequence[str], images: Tensor | None) -> None:
         if self.shown and images is not None:
@@ -209,14 +210,19 @@ class ComposedPart(Part):
 
     def _chance(self) -> list[ResultRecord]:
         """Chance levels with the reference kept, on the whole gallery and on references and targets."""
-        members = self.metric.shelved.facts
+        members, asked = self.metric.shelved.facts, self.metric.asked.facts
         categories = sorted({line["category"] for line in self.metric.per_query()})
+        right = {c: Counter(len(r) for of, r in zip(asked["category"], asked["right"]) if of == c) for c in categories}
         records = []
         for gallery in ("original", "union"):
             both = zip(members["category"], members["in_union"])
             sizes = Counter(category for category, union in both if union or gallery == "original")
             if all(sizes[c] for c in categories):
-                levels = {f"{c}/R@{k}": chance_recall(sizes[c], 1, k) for c in categories for k in self.metric.ks}
+                levels = {
+                    f"{c}/R@{k}": sum(n * chance_recall(sizes[c], few, k) for few, n in right[c].items()) / right[c].total()
+                    for c in categories
+                    for k in self.metric.ks
+                }
                 under = replace(self.metric.under((gallery, *HEADLINE[1:])), chance=True)
                 records += self._recalls({**levels, **averages(levels, self.metric.ks)}, under, "hypergeometric")
         return records

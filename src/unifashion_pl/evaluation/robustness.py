@@ -80,7 +80,8 @@ class Rewritings:
             vectors = model.retrieval_head.compose(model.backbone, batch.references[rows], [texts[i] for i in rows])
             keys = [f"{rule}/{batch.keys[i]}" for i in rows]
             asked = batch[rows]
-            self.rewritten.update_queries(keys, asked.categories, asked.reference_ids, asked.target_ids, vectors.float())
+            named = (keys, asked.categories, asked.reference_ids, asked.target_ids, vectors.float())
+            self.rewritten.update_queries(*named, right=asked.right or None)
             self.words |= {key: texts[i] for key, i in zip(keys, rows)}
 
     def add(self, outcome: Outcome, team: Team, texts: Mapping[str, str], base: Protocol) -> None:

@@ -122,6 +122,7 @@ class FashionIQRecall(KeyedMetric):
         target_ids: Sequence[str],
         embeddings: Tensor,
         overlap: Sequence[bool] | None = None,
+        right: Sequence[Sequence[str]] | None = None,
     ) -> None:
         """Composed queries.
 
@@ -130,9 +131,11 @@ class FashionIQRecall(KeyedMetric):
             categories, reference_ids, target_ids: B names each.
             embeddings: (B, E) unit vectors of reference image + text.
             overlap: whether the target also stands in a train split of another category (enables the ``no-overlap`` numbers).
+            right: all images that answer each query; the rank is that of the first of them. None = the target alone.
         """
+        answers = [(target,) for target in target_ids] if right is None else [tuple(names) for names in right]
         flags = [bool(o) for o in overlap] if overlap is not None else [False] * len(keys)
-        facts = {"category": categories, "reference": reference_ids, "target": target_ids, "overlap": flags}
+        facts = {"category": categories, "reference": reference_ids, "target": target_ids, "right": answers, "overlap": flags}
         self.update("queries", list(keys), facts, {"embeddings": embeddings})
 
     def compute(self) -> dict[str, float]:
@@ -165,8 +168,10 @@ class FashionIQRecall(KeyedMetric):
 
     def _present(self, queries: Rows) -> Rows:
         """The queries whose target is in the gallery."""
-        known, pairs = set(self.shelved.ids), zip(*(queries.facts.get(name, []) for name in ("category", "target")))
-        return queries.take([i for i, pair in enumerate(pairs) if pair in known])
+        known, pairs = set(self.shelved.ids), zip(*(queries.facts.get(name, []) for name in ("category", "right")))
+        return queries.take(
+            [i for i, (category, right) in enumerate(pairs) if all((category, name) in known for name in right)]
+        )
 
     def _rank_all(self, team: Team, queries: Rows, gallery: Rows) -> list[RankedQuery]:
         """All queries, sorted by category and key; every process has them all, and errors are those of all."""
@@ -187,7 +192,7 @@ class FashionIQRecall(KeyedMetric):
 
     def _shelf(self, team: Team, category: str, asked: Rows, gallery: Rows) -> Shelf:
         every = self.shelved.where(category=category)
-        ids, targets = every.facts.get("image", []), set(asked.facts["target"])
+        ids, targets = every.facts.get("image", []), {name for right in asked.facts["right"] for name in right}
         if missing := sorted(targets - set(ids)):
             raise ValueError(f"{category}: targets missing from the gallery of {len(ids)} images: {', '.join(missing[:5])}")
         union: list[bool] = every.facts["in_union"]
@@ -196,8 +201,8 @@ class FashionIQRecall(KeyedMetric):
             union = [i in used for i in ids]
         levels = {i: 0 if i in targets else 1 if inside else 2 for i, inside in zip(ids, union)}
         if outside := {i for i, inside in zip(ids, union) if i in targets and not inside}:
-            found = zip(asked.ids, asked.facts["target"])
-            named = ", ".join(str(key) for key, target in found if target in outside)
+            found = zip(asked.ids, asked.facts["right"])
+            named = ", ".join(str(key) for key, right in found if outside & {*right})
             raise ValueError(f"the positive is outside the allowed candidates (missing from the union?) for queries {named}")
         captioned = self._captions(category, ids, every.facts["has_caption"])
         wanted = tuple(name for name in self.scores if captioned or name == "image")
@@ -222,22 +227,23 @@ class FashionIQRecall(KeyedMetric):
         reached = shelf.reached(asked, scores)
         ranks = shelf.ranks(asked, team.reduce(shelf.count(asked, scores, reached), "sum"))
         tops = team.objects({name: top_lists(values, shelf.ids, self.top_k) for name, values in scores.items()})
-        lists = team.objects(shelf.lists(asked, scores, self.listed)) if self.listed else []
-        best = {variant: over_ranks([part[variant] for part in lists], self.listed) for variant in ranks if lists}
+        kept = self.listed if all(len(right) == 1 for right in asked.right) else max(self.listed, depth(self.measures))
+        lists = team.objects(shelf.lists(asked, scores, kept)) if kept else []
+        best = {variant: over_ranks([part[variant] for part in lists], kept) for variant in ranks if lists}
         found = []
-        for i, (key, target) in enumerate(zip(block.ids, asked.targets)):
+        for i, (key, right) in enumerate(zip(block.ids, asked.right)):
             told = {name: column[i] for name, column in block.facts.items()}
             facts = {
                 "top": {name: best_of([part[name][i] for part in tops], self.top_k) for name in scores},
                 "scores": {name: float(values[i]) for name, values in reached.items()},
-                "target": target,
+                "target": told["target"],
                 "overlap": told["overlap"],
             }
             places: dict[Variant, tuple[int, int]] = {
                 variant: (better[i], ties[i]) for variant, (better, ties) in ranks.items()
             }
             of: dict[Variant, Best] = {variant: every[i] for variant, every in best.items()}
-            found.append(RankedQuery(str(key), told["category"], told["reference"], places, 0, facts, of, (target,)))
+            found.append(RankedQuery(str(key), told["category"], told["reference"], places, 0, facts, of, tuple(right)))
         return found
 
     def _tables(self) -> list[tuple[tuple[str, ...], RankedTable]]:
@@ -285,6 +291,8 @@ class FashionIQRecall(KeyedMetric):
         if score == "both":
             found = found.adding(w=f"{self.caption_weight:g}")
         found = found.adding(score=self.score, text=self.text)
+        if any(len(query.right) > 1 for query in self._ranked):
+            found = found.adding(right="any")
         if self.gallery_expected not in (None, len(self.shelved)):
             found = found.adding(gallery=f"{len(self.shelved)}/{self.gallery_expected}")
         have, size = (sum(column) for column in zip((0, 0), *self._captioned.values()))

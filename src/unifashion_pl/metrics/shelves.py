@@ -26,18 +26,18 @@ class Asked:
     """A block of queries, of which every process has all.
 
     Attributes:
-        keys, targets, references: N names. vectors: (N, E).
+        keys, references: N names. right: names of the right answers of each. vectors: (N, E).
     """
 
     keys: Sequence[object]
-    targets: Sequence[str]
+    right: Sequence[Sequence[str]]
     references: Sequence[str]
     vectors: Tensor
 
     @classmethod
     def of(cls, rows: Rows) -> Asked:
-        """From rows with the facts ``target`` and ``reference``."""
-        return cls(rows.ids, rows.facts["target"], rows.facts["reference"], rows.tensors["embeddings"])
+        """From rows with the facts ``right`` and ``reference``."""
+        return cls(rows.ids, rows.facts["right"], rows.facts["reference"], rows.tensors["embeddings"])
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -105,16 +105,15 @@ class Shelf:
         return {name: every[name] for name in self.scores}
 
     def reached(self, asked: Asked, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scores (N,) of the targets, from whoever has them.
+        """Scores (N,) of the best right answers, from whoever has them.
 
         Raises:
             ValueError: in all processes, naming queries of which a score is not finite.
         """
-        here = [i for i, target in enumerate(asked.targets) if target in self.column]
-        columns = [self.column[asked.targets[i]] for i in here]
+        here, columns = self._right(asked)
         found = torch.full((len(self.scores) + 1, len(asked)), float("-inf"), device=self.device)
         for row, values in zip(found, scores.values()):
-            row[here] = values[here, columns]
+            row.scatter_reduce_(0, here, values[here, columns], "amax")
             found[-1][~finite_rows(values)] = 1.0
         found = self.team.reduce(found.nan_to_num(float("-inf")), "max")
         if len(bad := (found[-1] > 0).nonzero().flatten().tolist()):
@@ -122,16 +121,23 @@ class Shelf:
             raise ValueError(f"scores are not finite for queries {', '.join(str(asked.keys[i]) for i in bad[:5])}{more}")
         return dict(zip(self.scores, found))
 
+    def _right(self, asked: Asked) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the right answers among this process's images."""
+        pairs = [(i, self.column[name]) for i, names in enumerate(asked.right) for name in names if name in self.column]
+        rows, columns = torch.tensor(pairs, dtype=torch.long, device=self.device).reshape(-1, 2).T
+        return rows, columns
+
     def count(self, asked: Asked, scores: Mapping[str, Tensor], reached: Mapping[str, Tensor]) -> Tensor:
-        """What this process has above and beside the targets: (scores, 2, levels + 1, N), of each level and of the reference alone."""
+        """Wrong images of this process above and beside the best right one: (scores, 2, levels + 1, N), of each level and of the reference alone."""
         found = torch.zeros(len(self.scores), 2, len(NESTED) + 1, len(asked), dtype=torch.int64, device=self.device)
-        pairs = list(zip(asked.references, asked.targets))
-        here = [i for i, (reference, target) in enumerate(pairs) if reference in self.column and reference != target]
-        columns = [self.column[asked.references[i]] for i in here]
+        pairs = list(zip(asked.references, asked.right))
+        here = [i for i, (reference, right) in enumerate(pairs) if reference in self.column and reference not in right]
+        columns, own = [self.column[asked.references[i]] for i in here], self._right(asked)
         for number, (name, values) in enumerate(scores.items()):
             flags = torch.empty_like(values)
             for kind, compare in enumerate((torch.gt, torch.eq)):
                 compare(values, reached[name][:, None], out=flags)
+                flags[own] = 0
                 for level, part in enumerate(flags.split(self.parts, dim=1)):
                     found[number, kind, level] = part.sum(1)  # exact below 2^24 images
                 found[number, kind, -1, here] = flags[here, columns].long()
@@ -141,7 +147,6 @@ class Shelf:
         """(gallery, reference rule, score) -> better and ties of each query, from the sum of all processes' :meth:`count`."""
         level = torch.tensor([self.levels.get(reference, len(NESTED)) for reference in asked.references], device=counts.device)
         within, lone = counts[:, :, : len(NESTED)].cumsum(2), counts[:, :, -1]
-        within[:, 1] -= 1  # the target ties with itself
         found: Counts = {}
         for place, gallery in reversed([*enumerate(NESTED)]):
             for rule, off in (("ref-kept", 0), ("ref-removed", lone * (level <= place))):
@@ -153,10 +158,9 @@ class Shelf:
         """The best candidates among this process's, by variant."""
         own = torch.zeros(len(asked), len(self.ids), dtype=torch.bool)
         allowed = torch.ones_like(own)
-        for i, (target, reference) in enumerate(zip(asked.targets, asked.references)):
-            if target in self.column:
-                own[i, self.column[target]] = True
-            if reference in self.column and reference != target:
+        own[tuple(part.cpu() for part in self._right(asked))] = True
+        for i, (right, reference) in enumerate(zip(asked.right, asked.references)):
+            if reference in self.column and reference not in right:
                 allowed[i, self.column[reference]] = False
         found = {}
         for name, values in scores.items():

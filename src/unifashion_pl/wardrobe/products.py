@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import asdict, dataclass, replace
 
+from unifashion_pl.data.differences import differences as differing
+
 #: sRGB of the twelve colours, far apart in Lab (tests measure it).
 COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (26, 26, 30),
@@ -115,5 +117,5 @@ def change(product: Product, names: list[str], rng: random.Random) -> Product | 
 
 def differences(a: Product, b: Product) -> list[str]:
     """Attributes in which two products of one category differ; a second colour counts only if the pattern stays."""
-    found = [n for n in ATTRIBUTES if getattr(a, n) != getattr(b, n)]
+    found = differing(a.attributes(), b.attributes(), ATTRIBUTES)
     return [n for n in found if n != "second" or "pattern" not in found]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from unifashion_pl.arguments import choice
-from unifashion_pl.wardrobe.products import LENGTHS, SLEEVES, Product, differences
+from unifashion_pl.data import differences as spoken
+from unifashion_pl.wardrobe.products import Product, differences
 from unifashion_pl.wardrobe.shapes import SLEEVED
 
 PATTERN_WORDS = {
@@ -21,6 +22,16 @@ NECK_WORDS = {"round": "round neck", "v": "V-neck", "collar": "collar", "straple
 LENGTH_WORDS = {"short": "short", "knee": "knee-length", "long": "long"}
 STYLES = ("fashion200k", "fashiongen", "fashioniq")
 COUNT_WORDS = {0: "no", 3: "three", 5: "five"}
+#: How each attribute is spoken of in modifying texts.
+PHRASES = {
+    "colour": spoken.COLOUR,
+    "pattern": spoken.PATTERN,
+    "second": spoken.PATTERN,
+    "sleeve": spoken.SLEEVES,
+    "length": spoken.LENGTH,
+    "neckline": spoken.NECKLINE,
+    "buttons": spoken.BUTTONS,
+}
 
 
 def _has(product: Product, attribute: str) -> bool:
@@ -90,35 +101,18 @@ def _detailed(product: Product, rng: random.Random) -> str:
     return f"{text}, with {', '.join(most)}{' and ' if most else ''}{last}." if details else f"{text}."
 
 
-def _absolute(target: Product, name: str, rng: random.Random) -> str:
-    if name == "colour":
-        return rng.choice([f"is {target.colour}", f"is {target.colour} in color"])
-    if name in ("pattern", "second"):
-        if target.pattern == "plain":
-            return rng.choice(["is plain", "has no pattern"])
-        return f"has {target.second} {PATTERN_WORDS[target.pattern]}"
-    if name == "sleeve":
-        return rng.choice(["is sleeveless", "has no sleeves"]) if target.sleeve == "none" else f"has {target.sleeve} sleeves"
-    if name == "length":
-        return f"is {LENGTH_WORDS[target.length]}"
-    if name == "neckline":
-        return "is strapless" if target.neckline == "strapless" else f"has a {NECK_WORDS[target.neckline]}"
-    return f"has {COUNT_WORDS[target.buttons]} buttons"
-
-
-def _relative(reference: Product, target: Product, name: str, rng: random.Random) -> str:
-    if name == "sleeve":
-        longer = SLEEVES.index(target.sleeve) > SLEEVES.index(reference.sleeve)
-        return f"{'longer' if longer else 'shorter'} sleeves" if target.sleeve != "none" else "without sleeves"
-    if name == "length":
-        return "longer" if LENGTHS.index(target.length) > LENGTHS.index(reference.length) else "shorter"
-    if name == "buttons":
-        return f"{'more' if target.buttons > reference.buttons else 'fewer'} buttons"
-    if name == "colour":
-        return rng.choice([f"{target.colour} instead of {reference.colour}", f"more {target.colour}"])
-    if name in ("pattern", "second"):
-        return "without a pattern" if target.pattern == "plain" else f"{target.second} {PATTERN_WORDS[target.pattern]}"
-    return "strapless" if target.neckline == "strapless" else f"a different neckline: {NECK_WORDS[target.neckline].lower()}"
+def said(product: Product) -> dict[str, str]:
+    """What a product is, attribute by attribute, in the words of modifying texts."""
+    pattern = "plain" if product.pattern == "plain" else f"{product.second} {PATTERN_WORDS[product.pattern]}"
+    return {
+        "colour": product.colour,
+        "pattern": pattern,
+        "second": pattern,
+        "sleeve": product.sleeve,
+        "length": LENGTH_WORDS[product.length],
+        "neckline": NECK_WORDS[product.neckline],
+        "buttons": COUNT_WORDS[product.buttons],
+    }
 
 
 def modifying_texts(reference: Product, target: Product, rng: random.Random) -> tuple[str, str]:
@@ -133,10 +127,4 @@ def modifying_texts(reference: Product, target: Product, rng: random.Random) -> 
     """
     if reference.category != target.category:
         raise ValueError(f"a modifying text stays inside a category, got {reference.category} -> {target.category}")
-    names = differences(reference, target)
-    if not names:
-        raise ValueError("reference and target have the same attributes: there is nothing to say")
-    rng.shuffle(names)
-    absolute = " and ".join(_absolute(target, name, rng) for name in names)
-    rng.shuffle(names)
-    return absolute, " and ".join(_relative(reference, target, name, rng) for name in names)
+    return spoken.modifying_texts(said(reference), said(target), differences(reference, target), PHRASES, rng)
