@@ -111,7 +111,7 @@ def measure(work: Path, ckpt: str, all_of_them: bool, picture: Path | None) -> N
         share = precision(gallery, images, rows, **how)
         error = 1.96 * float(share.std()) / len(rows) ** 0.5
         print(f"precision at {NEAREST} of the same class, {name}: {float(share.mean()):.3f} ± {error:.3f}  n = {len(rows)}")
-    if all_of_them:
+    if all_of_them and model.backbone.appearance is not None:
         each(model, images)
     if picture is not None:
         draw(gallery, images, ids, picture)
