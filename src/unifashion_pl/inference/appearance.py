@@ -34,7 +34,7 @@ CROP, TILT, LIGHT = (0.6, 1.0), (-15.0, 15.0), (0.5, 1.4)
 
 
 @dataclass(frozen=True)
-class Trial:
+class Weighing:
     """A weight and a reach, the share of changed copies that find their photo first, and of a photo's ten nearest those of its class."""
 
     weight: float
@@ -51,11 +51,11 @@ class AppearanceChoice:
         tried: all that was measured.
     """
 
-    chosen: Trial
-    tokens: Trial
+    chosen: Weighing
+    tokens: Weighing
     photos: int
     copies: int
-    tried: Sequence[Trial]
+    tried: Sequence[Weighing]
 
     def __str__(self) -> str:
         one, other = self.tokens, self.chosen
@@ -153,10 +153,10 @@ def _choice(
     copies = torch.cat([one for one, _ in found]), torch.cat([one for _, one in found])
     own = similarities(tokens, tokens), looks @ looks.T
 
-    def measured(weight: float, reach: float) -> Trial:
+    def measured(weight: float, reach: float) -> Weighing:
         made.reach.fill_(reach)
         scores, among = (one + weight * made.evidence(cosines) for one, cosines in (copies, own))
-        return Trial(weight, reach, same_photo(scores), same_class(among, classes))
+        return Weighing(weight, reach, same_photo(scores), same_class(among, classes))
 
     before = measured(0.0, 1.0)
     tried = [measured(weight, reach) for weight in WEIGHTS for reach in REACHES]
