@@ -1,23 +1,26 @@
 """The CC0 clothing photos as a catalogue, and what every measurement on them shares: rows, embeddings, lines with intervals.
 
+    python benchmarks/real_data.py --clothing FOLDER --out work
+
 FOLDER holds the photos as ``clothing-*.tar`` and ``clothing.csv`` (image, label, sender_id, split, label_small). What is made of it in
-``OUT`` is ``photos/`` and ``items.csv``:
+``work`` is ``photos/`` and ``items.csv``:
 
 =========  ============================================================================================================
 image, id  the file below ``photos``, and its name without extension
-title      "a photo of a {garment}", the garment being the label in words
-text       "a photo of a {colour} {garment}"; both are **derived**, nobody wrote them
-category   the label: ``label_small`` where the photo is in the ten-class subset, which mends labels, else ``label``
+title      "a photo of a {category}"
+text       "a photo of a {colour} {category}"; both are **derived**, nobody wrote them
+category   the garment: ``label_small`` where the photo is in the ten-class subset, which mends labels, else ``label``, in words
 colour     the basic colour term next to the median colour of the middle of the photo, measured
 sender     who took it; photos of one sender share background and light, so what is held out is held out by sender
 split      ``test`` for the official validation photos, which no training and no choice may see; empty for all others, of
-           which ``unifashion adapt --group sender`` keeps some senders for itself. 113 of the 122 senders of the test also
+           which ``unifashion adapt --group sender`` would keep some senders for itself. 113 of the 122 senders of the test also
            sent training photos: figures of it flatter, see the source's description
 =========  ============================================================================================================
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import tarfile
 from collections.abc import Sequence
@@ -106,8 +109,8 @@ def prepare(clothing: Path, out: Path) -> Path:
 
 
 def _described(row: Row, colour: str) -> Row:
-    label = (row["label_small"] or row["label"]).lower()
-    title, text = f"a photo of a {noun(label)}", f"a photo of a {colour} {noun(label)}"
+    label = noun((row["label_small"] or row["label"]).lower())
+    title, text = f"a photo of a {label}", f"a photo of a {colour} {label}"
     named = {"category": label, "colour": colour, "sender": row["sender_id"], "split": SPLITS[row["split"]]}
     return {"image": row["image"], "id": Path(row["image"]).stem, "title": title, "text": text, **named}
 
@@ -144,3 +147,15 @@ def proportion(name: str, hits: int, n: int, note: str = "") -> None:
     """Print a share with its 95 % interval (Wilson) and n."""
     interval = wilson_interval(hits, n)
     print(f"{name:<60} {100 * hits / n:5.1f} %  [{100 * interval.low:.1f}, {100 * interval.high:.1f}]  n = {n}  {note}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clothing", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("work"))
+    args = parser.parse_args(argv)
+    print(prepare(args.clothing, args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Does a photo that was cropped, tilted and darkened find itself, and are its neighbours still of its class: image search on real photos.
 
-    python benchmarks/real_photos.py prepare --clothing FOLDER --out work
+    python benchmarks/real_data.py --clothing FOLDER --out work
     python benchmarks/real_identity.py split --work work             # work/fit.csv: some senders are kept for choosing
     unifashion fit --config small.yaml --seed_everything 0 --data.csv work/fit.csv --data.root work/photos …       # once a seed
     python benchmarks/real_identity.py measure --work work --ckpt runs/small/checkpoints/last.ckpt [--all] [--picture FILE.png]
@@ -28,8 +28,8 @@ from unifashion_pl.gallery import Gallery
 from unifashion_pl.inference.appearance import choose_appearance, same_photo, similarities
 from unifashion_pl.inference.encode import encode_image_sets
 
-#: Percent of the senders whose photos are kept for choosing; split that says so in ``fit.csv``, which no fit reads.
-KEPT, SPLIT = 14, "choose"
+#: Percent of the senders whose photos are kept for choosing; split that says so in ``fit.csv``, by which a fit stops and from which it learns nothing.
+KEPT, SPLIT = 14, "val"
 NEAREST = 10
 Change = Callable[[Image.Image], Image.Image]
 

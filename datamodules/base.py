@@ -273,12 +273,10 @@ class FashionDataModule(Resizable):
         Raises:
             FileNotFoundError, ValueError: features are wanted, and as :meth:`_with_features`; or the assembler mirrors at random.
         """
-        for name, kept in (("features", self.features), ("latents", self.latents)):
-            if kept and bool(getattr(assembler, "flip", 0)):
-                raise ValueError(
-                    f"flip mirrors images at random, which cached {name} cannot: set flip=0, or train without {name}=..."
-                )
-        source = self._with_features(source) if self.features else source
+        flips = bool(getattr(assembler, "flip", 0))
+        if flips and self.latents:
+            raise ValueError("flip mirrors images, which cached latents cannot: set flip=0, or train without latents=...")
+        source = self._with_features(source, flips) if self.features else source
         return TrainLoader(
             self._with_latents(source) if self.latents and self.pixels and source.kind in PAINTED else source,
             assembler,
@@ -290,13 +288,14 @@ class FashionDataModule(Resizable):
             exclude=exclude,
         )
 
-    def _with_features(self, source: SampleSource) -> FeatureSource:
+    def _with_features(self, source: SampleSource, mirrored: bool = False) -> FeatureSource:
         """The vision tower's cached outputs beside the samples, compared with the tower of the trainer's model.
 
         Raises:
             FileNotFoundError, ValueError: there are none, or they are of another tower, transform or data.
         """
         cached = FeatureSource(*_beside(source, self.features, FOLDER))
+        cached.check_mirrored(mirrored)
         model = getattr(self.trainer, "lightning_module", None)
         if (backbone := getattr(model, "backbone", None)) is not None:
             running = getattr(getattr(self.trainer, "state", None), "fn", TrainerFn.FITTING)

@@ -24,15 +24,28 @@ LICENCE = "your own"
 PUBLISHED_SAMPLES: dict[str, int] = {}
 
 
-def split_rows(rows: Sequence[CatalogueRow], val_fraction: float) -> dict[str, list[CatalogueRow]]:
+def split_rows(rows: Sequence[CatalogueRow], val_fraction: float, group: str | None = None) -> dict[str, list[CatalogueRow]]:
     """Rows by split.
 
     Rows whose split the CSV does not say are divided by the hash of their product, so that views of a product stay together.
     Words other than train, val and test are splits of their own, which nothing reads.
+
+    Args:
+        group: a column of the CSV whose equal cells stay together instead, e.g. the photographer; a row without a cell there stays with
+            its product.
+
+    Raises:
+        ValueError: no row has such a cell.
     """
+    if group is not None and not any(group in row.cells for row in rows):
+        known = sorted({name for row in rows for name in row.cells})
+        raise ValueError(
+            f"group is {group!r}, which no row has; the CSV's columns are {', '.join(known) or 'none but the image'}"
+        )
     parts: dict[str, list[CatalogueRow]] = {}
     for row in rows:
-        share = int.from_bytes(hashlib.sha256(row.product.encode()).digest()[:8], "big") / 2**64
+        together = row.product if group is None else row.cells.get(group, row.product)
+        share = int.from_bytes(hashlib.sha256(together.encode()).digest()[:8], "big") / 2**64
         split = row.split or ("val" if share < val_fraction else "train")
         parts.setdefault(split, []).append(row)
     return parts
@@ -46,6 +59,7 @@ def split_plans(
     name: str = "catalogue",
     notes: Sequence[str] = (),
     styles: Mapping[str, str] | None = None,
+    group: str | None = None,
 ) -> dict[str, Plan]:
     """Plans of train, val and test, as far as there are rows for them; rows of other splits are noted.
 
@@ -60,7 +74,7 @@ def split_plans(
         if not any(column in row.cells for row in rows):
             known = ", ".join(sorted({own for row in rows for own in row.cells}))
             raise ValueError(f"{csv} has no captions for the style {style} in a column {column!r}; its columns are {known}")
-    parts = split_rows(rows, val_fraction)
+    parts = split_rows(rows, val_fraction, group)
     others = {split: len(part) for split, part in parts.items() if split not in SPLITS}
     listed = shortened(f"{split} ({count:,} rows)" for split, count in others.items())
     if others:
@@ -136,6 +150,7 @@ class CatalogueDataModule(FashionDataModule):
         shards: make and use shards here; None reads the images from their folder.
         columns: own column names.
         val_fraction: share of products that is kept for validation where the CSV has no split.
+        group: column of the CSV by which that is done instead, so that equal cells stay together; see :func:`split_rows`.
         allow_missing: go on without the images that are not there, instead of refusing.
         text, caption: rules of the retrieval text and the captioning target.
         style: instruction style of the captions.
@@ -159,6 +174,7 @@ class CatalogueDataModule(FashionDataModule):
         *,
         columns: dict[str, str] | None = None,
         val_fraction: float = 0.1,
+        group: str | None = None,
         allow_missing: bool = False,
         text: PairText = "name_description",
         caption: PairText = "description",
@@ -175,6 +191,7 @@ class CatalogueDataModule(FashionDataModule):
         self.same, self.flip, self.styles = same, flip, styles
         self.shards = None if shards is None else Path(shards)
         self.csv, self.folder, self.columns, self.val_fraction = Path(csv), Path(root), columns, val_fraction
+        self.group = group
         self.allow_missing, self.text, self.caption, self.style, self.name = allow_missing, text, caption, style, name
         self._plans: dict[str, Plan] = {}
         self._rows: dict[str, CatalogueRow] = {}
@@ -204,7 +221,8 @@ class CatalogueDataModule(FashionDataModule):
             there = [row for row in rows if row.id not in gone]
             notes = [f"{len(absent):,} of {len(rows):,} rows have no image file and are left out: {listed}"] if absent else []
             self._rows = {row.id: row for row in there}
-            self._plans = split_plans(there, self.val_fraction, self.folder, self.csv, self.name, notes, self.styles)
+            said = (self.csv, self.name, notes, self.styles, self.group)
+            self._plans = split_plans(there, self.val_fraction, self.folder, *said)
         return self._plans
 
     def rows(self, split: str) -> dict[str, CatalogueRow]:

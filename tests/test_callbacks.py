@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from unifashion_pl.datamodules import CatalogueDataModule, FashionGenDataModule,
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.cli import main
-from unifashion_pl.data.features import FeatureSource
+from unifashion_pl.data.features import MIRRORED_FIELDS, FeatureSource
 from unifashion_pl.data.make_features import shard_folders, write_features
-from unifashion_pl.data.reader import ShardSource
+from unifashion_pl.data.reader import MIRRORED, ShardSource
 from unifashion_pl.data.samples import QueryBatch
+from unifashion_pl.data.texts import EVALUATION, Draw
 from unifashion_pl.evaluation import Evaluator
 from unifashion_pl.generation import Denoiser, ImageVAE
 from unifashion_pl.metrics.lines import read_lines
@@ -270,10 +272,20 @@ def test_features_that_are_not_there_or_cannot_be_are_refused(folder: Path, tmp_
     own = CatalogueDataModule(root / "catalogue.csv", root, features=True, image_size=32)
     with pytest.raises(ValueError, match="read from raw files, and features lie beside shards"):
         own.train_loader()
-    own = CatalogueDataModule(root / "catalogue.csv", root, tmp_path / "shards", features=True, image_size=32, flip=0.5)
+    own = CatalogueDataModule(
+        root / "catalogue.csv", root, tmp_path / "shards", features=True, image_size=32, flip=0.5, batch_size=4
+    )
     own.prepare_data()
-    with pytest.raises(ValueError, match="flip mirrors images at random"):
+    tower = small_backbone().vision
+    write_features(tmp_path / "shards/pairs-train", tower, progress=False)
+    with pytest.raises(ValueError, match="no features of mirrored ones: make them with --mirrored"):
         own.train_loader()
+    write_features(tmp_path / "shards/pairs-train", tower, progress=False, fields=MIRRORED_FIELDS)
+    assert len(own.train_loader().source.keys) == 16
+    raw = FeatureSource(ShardSource(tmp_path / "shards/pairs-train"), tmp_path / "shards/pairs-train/features").read(3)
+    always = replace(own.assembler(), flip=1.0)
+    assert torch.equal(always.sample(raw, Draw(0, 1), "").images[0], raw.features[f"image{MIRRORED}"])
+    assert torch.equal(always.sample(raw, EVALUATION, "").images[0], raw.features["image"])
 
 
 def test_the_command_makes_what_the_datamodule_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

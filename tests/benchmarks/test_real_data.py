@@ -39,7 +39,7 @@ def test_photos_of_train_and_validation_become_rows_with_measured_colours(clothi
     out = tmp_path / "work"
     assert real_data.prepare(clothing, out) == out / "items.csv"
     (rest,), (test,) = real_data.photos(out, test=False), real_data.photos(out, test=True)
-    assert (rest["category"], rest["colour"], rest["sender"], rest["split"]) == ("outwear", "blue", "7", "")
+    assert (rest["category"], rest["colour"], rest["sender"], rest["split"]) == ("piece of outerwear", "blue", "7", "")
     assert (rest["title"], rest["text"]) == ("a photo of a piece of outerwear", "a photo of a blue piece of outerwear")
     assert (test["id"], test["category"], test["colour"], test["split"]) == ("b", "hat", "pink", "test")
     assert sorted(path.name for path in (out / "photos").iterdir()) == ["a.jpg", "b.jpg"]

@@ -11,14 +11,16 @@ import pytest
 import torch
 from data.rawdata import features_of as made
 from data.rawdata import write_vitonhd
+from PIL import ImageOps
 from safetensors.torch import load_file
 from unifashion_pl.datamodules import VitonHDDataModule
 
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.assemble import TripletAssembler, image_of
+from unifashion_pl.data.features import MIRRORED_FIELDS
 from unifashion_pl.data.make_features import shard_folders, write_features
 from unifashion_pl.data.meta import QueryMeta, meta_of
-from unifashion_pl.data.reader import DamagedSample, ShardSource
+from unifashion_pl.data.reader import MIRRORED, DamagedSample, ShardSource, mirrored
 from unifashion_pl.data.stream import TrainLoader
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import WriteError
@@ -149,3 +151,28 @@ def test_damaged_samples_take_only_themselves_out_where_it_is_allowed(
     shutil.copy(repeated / index.name, shards / index.name)
     mended = made(shards, frozen, tmp_path / "out", max_bad=1)
     assert mended.read(7).features["reference"].equal(whole.read(7).features["reference"])
+
+
+def test_of_training_pairs_mirrored_pictures_are_kept_too(pair_shards: Path, frozen: QFormerBackbone, tmp_path: Path) -> None:
+    """They are what the tower gives of the picture mirrored; a run without them is made anew, and validation has none."""
+    encoder = EncoderTransform(SIZE)
+    made(pair_shards / "pairs-train", frozen, tmp_path / "train")
+    source = made(pair_shards / "pairs-train", frozen, tmp_path / "train", fields=MIRRORED_FIELDS, dtype="fp32")
+    for number in (0, 35):
+        raw = source.read(number)
+        with torch.no_grad():
+            expected = frozen.vision(encoder(ImageOps.mirror(image_of(raw, "image")))[None])[0]
+        torch.testing.assert_close(raw.features[f"image{MIRRORED}"], expected, rtol=1e-5, atol=1e-5)
+        assert mirrored(raw, "image").features["image"] is raw.features[f"image{MIRRORED}"]
+    assert made(pair_shards / "pairs-validation", frozen, tmp_path / "val", fields=MIRRORED_FIELDS).found.fields == ["image"]
+
+
+def test_features_without_mirrored_ones_are_not_taken_for_those_with(
+    pair_shards: Path, frozen: QFormerBackbone, tmp_path: Path
+) -> None:
+    made(pair_shards / "pairs-train", frozen, tmp_path)
+    with_both = made(pair_shards / "pairs-train", frozen, tmp_path, fields=MIRRORED_FIELDS)
+    assert set(with_both.read(3).features) == {"image", f"image{MIRRORED}"}
+    plain = made(pair_shards / "pairs-train", frozen, tmp_path)
+    with pytest.raises(DamagedSample, match="none of it mirrored"):
+        mirrored(plain.read(3), "image")

@@ -285,6 +285,17 @@ def test_views_of_a_product_stay_together_and_where_they_are() -> None:
     assert {s: len(split_rows(rows, f)[s]) for s, f in (("train", 0.0), ("val", 1.0))} == {"train": 900, "val": 900}
 
 
+def test_equal_cells_of_a_column_stay_together(root: Path) -> None:
+    sheet = rewrite(root.parent / "sent", "image,sender", *(f"{i}.jpg,s{i % 7}" for i in range(70)))
+    rows = read_catalogue(sheet, sheet.parent)
+    parts = split_rows(rows, 0.3, "sender")
+    senders = {split: {row.cells["sender"] for row in part} for split, part in parts.items()}
+    assert senders["train"] & senders["val"] == set()
+    assert senders["train"] | senders["val"] == {f"s{i}" for i in range(7)}
+    with pytest.raises(ValueError, match="group is 'photographer', which no row has; the CSV's columns are sender"):
+        split_rows(rows, 0.3, "photographer")
+
+
 def test_a_product_in_two_splits_is_noted(root: Path) -> None:
     rewrite(root, "image,product,split,text", "0.jpg,a,train,x", "1.jpg,a,val,x", "2.jpg,b,val,x")
     assert check("catalogue", root).notes == ["1 products stand in more than one split: a"]

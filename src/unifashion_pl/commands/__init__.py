@@ -37,7 +37,7 @@ def _weights() -> tuple[Command, ...]:
 COMMANDS: tuple[Command | tuple[str, str, Callable[[], tuple[Command, ...]]], ...] = (
     ("data", "the toy wardrobe, dataset checks, shards", _data),
     ("index", "search your own catalogue", _index),
-    *(paint.caption, paint.generate, paint.tryon, paint.design, runs.report),
+    *(paint.caption, paint.generate, paint.tryon, paint.design, runs.adapt, runs.report),
     ("weights", "published checkpoints: list, check, import", _weights),
     *(runs.ablations, runs.parameters, runs.doctor),
 )

@@ -156,9 +156,11 @@ def features(
     batch_size: Annotated[int, "images that the tower sees at once"] = 64,
     workers: Annotated[int, "threads that decode"] = 2,
     max_bad: Annotated[MaxBad, "go on without features of up to N damaged samples; each is named"] = 0,
+    mirrored: Annotated[bool, "of training pairs also those of the mirrored pictures, for flip=..."] = False,
     model: Model,
 ) -> None:
     """Run a frozen vision tower (of --model, which may also be a .yaml) once over the images of shards, of training and evaluation."""
+    from unifashion_pl.data.features import MIRRORED_FIELDS, TOWER_FIELDS
     from unifashion_pl.data.make_features import shard_folders, write_features
 
     folders = shard_folders(shards)
@@ -166,6 +168,7 @@ def features(
     tower = _whole(model).backbone.vision.eval()
     tower.to(model.place())
     settings: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "workers": workers, "max_bad": max_bad}
+    settings["fields"] = MIRRORED_FIELDS if mirrored else TOWER_FIELDS
     made: list[Path] = []
     for folder in folders:
         index = write_features(folder, tower, out=_beside(folder, shards, out), known=made, **settings)

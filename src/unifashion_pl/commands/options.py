@@ -95,6 +95,16 @@ def _columns(text: str) -> dict[str, str]:
     return dict(zip(named, (yours.strip() for _, _, yours in pairs)))
 
 
+Columns = Annotated[
+    dict[str, str] | None,
+    {
+        "type": _columns,
+        "metavar": "OURS=YOURS,…",
+        "help": "where the CSV has names of its own, e.g. image=photo,text=title,id=sku,product=parent",
+    },
+]
+
+
 @dataclass(kw_only=True)
 class CatalogueFiles:
     """A CSV and its images."""
@@ -105,14 +115,7 @@ class CatalogueFiles:
         "columns come back in hits, --where and --facets",
     ]
     root: Annotated[Path, "folder of the images"]
-    columns: Annotated[
-        dict[str, str] | None,
-        {
-            "type": _columns,
-            "metavar": "OURS=YOURS,…",
-            "help": "where the CSV has names of its own, e.g. image=photo,text=title,id=sku,product=parent",
-        },
-    ] = None
+    columns: Columns = None
     max_bad: Annotated[MaxBad, "leave out up to N images that cannot be read; each is named"] = 0
     texts: Annotated[bool, "the CSV's texts count in searches by text, beside the images"] = False
 

@@ -5,7 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from unifashion_pl.commands.options import Columns
 from unifashion_pl.commands.signature import FILE, FOLDER
+
+
+def adapt(
+    csv: Annotated[Path, "a row an image: columns image, text and/or title, perhaps id, product, category, split"],
+    *,
+    root: Annotated[Path, "folder of the images"],
+    out: Annotated[Path, FOLDER, "folder of the run; the same command goes on in it after a stop"] = Path("runs/adapt"),
+    columns: Columns = None,
+    group: Annotated[
+        str | None,
+        {"metavar": "COLUMN", "help": "hold out whole groups of equal cells, e.g. of a photographer; default: products"},
+    ] = None,
+    val_fraction: Annotated[
+        float | None, {"metavar": "SHARE", "help": "held out where the CSV has no split; default 0.1"}
+    ] = None,
+    allow_missing: Annotated[bool, "go on without images that are not there"] = False,
+    tower: Annotated[Path | None, "weights of the vision tower; default: small.yaml's, from timm's hub"] = None,
+    bert: Annotated[
+        Path | None, "folder of the BERT that the Q-Former starts from; default: small.yaml's, from the hub"
+    ] = None,
+    epochs: Annotated[int | None, "at most; default: small.yaml's"] = None,
+    seed: Annotated[int | None, "of the fit"] = None,
+    config: Annotated[list[str] | None, "laid over small.yaml, may be repeated"] = None,
+) -> None:
+    """Fit the small profile to your own catalogue: a held-out part, early stopping, and a report of before and after."""
+    from unifashion_pl.adapt import Choices, adapt
+
+    said = {"columns": columns, "group": group, "val_fraction": val_fraction, "allow_missing": allow_missing, "tower": tower}
+    print(adapt(csv, root, out, Choices(**said, bert=bert, epochs=epochs, seed=seed, configs=tuple(config or ()))))  # type: ignore[arg-type]
 
 
 def report(*runs: Annotated[Path, {"metavar": "RUN"}], out: Annotated[Path, FILE] = Path("report.html")) -> None:

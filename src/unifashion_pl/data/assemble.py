@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unifashion_pl.data.decode import BadInput, Decoded, open_picture
 from unifashion_pl.data.meta import GalleryMeta, PairMeta, QueryMeta, TripletMeta, TryOnMeta, meta_of
-from unifashion_pl.data.reader import DamagedSample, RawSample
+from unifashion_pl.data.reader import DamagedSample, RawSample, mirrored
 from unifashion_pl.data.samples import Batch, GalleryBatch, PairBatch, QueryBatch, TripletBatch, TryOnBatch
 from unifashion_pl.data.texts import Draw, Joiner, PairText, modifying_text, number_of, phrases_text, product_text, styled
 from unifashion_pl.data.transforms import BLACK, GREYED, EncoderTransform, MaskTransform, PixelTransform, single, to_tensor
@@ -189,8 +189,8 @@ class PairAssembler:
 
     def sample(self, raw: RawSample, draw: Draw, dataset: str) -> PairBatch:
         said, image = self.describe(raw, draw), pixels_of(raw, "image", self.pixels)
-        if image is not None and self.flip and draw.epoch is not None and draw.rng(f"flip/{said.key}").random() < self.flip:
-            image = image.flip(-1)
+        if self.flip and draw.epoch is not None and draw.rng(f"flip/{said.key}").random() < self.flip:
+            image, raw = None if image is None else image.flip(-1), mirrored(raw, "image")
         return PairBatch(
             keys=[said.key],
             images=tower_input(raw, "image", self.encoder, image),

@@ -25,7 +25,7 @@ from torch.distributed.tensor import DTensor
 from unifashion_pl.data.index import NAME, size_fault
 from unifashion_pl.data.painted import Transform, painted_of
 from unifashion_pl.data.plan import compact_json
-from unifashion_pl.data.reader import DamagedSample, RawSample, SampleSource, ShardSource
+from unifashion_pl.data.reader import MIRRORED, DamagedSample, RawSample, SampleSource, ShardSource
 from unifashion_pl.provenance import tensor_bytes, weights_hash
 from unifashion_pl.reading import FormatError, converted, is_inside, read_json
 
@@ -39,6 +39,8 @@ TOWER_FIELDS = {
     "gallery": ("image",),
     "tryon": ("garment",),
 }
+#: The same where training mirrors pictures at random: of both there are features.
+MIRRORED_FIELDS = {**TOWER_FIELDS, "pairs": ("image", f"image{MIRRORED}")}
 #: Kinds that are evaluated on features. Of try-on, evaluation has sketches pass the tower too, as they are seen at generation size.
 EVALUATED = ("pairs", "queries", "gallery")
 #: In ``rows``: the image of a sample that was damaged.
@@ -254,6 +256,18 @@ class FeatureSource(SampleSource):
             )
         if not sharded:
             self._probe(tower, encoder)
+
+    def check_mirrored(self, wanted: bool) -> None:
+        """Compare with whether training mirrors pictures at random.
+
+        Raises:
+            ValueError: it does, and there are no features of mirrored pictures.
+        """
+        if wanted and not {name + MIRRORED for name in TOWER_FIELDS[self.kind]} <= {*self.found.fields}:
+            raise ValueError(
+                f"flip mirrors images at random, and {self.folder} has no features of mirrored ones: make them with --mirrored "
+                "(`unifashion data features`), set flip=0, or train without features=..."
+            )
 
     def _probe(self, tower: nn.Module, encoder: Transform) -> None:
         raw, name = self.read(int((self._numbers != NONE).all(1).argmax())), self.found.fields[0]

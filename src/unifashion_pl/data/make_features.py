@@ -32,7 +32,7 @@ from unifashion_pl.data.index import NAME, Shard, ShardIndex
 from unifashion_pl.data.latents import FOLDER as LATENTS
 from unifashion_pl.data.painted import Transform, digest_of, painted_of, sources
 from unifashion_pl.data.plan import TRAIN, compact_json
-from unifashion_pl.data.reader import DamagedSample, RawSample, ShardSource
+from unifashion_pl.data.reader import MIRRORED, DamagedSample, RawSample, ShardSource
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import exclusive, replacing
 from unifashion_pl.provenance import tensor_bytes
@@ -100,7 +100,7 @@ def write_features(
         max_bad: damaged samples that get no features, each with a warning; training then counts them as damaged, too, and evaluation
             refuses them.
         known: folders of features of other shards: images that are there do not pass the tower again.
-        fields: kind of shards -> image fields that it reads.
+        fields: kind of shards -> pictures that it reads; mirrored ones of training alone.
         evaluated: kinds whose features evaluation reads too.
 
     Raises:
@@ -113,7 +113,7 @@ def write_features(
     out = Path(out) if out is not None else source.folder / FOLDER
     encoder = encoder or _usual(tower)
     identity = Identity.of(tower, encoder, dtype)
-    names = fields[source.kind]
+    names = tuple(name for name in fields[source.kind] if source.split == TRAIN or not name.endswith(MIRRORED))
     maker = _Maker(source, tower, encoder, identity, names, batch_size, max_bad, _elsewhere(known, identity))
     bar = tqdm(total=len(source.keys), desc=f"features {source.dataset}", unit="sample", disable=not progress)
     with exclusive(out, wait=0), ThreadPoolExecutor(max(1, workers)) as pool, bar:
@@ -168,7 +168,9 @@ class _Maker:
     def file(self, number: int, path: Path, pool: Executor) -> FeatureFile:
         """The features of one shard: kept from an earlier run, or made."""
         shard = self.source.index.shards[number]
-        made_of = {"identity": self.identity.hash, "shard": shard.sha256, "first": len(self.numbers)}
+        made_of: dict[str, Any] = {"identity": self.identity.hash, "shard": shard.sha256, "first": len(self.numbers)}
+        if any(name.endswith(MIRRORED) for name in self.fields):
+            made_of["fields"] = self.fields
         metadata = {"made_of": compact_json(made_of).decode()}  # one entry: safetensors writes several in any order
         if (digests := _digests(path, metadata)) is None:
             digests = self._make(number, shard, path, metadata, pool)

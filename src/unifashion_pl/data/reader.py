@@ -10,7 +10,7 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO
@@ -21,6 +21,8 @@ from unifashion_pl.data.index import ShardIndex, preflight
 from unifashion_pl.data.plan import BadSample, Plan, compact_json
 from unifashion_pl.data.shards import FIELD, tar_member
 
+#: Behind the name of an image field: what is kept of the same picture, left and right changed.
+MIRRORED = "/mirrored"
 OPEN_FILES = 64
 #: A header as :func:`~unifashion_pl.data.shards.tar_member` writes it; others differ in name, size and check sum only.
 HEADER = tar_member("x", b"")
@@ -51,6 +53,19 @@ class DamagedSample(RuntimeError):
 
     def __reduce__(self) -> tuple[type[DamagedSample], tuple[str, str]]:
         return type(self), (self.name, self.reason)
+
+
+def mirrored(raw: RawSample, name: str) -> RawSample:
+    """The same sample with what is kept of the mirrored picture in the place of what is kept of an image field, if anything is.
+
+    Raises:
+        DamagedSample: features are kept, but none of the mirrored picture.
+    """
+    if name not in raw.features:
+        return raw
+    if name + MIRRORED not in raw.features:
+        raise DamagedSample(raw.key, f"has features of {name}, but none of it mirrored")
+    return replace(raw, features={**raw.features, name: raw.features[name + MIRRORED]})
 
 
 class SampleSource:

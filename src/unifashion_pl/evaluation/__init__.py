@@ -3,6 +3,7 @@
 from unifashion_pl.evaluation.captions import CaptionPart as CaptionPart
 from unifashion_pl.evaluation.composed import ComposedPart as ComposedPart
 from unifashion_pl.evaluation.evaluator import Evaluator as Evaluator
+from unifashion_pl.evaluation.naming import NamingPart as NamingPart
 from unifashion_pl.evaluation.part import Context as Context
 from unifashion_pl.evaluation.part import Outcome as Outcome
 from unifashion_pl.evaluation.part import Part as Part

@@ -1,0 +1,102 @@
+"""Fitting the small profile to a shop of drawings, with the shipped tiny model's parts: all stages, going on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drawings import TINY, shop
+
+from unifashion_pl import adapt as adapting
+from unifashion_pl.adapt import STATE, Choices, adapt
+from unifashion_pl.data.features import FOLDER, FeatureIndex
+from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.gallery import Gallery
+from unifashion_pl.metrics.records import read_records
+from unifashion_pl.module import UniFashionModule
+
+FEW = json.dumps(TINY)
+
+
+def choices(**said: Any) -> Choices:
+    return Choices(**{"group": "photographer", "val_fraction": 0.3, "epochs": 1, "configs": (FEW,), **said})
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a shop with its run, and what the run said."""
+    root = tmp_path_factory.mktemp("shop") / "one"
+    csv = shop(root)
+    return root, adapt(csv, root / "photos", root / "run", choices())
+
+
+def test_a_run_says_what_was_known_before_and_what_is_known_now(fitted: tuple[Path, str]) -> None:
+    root, told = fitted
+    for place, metrics in (
+        ("before", {"probe/accuracy", "i2i/P@10"}),
+        ("test", {"naming/accuracy", "t2i/P@10", "i2i/P@10", "t2i/R@1", "mean"}),
+        ("compared", {"naming - probe"}),
+    ):
+        records = read_records(root / "run" / place / "results.json")
+        assert metrics <= {record.metric for record in records}
+        assert {record.dataset for record in records} == {"catalogue/test"}
+    assert "frozen features  probe/accuracy" in told
+    assert "exact McNemar p =" in told
+    page = (root / "run" / "report.html").read_text()
+    assert "probe/accuracy" in page
+    assert "naming/accuracy" in page
+
+
+def test_training_features_hold_mirrored_pictures_and_others_do_not(fitted: tuple[Path, str]) -> None:
+    shards = fitted[0] / "run" / "shards"
+    fields = {folder.name: FeatureIndex.load(folder / FOLDER).fields for folder in shards.iterdir() if folder.is_dir()}
+    assert fields == {"pairs-train": ["image", "image/mirrored"], "pairs-val": ["image"], "pairs-test": ["image"]}
+
+
+def test_the_model_searches(fitted: tuple[Path, str]) -> None:
+    root = fitted[0]
+    model = UniFashionModule.from_pretrained(root / "run" / "checkpoints" / "best.ckpt")
+    pictures = sorted((root / "photos").glob("*.png"))[:5]
+    found: Gallery = model.gallery([*map(str, pictures)])
+    assert len(found.search(text="a red dress", k=3)) == 3
+
+
+def test_the_same_command_goes_on_and_another_is_refused(fitted: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, told = fitted
+    state = root / "run" / STATE
+    monkeypatch.setattr(adapting, "train", lambda args: pytest.fail(f"{args[0]} is done"))
+    assert adapt(root / "items.csv", root / "photos", root / "run", choices()) == told
+    asked: list[list[str]] = []
+    monkeypatch.setattr(adapting, "train", asked.append)
+    whole = state.read_text()
+    state.write_text(json.dumps({**json.loads(whole), "done": []}))  # killed in the fit
+    adapt(root / "items.csv", root / "photos", root / "run", choices())
+    state.write_text(whole)
+    assert [args[0] for args in asked] == ["fit", "test"]
+    assert asked[0][-2:] == ["--resume", "auto"]
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        adapt(root / "items.csv", root / "photos", root / "run", choices(seed=1))
+
+
+def test_a_catalogue_without_rows_to_stop_by_is_refused(tmp_path: Path) -> None:
+    csv = shop(tmp_path / "one", each=4)
+    with pytest.raises(MissingDataError, match=r"no rows that the fit is stopped by \(val\); its splits are train \d, test \d"):
+        adapt(csv, csv.parent / "photos", tmp_path / "run", choices(val_fraction=0.0))
+
+
+def test_a_group_that_no_row_has_is_named(tmp_path: Path) -> None:
+    csv = shop(tmp_path / "one", each=4)
+    with pytest.raises(ValueError, match="group is 'sender', which no row has; the CSV's columns are .*photographer"):
+        adapt(csv, csv.parent / "photos", tmp_path / "run", choices(group="sender"))
+
+
+def test_options_lie_over_the_shipped_recipe(tmp_path: Path) -> None:
+    asked = Choices(tower=Path("a.pth"), bert=Path("b"), seed=3, columns={"text": "title"})
+    found = asked.settings(Path("c.csv"), Path("photos"), tmp_path / "run")
+    parts = found["model"]["backbone"]["init_args"]
+    assert (parts["vision"]["init_args"]["weights"], parts["bert"], parts["tokenizer"]) == ("a.pth", "b", "b")
+    assert (found["seed_everything"], found["data"]["init_args"]["columns"]) == (3, {"text": "title"})
+    assert found["trainer"]["callbacks"][0]["init_args"]["dirpath"] == str(tmp_path / "run" / "checkpoints")
+    assert "group" not in found["data"]["init_args"]
