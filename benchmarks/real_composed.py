@@ -1,6 +1,6 @@
 """Search by a photo and words on real photos: "in red" beside a photo of a shirt, judged by derived colours and classes.
 
-    python benchmarks/real_photos.py prepare --clothing FOLDER --out work
+    python benchmarks/real_data.py --clothing FOLDER --out work
     python benchmarks/real_composed.py hold --work work                         # a quarter of the senders -> work/held.csv, split val
     unifashion fit --config small.yaml --data.csv work/held.csv --data.root work/photos …
     unifashion fit --config small-composed.yaml --data.csv work/held.csv --data.root work/photos …         (three seeds)
@@ -250,7 +250,7 @@ def main() -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     held, measured = actions.add_parser("hold"), actions.add_parser("measure")
     for sub in (held, measured):
-        sub.add_argument("--work", type=Path, required=True, help="folder of `real_photos.py prepare`")
+        sub.add_argument("--work", type=Path, required=True, help="folder of `real_data.py`")
     measured.add_argument("--ckpt", nargs="+", required=True, help="trained with small-composed.yaml, one for each seed")
     measured.add_argument("--before", help="the model that they were started from, for search by text before and after")
     measured.add_argument("--items", default="items.csv", help="below the folder")

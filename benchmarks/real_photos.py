@@ -206,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = told(seeds, reference, len(test))
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(*shown, args.out / "figures.json", sep="\n")
+    print("composed searches and captions have fits and commands of their own: real_composed.py, real_captions.py")
 
 
 if __name__ == "__main__":
