@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import QFormerBackbone, VisionTower
+from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.data.samples import PairBatch, TripletBatch, TryOnBatch
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder, UNetLora
 from unifashion_pl.tasks import DiffusionModule, EditSettings
@@ -203,3 +205,30 @@ def streams() -> dict[str, Any]:
         "pairs": pair_batch(images=images(4, 64)),
         "triplets": triplet_batch(references=images(4, 64), targets=images(4, 64, 3)),
     }
+
+
+def saved_retriever(folder: Path) -> Path:
+    """A retrieval model of one layer, random, its tokenizer beside it, saved as a folder below ``folder``."""
+    load_tokenizer("tiny").save_pretrained(folder / "words")
+    tower = {"name": "resnet10t", "image_size": 32, "timm_kwargs": {"channels": [8, 8, 16, 16], "stem_width": 8}}
+    sizes = {
+        "hidden_size": 24,
+        "num_layers": 1,
+        "cross_attention_frequency": 1,
+        "num_heads": 3,
+        "intermediate_size": 40,
+        "num_queries": 5,
+        "max_text_tokens": 12,
+        "appearance": 6,
+    }
+    backbone = {"vision": tower, "tokenizer": str(folder / "words"), "initializer_range": 0.3, **sizes}
+    section = {"backbone": backbone, "retrieval": {"hidden_size": 24, "embed_dim": 16}, "policy": "phase1_retrieval"}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": section}))
+    torch.manual_seed(0)
+    model = UniFashionModule.from_config(folder / "config.yaml")
+    with torch.no_grad():
+        model.backbone.target_query_tokens.add_(torch.randn_like(model.backbone.target_query_tokens))
+        model.backbone.query_tokens.mul_(50)
+        model.backbone.appearance.learn(torch.randn(20, 16), torch.randn(2, 20, 16))  # type: ignore[union-attr]
+    model.learned = frozenset({"retrieval", "composed"})
+    return model.save_pretrained(folder / "model")

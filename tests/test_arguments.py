@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from unifashion_pl import arguments
-from unifashion_pl.arguments import ArgumentError
+from unifashion_pl.arguments import ArgumentError, is_array, rows_of
 
 NOT_WHOLE = [
     1.0,
@@ -101,3 +101,18 @@ def test_long_values_are_cut_in_messages() -> None:
     with pytest.raises(ArgumentError) as found:
         arguments.count("x" * 9000, "k")
     assert len(str(found.value)) < 200
+
+
+def test_one_of_a_kind_goes_with_all_of_the_other() -> None:
+    pictures = [object() for _ in range(3)]
+    rows = rows_of({"image": pictures[:1], "text": ["a", "b"]})
+    assert [row["image"] is pictures[0] for row in rows] == [True, True]
+    assert [row["text"] for row in rows] == ["a", "b"]
+    assert rows_of({"i": ["p", "q"], "t": ["a"]}) == [{"i": "p", "t": "a"}, {"i": "q", "t": "a"}]
+    assert rows_of({"i": ["p"], "t": ["a"]}) == [{"i": "p", "t": "a"}]
+    with pytest.raises(ValueError, match="2 of images, 3 of texts: expected equally many, or one of each kind"):
+        rows_of({"images": ["p", "q"], "texts": ["a", "b", "c"]})
+
+
+def test_arrays_are_those_of_numpy_and_of_torch() -> None:
+    assert [is_array(value) for value in (np.zeros(2), torch.zeros(2), [0.0], "a", None)] == [True, True, False, False, False]

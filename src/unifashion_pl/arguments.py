@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 from uuid import UUID
@@ -62,6 +62,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.item() if value.size == 1 else value
     return value
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of numpy or a tensor."""
+    torch = sys.modules.get("torch")
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))
 
 
 def shown(value: Any) -> str:
@@ -188,6 +194,19 @@ def text_list(values: str | Iterable[str]) -> list[str]:
             raise ArgumentError(f"expected texts, got {type(item).__name__}" + "; no text is ''" * (item is None))
         _written(item, "text")
     return [str(item) for item in items]
+
+
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Inputs of equal numbers, or of one that goes with all, as rows.
+
+    Raises:
+        ValueError: other numbers.
+    """
+    n = max(map(len, columns.values()))
+    if any(len(column) not in (1, n) for column in columns.values()):
+        counts = ", ".join(f"{len(column)} of {name}" for name, column in columns.items())
+        raise ValueError(f"{counts}: expected equally many, or one of each kind")
+    return [{name: column[i % len(column)] for name, column in columns.items()} for i in range(n)]
 
 
 def vector(value: Any, width: int) -> Tensor:

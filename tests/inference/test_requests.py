@@ -22,7 +22,6 @@ from unifashion_pl.inference.requests import (
     in_batches,
     pixels_for,
     readers_of,
-    rows_of,
 )
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks.editing import edit_batch
@@ -78,17 +77,6 @@ def test_progress_bar_only_for_long_work(capsys: pytest.CaptureFixture[str]) -> 
     assert "many" in capsys.readouterr().err
     with pytest.raises(ValueError, match="batch_size is 0"):
         in_batches(model, [1], 0, lambda part: part, "none")
-
-
-def test_one_of_a_kind_goes_with_all_of_the_other() -> None:
-    pictures = list(images(3))
-    rows = rows_of({"image": pictures[:1], "text": ["a", "b"]})
-    assert [row["image"] is pictures[0] for row in rows] == [True, True]
-    assert [row["text"] for row in rows] == ["a", "b"]
-    assert rows_of({"i": ["p", "q"], "t": ["a"]}) == [{"i": "p", "t": "a"}, {"i": "q", "t": "a"}]
-    assert rows_of({"i": ["p"], "t": ["a"]}) == [{"i": "p", "t": "a"}]
-    with pytest.raises(ValueError, match="2 of images, 3 of texts: expected equally many, or one of each kind"):
-        rows_of({"images": ["p", "q"], "texts": ["a", "b", "c"]})
 
 
 def test_a_head_is_found_or_what_the_model_has_is_said(model: UniFashionModule) -> None:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unifashion_pl.commands import paint, runs
+from unifashion_pl.commands import export, paint, runs
 from unifashion_pl.commands.signature import Command, LinesFormatter, add_arguments, call, summary
 
 EPILOG = (
@@ -24,7 +24,7 @@ def _data() -> tuple[Command, ...]:
 def _index() -> tuple[Command, ...]:
     from unifashion_pl.commands import index
 
-    return index.build, index.embed, index.add, index.remove, index.search, index.calibrate, index.check, index.push
+    return index.build, index.embed, index.add, index.remove, index.search, index.check, index.export, index.push
 
 
 def _weights() -> tuple[Command, ...]:
@@ -37,7 +37,7 @@ def _weights() -> tuple[Command, ...]:
 COMMANDS: tuple[Command | tuple[str, str, Callable[[], tuple[Command, ...]]], ...] = (
     ("data", "the toy wardrobe, dataset checks, shards", _data),
     ("index", "search your own catalogue", _index),
-    *(paint.caption, paint.generate, paint.tryon, paint.design, runs.adapt, runs.report),
+    *(paint.caption, paint.generate, paint.tryon, paint.design, runs.adapt, export.export, runs.report),
     ("weights", "published checkpoints: list, check, import", _weights),
     *(runs.ablations, runs.parameters, runs.doctor),
 )

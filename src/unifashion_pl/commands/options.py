@@ -57,8 +57,18 @@ class Model:
         return self.device or default_device()
 
     def load(self) -> UniFashionModule:
-        """The model on its device; from a .yaml an untrained one."""
+        """The model on its device; from a .yaml an untrained one.
+
+        Raises:
+            ValueError: an export, which is no whole model.
+        """
         from unifashion_pl import UniFashionModule
+        from unifashion_pl.inference.exported import is_export
+
+        if is_export(self.model):
+            raise ValueError(
+                f"{self.model} is an export, which `index search` asks; here the model is needed that it was made from"
+            )
 
         whole = UniFashionModule.from_pretrained(
             self.model or "tiny", heads=self.heads, trust_remote_code=self.trust_remote_code

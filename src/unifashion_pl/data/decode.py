@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from unifashion_pl.data import formats
 from unifashion_pl.data.formats import BadInput as BadInput
@@ -28,6 +27,9 @@ from unifashion_pl.data.formats import encode_jpeg as encode_jpeg
 from unifashion_pl.data.formats import encode_png as encode_png
 from unifashion_pl.data.formats import sniff as sniff
 from unifashion_pl.data.jpegs import jpeg_pixels, plain_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 80_000_000
 #: Transforms pad long pictures to nearly square ones, so that a side costs by its square.
@@ -331,7 +333,7 @@ def read_bytes(path: Path) -> bytes:
 
 def channels_last(pixels: Tensor | NDArray[Any]) -> NDArray[Any]:
     """Pixels as an array (H, W) or (H, W, C), on the CPU; tensors have their channels first."""
-    if not isinstance(pixels, Tensor):
+    if isinstance(pixels, np.ndarray):
         return pixels
     array: NDArray[Any] = pixels.detach().cpu().numpy()
     return np.moveaxis(array, 0, -1) if array.ndim == 3 else array

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unifashion_pl.data.decode import to_rgb
 from unifashion_pl.data.formats import encode
+from unifashion_pl.data.geometry import PAD_RATIO, bars, square
 
 Fit = Literal["letterbox", "crop"]
 BLACK, GREY, WHITE = 0, 128, 255
@@ -67,16 +68,13 @@ def resize(image: Tensor, height: int, width: int, *, nearest: bool = False) -> 
     return resized.round_().clamp_(BLACK, WHITE).to(torch.uint8)
 
 
-def target_pad(image: Tensor, ratio: float = 1.25) -> Tensor:
+def target_pad(image: Tensor, ratio: float = PAD_RATIO) -> Tensor:
     """Black bars beside an image (C, h, w) whose longer side is at least ``ratio`` times the shorter one.
 
     The bars bring the sides' ratio to ``ratio``, in whole pixels per bar: 400 × 533 (w × h) becomes 426 × 533.
     """
     _, height, width = image.shape
-    if max(width, height) < ratio * min(width, height):
-        return image
-    side = max(width, height) / ratio
-    x, y = max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+    x, y = bars(height, width, ratio)
     return _padded(image, x, y, height + 2 * y, width + 2 * x, BLACK) if x or y else image
 
 
@@ -102,7 +100,7 @@ class EncoderTransform:
         pad_ratio: of :func:`target_pad`; 1.0 pads to a square, so that nothing of a tall photo is cropped away; None pads nothing.
     """
 
-    def __init__(self, size: int, pad_ratio: float | None = 1.25) -> None:
+    def __init__(self, size: int, pad_ratio: float | None = PAD_RATIO) -> None:
         if size < 1:
             raise ValueError(f"image size is {size}; expected a positive number of pixels")
         self.size = size
@@ -112,10 +110,7 @@ class EncoderTransform:
         pixels = image if isinstance(image, Tensor) else to_tensor(image)
         if self.pad_ratio is not None:
             pixels = target_pad(pixels, self.pad_ratio)
-        _, height, width = pixels.shape
-        short = min(height, width)
-        height, width = self.size * height // short, self.size * width // short
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        (height, width), (top, left) = square(*pixels.shape[1:], self.size)
         return resize(pixels, height, width)[:, top : top + self.size, left : left + self.size]
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from unifashion_pl.arguments import Images, OneImage, text_list
+from unifashion_pl.arguments import Images, OneImage, rows_of, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats
@@ -23,7 +23,7 @@ from unifashion_pl.inference.encode import (
     fingerprint,
 )
 from unifashion_pl.inference.images import image_list
-from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
+from unifashion_pl.inference.requests import head_of, in_batches, pixels_for
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.tasks.eval_mode import evaluating
 
@@ -109,7 +109,7 @@ class ModelQueries:
             features = backbone.image_features(pixels_for(self.model, [picture]))
         with evaluating(self.model), torch.enable_grad():
             seen = features.detach().requires_grad_()
-            tokens = head.image_vectors(backbone, seen, cast(QuerySet, within))
+            tokens = head.project_images(backbone.image_pass(seen, cast(QuerySet, within)))
             score = tokens[0, token] @ torch.as_tensor(vector, dtype=tokens.dtype, device=tokens.device)
             (slope,) = torch.autograd.grad(score, seen)
         heat = (slope * seen).detach().sum(-1)[0].clamp(min=0).float().cpu().numpy()

@@ -8,12 +8,12 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from unifashion_pl.arguments import Images, OneImage, choice
+from unifashion_pl.arguments import Images, OneImage, choice, rows_of
 from unifashion_pl.backbone.appearance import Appearance
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.words import readable
 from unifashion_pl.inference.images import image_list
-from unifashion_pl.inference.requests import head_of, in_batches, pixels_for, rows_of
+from unifashion_pl.inference.requests import head_of, in_batches, pixels_for
 from unifashion_pl.inference.text_encoder import fingerprint_of
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require
@@ -54,7 +54,7 @@ def encode_image_sets(
     def work(items: list[OneImage]) -> list[Tensor]:
         seen = backbone.vision(pixels_for(model, items))
         features = backbone.image_features(seen)
-        found = [head.image_vectors(backbone, features, name) for name in names]
+        found = [head.project_images(backbone.image_pass(features, name)) for name in names]
         found += [appearance_of(model)(seen)[:, None]] if appearance else []
         return [one.float().cpu() for one in found]
 
@@ -136,19 +136,12 @@ def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, 
 
 
 def fingerprint(model: FashionModel) -> str:
-    """Which model made vectors: a hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections.
-
-    Of a published encoder its text tower's last tensors are added; queries count as soon as something is projected of them.
-    """
-    backbone, head = model.backbone, model.retrieval_head
-    state = {**backbone.ln_vision.state_dict(), "queries": backbone.query_tokens}
+    """Which model made vectors: a hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections."""
+    state = {**model.backbone.ln_vision.state_dict(), "queries": model.backbone.query_tokens}
+    head = model.retrieval_head
     if head is not None:
         state |= {f"v.{n}": t for n, t in head.vision_proj.state_dict().items()}
         state |= {f"t.{n}": t for n, t in head.text_proj.state_dict().items()}
-        if backbone.text_tower is not None:
-            if not any(t.any() for n, t in state.items() if n != "queries"):
-                del state["queries"]
-            state |= {f"p.{n}": t for n, t in backbone.text_tower.last_tensors().items()}
     return _hash(state)
 
 

@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from unifashion_pl.arguments import Images, OneImage
+from unifashion_pl.arguments import Images, OneImage, is_array
 from unifashion_pl.data import decode
 from unifashion_pl.data.plan import shortened
 from unifashion_pl.files import replacing
@@ -30,9 +28,9 @@ def image_list(images: Images) -> list[OneImage]:
         ValueError: nothing given.
         TypeError: something that is no image.
     """
-    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+    if is_array(images) and images.ndim == 4:
         items: list[OneImage] = list(images)
-    elif isinstance(images, str | Path | Image.Image | Tensor | np.ndarray):
+    elif is_array(images) or isinstance(images, str | Path | Image.Image):
         items = [images]
     elif isinstance(images, Sequence) and not isinstance(images, bytes | bytearray):
         items = list(images)
@@ -60,7 +58,7 @@ def open_image(item: OneImage) -> Image.Image:
             return decode.to_rgb(decode.own_image(item))
         except decode.BadInput as error:
             raise ValueError(f"{getattr(item, 'filename', '') or repr(item)} is no readable image: {error.reason}") from error
-    if not isinstance(item, Tensor | np.ndarray):
+    if not is_array(item):
         raise TypeError(f"expected an image or a path, got {type(item).__name__}")
     array = decode.channels_last(item)
     if array.ndim != 3 or array.shape[-1] != 3:

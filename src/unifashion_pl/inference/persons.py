@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unifashion_pl import toy
-from unifashion_pl.arguments import Images, Seeds, seeds
+from unifashion_pl.arguments import Images, Seeds, rows_of, seeds
 from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.transforms import resize
 from unifashion_pl.inference.images import image_list, save_picture
@@ -22,7 +22,6 @@ from unifashion_pl.inference.requests import (
     head_of,
     in_batches,
     readers_of,
-    rows_of,
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from unifashion_pl.arguments import Images, OneImage, Seeds, seeds
+from unifashion_pl.arguments import Images, OneImage, Seeds, rows_of, seeds
 from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.transforms import to_pil
 from unifashion_pl.inference.images import image_list
@@ -20,7 +20,6 @@ from unifashion_pl.inference.requests import (
     in_batches,
     pixels_for,
     readers_of,
-    rows_of,
 )
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.learned import require

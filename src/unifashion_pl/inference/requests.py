@@ -29,19 +29,6 @@ Reader = QFormerBackbone | PromptEncoder
 HEADS = {"retrieval": "embeddings", "caption": "captions", "diffusion": "images"}
 
 
-def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Inputs of equal numbers, or of one that goes with all, as rows.
-
-    Raises:
-        ValueError: other numbers.
-    """
-    n = max(map(len, columns.values()))
-    if any(len(column) not in (1, n) for column in columns.values()):
-        counts = ", ".join(f"{len(column)} of {name}" for name, column in columns.items())
-        raise ValueError(f"{counts}: expected equally many, or one of each kind")
-    return [{name: column[i % len(column)] for name, column in columns.items()} for i in range(n)]
-
-
 def head_of(model: FashionModel, name: str) -> Any:
     """A head of the model.
 

@@ -7,7 +7,6 @@ D hidden width, E embedding width.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-from unifashion_pl.backbone.words import MAX_WORDS, Reading, clean_text, readable, reading_from, warn_of_cut
+from unifashion_pl.backbone.words import readable
+from unifashion_pl.inference.text_reader import TextReader, plain_tokenizer
 from unifashion_pl.reading import read_json
 from unifashion_pl.weights.manifest import shipped_file
 
@@ -48,7 +48,7 @@ def fingerprint_of(tensors: Mapping[str, Floats]) -> str:
     return digest.hexdigest()[:16]
 
 
-class TextEncoder:
+class TextEncoder(TextReader):
     """The text side of a saved model.
 
     Args:
@@ -62,9 +62,8 @@ class TextEncoder:
     """
 
     def __init__(self, settings: Mapping[str, Any], tokenizer: Tokenizer, tensor: Callable[[str], Floats]) -> None:
-        self.tokenizer = tokenizer
-        self.heads, self.most = int(settings["num_heads"]), int(settings["max_text_tokens"])
-        self._marks = [int(tokenizer.token_to_id(mark) or 0) for mark in ("[CLS]", "[SEP]", "[UNK]")]
+        super().__init__(tokenizer, int(settings["max_text_tokens"]))
+        self.heads = int(settings["num_heads"])
 
         def pair(name: str) -> Pair:
             return tensor(f"{name}.weight"), tensor(f"{name}.bias")
@@ -86,8 +85,8 @@ class TextEncoder:
         """Of ``tiny``, a folder of a saved model, or a ``.ckpt``, for which torch is imported; None of anything that has to be built to be
         known, or refused.
 
-        That are hub ids, models with parts of other people's, with a published text tower or that have not learned to match texts and images, older
-        or damaged files, and weights in types that numpy has not.
+        That are hub ids, models with parts of other people's or that have not learned to match texts and images, older or damaged files, and
+        weights in types that numpy has not.
         """
         try:
             section, known, tokenizer, tensor = (_checkpoint if str(source).endswith(".ckpt") else _folder)(source)
@@ -95,8 +94,6 @@ class TextEncoder:
             if not ours or (known is not None and "retrieval" not in known):
                 return None
             settings = section["backbone"]["init_args"]
-            if settings.get("text_tower") is not None:
-                return None
             return cls(settings, _tokenizer(settings["tokenizer"], tokenizer), tensor)
         except Exception:  # whatever is wrong is said by who builds the whole model; tokenizers raises no other kind
             return None
@@ -111,24 +108,8 @@ class TextEncoder:
         self.warn_if_cut(listed)
         return [self._vector(text) for text in listed]
 
-    def reading_of(self, text: str) -> Reading:
-        """What the vocabulary has of a text."""
-        cleaned = clean_text(text)
-        found = self.tokenizer.encode(cleaned, add_special_tokens=False)
-        return reading_from(cleaned, found.ids, found.offsets, found.word_ids, self._marks[2])
-
-    def warn_if_cut(self, texts: list[str]) -> None:
-        """Say which texts are longer than the Q-Former reads."""
-        whole, kept = ([len(self._pieces(text, words)) for text in texts] for words in (sys.maxsize, MAX_WORDS))
-        warn_of_cut(texts, whole, [min(length, self.most) for length in kept], "the Q-Former")
-
-    def _pieces(self, text: str, words: int = MAX_WORDS) -> list[int]:
-        start, end, _ = self._marks
-        return [start, *self.tokenizer.encode(clean_text(text, words), add_special_tokens=False).ids, end]
-
     def _vector(self, text: str) -> Floats:
-        ids = self._pieces(text)
-        ids = ids if len(ids) <= self.most else [*ids[: self.most - 1], ids[-1]]
+        ids = self.ids(text)
         states = _normed(self.words[ids] + self.positions[: len(ids)], *self.norm)
         for layer in self.layers:
             states = _layer(states, self.heads, layer)
@@ -198,7 +179,4 @@ def _tokenizer(source: str, file: str | None) -> Tokenizer:
     """The Q-Former's, as :func:`unifashion_pl.backbone.tokenizer.load_tokenizer` has it for a saved model."""
     if source == "tiny":
         return BertWordPieceTokenizer(str(files("unifashion_pl.configs") / "tiny_vocab.txt"), lowercase=True)
-    made = Tokenizer.from_str(file or "")
-    made.no_padding()
-    made.no_truncation()
-    return made
+    return plain_tokenizer(file or "")

@@ -25,7 +25,6 @@ IMPORTED = {
     "weights/blip2": ("blip2-pretrained", "eva-vit-g"),
     "weights/pbe": ("paint-by-example",),
     "weights/vae-viton": ("stableviton-vae",),
-    "weights/fashion-siglip": ("marqo-fashion-siglip",),
     "weights/stableviton": ("stableviton-vitonhd-pbe-pose",),
 }
 SHOWN = 40
