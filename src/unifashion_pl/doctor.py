@@ -213,7 +213,8 @@ def _where(source: str, places: Sequence[str], model: nn.Module | None) -> str:
         first, *others = parts_of(source)
         files = ", ".join(f"{part.file} ({part.source})" for part in (first, *others))
         tower = "".join(f" --tower {part.file}" for part in others)
-        return f"absent: download {files}, then `unifashion weights import {first.file}{tower} --out {source}`"
+        place = "FOLDER" if first.kind == "encoder" else first.file  # several files, which belong together
+        return f"absent: download {files}, then `unifashion weights import {place}{tower} --out {source}`"
     try:
         cached = {repository.repo_id for repository in scan_cache_dir().repos}
     except CacheNotFound:

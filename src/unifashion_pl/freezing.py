@@ -48,6 +48,8 @@ PARTS: dict[str, Part] = {
     "encoder": Part(
         ("backbone.ln_vision.*", "backbone.qformer.*", "backbone.embeddings.*", "backbone.query_tokens"), "qformer", _ALL
     ),
+    "text_tower": Part(("backbone.text_tower.*",), "vision", ("cross",), "backbone.text_tower"),
+    "composition": Part(("retrieval_head.compose_proj.*",), "qformer", ("cross",)),
     "projections": Part(_RETRIEVAL, "qformer", ("cross",)),
     "lm_head": Part(("retrieval_head.lm_head.*",), "qformer", ("cross",)),
     "tsa_llm": Part(("caption_head.adapter.*",), "llm", ("itg",)),
@@ -120,10 +122,10 @@ POLICIES: dict[str, Policy] = {
         pairs_alone=True,
     ),
     "phase2_composed": Policy(
-        ("encoder", "target_queries", "projections"), ("cross", "itg", "q2i"), "§1, §4.1 phase 2, Eq. 13"
+        ("encoder", "target_queries", "composition", "projections"), ("cross", "itg", "q2i"), "§1, §4.1 phase 2, Eq. 13"
     ),
     "phase2_adapters_diffusion": Policy(
-        ("encoder", "target_queries", "projections", "tsa_llm", "tsa_diffusion", "unet", "garment"),
+        ("encoder", "target_queries", "composition", "projections", "tsa_llm", "tsa_diffusion", "unet", "garment"),
         ("cross", "itg", "q2i"),
         "§3.2.2",
     ),
@@ -145,8 +147,10 @@ POLICIES: dict[str, Policy] = {
     ),
     "lora": Policy(("tsa_diffusion", "unet_lora"), ("q2i",), "a cheap phase 1; not in the paper"),
     "panels": Policy((), ("q2i",), "CatVTON (2407.15886)", within=(f"{_UNET}*.attn1.*",)),
-    "released_cls": Policy(("encoder", "projections", "lm_head"), ("cross",), "released code, CirCls"),
-    "released_rerank": Policy(("encoder", "target_queries", "projections"), ("cross",), "released code, CirRerank"),
+    "released_cls": Policy(("encoder", "composition", "projections", "lm_head"), ("cross",), "released code, CirCls"),
+    "released_rerank": Policy(
+        ("encoder", "target_queries", "composition", "projections"), ("cross",), "released code, CirRerank"
+    ),
 }
 
 

@@ -129,6 +129,12 @@ def of_policy(section: Mapping[str, Any], streams: Iterable[str] | None = None) 
     return of_heads(tasks, (head for head in _ESSENTIAL if section.get(head) is not None))
 
 
+def at_start(model: FashionModel) -> frozenset[str]:
+    """What a model knows before any step: with a published encoder its space, and in it the sum of an image's and a text's vectors."""
+    known = model.retrieval_head is not None and model.backbone.text_tower is not None
+    return frozenset({"retrieval", "composed"}) if known else frozenset()
+
+
 def of_import(kind: str, absent: Iterable[str]) -> frozenset[str]:
     """What an imported folder has learned.
 

@@ -120,6 +120,8 @@ class UniFashionModule(LossModule, PretrainedMethods):
             self.hparams["init_from"] = None
         self.backbone = backbone
         self.retrieval_head = retrieval
+        if retrieval is not None:
+            retrieval.start_from(backbone)
         self.caption_head = caption
         self.diffusion_head = diffusion
         self.policy = policy
@@ -135,7 +137,7 @@ class UniFashionModule(LossModule, PretrainedMethods):
         self.compile_blocks = compile_blocks
         self.float32_products = float32_products
         self.leave_out = tuple(leave_out)
-        self.learned = frozenset() if self.hparams else None
+        self.learned = learned.at_start(self) if self.hparams else None
         self._announced: frozenset[str] | None = None
         self._in_step: set[str] = set()
         if init_from:

@@ -297,3 +297,47 @@ def test_notes_about_photos_and_texts(
         main(["index", "remove", "--help"])
     assert capsys.readouterr().out.count("not needed") == 3
     main(["index", "remove", index, "green", "--device", "cpu", "--model", "tiny"])
+
+
+def test_a_calibrated_index_says_when_nothing_matches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before it is calibrated a search says nothing of the kind, afterwards in text, JSON and page, and `--off` forgets it."""
+    index, page = str(tmp_path / "index"), tmp_path / "page.html"
+    main(["index", "build", *catalogue(tmp_path / "a", *COLOURS), "--queries", "reference", "--out", index])
+    asked = [
+        f"{article} {name} {garment},{name}"
+        for name in COLOURS
+        for article in ("a", "one")
+        for garment in ("dress", "top", "shirt")
+    ]
+    (tmp_path / "queries.csv").write_text("\n".join(["text,relevant", *asked]))
+    (tmp_path / "foreign.txt").write_text("two cups of tea\na fast car\n")
+    capsys.readouterr()
+    main(["index", "search", index, "--text", "a red dress", "--json"])
+    assert "match" not in json.loads(capsys.readouterr().out)
+    main(
+        [
+            "index",
+            "calibrate",
+            index,
+            "--queries",
+            str(tmp_path / "queries.csv"),
+            "--foreign",
+            str(tmp_path / "foreign.txt"),
+            "--reject",
+            "0.5",
+        ]
+    )
+    assert "of those whose right answers were taken out, and" in capsys.readouterr().out
+    said = {}
+    for text in (row.partition(",")[0] for row in asked[::4]):
+        main(["index", "search", index, "--text", text, "--json"])
+        said[text] = json.loads(capsys.readouterr().out)["match"]
+    assert {one["matches"] for one in said.values()} == {True, False}
+    assert all(one["matches"] == (one["best"] >= one["score"]) for one in said.values())
+    low = next(text for text, one in said.items() if not one["matches"])
+    main(["index", "search", index, "--text", low, "--html", str(page)])
+    assert "nothing here seems to match" in capsys.readouterr().err
+    assert '<p class="nothing">nothing here seems to match' in page.read_text("utf-8")
+    main(["index", "calibrate", index, "--off"])
+    main(["index", "search", index, "--text", low])
+    assert "nothing here" not in capsys.readouterr().err

@@ -13,7 +13,7 @@ from unifashion_pl.cli import main
 from unifashion_pl.configs import SHIPPED, merged, read_config, resolve_config
 
 #: Shipped configs that are trainings by themselves; the others lie over one.
-ALONE = ("phase1", "phase2", "tryon", "design", "small", "small-composed", *(f"ablations/{r}-phase{i}" for r in ("base", "llm", "full") for i in (1, 2)))  # fmt: skip
+ALONE = ("phase1", "phase2", "tryon", "design", "small", "small-composed", "fashion", *(f"ablations/{r}-phase{i}" for r in ("base", "llm", "full") for i in (1, 2)))  # fmt: skip
 OVERLAYS = (
     *("tiny", "tiny_edits", "commercial", "ddp", "ema", "fsdp", "gpu", "released", "small-llm"),
     *("paper", "paper-design", "paper-diffusion", "paper-llm", "paper-representation", "paper-tryon"),
@@ -51,7 +51,8 @@ def test_every_shipped_config_says_its_command_in_its_first_lines_and_lies_over_
         assert any(line.startswith(f"#   unifashion fit --config {name}.yaml") for line in head), name
         config = read_config(f"{name}.yaml")
         assert {"trainer", "model", "data"} <= set(config)
-        assert config["model"]["backbone"]["init_args"]["vision"]["init_args"]["name"]
+        vision = config["model"]["backbone"]["init_args"]["vision"]["init_args"]
+        assert vision.get("name") or vision["source"]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 from unifashion_pl.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from unifashion_pl.backbone.published import PublishedText, PublishedVision
     from unifashion_pl.backbone.qformer import Encoding, QFormerBackbone, TextTokens
     from unifashion_pl.backbone.vision import VisionTower
 
-__all__ = ["Encoding", "QFormerBackbone", "TextTokens", "VisionTower"]
-__getattr__ = on_first_use(__name__, {"qformer": ("Encoding", "QFormerBackbone", "TextTokens"), "vision": ("VisionTower",)})
+__all__ = ["Encoding", "PublishedText", "PublishedVision", "QFormerBackbone", "TextTokens", "VisionTower"]
+_PLACES = {
+    "qformer": ("Encoding", "QFormerBackbone", "TextTokens"),
+    "published": ("PublishedText", "PublishedVision"),
+    "vision": ("VisionTower",),
+}
+__getattr__ = on_first_use(__name__, _PLACES)

@@ -6,7 +6,7 @@ Letters: B batch, S image side, P image tokens, W their width, Q queries, T text
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from unifashion_pl.backbone.appearance import Appearance
 from unifashion_pl.backbone.layers import QFormer, SeenImages
 from unifashion_pl.backbone.masks import MaskMode, additive_mask, visibility
 from unifashion_pl.backbone.pretrained import load_bert
+from unifashion_pl.backbone.published import PublishedText, PublishedVision, beside
 from unifashion_pl.backbone.tokenizer import load_tokenizer
 from unifashion_pl.backbone.vision import VisionTower
 from unifashion_pl.backbone.words import MAX_WORDS, Reading, clean_text, reading_of, warn_of_cut
@@ -32,15 +33,18 @@ class TextTokens:
     """``ids`` (B, T) int64 starting with CLS; ``mask`` (B, T) bool, True where not padding.
 
     ``words`` (B, 1 + T, D) are the word embeddings of ``[DEC]`` and ``ids`` where they are looked up already (:meth:`QFormerBackbone.look_up`): passes
-    that share them send one gradient to the table, which is as large as the vocabulary, instead of one each.
+    that share them send one gradient to the table, which is as large as the vocabulary, instead of one each. ``published`` (B, T') are the ids of
+    the published text tower, if there is one.
     """
 
     ids: Tensor
     mask: Tensor
     words: Tensor | None = None
+    published: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> TextTokens:
-        return TextTokens(self.ids[rows], self.mask[rows], None if self.words is None else self.words[rows])
+        words, published = (None if part is None else part[rows] for part in (self.words, self.published))
+        return TextTokens(self.ids[rows], self.mask[rows], words, published)
 
     def all_but_last(self) -> TextTokens:
         """(B, T - 1): what predicts a next token."""
@@ -84,6 +88,11 @@ class QFormerBackbone(nn.Module):
         bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
         appearance: width of the vectors by which a search knows the same photo again, see :class:`~unifashion_pl.backbone.appearance.Appearance`;
             None = the model has none. It is set where they are chosen (:func:`unifashion_pl.inference.appearance.choose_appearance`).
+        text_tower: of the published encoder whose vision tower ``vision`` is: the space of both is where the retrieval head starts. The tower's
+            tokens are read as it gives them then, with its own final norm in the place of ``ln_vision``.
+
+    Raises:
+        ValueError: a text tower of another encoder than the vision tower's.
     """
 
     part = "qformer"
@@ -107,16 +116,16 @@ class QFormerBackbone(nn.Module):
         vocab_size: int | None = None,
         gradient_checkpointing: bool = False,
         appearance: int | None = None,
+        text_tower: PublishedText | None = None,
     ) -> None:
         super().__init__()
+        self.text_tower = beside(vision, text_tower)
         self.vision = vision
         self.appearance = None if appearance is None else Appearance(vision.width, appearance)
         self.tokenizer = load_tokenizer(tokenizer)
         self.begin_id = int(self.tokenizer.convert_tokens_to_ids("[DEC]"))
         self._shipped = tokenizer == "tiny"
-        self.max_text_tokens = max_text_tokens
-        self.num_queries = num_queries
-        self.hidden_size = hidden_size
+        self.max_text_tokens, self.num_queries, self.hidden_size = max_text_tokens, num_queries, hidden_size
         if vocab_size is not None and vocab_size < len(self.tokenizer):
             raise ValueError(
                 f"vocab_size is {vocab_size:,}, the tokenizer has {len(self.tokenizer):,} entries: name at least as many"
@@ -134,7 +143,7 @@ class QFormerBackbone(nn.Module):
             initializer_range=initializer_range,
             use_qformer_text_input=True,
         )
-        self.ln_vision = nn.LayerNorm(vision.width, eps=1e-5)
+        self.ln_vision: nn.Module = nn.LayerNorm(vision.width, eps=1e-5) if text_tower is None else nn.Identity()
         self.embeddings = Blip2TextEmbeddings(config)
         self.qformer = QFormer(config)
         for embedding in (self.embeddings.word_embeddings, self.embeddings.position_embeddings):
@@ -166,14 +175,15 @@ class QFormerBackbone(nn.Module):
             return_tensors="pt",
         )
         device = self.query_tokens.device
-        return TextTokens(sent(out["input_ids"], device), sent(out["attention_mask"].bool(), device))
+        published = None if self.text_tower is None else sent(self.text_tower.tokenize(texts), device)
+        return TextTokens(sent(out["input_ids"], device), sent(out["attention_mask"].bool(), device), published=published)
 
     def look_up(self, tokens: TextTokens) -> TextTokens:
         """The same texts with their word embeddings, for several passes over them."""
         if tokens.words is not None:
             return tokens
         begin = tokens.ids.new_full((tokens.ids.shape[0], 1), self.begin_id)
-        return TextTokens(tokens.ids, tokens.mask, self.embeddings.word_embeddings(torch.cat([begin, tokens.ids], 1)))
+        return replace(tokens, words=self.embeddings.word_embeddings(torch.cat([begin, tokens.ids], 1)))
 
     def embedded(self, tokens: TextTokens, begun: bool = False) -> Tensor:
         """Words and positions (B, T, D); ``begun``: ``[DEC]`` stands in the place of CLS."""
@@ -183,7 +193,12 @@ class QFormerBackbone(nn.Module):
         return words + self.embeddings.position_embeddings(self.embeddings.position_ids[:, : words.shape[1]])
 
     def warn_if_cut(self, texts: list[str]) -> None:
-        """Say which texts are longer than the Q-Former reads (LAVIS' 50 words, ``max_text_tokens`` tokens); users' texts, not training's."""
+        """Say which texts are longer than the Q-Former reads (LAVIS' 50 words, ``max_text_tokens`` tokens); users' texts, not training's.
+
+        Beside a published text tower it is that one's length that is told.
+        """
+        if self.text_tower is not None:
+            return self.text_tower.warn_if_cut(texts)
         whole, kept = (
             [len(self.tokenizer(clean_text(t, words)).input_ids) for t in texts] for words in (sys.maxsize, MAX_WORDS)
         )
@@ -191,7 +206,22 @@ class QFormerBackbone(nn.Module):
 
     def reading_of(self, text: str) -> Reading:
         """What the vocabulary has of a text as :meth:`tokenize` reads it; for users' texts, training's may be empty."""
-        return reading_of(self.tokenizer, clean_text(text))
+        return reading_of(self.tokenizer, clean_text(text)) if self.text_tower is None else self.text_tower.reading_of(text)
+
+    def published_images(self, features: Tensor) -> Tensor | None:
+        """Image tokens (B, P, W) of :meth:`image_features` -> unit vectors (B, E) of the published encoder; None without one."""
+        if self.text_tower is None:
+            return None
+        assert isinstance(self.vision, PublishedVision)
+        return self.vision.pool(features)
+
+    def published_texts(self, tokens: TextTokens) -> Tensor | None:
+        """The same of texts."""
+        if self.text_tower is None:
+            return None
+        assert tokens.published is not None
+        vectors: Tensor = self.text_tower(tokens.published)
+        return vectors
 
     def image_features(self, images: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) -> (B, P, W). A frozen tower runs without gradient; ``ln_vision`` always has one.
@@ -206,10 +236,10 @@ class QFormerBackbone(nn.Module):
                 raise ValueError(
                     f"cached vision features are {images.shape[-1]} wide, the vision tower gives {self.vision.width}"
                 )
-            return self.ln_vision(images.to(self.ln_vision.weight.dtype))
+            return self.ln_vision(images.to(self.query_tokens.dtype))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_frozen):
             features = self.vision(images)
-        return self.ln_vision(features.to(self.ln_vision.weight.dtype))
+        return self.ln_vision(features.to(self.query_tokens.dtype))
 
     def queries_of(self, query_set: QuerySet, batch_size: int) -> Tensor:
         tokens = self.query_tokens

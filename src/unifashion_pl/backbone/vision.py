@@ -79,7 +79,7 @@ class VisionTower(nn.Module):
         if reading := [key for key in READING if key in (timm_kwargs or {})]:
             raise ValueError(f"timm_kwargs may not hold {', '.join(reading)}: name the tower's weights by `weights`")
         self._described = name.startswith("hf-hub:")
-        folder = rebuild.blueprint_of(self.part)
+        folder = rebuild.blueprint_of(self.part) if self._described else None
         start = "none" if rebuild.brings_tensors(self.part) else weights
         options = {"num_classes": 0, **(timm_kwargs or {})}
         self.depth = options.get("depth")

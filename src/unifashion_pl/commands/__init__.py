@@ -24,7 +24,17 @@ def _data() -> tuple[Command, ...]:
 def _index() -> tuple[Command, ...]:
     from unifashion_pl.commands import index
 
-    return index.build, index.embed, index.add, index.remove, index.search, index.check, index.export, index.push
+    return (
+        index.build,
+        index.embed,
+        index.add,
+        index.remove,
+        index.search,
+        index.calibrate,
+        index.check,
+        index.export,
+        index.push,
+    )
 
 
 def _weights() -> tuple[Command, ...]:

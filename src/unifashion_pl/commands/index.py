@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json as json_
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from unifashion_pl.arguments import count
 from unifashion_pl.commands.options import CatalogueFiles, Kept, NoModel, SearchModel, Work
 from unifashion_pl.commands.signature import FILE, FOLDER
-from unifashion_pl.files import write_text
+from unifashion_pl.files import exclusive, write_text
 from unifashion_pl.gallery import store
-from unifashion_pl.gallery.asking import Asking, read_for
+from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
+from unifashion_pl.gallery.calibration import Verdict, verdict
+from unifashion_pl.gallery.calibration import calibrate as calibrated
 from unifashion_pl.gallery.hits import Hits
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.questions import ask, listing, read_queries
@@ -215,6 +217,11 @@ class Wishes:
         """``text``, ``image`` and :class:`~unifashion_pl.gallery.asking.SearchOptions`."""
         return {**vars(self), "exclude": self.exclude or ()}
 
+    def judged(self, gallery: Asking, hits: Hits) -> Verdict | None:
+        """What the index's threshold says of the hits."""
+        how = {name: value for name, value in self.asked().items() if name not in ("text", "image")}
+        return verdict(gallery, hits, SearchOptions(**how), self.text, self.image)
+
 
 def search(
     index: Annotated[Path | None, {"nargs": "?", "help": "its folder; not with --engine qdrant"}],
@@ -245,18 +252,47 @@ def search(
         return _write_run(queries, trec, gallery, wishes)
     hits = gallery.search(**wishes.asked())
     tell_of_hits(model.model, [hit.image for hit in hits])
+    said = wishes.judged(gallery, hits)
     counted = {column: gallery.facets(column, wishes.where) for column in facets or ()}
     if html is not None:
-        _write_page(html, gallery, wishes, hits, counted)
+        _write_page(html, gallery, wishes, hits, counted, said)
     if trec is not None:
         write_trec(trec, [listing("1", hits)])
-    _print(wishes, hits, counted, json)
+    _print(wishes, hits, counted, said, json)
 
 
-def _print(wishes: Wishes, hits: Hits, facets: dict[str, dict[Any, int]], as_json: bool) -> None:
+def calibrate(
+    index: Path,
+    *,
+    queries: Annotated[
+        Path | None,
+        "a CSV of judged texts, with the columns text and relevant (ids of all right answers, with | between)",
+    ] = None,
+    foreign: Annotated[Path | None, "texts of which the index has nothing, a .txt, one a line, or a CSV"] = None,
+    reject: Annotated[float, {"metavar": "SHARE", "help": "of answerable texts that may be taken for unanswerable"}] = 0.05,
+    off: Annotated[bool, "forget the threshold"] = False,
+    model: SearchModel,
+) -> None:
+    """Choose and keep the score below which a search by text says that nothing matches, with its rates of errors."""
+    if (queries is None) != off:
+        raise ValueError("give --queries FILE to choose a threshold, or --off to forget it")
+    encoder = _encoder(model)
+    with exclusive(store.require(index)):
+        stored = read_for(index, encoder)
+        found = None
+        if queries is not None:
+            found = calibrated(Asking(encoder, stored), read_queries(queries), read_queries(foreign) if foreign else (), reject)
+        store.save(index, replace(stored, settings=replace(stored.settings, threshold=found)))
+    print(f"{index}: " + ("no threshold" if found is None else f"threshold {found.text}"))
+
+
+def _print(wishes: Wishes, hits: Hits, facets: dict[str, dict[Any, int]], said: Verdict | None, as_json: bool) -> None:
+    if said is not None and not (as_json or said.matches):
+        print(said.text, file=sys.stderr)
     if as_json:
         counted = {column: [{"value": value, "count": n} for value, n in counts.items()] for column, counts in facets.items()}
         told = {"query": wishes.told(), "hits": [hit.as_json() for hit in hits], **({"facets": counted} if facets else {})}
+        told |= {} if said is None else {"match": said.as_json()}
         print(json_.dumps(told, ensure_ascii=False, indent=1))
         return
     if not hits:
@@ -274,7 +310,9 @@ def _write_run(queries: Path, place: Path, gallery: Asking, wishes: Wishes) -> N
         print(written)
 
 
-def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: Hits, facets: dict[str, dict[Any, int]]) -> None:
+def _write_page(
+    place: Path, gallery: Asking, wishes: Wishes, hits: Hits, facets: dict[str, dict[Any, int]], said: Verdict | None
+) -> None:
     from unifashion_pl.gallery.page import page
     from unifashion_pl.inference.images import open_image
 
@@ -286,4 +324,4 @@ def _write_page(place: Path, gallery: Asking, wishes: Wishes, hits: Hits, facets
         there = [hit for hit in hits if hit.id in pictures and hit.token is not None]
         heat = gallery.heat_maps(there, [pictures[hit.id] for hit in there], wishes.text, wishes.image)
     asked_with = None if wishes.image is None else open_image(wishes.image)
-    write_text(place, page(wishes.told(), hits, pictures, facets, heat, asked_with))
+    write_text(place, page(wishes.told(), hits, pictures, facets, heat, asked_with, said))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.gallery.ranking import Request, Term, rank
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import APPEARANCE, Floats
-from unifashion_pl.gallery.stored import Stored
+from unifashion_pl.gallery.stored import Stored, Threshold
 
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 
@@ -104,6 +104,17 @@ class Asking:
     def columns(self) -> dict[str, str]:
         """Names of the columns that came with the images, and ``number`` or ``text``, which they hold."""
         return {name: kind for name, (_, kind) in self._stored.rows.columns().items()}
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """Of the best score of a text, below which nothing matches; None = not calibrated."""
+        return self._stored.settings.threshold
+
+    def absent(self, ids: Iterable[str]) -> list[str]:
+        """Those of some ids that are not there."""
+        asked = list(dict.fromkeys(ids))
+        there = self._stored.rows.keys_of(asked)
+        return [id for id in asked if id not in there]
 
     def search(
         self,

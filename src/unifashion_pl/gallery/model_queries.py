@@ -109,7 +109,7 @@ class ModelQueries:
             features = backbone.image_features(pixels_for(self.model, [picture]))
         with evaluating(self.model), torch.enable_grad():
             seen = features.detach().requires_grad_()
-            tokens = head.project_images(backbone.image_pass(seen, cast(QuerySet, within)))
+            tokens = head.image_vectors(backbone, seen, cast(QuerySet, within))
             score = tokens[0, token] @ torch.as_tensor(vector, dtype=tokens.dtype, device=tokens.device)
             (slope,) = torch.autograd.grad(score, seen)
         heat = (slope * seen).detach().sum(-1)[0].clamp(min=0).float().cpu().numpy()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unifashion_pl.gallery.calibration import Verdict
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.items import Value
 from unifashion_pl.gallery.segments import Floats
@@ -25,6 +26,7 @@ def page(
     facets: Mapping[str, Mapping[Value, int]],
     heat: Mapping[str, Floats],
     asked_with: Image.Image | None = None,
+    said: Verdict | None = None,
 ) -> str:
     """The page; whatever texts hold is escaped.
 
@@ -34,6 +36,7 @@ def page(
         facets: counts of values by columns.
         heat: maps in 0..1 by ids, laid over the pictures.
         asked_with: the request's image.
+        said: what the index's threshold says of the hits.
     """
     return (
         environment("unifashion_pl.gallery")
@@ -46,6 +49,7 @@ def page(
             facets=facets,
             heat={id: inside(_overlay(values, pictures[id]), "PNG") for id, values in heat.items() if id in pictures},
             asked_with=None if asked_with is None else inside(small(asked_with, SIDE)),
+            said=said,
             file_name=lambda path: Path(path).name,
         )
     )

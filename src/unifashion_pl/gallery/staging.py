@@ -143,9 +143,9 @@ def begin(folder: Path, settings: IndexSettings, shard: Shard) -> None:
 
 
 def different(there: IndexSettings, wanted: IndexSettings) -> str:
-    """What differs between two settings, in words; "" if nothing does."""
+    """What differs between two settings, in words; "" if nothing does. A threshold is no matter of vectors."""
     names = {"query_set": "queries"}
-    pairs = [(names.get(name, name), was, getattr(wanted, name)) for name, was in asdict(there).items()]
+    pairs = [(names.get(name, name), was, getattr(wanted, name)) for name, was in vars(there).items() if name != "threshold"]
     return ", ".join(f"{name} {was}, not {now}" for name, was, now in pairs if was != now)
 
 

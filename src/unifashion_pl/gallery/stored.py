@@ -20,6 +20,46 @@ NOTE = "embedding"
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A share of ``n`` with its 95 % interval."""
+
+    share: float
+    n: int
+    low: float
+    high: float
+
+    @property
+    def text(self) -> str:
+        return f"{100 * self.share:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f}, n = {self.n})"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The best score of a text below which nothing in an index matches, see :mod:`unifashion_pl.gallery.calibration`.
+
+    Attributes:
+        score: the threshold. images: that the index had.
+        rejected: queries with right answers there that it takes for unanswerable. accepted: the same queries without their right answers that it
+            takes for answerable. foreign: the same of texts of another trade, if there were any.
+    """
+
+    score: float
+    images: int
+    rejected: Rate
+    accepted: Rate
+    foreign: Rate | None = None
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        strange = "" if self.foreign is None else f", and {self.foreign.text} of texts that mean nothing here"
+        return (
+            f"{self.score:.3f}, which rejects {self.rejected.text} of the texts with right answers here and lets pass {self.accepted.text} of "
+            f"those whose right answers were taken out{strange}"
+        )
+
+
+@dataclass(frozen=True)
 class IndexSettings:
     """Whose vectors they are, and how they are kept.
 
@@ -28,6 +68,7 @@ class IndexSettings:
         storage: fp32, fp16 or int8. pool: tokens of an image after pooling; None = all.
         coarse: tokens of an image that a search of very many reads first; None = it reads all.
         appearance: fingerprint of what made their appearance vectors; None = they have none.
+        threshold: below which a text finds nothing; None = not calibrated.
     """
 
     query_set: Literal["reference", "target", "both"]
@@ -36,6 +77,7 @@ class IndexSettings:
     pool: int | None = None
     coarse: int | None = None
     appearance: str | None = None
+    threshold: Threshold | None = None
 
 
 @dataclass(frozen=True)

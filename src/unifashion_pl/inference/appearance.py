@@ -137,7 +137,7 @@ def _seen(model: FashionModel, photos: Sequence[object], rng: random.Random | No
     def work(part: list[object]) -> tuple[Tensor, Tensor]:
         opened = [open_image(one) for one in part]  # type: ignore[arg-type]
         seen = backbone.vision(pixels_for(model, opened if rng is None else [changed(one, rng) for one in opened]))
-        tokens = head.project_images(backbone.image_pass(backbone.image_features(seen)))
+        tokens = head.image_vectors(backbone, backbone.image_features(seen))
         return tokens.float().cpu(), Appearance.pooled(seen).cpu()
 
     parts = in_batches(model, photos, 32, work, "appearance")

@@ -54,7 +54,7 @@ def encode_image_sets(
     def work(items: list[OneImage]) -> list[Tensor]:
         seen = backbone.vision(pixels_for(model, items))
         features = backbone.image_features(seen)
-        found = [head.project_images(backbone.image_pass(features, name)) for name in names]
+        found = [head.image_vectors(backbone, features, name) for name in names]
         found += [appearance_of(model)(seen)[:, None]] if appearance else []
         return [one.float().cpu() for one in found]
 
@@ -136,12 +136,19 @@ def compose(model: FashionModel, images: Images, texts: str | Sequence[str], *, 
 
 
 def fingerprint(model: FashionModel) -> str:
-    """Which model made vectors: a hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections."""
-    state = {**model.backbone.ln_vision.state_dict(), "queries": model.backbone.query_tokens}
-    head = model.retrieval_head
+    """Which model made vectors: a hash of the small tensors that every training of the embeddings changes: queries, ``ln_vision``, both projections.
+
+    Of a published encoder its text tower's last tensors are added; queries count as soon as something is projected of them.
+    """
+    backbone, head = model.backbone, model.retrieval_head
+    state = {**backbone.ln_vision.state_dict(), "queries": backbone.query_tokens}
     if head is not None:
         state |= {f"v.{n}": t for n, t in head.vision_proj.state_dict().items()}
         state |= {f"t.{n}": t for n, t in head.text_proj.state_dict().items()}
+        if backbone.text_tower is not None:
+            if not any(t.any() for n, t in state.items() if n != "queries"):
+                del state["queries"]
+            state |= {f"p.{n}": t for n, t in backbone.text_tower.last_tensors().items()}
     return _hash(state)
 
 

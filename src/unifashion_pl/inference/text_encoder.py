@@ -85,8 +85,8 @@ class TextEncoder(TextReader):
         """Of ``tiny``, a folder of a saved model, or a ``.ckpt``, for which torch is imported; None of anything that has to be built to be
         known, or refused.
 
-        That are hub ids, models with parts of other people's or that have not learned to match texts and images, older or damaged files, and
-        weights in types that numpy has not.
+        That are hub ids, models with parts of other people's, with a published text tower or that have not learned to match texts and images, older
+        or damaged files, and weights in types that numpy has not.
         """
         try:
             section, known, tokenizer, tensor = (_checkpoint if str(source).endswith(".ckpt") else _folder)(source)
@@ -94,6 +94,8 @@ class TextEncoder(TextReader):
             if not ours or (known is not None and "retrieval" not in known):
                 return None
             settings = section["backbone"]["init_args"]
+            if settings.get("text_tower") is not None:
+                return None
             return cls(settings, _tokenizer(settings["tokenizer"], tokenizer), tensor)
         except Exception:  # whatever is wrong is said by who builds the whole model; tokenizers raises no other kind
             return None

@@ -19,6 +19,11 @@ from unifashion_pl.tasks.base import TaskModule
 class RetrievalModule(TaskModule):
     """Projections, matching head and temperature over the Q-Former's outputs.
 
+    Over a backbone with a published text tower (:class:`~unifashion_pl.backbone.PublishedText`) the space is that encoder's: what the projections
+    make of the Q-Former is added to its unit vectors, and starts at zero (as ControlNet's convolutions do), so that an untrained model searches
+    as the published one, its image's tokens all alike. Composed queries are added to the sum of the published vectors of image and text by a
+    projection of their own, which pairs do not train; the temperature starts at the published one.
+
     Letters: B batch, Q queries, D hidden width of the Q-Former, E embedding width.
 
     Args:
@@ -64,6 +69,30 @@ class RetrievalModule(TaskModule):
         self.itc |= {"multi_positive": multi_positive, "gather": gather}
         self.caption_term = caption_term
         self.itm_text = itm_text
+        self.compose_proj: nn.Linear | None = None
+        if backbone is not None:
+            self.start_from(backbone)
+
+    def start_from(self, backbone: QFormerBackbone) -> None:
+        """Take over the space of the backbone's published encoder, if it has one.
+
+        Raises:
+            ValueError: E is not its width.
+        """
+        published = backbone.text_tower
+        if published is None:
+            return
+        if published.width != self.text_proj.out_features:
+            raise ValueError(
+                f"the published encoder's space is {published.width} wide, the retrieval head's {self.text_proj.out_features}: set embed_dim "
+                f"to {published.width}"
+            )
+        self.compose_proj = nn.Linear(self.text_proj.in_features, published.width)
+        with torch.no_grad():
+            for projection in (self.vision_proj, self.text_proj, self.compose_proj):
+                projection.weight.zero_()
+                projection.bias.zero_()
+            self.temperature.copy_(torch.exp(-published.logit_scale.to(self.temperature)))
 
     def losses(self, backbone: QFormerBackbone, batch: TrainBatch, encoding: Encoding) -> dict[str, Tensor]:
         """``itc, itm[, lm]`` of a PairBatch; ``cir_itc, cir_caption, cir_itm`` of a TripletBatch."""
@@ -72,8 +101,8 @@ class RetrievalModule(TaskModule):
         if not isinstance(batch, PairBatch):
             return {}
         seen = encoding.features if encoding.seen is None else encoding.seen
-        z = self.project_images(encoding.queries)
-        c = self.project_texts(backbone.text_pass(encoding.tokens))
+        z = self.project_images(encoding.queries, backbone.published_images(encoding.features))
+        c = self.text_vectors(backbone, encoding.tokens)
         itc = self._contrast(c, z, batch.products)
         losses = {"itc": itc.loss}
         if self.itm_head is not None:
@@ -88,12 +117,14 @@ class RetrievalModule(TaskModule):
     def _triplet_losses(self, backbone: QFormerBackbone, batch: TripletBatch, encoding: Encoding) -> dict[str, Tensor]:
         if encoding.cls is None:
             raise ValueError("a TripletBatch needs the fused encoding of Eq. 9, got one without a text CLS")
-        queries, seen = backbone.look(backbone.image_features(batch.targets), "target")
-        e, z = self.project_texts(encoding.cls), self.project_images(queries)
+        features = backbone.image_features(batch.targets)
+        queries, seen = backbone.look(features, "target")
+        base = self._composed_base(backbone, encoding.features, encoding.tokens)
+        e, z = self.project_composed(encoding.cls, base), self.project_images(queries, backbone.published_images(features))
         # samples without a caption take no part in the term of captions
         valid = sent(torch.tensor([bool(c.strip()) for c in batch.captions]), e.device)
-        c = self.project_texts(backbone.text_pass(backbone.tokenize(batch.captions)))
-        composed = e[:, None] if self.caption_term == "cls" else self.project_images(encoding.queries)
+        c = self.text_vectors(backbone, backbone.tokenize(batch.captions))
+        composed = e[:, None] if self.caption_term == "cls" else self.project_images(encoding.queries, base)
         itc = self._contrast(e, z, batch.target_ids)
         losses = {"cir_itc": itc.loss, "cir_caption": self._contrast(c, composed, batch.target_ids, valid).loss}
         if self.itm_head is not None:
@@ -143,13 +174,44 @@ class RetrievalModule(TaskModule):
     def clamped_temperature(self) -> Tensor:
         return self.temperature.clamp(1e-3, 0.5)
 
-    def project_images(self, queries: Tensor) -> Tensor:
-        """(B, Q, D) -> (B, Q, E) unit vectors."""
-        return F.normalize(self.vision_proj(queries), dim=-1)
+    def project_images(self, queries: Tensor, published: Tensor | None = None) -> Tensor:
+        """(B, Q, D) -> (B, Q, E) unit vectors.
 
-    def project_texts(self, cls: Tensor) -> Tensor:
-        """(B, D) -> (B, E) unit vectors."""
-        return F.normalize(self.text_proj(cls), dim=-1)
+        Args:
+            published: (B, E), of :meth:`~unifashion_pl.backbone.QFormerBackbone.published_images`, over a backbone that has them.
+        """
+        return self._projected(self.vision_proj, queries, None if published is None else published[:, None])
+
+    def project_texts(self, cls: Tensor, published: Tensor | None = None) -> Tensor:
+        """(B, D) -> (B, E) unit vectors; ``published`` (B, E) as of :meth:`project_images`."""
+        return self._projected(self.text_proj, cls, published)
+
+    def project_composed(self, cls: Tensor, published: Tensor | None = None) -> Tensor:
+        """:meth:`project_texts` of the fused pass' CLS."""
+        return self._projected(self.compose_proj or self.text_proj, cls, published)
+
+    def _projected(self, projection: nn.Linear, states: Tensor, published: Tensor | None) -> Tensor:
+        if (published is None) != (self.compose_proj is None):
+            raise RuntimeError(
+                "this retrieval head adds to a published encoder's vectors, and was given none"
+                if published is None
+                else "this retrieval head was built without a published encoder, and was given its vectors: call start_from(backbone)"
+            )
+        own = projection(states)
+        return F.normalize(own if published is None else published + own, dim=-1)
+
+    def text_vectors(self, backbone: QFormerBackbone, tokens: TextTokens) -> Tensor:
+        """Tokenised texts -> (B, E)."""
+        return self.project_texts(backbone.text_pass(tokens), backbone.published_texts(tokens))
+
+    def image_vectors(self, backbone: QFormerBackbone, features: Tensor, query_set: QuerySet = "reference") -> Tensor:
+        """Image tokens (B, P, W) -> (B, Q, E)."""
+        return self.project_images(backbone.image_pass(features, query_set), backbone.published_images(features))
+
+    def _composed_base(self, backbone: QFormerBackbone, features: Tensor, tokens: TextTokens) -> Tensor | None:
+        """The published encoder's composed query, the unit sum of its vectors of image and text, which is the usual baseline without training."""
+        images, texts = backbone.published_images(features), backbone.published_texts(tokens)
+        return None if images is None or texts is None else F.normalize(images + texts, dim=-1)
 
     def match(
         self, backbone: QFormerBackbone, features: Tensor | SeenImages, tokens: TextTokens, query_set: QuerySet = "reference"
@@ -165,15 +227,16 @@ class RetrievalModule(TaskModule):
 
     def image_embeddings(self, backbone: QFormerBackbone, images: Tensor, query_set: QuerySet = "reference") -> Tensor:
         """uint8 images (B, 3, S, S) -> (B, Q, E): ``reference`` for text <-> image, ``target`` for composed galleries."""
-        return self.project_images(backbone.image_pass(backbone.image_features(images), query_set))
+        return self.image_vectors(backbone, backbone.image_features(images), query_set)
 
     def text_embeddings(self, backbone: QFormerBackbone, texts: list[str]) -> Tensor:
         """Captions -> (B, E)."""
-        return self.project_texts(backbone.text_pass(backbone.tokenize(texts)))
+        return self.text_vectors(backbone, backbone.tokenize(texts))
 
     def compose(self, backbone: QFormerBackbone, references: Tensor, texts: list[str]) -> Tensor:
         """Reference images (B, 3, S, S) and modifying texts -> composed queries e (B, E)."""
-        return self.project_texts(backbone.fused_pass(backbone.image_features(references), backbone.tokenize(texts))[1])
+        features, tokens = backbone.image_features(references), backbone.tokenize(texts)
+        return self.project_composed(backbone.fused_pass(features, tokens)[1], self._composed_base(backbone, features, tokens))
 
     @staticmethod
     def score(queries: Tensor, gallery: Tensor) -> Tensor:

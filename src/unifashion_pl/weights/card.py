@@ -25,6 +25,7 @@ IMPORTED = {
     "weights/blip2": ("blip2-pretrained", "eva-vit-g"),
     "weights/pbe": ("paint-by-example",),
     "weights/vae-viton": ("stableviton-vae",),
+    "weights/fashion-siglip": ("marqo-fashion-siglip",),
     "weights/stableviton": ("stableviton-vitonhd-pbe-pose",),
 }
 SHOWN = 40

@@ -22,6 +22,8 @@ STANDARD = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
     "adapter_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 
 PIPELINE = "model_index.json"
@@ -198,6 +200,8 @@ def recognise(source: Download) -> str | None:
         return "unifashion" if own or (source.wrapper or "").startswith("Blip2QformerCir") else "blip2-lavis"
     if has("qformer.") and has("vision_projection.", "text_projection."):
         return "blip2-hf"
+    if has("logit_scale", "model.logit_scale") and has("visual.", "model.visual.", "vision_model.", "model.vision_model."):
+        return "encoder"
     if has("model.diffusion_model."):
         if has("control_model."):
             return "stableviton"

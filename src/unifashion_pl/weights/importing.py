@@ -11,7 +11,7 @@ from torch import Tensor
 from unifashion_pl.arguments import choice
 from unifashion_pl.files import follow_umask, replacing_folder, write_tensors
 from unifashion_pl.parts.tensors import TENSORS
-from unifashion_pl.weights import blip2, gguf, ldm, llm, lora, released
+from unifashion_pl.weights import blip2, encoders, gguf, ldm, llm, lora, released
 from unifashion_pl.weights.download import Download, open_download, recognise
 from unifashion_pl.weights.ledger import Ledger, Report, compare
 from unifashion_pl.weights.manifest import KINDS, QFORMER_KINDS, digest, licence_of, refuse_non_commercial
@@ -131,6 +131,8 @@ def convert(
         return _qformer(source, report, tower)
     if report.kind == "tower":
         return _tower(source, report)
+    if report.kind == "encoder":
+        return encoders.convert_encoder(source, folder, report)
     if report.kind == "llm":
         return llm.convert_llm(source, folder, report)
     if report.kind == "gguf":

@@ -140,6 +140,10 @@ class Ledger:
         """One tensor becomes several."""
         self._assign("split", (name,), parts, reason)
 
+    def merge(self, names: Sequence[str], target: str, tensor: Tensor, reason: str) -> None:
+        """Several tensors become one."""
+        self._assign("merged", tuple(names), {target: tensor}, reason)
+
     def drop(self, names: Iterable[str], reason: str) -> None:
         """Tensors that have no place in ours."""
         for name in list(names):

@@ -18,6 +18,7 @@ KINDS: dict[str, str] = {
     "blip2-hf": "BLIP-2 in transformers' names (Blip2ForImageTextRetrieval)",
     "unifashion": "UniFashion's published code (Blip2QformerCirCls, ...CirRerank, ...CirFull)",
     "sprc": "SPRC's published code (Blip2QformerCirAlignPrompt)",
+    "encoder": "image-text encoder: CLIP, SigLIP, SigLIP 2 and their fashion models, folder of open_clip or transformers",
     "tower": "EVA-CLIP vision tower alone (eva_vit_g.pth, timm)",
     "llm": "language model folder: Vicuna, LLaVA-1.5, any transformers decoder",
     "gguf": "language model in a GGUF file of llama.cpp (llama, qwen2, qwen3), dequantised once",

@@ -17,6 +17,7 @@ from unifashion_pl.generation.denoiser import trained_for
 from unifashion_pl.generation.prompts import check_words
 from unifashion_pl.parts.rebuild import rebuilding
 from unifashion_pl.weights.download import Download, open_download
+from unifashion_pl.weights.encoders import check_encoder
 from unifashion_pl.weights.ldm import move_diffusers, write_parts
 from unifashion_pl.weights.ledger import Ledger, Report
 from unifashion_pl.weights.llm import convert_llm
@@ -105,6 +106,8 @@ def _open(model: Any, place: str, source: str) -> None:
     """
     if place.endswith("vision.weights"):
         load_vision_weights(model.backbone.vision.model, source, model.backbone.vision.depth)
+    elif place.endswith((".vision.source", ".text_tower.source")):
+        check_encoder(source)
     elif place.endswith(".bert"):
         load_bert(model.backbone, source, model.backbone.qformer.config.vocab_size)
     elif place.endswith(".source") and _part(place) in FOLDERS:
