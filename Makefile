@@ -31,7 +31,7 @@ $(STAMP): setup.cfg pyproject.toml $(LOCK)
 
 lock: setup  ## renew requirements.lock: the newest versions that setup.cfg allows, for every Python and system
 	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --upgrade --no-annotate \
+	$(BIN)/uv pip compile setup.cfg --extra dev --extra docs --extra notebooks --universal --python-version 3.10 --upgrade --no-annotate \
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 	@echo "Now: make test-all"
 

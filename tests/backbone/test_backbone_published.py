@@ -15,6 +15,7 @@ from small import images, pair_batch, triplet_batch
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.backbone import PublishedText, PublishedVision, QFormerBackbone, VisionTower
+from unifashion_pl.export.graphs import check_exportable
 from unifashion_pl.inference.encode import fingerprint
 from unifashion_pl.tasks import RetrievalModule
 from unifashion_pl.weights.importing import import_weights
@@ -201,3 +202,8 @@ def test_another_size_of_pictures(source: Path) -> None:
 def test_no_import_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no image–text encoder at"):
         PublishedText(str(tmp_path))
+
+
+def test_an_export_of_it_is_refused(model: UniFashionModule) -> None:
+    with pytest.raises(RuntimeError, match="text_tower"):
+        check_exportable(model)
