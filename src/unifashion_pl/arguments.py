@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias, TypeGuard
 from uuid import UUID
 
 import numpy as np
@@ -64,7 +64,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: Any) -> TypeGuard[np.ndarray[Any, Any] | Tensor]:
     """Whether it is an array of numpy or a tensor."""
     torch = sys.modules.get("torch")
     return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))

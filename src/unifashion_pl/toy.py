@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from unifashion_pl.arguments import asked_at
-
-if TYPE_CHECKING:
-    from unifashion_pl.interface import FashionModel
 
 SENTENCE = (
     "the shipped model `tiny` is a toy that knows drawings of a made-up wardrobe alone: what it says about photos means nothing. "
@@ -45,7 +41,7 @@ def is_drawing(image: Image.Image) -> bool:
 _told: set[str] = set()
 
 
-def tell(model: FashionModel, images: Iterable[Image.Image]) -> None:
+def tell(model: object, images: Iterable[Image.Image]) -> None:
     """Warn once per process when the shipped toy is shown a photo."""
     if getattr(model, "toy", False):
         _tell(images)

@@ -110,7 +110,7 @@ class EncoderTransform:
         pixels = image if isinstance(image, Tensor) else to_tensor(image)
         if self.pad_ratio is not None:
             pixels = target_pad(pixels, self.pad_ratio)
-        (height, width), (top, left) = square(*pixels.shape[1:], self.size)
+        (height, width), (top, left) = square(pixels.shape[1], pixels.shape[2], self.size)
         return resize(pixels, height, width)[:, top : top + self.size, left : left + self.size]
 
 

@@ -47,7 +47,7 @@ def export_adapter(model: SavedModel, out: str | Path) -> str:
     source = str(adapted.config.name_or_path) if published else BASE
     with replacing_folder(out) as folder, evaluating(model), torch.no_grad():
         if not published:
-            base = adapted.get_base_model()
+            base: Any = adapted.get_base_model()
             state = {n.replace(".base_layer.", "."): t for n, t in base.state_dict().items() if ".lora_" not in n}
             base.save_pretrained(folder / BASE, state_dict=state)
             language.tokenizer.save_pretrained(folder / BASE)

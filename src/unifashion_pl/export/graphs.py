@@ -152,7 +152,7 @@ def prepared(model: FashionModel, dtype: str) -> FashionModel:
         backbone=deepcopy(parts[0]).to(kind), retrieval_head=deepcopy(parts[1]).to(kind), device=model.device
     )
     if isinstance(tower := copy.backbone.vision, VisionTower):
-        own = cast(VisionTower, model.backbone.vision)
+        own = model.backbone.vision
         tower.mean, tower.std = own.mean.clone(), own.std.clone()
     if copy.backbone.appearance is not None:
         copy.backbone.appearance.float()

@@ -12,6 +12,7 @@ import torch
 
 from unifashion_pl.arguments import Images, OneImage, rows_of, text_list
 from unifashion_pl.backbone.qformer import QuerySet
+from unifashion_pl.backbone.words import Reads
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.inference.encode import (
@@ -40,6 +41,11 @@ class ModelQueries:
 
     def __init__(self, model: FashionModel) -> None:
         self.model, self.num_queries = model, int(model.backbone.num_queries)
+
+    @property
+    def reader(self) -> Reads:
+        """Who reads texts, see :func:`unifashion_pl.backbone.words.readable`."""
+        return self.model.backbone
 
     @property
     def _head(self) -> Any:

@@ -94,7 +94,7 @@ class Session:
 
     def _wish(self, text: str) -> str:
         """One text that can be read by itself: beside earlier wishes nobody would notice that it cannot."""
-        listed = readable(text, self.gallery.encoder.whole.model.backbone)
+        listed = readable(text, self.gallery.encoder.whole.reader)
         if len(listed) != 1:
             raise ValueError(f"a wish is one text, e.g. 'longer sleeves', got {len(listed)}")
         return listed[0].strip()

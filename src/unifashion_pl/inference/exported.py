@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from unifashion_pl import toy
 from unifashion_pl.arguments import Images, OneImage, asked_at, rows_of, text_list
-from unifashion_pl.backbone.words import readable
+from unifashion_pl.backbone.words import Reads, readable
 from unifashion_pl.inference.images import image_list, open_image
 from unifashion_pl.inference.pixels import encoder_pixels
 from unifashion_pl.inference.text_reader import TextReader, plain_tokenizer
@@ -181,6 +181,11 @@ class ExportedModel(TextReader):
             ) from error
         onnxruntime.set_default_logger_severity(3)
         return onnxruntime
+
+    @property
+    def reader(self) -> Reads:
+        """Who reads texts, see :func:`unifashion_pl.backbone.words.readable`."""
+        return self
 
     def texts(self, texts: str | Sequence[str]) -> list[Floats]:
         """Unit vectors (E,).

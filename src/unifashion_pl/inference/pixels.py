@@ -43,7 +43,7 @@ def encoder_pixels(picture: Pixels, size: int, pad_ratio: float | None = PAD_RAT
     x, y = (0, 0) if pad_ratio is None else bars(height, width, pad_ratio)
     if x or y:
         picture = np.pad(picture, ((y, y), (x, x), (0, 0)))
-    (height, width), (top, left) = square(*picture.shape[:2], size)
+    (height, width), (top, left) = square(picture.shape[0], picture.shape[1], size)
     rows = _resized(picture.swapaxes(0, 1), width, slice(left, left + size)).swapaxes(0, 1)
     return np.ascontiguousarray(_resized(rows, height, slice(top, top + size)).transpose(2, 0, 1))
 
@@ -72,7 +72,7 @@ def _taps(length: int, new: int) -> Taps:
         center = scale * (number + 0.5)
         start = max(int(center - support + 0.5), 0)
         count = min(max(min(int(center + support + 0.5), length) - start, 0), most)
-        weights = _cubic((np.arange(count) + start - center + 0.5) * (1 / max(scale, 1.0)))
+        weights = _cubic((np.arange(count, dtype=np.float64) + start - center + 0.5) * (1 / max(scale, 1.0)))
         starts.append(start)
         exact.append(weights / _sum(weights))
     largest = max(float(weights.max()) for weights in exact)
