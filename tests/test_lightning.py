@@ -337,7 +337,7 @@ def test_a_module_s_wrong_names_are_answered_with_the_known_ones() -> None:
         ({"also_train": ["visoin"]}, r"also_train: unknown part 'visoin' \(did you mean vision"),
         (
             {"leave_out": ["clip"]},
-            r"leave_out: unknown part with published weights 'clip'.*known are vision, llm, vae, clip_text",
+            r"leave_out: unknown part with published weights 'clip'.*known are vision, text_tower, llm, vae, clip_text",
         ),
         ({"loss_weights": {"itc": 1.0}}, r"loss_weights: unknown loss family 'itc' \(did you mean itg\?\)"),
     ):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import encoder_peers
 import peers
 import pytest
 import timm
@@ -26,7 +27,7 @@ from test_ldm import noisy, sd_checkpoint, stableviton_checkpoint
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, LlamaConfig, LlamaForCausalLM
 
-from unifashion_pl.backbone import VisionTower
+from unifashion_pl.backbone import PublishedText, PublishedVision, VisionTower
 from unifashion_pl.generation import Denoiser, ImageVAE, PromptEncoder
 from unifashion_pl.generation.samplers import PROCESS
 from unifashion_pl.tasks import CaptionModule
@@ -106,6 +107,27 @@ def llm(tmp_path: Path) -> None:
     assert torch.equal(ours.model(input_ids=IDS).logits, peer(input_ids=IDS).logits)
     assert (llama()(input_ids=IDS).logits - peer(input_ids=IDS).logits).abs().max() > 0.01
     assert ours.model.generation_config.repetition_penalty == 1.3
+
+
+def gguf(tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="the package gguf is not installed (the extra gguf)")
+    from gguf_peer import write_gguf
+    from transformers import AutoModelForCausalLM
+
+    write_gguf(tmp_path / "model.gguf", "qwen2", kind="Q8_0")
+    peer = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32).eval()
+    ours = LanguageModel(str(imported(tmp_path / "model.gguf", "gguf")))
+    assert torch.equal(ours.model.eval()(input_ids=IDS).logits, peer(input_ids=IDS).logits)
+
+
+def encoder(tmp_path: Path) -> None:
+    peer = encoder_peers.transformers_encoder(tmp_path / "hub", "siglip", encoder_peers.gemma_words)
+    out = str(imported(tmp_path / "hub", "encoder"))
+    tower, text = PublishedVision(out).eval(), PublishedText(out).eval()
+    ids = text.tokenize(["a red dress", "blue shirt"])
+    of_images, of_texts = encoder_peers.published(peer, images(3, 32), ids, **encoder_peers.HALF)
+    torch.testing.assert_close(tower.pool(tower(images(3, 32))), of_images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(text(ids), of_texts, atol=1e-6, rtol=0)
 
 
 def lora(tmp_path: Path) -> None:
@@ -211,8 +233,8 @@ def stableviton(tmp_path: Path) -> None:
 
 
 ROWS: dict[str, Callable[[Path], None]] = {
-    "blip2-lavis": blip2_lavis, "blip2-hf": blip2_hf, "unifashion": unifashion, "sprc": sprc, "tower": tower, "llm": llm, "lora": lora,
-    "sd": sd, "pbe": pbe, "vae": vae, "stableviton": stableviton,
+    "blip2-lavis": blip2_lavis, "blip2-hf": blip2_hf, "unifashion": unifashion, "sprc": sprc, "tower": tower, "llm": llm, "gguf": gguf, "lora": lora,
+    "sd": sd, "pbe": pbe, "vae": vae, "stableviton": stableviton, "encoder": encoder,
 }  # fmt: skip
 
 

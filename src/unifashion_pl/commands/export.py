@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from unifashion_pl.arguments import count
 from unifashion_pl.commands.options import Columns, Model
 from unifashion_pl.commands.signature import FOLDER
 
@@ -31,6 +30,7 @@ class Photos:
         Raises:
             ValueError: options that do not go together, fewer than two pictures, or pictures that cannot be read.
         """
+        from unifashion_pl.arguments import count
         from unifashion_pl.datamodules.catalogue_rows import read_catalogue
         from unifashion_pl.export.parity import Material, drawings
         from unifashion_pl.inference.images import unreadable

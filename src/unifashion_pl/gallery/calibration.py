@@ -16,7 +16,6 @@ from unifashion_pl.gallery.asking import Asking, SearchOptions
 from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.questions import FileQuery
 from unifashion_pl.gallery.stored import Rate, Threshold
-from unifashion_pl.metrics.intervals import wilson_interval
 
 #: Judged queries that a threshold needs: half of them choose, the other half measure, and in turn.
 FEWEST = 20
@@ -113,6 +112,8 @@ def _cut(scores: Any, reject: float) -> float:
 
 
 def _rate(wrong: Any) -> Rate:
+    from unifashion_pl.metrics.intervals import wilson_interval  # brings torch, which a search does without
+
     interval = wilson_interval(int(wrong.sum()), len(wrong))
     return Rate(float(wrong.mean()), len(wrong), interval.low, interval.high)
 
