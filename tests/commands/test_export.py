@@ -66,3 +66,13 @@ def test_what_it_is_compared_on(shop: list[str], tmp_path: Path) -> None:
     (tmp_path / "7.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"7.png"):
         Photos(photos=tmp_path).material()
+    with pytest.raises(ValueError, match="is no folder"):
+        Photos(photos=tmp_path / "absent").material()
+
+
+@pytest.mark.parametrize("more", [["--dtype", "int8"], ["--part", "text"], ["--photos", "absent"], ["--limit", "3"]])
+def test_an_adapter_takes_no_options_of_graphs(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "tiny", "--out", str(tmp_path / "out"), "--format", "peft", *more])
+    assert "--format peft writes the LoRA as it is" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

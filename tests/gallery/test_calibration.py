@@ -108,3 +108,5 @@ def test_queries_that_cannot_calibrate(gallery: Gallery, scores: np.ndarray) -> 
         calibrate(gallery, [replace(queries[0], right=("gone",)), *queries[1:]])
     with pytest.raises(ValueError, match="reject is 1.5"):
         calibrate(gallery, queries, reject=1.5)
+    with pytest.raises(ValueError, match="foreign queries have a text alone"):
+        calibrate(gallery, queries, [replace(queries[0], image=Path("a.png"))])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +47,12 @@ def changed(folder: Path, change: Any) -> Path:
     change(content)
     (folder / "export.json").write_text(json.dumps(content))
     return folder
+
+
+def signed(folder: Path, part: str) -> Path:
+    """The description says that whatever lies there is the part's file."""
+    sha256 = hashlib.sha256((folder / f"{part}.onnx").read_bytes()).hexdigest()
+    return changed(folder, lambda content: content["parts"][part].update(sha256=sha256))
 
 
 def test_vectors_and_warnings_are_the_model_s(exported: Path, model: ModelQueries) -> None:
@@ -115,6 +123,9 @@ def test_fewer_bits_are_said_with_what_they_lose(copied: Path) -> None:
         (lambda content: content.update(format=2), "has format 2, this version reads 1"),
         (lambda content: content.update(runtime="torch"), "is an export for torch"),
         (lambda content: content.update(size=0), "size"),
+        (lambda content: content.update(size=1 << 20), "size"),
+        (lambda content: content.update(pad_ratio=0), "pad_ratio"),
+        (lambda content: content.update(pad_ratio=1e-9), "pad_ratio"),
         (lambda content: content.update(width=17), r"image gives .* expected vectors of shape \[5, 17\]"),
         (lambda content: content["parts"]["image"].update(file="../image.onnx"), "in files of the folder itself"),
         (lambda content: content["parts"].update(other=content["parts"]["text"]), "expected image, text, compose"),
@@ -129,14 +140,20 @@ def test_damaged_files_are_named(copied: Path) -> None:
     assert is_export(copied)
     assert not is_export(copied.parent)
     (copied / "text.onnx").write_bytes((copied / "text.onnx").read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"text.onnx cannot be used by onnxruntime"):
+    with pytest.raises(ValueError, match=r"text.onnx is not the file that export.json describes"):
         ExportedModel(copied).texts(["red"])
+    with pytest.raises(ValueError, match=r"text.onnx cannot be used by onnxruntime"):
+        ExportedModel(signed(copied, "text")).texts(["red"])
     shutil.copy(copied / "compose.onnx", copied / "image.onnx")
     with pytest.raises(ValueError, match=r"image.onnx cannot be used by onnxruntime: Required inputs"):
-        ExportedModel(copied).images(pictures(1))
-    shutil.copy(copied / "compose.onnx", copied / "text.onnx")
-    with pytest.raises(ValueError, match=r"text.onnx cannot be used by onnxruntime"):
+        ExportedModel(signed(copied, "image")).images(pictures(1))
+    (copied / "text.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"text.onnx is not there"):
         ExportedModel(copied).texts(["red"])
+    os.mkfifo(copied / "text.onnx")
+    with pytest.raises(ValueError, match=r"text.onnx is a device or a pipe"):
+        ExportedModel(copied).texts(["red"])
+    (copied / "text.onnx").unlink()
 
     def wider(content: dict[str, Any]) -> None:
         content["width"] = 17
@@ -144,6 +161,12 @@ def test_damaged_files_are_named(copied: Path) -> None:
             for output in graph["outputs"].values():
                 output[1][-1] = 17
 
+    def more(content: dict[str, Any]) -> None:
+        content["parts"]["compose"]["outputs"]["more"] = ["float32", ["batch", 16]]
+
+    twice = Path(shutil.copytree(copied, copied.parent / "more"))
+    with pytest.raises(ValueError, match=r"compose.onnx gives 1 outputs, expected 2: \w+, more"):
+        ExportedModel(changed(twice, more)).composed(pictures(1), ["red"])
     changed(copied, wider)
     with pytest.raises(ValueError, match=r"compose.onnx gives float32 \(1, 16\), expected finite float32 \(1, 17\)"):
         ExportedModel(copied).composed(pictures(1), ["red"])
@@ -165,7 +188,7 @@ def test_a_graph_reads_no_file_outside_of_its_folder(copied: Path) -> None:
         entry.key, entry.value = key, value
     (copied / "text.onnx").write_bytes(graph.SerializeToString())
     with pytest.raises(ValueError, match=r"text.onnx cannot be used by onnxruntime"):
-        ExportedModel(copied).texts(["red"])
+        ExportedModel(signed(copied, "text")).texts(["red"])
 
 
 def test_without_onnxruntime_it_says_what_to_install(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

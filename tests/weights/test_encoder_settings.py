@@ -42,8 +42,23 @@ def _more(config: dict[str, Any]) -> None:
     config["vision_cfg"]["attentional_pool"] = True
 
 
+def _endless(config: dict[str, Any]) -> None:
+    config["vision_cfg"]["layers"] = 10**7
+
+
+def _none(config: dict[str, Any]) -> None:
+    config["text_cfg"]["layers"] = 0
+
+
 @pytest.mark.parametrize(
-    ("change", "match"), [(_resnet, "describes a ResNet"), (_pool, "pools by 'first'"), (_more, "attentional_pool")]
+    ("change", "match"),
+    [
+        (_endless, "a tower of 10000000 layers"),
+        (_none, "a tower of 0 layers"),
+        (_resnet, "describes a ResNet"),
+        (_pool, "pools by 'first'"),
+        (_more, "attentional_pool"),
+    ],
 )
 def test_other_architectures_of_open_clip(change: Callable[[dict[str, Any]], None], match: str, tmp_path: Path) -> None:
     config = encoders.open_clip_config()

@@ -31,6 +31,7 @@ class Photos:
             ValueError: options that do not go together, fewer than two pictures, or pictures that cannot be read.
         """
         from unifashion_pl.arguments import count
+        from unifashion_pl.data.plan import shortened
         from unifashion_pl.datamodules.catalogue_rows import read_catalogue
         from unifashion_pl.export.parity import Material, drawings
         from unifashion_pl.inference.images import unreadable
@@ -46,13 +47,16 @@ class Photos:
             kept = random.Random(0).sample(rows, min(most, len(rows)))
             paths, texts = [row.image for row in kept], [*dict.fromkeys(row.text for row in kept if row.text.strip())]
         elif self.photos is not None:
+            if not self.photos.is_dir():
+                raise ValueError(f"--photos {self.photos} is no folder")
             found = sorted(path for path in self.photos.rglob("*") if path.suffix.lower() in PICTURES)
             paths, texts = random.Random(0).sample(found, min(most, len(found))), []
         else:
             return None
         if len(paths) < 2:
             raise ValueError(f"{self.csv or self.photos} has {len(paths)} pictures: a comparison needs at least two")
-        unreadable(paths)
+        if bad := unreadable(paths, len(paths)):
+            raise ValueError(f"{shortened(bad.values(), 3)}: mend or remove it, or name other pictures")
         return Material(paths, texts or drawings().texts, str(self.csv or self.photos))
 
 
@@ -78,6 +82,10 @@ def export(
     """Graphs of a model's embeddings for other runtimes, compared with it on your photos; or its LoRA for peft."""
     loaded = Model(model=model, trust_remote_code=trust_remote_code, device="cpu")
     if format == "peft":
+        if dtype != "fp32" or part or photos != Photos():
+            raise ValueError(
+                "--format peft writes the LoRA as it is: --dtype, --part, --photos, --csv and --limit are of onnx and torch"
+            )
         from unifashion_pl.export.adapter import export_adapter
 
         loaded.heads = ("caption",)  # type: ignore[misc]

@@ -94,7 +94,9 @@ def calibrate(
         raise ArgumentError(f"{len(absent)} right answers are not in the index, e.g. {', '.join(absent[:3])}")
     right = _best(gallery, [str(query.text) for query in judged])
     without = np.array([_without(gallery, query) for query in judged])
-    strange = _best(gallery, [str(query.text) for query in foreign if query.text is not None]) if foreign else np.zeros(0)
+    if any(query.text is None or query.image is not None for query in foreign):
+        raise ArgumentError("foreign queries have a text alone, no image: a threshold is of searches by text")
+    strange = _best(gallery, [str(query.text) for query in foreign]) if foreign else np.zeros(0)
     half = np.arange(len(judged)) % 2 == 0
     cuts = np.where(half, _cut(right[~half], reject), _cut(right[half], reject))
     return Threshold(

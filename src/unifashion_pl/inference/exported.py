@@ -24,7 +24,7 @@ from unifashion_pl.backbone.words import Reads, readable
 from unifashion_pl.inference.images import image_list, open_image
 from unifashion_pl.inference.pixels import encoder_pixels
 from unifashion_pl.inference.text_reader import TextReader, plain_tokenizer
-from unifashion_pl.reading import FormatError, is_inside, read_json, read_text
+from unifashion_pl.reading import FormatError, check_regular, digest, is_inside, read_json, read_text
 
 DESCRIPTION, TOKENIZER, FORMAT = "export.json", "tokenizer.json", 1
 #: The output of ``image`` beside those of the query sets, of a model that has one.
@@ -37,6 +37,9 @@ Runtime = Literal["onnx", "torch"]
 Dtype = Literal["fp32", "fp16", "int8"]
 Floats = NDArray[np.float32]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+#: Of a picture: :data:`TOGETHER` of them have to fit into memory.
+Side = Annotated[int, msgspec.Meta(ge=1, le=1 << 11)]
+Ratio = Annotated[float, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Described:
     runtime: Runtime
     dtype: Dtype
     fingerprint: str
-    size: Count
-    pad_ratio: float | None
+    size: Side
+    pad_ratio: Ratio | None
     tokens: Count
     width: Count
     max_tokens: Count
@@ -268,20 +271,32 @@ class ExportedModel(TextReader):
             FormatError: a graph that onnxruntime does not take, or that gives something else than unit vectors of its description.
         """
         graph = self.described.parts[part]
+        path = self.folder / graph.file
         if part not in self._sessions:
-            options = self._runtime.SessionOptions()
-            options.intra_op_num_threads = self.threads or 0
-            with _named(self.folder / graph.file):
-                place = str(self.folder / graph.file)
-                self._sessions[part] = self._runtime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
-        with _named(self.folder / graph.file):
+            self._sessions[part] = self._opened(path, graph.sha256)
+        with _named(path):
             found = self._sessions[part].run(None, given)
         rows = len(next(iter(given.values())))
-        for one, (_, shape) in zip(found, graph.outputs.values(), strict=True):
-            if one.shape != (rows, *shape[1:]) or one.dtype != np.float32 or not np.isfinite(one).all():
-                wanted = (rows, *shape[1:])
-                raise FormatError(f"{self.folder / graph.file} gives {one.dtype} {one.shape}, expected finite float32 {wanted}")
+        shapes = [(rows, *shape[1:]) for _, shape in graph.outputs.values()]
+        if len(found) != len(shapes):
+            raise FormatError(f"{path} gives {len(found)} outputs, expected {len(shapes)}: {', '.join(graph.outputs)}")
+        for one, wanted in zip(found, shapes):
+            if one.shape != wanted or one.dtype != np.float32 or not np.isfinite(one).all():
+                raise FormatError(f"{path} gives {one.dtype} {one.shape}, expected finite float32 {wanted}")
         return list(found)
+
+    def _opened(self, path: Path, sha256: str) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads or 0
+        if not path.is_file():
+            check_regular(path)
+            raise FileNotFoundError(f"{path} is not there: export the model again")
+        if digest(path) != sha256:
+            raise FormatError(
+                f"{path} is not the file that {DESCRIPTION} describes (its SHA-256 is another): damaged, or of another export. Export the model again"
+            )
+        with _named(path):
+            return self._runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def _tell_of_loss(self, part: str) -> None:
         if self.described.dtype != "fp32":

@@ -20,6 +20,8 @@ VITS = {"siglip": "vit_base_patch16_siglip_224", "clip": "vit_base_patch16_clip_
 ACTIVATIONS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu"}
 #: Epsilon of the layer norms of timm's ViTs.
 EPSILON = {"siglip": 1e-6, "clip": 1e-5}
+#: Of a tower; the largest published ones have some 60.
+MOST_LAYERS = 256
 #: What open_clip's towers may say without being another architecture.
 IMAGE_FIELDS = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio", "timm_model_name", "timm_model_pretrained", "timm_pool",
                 "timm_proj"}  # fmt: skip
@@ -41,6 +43,7 @@ def settings_of(source: Download, by_open_clip: bool) -> tuple[Encoder, Path]:
         encoder = _of_open_clip(_config(folder, OPEN_CLIP), tokenizer, folder)
     else:
         encoder = _of_transformers(_config(folder, "config.json"), tokenizer, folder)
+    _bounded({**encoder.image.arguments, **encoder.text.config}, folder)
     rows, known = int(encoder.text.config["vocab_size"]), tokenizer.get_vocab_size()
     if known > rows:
         raise ValueError(f"{words} has {known:,} words, the text tower {rows:,}: the tokenizer of another model")
@@ -53,6 +56,18 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
             f"{folder} has no {name}, which says the sizes and kinds of both towers: download it beside the weights"
         )
     return read_json(folder / name, dict[str, Any], "an encoder's config")
+
+
+def _bounded(sizes: Mapping[str, Any], folder: Path) -> None:
+    """Towers are built before they are compared with the weights, layer by layer.
+
+    Raises:
+        ValueError: more layers than any published tower has.
+    """
+    for name in ("depth", "num_hidden_layers"):
+        layers = sizes.get(name, 1)
+        if not isinstance(layers, int) or not 0 < layers <= MOST_LAYERS:
+            raise ValueError(f"{folder}: a tower of {layers!r} layers ({name}), expected 1 to {MOST_LAYERS}")
 
 
 def _only(fields: Mapping[str, Any], known: set[str], where: str) -> None:
