@@ -105,9 +105,9 @@ class CatalogueEditsDataModule(CatalogueDataModule):
             self.evaluation(asked, QueryAssembler(self.encoder, joiner="and", planned=asked.planned), stage),
         ]
 
-    def _with_features(self, source: SampleSource) -> Any:
+    def _with_features(self, source: SampleSource, mirrored: bool = False) -> Any:
         """As in the base; what is made of samples that carry features has them already."""
-        return source if source.features else super()._with_features(source)
+        return source if source.features else super()._with_features(source, mirrored)
 
     def _read(self, split: str) -> SampleSource:
         """The pairs of a split, with features where these are wanted."""

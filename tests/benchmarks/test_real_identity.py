@@ -38,7 +38,7 @@ def test_it_splits_chooses_measures_and_draws(
     with (work / "fit.csv").open(encoding="utf-8") as file:
         splits = {row["id"]: row["split"] for row in csv.DictReader(file)}
     assert {id for id, split in splits.items() if split == "test"} == {str(n) for n in range(1, N, 2)}
-    assert {id for id, split in splits.items() if split == "choose"} == {
+    assert {id for id, split in splits.items() if split == real_identity.SPLIT} == {
         row["id"] for row in photos(work, test=False) if real_identity.kept(row)
     }
     real_identity.measure(work, "tiny", all_of_them=True, picture=work / "sheet.png")

@@ -47,8 +47,8 @@ class Reader(nn.Module):
     def image_embeddings(self, backbone: nn.Module, pictures: Tensor, query_set: str = "reference") -> Tensor:
         return torch.stack([self.look(image) for image in pictures])[:, None]
 
-    def project_images(self, queries: Tensor) -> Tensor:
-        return queries
+    def image_vectors(self, backbone: nn.Module, features: Tensor, query_set: str = "reference") -> Tensor:
+        return backbone.image_pass(features, query_set)
 
     def compose(self, backbone: nn.Module, references: Tensor, texts: Sequence[str]) -> Tensor:
         return torch.stack([self.read(self.look(image), text.lower()) for image, text in zip(references, texts)])

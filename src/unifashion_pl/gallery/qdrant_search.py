@@ -75,6 +75,11 @@ class QdrantGallery(Asking):
         return self.facts.appearance
 
     @property
+    def threshold(self) -> None:
+        """A server keeps none: `index calibrate` is for an index in a folder."""
+        return None
+
+    @property
     def columns(self) -> dict[str, str]:
         """As of any index."""
         return {name: kind for name, (_, kind) in self.facts.columns.items()}
