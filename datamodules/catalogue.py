@@ -132,8 +132,14 @@ def plans(
 
 def findings(root: Path, made: Sequence[Plan]) -> list[str]:
     """Rows without a text."""
-    mute = sum(not (i.spec.meta["name"] or i.spec.meta["description"]) for plan in made for i in plan.items)
-    return [f"{mute:,} rows have no text"] if mute else []
+    count = sum(len(mute(plan.items)) for plan in made)
+    return [f"{count:,} rows have no text"] if count else []
+
+
+def mute(items: Sequence[Item]) -> list[str]:
+    """Keys of the samples of which nothing is said: no title, no text, no caption in any style."""
+    said = ("name", "description", "captions")
+    return [item.key for item in items if not any(item.spec.meta.get(name) for name in said)]
 
 
 def variant(root: Path) -> str:
@@ -252,7 +258,27 @@ class CatalogueDataModule(FashionDataModule):
         return PairAssembler(self.encoder, self.pixels, self.text, self.caption, self.style, same=self.same, flip=self.flip)
 
     def train_loader(self) -> TrainLoader[Any]:
-        return self.training(self.split_source("train"), self.assembler())
+        source = self.split_source("train")
+        return self.training(source, self.assembler(), self.untold())
+
+    def untold(self) -> list[str]:
+        """Training samples of which nothing is said, and which are left out with a warning: "" would be learned as what they show.
+
+        Raises:
+            MissingDataError: nothing is said of any.
+        """
+        items = self.splits()["train"].items
+        found = mute(items)
+        if found and len(found) == len(items):
+            raise MissingDataError(
+                f"{self.csv} says nothing of any of its {len(items):,} training images: fill a column text or title, or name yours "
+                "(columns: {text: label})"
+            )
+        if found:
+            warnings.warn(
+                f"{self.csv}: {len(found):,} of {len(items):,} training images have no text and are left out", stacklevel=2
+            )
+        return found
 
     def eval_loaders(self, stage: str) -> list[EvalLoader[Any]]:
         """The split of that name; validation also serves as test where there is no other."""

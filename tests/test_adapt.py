@@ -86,6 +86,25 @@ def test_a_catalogue_without_rows_to_stop_by_is_refused(tmp_path: Path) -> None:
         adapt(csv, csv.parent / "photos", tmp_path / "run", choices(val_fraction=0.0))
 
 
+def test_a_catalogue_that_says_nothing_is_refused_before_any_work(tmp_path: Path) -> None:
+    csv = shop(tmp_path / "one", each=12)
+    csv.write_text(csv.read_text().replace("title,text", "what,colour"))
+    with pytest.raises(MissingDataError, match="says nothing of any of its .* training images: fill a column text or title"):
+        adapt(csv, csv.parent / "photos", tmp_path / "run", choices())
+    assert not (tmp_path / "run" / "shards").exists()
+
+
+def test_a_run_that_was_stopped_before_its_fit_is_not_taken_over_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv = shop(tmp_path / "one")
+    monkeypatch.setattr(adapting, "_features", lambda data, config: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        adapt(csv, csv.parent / "photos", tmp_path / "run", choices())
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        adapt(csv, csv.parent / "photos", tmp_path / "run", choices(seed=1))
+
+
 def test_a_group_that_no_row_has_is_named(tmp_path: Path) -> None:
     csv = shop(tmp_path / "one", each=4)
     with pytest.raises(ValueError, match="group is 'sender', which no row has; the CSV's columns are .*photographer"):

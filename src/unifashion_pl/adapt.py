@@ -94,34 +94,37 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
     """Fit a model to a catalogue, or go on with it, and return the table of what it knows.
 
     Raises:
-        MissingDataError: no rows for training or for validation, or images are not there.
+        MissingDataError: no rows for training or for validation, nothing said of any, or images are not there.
         ValueError: the folder has a run with other settings.
         WriteError: the folder cannot be written.
     """
     out = check_writable(out, folder=True)
     settings = (choices or Choices()).settings(csv, root, out)
     done = _begun(out, settings)
+
+    def keep() -> None:
+        write_text(out / STATE, json.dumps({"settings": settings, "done": done}, ensure_ascii=False) + "\n")
+
     config = write_text(out / "adapt.yaml", json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
     data = CatalogueDataModule(**settings["data"]["init_args"])
     _check_splits(data)
+    keep()
     print("adapt 1/4: shards and frozen features", flush=True)
     data.prepare_data()
     _features(data, config)
     judged = "test" if "test" in data.splits() else "val"
     guessed = _before(data, judged, out)
 
-    def mark(stage: str) -> None:
-        done.append(stage)
-        write_text(out / STATE, json.dumps({"settings": settings, "done": done}, ensure_ascii=False) + "\n")
-
     if "fit" not in done:
         print("adapt 2/4: fit", flush=True)
         train(["fit", "--config", str(config), "--resume", "auto"])
-        mark("fit")
+        done.append("fit")
+        keep()
     if "test" not in done:
         print(f"adapt 3/4: what it knows of the {judged} split", flush=True)
         train(["test", "--config", str(config), "--ckpt_path", str(out / "checkpoints" / "best.ckpt")])
-        mark("test")
+        done.append("test")
+        keep()
     print("adapt 4/4: report", flush=True)
     _compare(out, guessed)
     page = build_report([out], out / "report.html")
@@ -153,9 +156,10 @@ def _check_splits(data: CatalogueDataModule) -> None:
         if split not in found:
             raise MissingDataError(
                 f"{data.csv} has no rows {why} ({split}); its splits are {told}. Rows without a split are divided: leave the cell empty, or "
-                f"raise the share that is held out (now {data.val_fraction})"
+                f"raise the share that is held out (now {data.val_fraction}); groups stay together, so that there have to be several"
             )
     print(f"rows: {told}", flush=True)
+    data.untold()
 
 
 def _features(data: CatalogueDataModule, config: Path) -> None:

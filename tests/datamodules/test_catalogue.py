@@ -225,6 +225,16 @@ def test_rows_without_a_text_are_counted_and_empty(root: Path) -> None:
     assert batch.captions == ["", "", "Red.", "Red."]
 
 
+def test_images_of_which_nothing_is_said_are_not_trained_on(root: Path) -> None:
+    rewrite(root, "image,text,title,split", "0.jpg,,,train", "1.jpg, ,Dress,train", "2.jpg,Red.,,train", "3.jpg,Blue.,,val")
+    with pytest.warns(UserWarning, match="1 of 3 training images have no text and are left out"):
+        loader = module(root, batch_size=2).train_loader()
+    assert sorted(text for batch in loader for text in batch.texts) == ["Dress", "Red."]
+    rewrite(root, "image,text,title,split", "0.jpg,,,train", "1.jpg, ,,train", "2.jpg,Red.,,val")
+    with pytest.raises(MissingDataError, match="says nothing of any of its 2 training images"):
+        module(root).train_loader()
+
+
 @pytest.mark.parametrize("through_shards", [False, True])
 def test_images_in_every_mode_become_rgb(tmp_path: Path, through_shards: bool) -> None:
     root, pictures = tmp_path / "mine", odd_pictures((40, 40))
@@ -420,7 +430,7 @@ def test_training_without_training_rows_is_refused(root: Path, tmp_path: Path) -
         module(root).train_dataloader()
     module(root, shards=tmp_path / "shards").prepare_data()
     shutil.move(tmp_path / "shards/pairs-val", tmp_path / "shards/pairs-train")
-    rewrite(root, "image,split", *(f"{i}.jpg,train" for i in range(8)))
+    rewrite(root, "image,text,split", *(f"{i}.jpg,Red.,train" for i in range(8)))
     with pytest.raises(ValueError, match=r"catalogue/val \(pairs\) is an evaluation split: training on it is refused"):
         module(root, shards=tmp_path / "shards").train_dataloader()
     assert module(root).val_dataloader() == []
