@@ -66,6 +66,12 @@ def test_rates_are_those_of_numpy(gallery: Gallery, scores: np.ndarray) -> None:
     assert found.foreign.n == 2
 
 
+def test_rows_of_one_text_are_one_query(gallery: Gallery, scores: np.ndarray) -> None:
+    queries, tea = judged(scores), FileQuery("x", "two cups of tea")
+    apart = [FileQuery(f"{query.id}/{id}", f" {query.text}", right=(id,)) for query in queries for id in query.right]
+    assert calibrate(gallery, apart, [tea, tea], reject=0.2) == calibrate(gallery, queries, [tea], reject=0.2)
+
+
 def test_a_verdict_is_of_plain_searches_by_text(gallery: Gallery, scores: np.ndarray, tmp_path: Path) -> None:
     hits, plain = gallery.search(text=TEXTS[0], k=3), SearchOptions(k=3)
     assert verdict(gallery, hits, plain, TEXTS[0], None) is None

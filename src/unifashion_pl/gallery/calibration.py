@@ -6,7 +6,7 @@ A query whose right answers are in the index should find something; the same que
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def calibrate(
     chosen by all.
 
     Args:
-        queries: texts with their right answers. foreign: texts of which the index has nothing.
+        queries: texts with their right answers; those of one text on several rows are together its right answers. foreign: texts of which the index has nothing.
         reject: share of answerable queries that may be rejected.
 
     Raises:
@@ -85,7 +85,7 @@ def calibrate(
     """
     if not 0 < reject < 1:
         raise ArgumentError(f"reject is {reject}, expected a share between 0 and 1, e.g. 0.05")
-    judged = [query for query in queries if query.right and query.text is not None and query.image is None]
+    judged = _one_a_text([query for query in queries if query.right and query.text is not None and query.image is None])
     if len(judged) < FEWEST:
         raise ArgumentError(
             f"{len(judged)} of {len(queries)} queries have a text alone and right answers (column relevant), expected at least {FEWEST}"
@@ -96,7 +96,7 @@ def calibrate(
     without = np.array([_without(gallery, query) for query in judged])
     if any(query.text is None or query.image is not None for query in foreign):
         raise ArgumentError("foreign queries have a text alone, no image: a threshold is of searches by text")
-    strange = _best(gallery, [str(query.text) for query in foreign]) if foreign else np.zeros(0)
+    strange = _best(gallery, [*dict.fromkeys(str(query.text).strip() for query in foreign)]) if foreign else np.zeros(0)
     half = np.arange(len(judged)) % 2 == 0
     cuts = np.where(half, _cut(right[~half], reject), _cut(right[half], reject))
     return Threshold(
@@ -106,6 +106,16 @@ def calibrate(
         accepted=_rate(without >= cuts),
         foreign=_rate(strange >= _cut(right, reject)) if len(strange) else None,
     )
+
+
+def _one_a_text(queries: Sequence[FileQuery]) -> list[FileQuery]:
+    """One query a text, with all that is right for it; else each row would leave the others' right answers in the index."""
+    merged: dict[str, FileQuery] = {}
+    for query in queries:
+        text = str(query.text).strip()
+        known = merged.setdefault(text, query)
+        merged[text] = replace(known, right=tuple(dict.fromkeys((*known.right, *query.right))))
+    return list(merged.values())
 
 
 def _cut(scores: Any, reject: float) -> float:
