@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from drawings import TINY, shop
 
 from unifashion_pl import adapt as adapting
@@ -56,8 +57,15 @@ def test_training_features_hold_mirrored_pictures_and_others_do_not(fitted: tupl
 
 
 def test_the_model_searches(fitted: tuple[Path, str]) -> None:
-    root = fitted[0]
-    model = UniFashionModule.from_pretrained(root / "run" / "checkpoints" / "best.ckpt")
+    root, told = fitted
+    assert "\nappearance: " in told
+    assert told.endswith(str(root / "run" / "model"))
+    model = UniFashionModule.from_pretrained(root / "run" / "model")
+    fit = UniFashionModule.from_pretrained(root / "run" / "checkpoints" / "best.ckpt").state_dict()
+    own = model.state_dict()
+    assert {name: tensor for name, tensor in own.items() if "appearance" not in name}.keys() == fit.keys()
+    assert all(torch.equal(own[name], tensor) for name, tensor in fit.items())
+    assert ("appearance: weight" in told) == (model.backbone.appearance is not None)
     pictures = sorted((root / "photos").glob("*.png"))[:5]
     found: Gallery = model.gallery([*map(str, pictures)])
     assert len(found.search(text="a red dress", k=3)) == 3

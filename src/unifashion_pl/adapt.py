@@ -1,8 +1,8 @@
 """Fitting the small profile to an own catalogue: photos -> shards -> frozen features -> fit -> what it knows now beside what it knew before.
 
 In the folder of a run: ``adapt.yaml`` (all of the settings, readable by ``unifashion fit``), ``shards/`` with their features,
-``checkpoints/best.ckpt``, ``before/``, ``test/`` and ``compared/`` with result records, ``report.html``, and ``adapt.json``, which says what is
-done. The same command goes on where an earlier one was stopped.
+``checkpoints/best.ckpt``, ``before/``, ``test/`` and ``compared/`` with result records, ``report.html``, ``model/``, which is what one searches
+with (``best.ckpt`` and the appearance that was chosen for it), and ``adapt.json``, which says what is done. The same command goes on where an earlier one was stopped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from unifashion_pl.datamodules import CatalogueDataModule
 from unifashion_pl.devices import default_device
 from unifashion_pl.evaluation.naming import FAMILY, Judged, naming_records
 from unifashion_pl.files import check_writable, write_text
+from unifashion_pl.inference.appearance import choose_appearance
 from unifashion_pl.metrics.categories import linear_probe, precision_at
 from unifashion_pl.metrics.intervals import compare_paired
 from unifashion_pl.metrics.lines import RetrievalLine, read_predictions
@@ -41,6 +42,7 @@ from unifashion_pl.report import build_report
 
 BASE = "small.yaml"
 STATE = "adapt.json"
+MODEL, CHOSEN = "model", "appearance.txt"
 CUT = 10
 #: Of the frozen features: what stands in a protocol's details.
 OF = (("of", "tower"),)
@@ -109,26 +111,31 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
     data = CatalogueDataModule(**settings["data"]["init_args"])
     _check_splits(data)
     keep()
-    print("adapt 1/4: shards and frozen features", flush=True)
+    print("adapt 1/5: shards and frozen features", flush=True)
     data.prepare_data()
     _features(data, config)
     judged = "test" if "test" in data.splits() else "val"
     guessed = _before(data, judged, out)
 
     if "fit" not in done:
-        print("adapt 2/4: fit", flush=True)
+        print("adapt 2/5: fit", flush=True)
         train(["fit", "--config", str(config), "--resume", "auto"])
         done.append("fit")
         keep()
     if "test" not in done:
-        print(f"adapt 3/4: what it knows of the {judged} split", flush=True)
+        print(f"adapt 3/5: what it knows of the {judged} split", flush=True)
         train(["test", "--config", str(config), "--ckpt_path", str(out / "checkpoints" / "best.ckpt")])
         done.append("test")
         keep()
-    print("adapt 4/4: report", flush=True)
+    if "appearance" not in done:
+        print("adapt 4/5: by what a photo is known again", flush=True)
+        _appearance(out, data)
+        done.append("appearance")
+        keep()
+    print("adapt 5/5: report", flush=True)
     _compare(out, guessed)
     page = build_report([out], out / "report.html")
-    return table(out) + f"\n{page}\nthe model: {out / 'checkpoints' / 'best.ckpt'}"
+    return table(out) + f"\n{page}\nthe model: {out / MODEL}"
 
 
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[str]:
@@ -209,6 +216,18 @@ def _before(data: CatalogueDataModule, judged: str, out: Path) -> dict[str, str]
     return dict(zip(here.keys, guesses))
 
 
+def _appearance(out: Path, data: CatalogueDataModule) -> None:
+    """Choose how much a search by photo asks for the very same photo, on the part that the fit was stopped by; ``model/`` has it."""
+    model = UniFashionModule.from_pretrained(out / "checkpoints" / "best.ckpt").to(default_device())
+    learned, kept = ({str(row.image): row.category for row in data.rows(split).values()} for split in ("train", "val"))
+    if min(len(learned), len(kept)) < 2:
+        told = "appearance: none, it is chosen on two photos or more that are held out"
+    else:
+        told = str(choose_appearance(model, [*learned], [*kept], [*kept.values()]))
+    model.save_pretrained(out / MODEL)
+    write_text(out / CHOSEN, told + "\n")
+
+
 def _compare(out: Path, guessed: Mapping[str, str]) -> None:
     """Naming by prompts against the probe, image by image, as a record in ``compared/``."""
     lines = read_predictions(out / "test" / "predictions" / "retrieval.jsonl", "retrieval")
@@ -246,4 +265,5 @@ def table(out: Path) -> str:
             ends = "" if record.interval is None else f"[{record.interval.low:.1f}, {record.interval.high:.1f}]"
             note = f"  {record.implementation}" if place == "compared" else ""
             rows.append(f"{said:<16} {record.metric:<18} {record.value:6.1f} %  {ends:<14} n = {record.n:,}{note}")
-    return "\n".join(rows)
+    chosen = out / CHOSEN
+    return "\n".join([*rows, *([chosen.read_text(encoding="utf-8").rstrip()] if chosen.is_file() else [])])

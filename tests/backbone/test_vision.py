@@ -220,3 +220,35 @@ def test_timm_s_weights_that_the_hub_does_not_give_name_the_option(tmp_path: Pat
         VisionTower("tf_efficientnet_lite0", image_size=64, weights="timm")
     with pytest.raises(FileNotFoundError, match=r"^the vision tower's weights are not at no/file\.pth"):  # as before
         VisionTower("tf_efficientnet_lite0", image_size=64, weights="no/file.pth")
+
+
+@torch.no_grad()
+def test_maps_of_earlier_stages_stand_beside_the_last_one() -> None:
+    """By timm's own feature extractor and numpy's means over blocks; the last map's channels are what they were."""
+    plain = tower("resnet10t", RESNET)
+    for stages in ((0,), (0, 1, 3), (2, 0)):
+        model = tower("resnet10t", RESNET, stages=stages)
+        model.load_state_dict(plain.state_dict())
+        tokens, last = model(images(2)), plain(images(2))
+        assert torch.equal(tokens[..., : plain.width], last)
+        pixels = (images(2).double() / 255 - torch.tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)) / torch.tensor(OPENAI_CLIP_STD).view(
+            3, 1, 1
+        )
+        every = timm.create_model("resnet10t", features_only=True, **RESNET)
+        every.load_state_dict(plain.model.state_dict())
+        maps = [pixels.numpy(), *(one.numpy() for one in every.eval()(pixels.float()))]
+        expected = []
+        for stage in stages:
+            one = maps[stage] if not stage else maps[stage] / np.sqrt((maps[stage] ** 2).mean((1, 2, 3), keepdims=True))
+            n, channels, height, across = one.shape
+            expected.append(one.reshape(n, channels, 2, height // 2, 2, across // 2).mean((3, 5)).reshape(n, channels, 4))
+        close(tokens[..., plain.width :], np.concatenate(expected, 1).swapaxes(1, 2).astype(np.float32))
+        assert model.width == tokens.shape[-1]
+
+
+@pytest.mark.parametrize("stages", [(9,), (1, 1), (-1,), ("1",)])
+def test_stages_that_a_tower_has_not_are_refused(stages: tuple[Any, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected different numbers of 0 \(the pixels\) to 5 for resnet10t"):
+        tower("resnet10t", RESNET, stages=stages)
+    with pytest.raises(ValueError, match="vit_tiny_patch16_224 has no maps of earlier stages"):
+        tower("vit_tiny_patch16_224", VIT, stages=(1,))
