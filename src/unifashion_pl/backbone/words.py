@@ -124,11 +124,8 @@ def readable(texts: str | Iterable[str], *readers: Reads, strict: bool = True) -
     """
     listed = text_list(texts)
     found = [[reader.reading_of(text) for reader in readers] for text in listed]
-    parts = [part for row in found for part in row]
-    if unknown := _quoted(word for part in parts for word in part.unknown):
-        warnings.warn(f"not in this model's vocabulary, so not read: {unknown}", stacklevel=asked_at())
-    if spelled := _quoted(word for part in parts for word in part.spelled):
-        warnings.warn(f"read letter by letter, so without a meaning: {spelled}", stacklevel=asked_at())
+    for remark in remarks_on(part for row in found for part in row):
+        warnings.warn(remark, stacklevel=asked_at())
     if silent := [text for text, row in zip(listed, found) if row and not any(part.says for part in row)]:
         scripts = " or ".join(dict.fromkeys(scripts_of(reader.tokenizer) for reader in readers))
         message = f"nothing of {_quoted(silent)} can be read by this model's tokenizer: expected words ({scripts} letters)"
@@ -136,6 +133,17 @@ def readable(texts: str | Iterable[str], *readers: Reads, strict: bool = True) -
             raise ArgumentError(message)
         warnings.warn(f"{message}; {len(silent)} of {len(listed)} texts get the vector of an empty one", stacklevel=asked_at())
     return listed
+
+
+def remarks_on(readings: Iterable[Reading]) -> list[str]:
+    """Sentences about the words that are not read, or without a meaning."""
+    parts = list(readings)
+    unknown = _quoted(word for part in parts for word in part.unknown)
+    spelled = _quoted(word for part in parts for word in part.spelled)
+    return [
+        *([f"not in this model's vocabulary, so not read: {unknown}"] if unknown else []),
+        *([f"read letter by letter, so without a meaning: {spelled}"] if spelled else []),
+    ]
 
 
 def _quoted(texts: Iterable[str]) -> str:

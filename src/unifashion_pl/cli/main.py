@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
-from pathlib import Path
 from types import FrameType
+
+from unifashion_pl.arguments import is_ours, raised_here
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 #: Set to anything, errors keep their traceback.
 TRACEBACK = "UNIFASHION_TRACEBACK"
-PACKAGE = Path(__file__).resolve().parents[1]
 #: Exit codes, as shells give them to programs that a signal ended.
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 
@@ -131,7 +131,7 @@ def notes() -> Iterator[None]:
     usual = warnings.formatwarning
 
     def plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-        own = issubclass(category, UserWarning) and _is_ours(filename)
+        own = issubclass(category, UserWarning) and is_ours(filename)
         return f"note: {message}\n" if own else usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = plain
@@ -139,21 +139,3 @@ def notes() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = usual
-
-
-def raised_here(error: BaseException) -> bool:
-    """Whether an error comes from a line of this library, not from one that it called."""
-    trace = error.__traceback__
-    if trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return _is_ours(trace.tb_frame.f_code.co_filename)
-
-
-def _is_ours(filename: str) -> bool:
-    """Whether a source file is one of this library's."""
-    place = Path(filename).resolve()
-    datamodules = sys.modules.get("unifashion_pl.datamodules")
-    rooms = [PACKAGE, *(Path(p).resolve() for p in getattr(datamodules, "__path__", ()))]
-    return any(place.is_relative_to(room) for room in rooms)

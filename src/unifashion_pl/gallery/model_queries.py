@@ -1,4 +1,4 @@
-"""What a search asks the whole model: vectors of texts, images and both, the matching head, where a token looked. Letters: Q tokens, E width."""
+"""What a search asks the whole model: vectors of texts, images and both, the matching head, where a token looked. Letters: Q tokens, E width, S the tower's side."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from unifashion_pl.arguments import Images, OneImage, rows_of, text_list
 from unifashion_pl.backbone.qformer import QuerySet
 from unifashion_pl.backbone.words import Reads
+from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import Floats
 from unifashion_pl.inference.encode import (
@@ -23,7 +25,7 @@ from unifashion_pl.inference.encode import (
     encode_text,
     fingerprint,
 )
-from unifashion_pl.inference.images import image_list
+from unifashion_pl.inference.images import image_list, open_image
 from unifashion_pl.inference.requests import head_of, in_batches, pixels_for
 from unifashion_pl.interface import FashionModel
 from unifashion_pl.tasks.eval_mode import evaluating
@@ -68,6 +70,11 @@ class ModelQueries:
     def images(self, images: Images) -> list[Floats]:
         """Vectors (Q, E) of each image, of the reference queries."""
         return [as_array(one) for one in encode_image(self.model, images)]
+
+    def pixels(self, image: OneImage) -> NDArray[np.uint8]:
+        """(S, S, 3) what the tower sees of a picture; asked with these pixels instead of the picture, the model answers the same."""
+        square = EncoderTransform(self.model.backbone.vision.image_size)(open_image(image))
+        return np.ascontiguousarray(square.permute(1, 2, 0).numpy())
 
     def looked_at(self, images: Images) -> list[tuple[Floats, Floats]]:
         """Of each image :meth:`images` and its appearance (1, K), by one pass of the tower."""

@@ -209,6 +209,11 @@ class ExportedModel(TextReader):
         self._tell_of_loss("image")
         return [one for part in _batches(image_list(images)) for one in self.run("image", self.pixels_of(part))[0]]
 
+    def pixels(self, image: OneImage) -> NDArray[np.uint8]:
+        """(S, S, 3) what the tower sees of a picture; asked with these pixels instead of the picture, the export answers the same."""
+        square = encoder_pixels(np.asarray(open_image(image)), self.described.size, self.described.pad_ratio)
+        return np.ascontiguousarray(square.transpose(1, 2, 0))
+
     def looked_at(self, images: Images) -> list[tuple[Floats, Floats]]:
         """Of each image :meth:`images` and its appearance (1, K). Errors as of :meth:`texts`."""
         self.require("image")

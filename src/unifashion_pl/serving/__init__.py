@@ -1,0 +1,1 @@
+"""An index behind HTTP: Starlette and uvicorn (extra `serve`), imported by `unifashion serve` alone."""
