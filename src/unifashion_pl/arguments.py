@@ -33,7 +33,6 @@ Images: TypeAlias = "OneImage | Sequence[OneImage]"
 Seeds = SupportsIndex | Iterable[SupportsIndex]
 #: Seeds are those of :meth:`torch.Generator.manual_seed`, without the negative ones, which repeat the large ones.
 MAX_SEED = 2**64 - 1
-PACKAGE = Path(__file__).resolve().parent
 #: What answers requests.
 ANSWERING = tuple(
     str(Path(__file__).parent / name) for name in ("gallery", "inference", "person", "toy.py", "backbone/words.py")
@@ -53,24 +52,6 @@ def asked_at() -> int:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ANSWERING):
         frame, level = frame.f_back, level + 1
     return level
-
-
-def raised_here(error: BaseException) -> bool:
-    """Whether an error comes from a line of this library, not from one that it called."""
-    trace = error.__traceback__
-    if trace is None:
-        return False
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return is_ours(trace.tb_frame.f_code.co_filename)
-
-
-def is_ours(filename: str) -> bool:
-    """Whether a source file is one of this library's."""
-    place = Path(filename).resolve()
-    datamodules = sys.modules.get("unifashion_pl.datamodules")
-    rooms = [PACKAGE, *(Path(p).resolve() for p in getattr(datamodules, "__path__", ()))]
-    return any(place.is_relative_to(room) for room in rooms)
 
 
 def plain(value: Any) -> Any:

@@ -16,8 +16,9 @@ import pytest
 
 from unifashion_pl import commands
 from unifashion_pl.cli import main
-from unifashion_pl.cli.main import INTERRUPTED, PACKAGE, TERMINATED, notes, sentences, signals
+from unifashion_pl.cli.main import INTERRUPTED, TERMINATED, notes, sentences, signals
 from unifashion_pl.files import check_writable, write_text
+from unifashion_pl.origin import PACKAGE
 
 
 def said(error: BaseException, capsys: pytest.CaptureFixture[str], command: str = "report") -> tuple[int, str]:

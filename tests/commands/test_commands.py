@@ -92,7 +92,7 @@ def test_a_command_that_does_not_exist_is_answered_with_those_that_do(capsys: py
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
-    assert "invalid choice: 'dance' (choose from 'data', 'index', 'caption'" in capsys.readouterr().err
+    assert "invalid choice: 'dance' (choose from 'data', 'index', 'serve', 'caption'" in capsys.readouterr().err
     assert parser([]).prog == "unifashion"
 
 

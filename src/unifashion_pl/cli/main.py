@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from types import FrameType
 
-from unifashion_pl.arguments import is_ours, raised_here
+from unifashion_pl.origin import is_ours, raised_here
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 #: Set to anything, errors keep their traceback.

@@ -19,7 +19,9 @@ class ServedModel(Model):
     """A model that searches and captions: what paints is not built."""
 
     heads = ("retrieval", "caption")
-    model: Annotated[str | None, "tiny (default), a folder, a .ckpt, a hub id, or an export (ONNX), which needs no torch"] = None
+    model: Annotated[str | None, "tiny (default), a folder, a .ckpt, a hub id, or an export (ONNX), which needs no torch"] = (
+        None
+    )
 
 
 def serve(
@@ -28,7 +30,8 @@ def serve(
     host: Annotated[str, "where to listen; others than this machine's own need a token"] = "127.0.0.1",
     port: Annotated[int, "0 = a free one, which is printed"] = 8000,
     token: Annotated[
-        str | None, "that every request has to bring (Authorization: Bearer TOKEN); better said by UNIFASHION_TOKEN, which others do not see"
+        str | None,
+        "that every request has to bring (Authorization: Bearer TOKEN); better said by UNIFASHION_TOKEN, which others do not see",
     ] = None,
     no_captions: Annotated[bool, "do not build the model's caption head"] = False,
     limits: Limits,
@@ -41,7 +44,9 @@ def serve(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("unifashion_pl"):
             raise
-        raise ModuleNotFoundError(f"serve needs {error.name}, which is not installed: pip install 'unifashion-pl[serve]'") from error
+        raise ModuleNotFoundError(
+            f"serve needs {error.name}, which is not installed: pip install 'unifashion-pl[serve]'"
+        ) from error
     from unifashion_pl.gallery import store
     from unifashion_pl.inference.exported import is_export
 

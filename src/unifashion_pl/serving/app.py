@@ -127,7 +127,13 @@ class Front:
             self.service.metrics.requests.labels(address, str(status)).inc()
             self.service.metrics.seconds.labels(address).observe(taken)
             logger.log(
-                logging.DEBUG if address in OPEN else logging.INFO, "%s %s %d %.1f ms %s", scope["method"], address, status, taken * 1e3, id
+                logging.DEBUG if address in OPEN else logging.INFO,
+                "%s %s %d %.1f ms %s",
+                scope["method"],
+                address,
+                status,
+                taken * 1e3,
+                id,
             )
 
     def _require_token(self, request: Request, address: str) -> None:
@@ -135,7 +141,9 @@ class Front:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode()):
-            raise Refusal("unauthorized", "expected the header Authorization: Bearer TOKEN", headers={"www-authenticate": "Bearer"})
+            raise Refusal(
+                "unauthorized", "expected the header Authorization: Bearer TOKEN", headers={"www-authenticate": "Bearer"}
+            )
 
 
 class _Answering:
@@ -185,7 +193,9 @@ class _Answering:
                 raise Refusal("invalid_request", "give a text, an image, or both, or examples as like")
             how = body.options()
             squares = await self._pixels(body, until)
-        like, unlike = ([square for name, square in squares.items() if name.startswith(f"{kind}[")] or None for kind in ("like", "unlike"))
+        like, unlike = (
+            [square for name, square in squares.items() if name.startswith(f"{kind}[")] or None for kind in ("like", "unlike")
+        )
         how = replace(how, like=like, unlike=unlike)
         asked = Ask(body.text, squares.get("image"), how, tuple(body.facets or ()))
         return _json(await self._answer(self.service.searches, asked, until))
@@ -207,7 +217,9 @@ class _Answering:
 
     async def reload(self, request: Request) -> Response:
         if self.token is None and not _is_near(request):
-            raise Refusal("forbidden", "without a token /reload is for programs of the server's own machine, asked without a proxy")
+            raise Refusal(
+                "forbidden", "without a token /reload is for programs of the server's own machine, asked without a proxy"
+            )
         before, now = await asyncio.to_thread(self.service.reload)
         return _json({"before": before, "images": now})
 
@@ -235,7 +247,9 @@ class _Answering:
         media = request.headers.get("content-type", "")
         name = media.partition(";")[0].strip().lower()
         if name not in ("application/json", "multipart/form-data"):
-            raise Refusal("unsupported_media_type", f"the Content-Type is {name[:80]!r}, expected application/json or multipart/form-data")
+            raise Refusal(
+                "unsupported_media_type", f"the Content-Type is {name[:80]!r}, expected application/json or multipart/form-data"
+            )
         length = request.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else self.limits.body_bytes
         self._require_small(size)
@@ -293,7 +307,9 @@ class _Answering:
         return await wrapped
 
     def _late(self, lane: Lane) -> Refusal:
-        return Refusal("waited_too_long", f"the request waited {self.limits.wait:g} seconds, which is as long as one may", lane.seconds)
+        return Refusal(
+            "waited_too_long", f"the request waited {self.limits.wait:g} seconds, which is as long as one may", lane.seconds
+        )
 
 
 def _json(value: Any) -> Response:

@@ -83,7 +83,7 @@ class HitFound(msgspec.Struct, kw_only=True):
 class FacetCount(msgspec.Struct):
     """How many images have a value."""
 
-    value: int | float | str
+    value: int | float | str | None
     count: int
 
 
@@ -161,7 +161,11 @@ def _is(declared: Any, kind: type) -> bool:
     """Whether a type, or one of a union, is of a kind."""
     if isinstance(declared, msgspec.inspect.Metadata):
         return _is(declared.type, kind)
-    return any(_is(one, kind) for one in declared.types) if isinstance(declared, msgspec.inspect.UnionType) else isinstance(declared, kind)
+    return (
+        any(_is(one, kind) for one in declared.types)
+        if isinstance(declared, msgspec.inspect.UnionType)
+        else isinstance(declared, kind)
+    )
 
 
 def _is_number(declared: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from unifashion_pl.arguments import raised_here
+from unifashion_pl.origin import raised_here
 from unifashion_pl.reading import FormatError
 
 #: Code -> status, and what it means.
@@ -39,7 +39,9 @@ class Refusal(Exception):
         headers: of the response.
     """
 
-    def __init__(self, code: str, message: str, retry_after: float | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, retry_after: float | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.code, self.message, self.status = code, message, CODES[code][0]
         self.headers = dict(headers or {})

@@ -22,7 +22,7 @@ def fields_of(data: bytes, content_type: str) -> list[tuple[str, str | bytes]]:
         raise Refusal("invalid_body", "the Content-Type multipart/form-data names no boundary")
     reader = _Reader()
     try:
-        parser = MultipartParser(boundary, reader.callbacks())
+        parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
         parser.write(data)
         parser.finalize()
     except FormParserError as error:

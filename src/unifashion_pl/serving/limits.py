@@ -16,10 +16,16 @@ DECODERS = 2
 class Limits:
     """What waits, how long, and how large it may be."""
 
-    queue: Annotated[int, {"metavar": "N", "help": "requests that may wait for an answer; further ones get 429 with Retry-After"}] = 64
+    queue: Annotated[
+        int, {"metavar": "N", "help": "requests that may wait for an answer; further ones get 429 with Retry-After"}
+    ] = 64
     batch: Annotated[int, {"metavar": "N", "help": "requests that are answered together, of those that wait"}] = 32
     wait: Annotated[
-        float, {"metavar": "SECONDS", "help": "a request that waits longer, or whose body takes longer to arrive, is refused with 503 or 408"}
+        float,
+        {
+            "metavar": "SECONDS",
+            "help": "a request that waits longer, or whose body takes longer to arrive, is refused with 503 or 408",
+        },
     ] = 10.0
     max_body: Annotated[int, {"metavar": "MB", "help": f"of one request; {BODIES} times as much is held at once"}] = 16
 

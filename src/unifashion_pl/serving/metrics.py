@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -25,7 +33,11 @@ class Metrics:
             "unifashion_requests", "Requests that were answered or refused", ["endpoint", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "unifashion_request_seconds", "From the first byte to the last", ["endpoint"], buckets=SECONDS, registry=self.registry
+            "unifashion_request_seconds",
+            "From the first byte to the last",
+            ["endpoint"],
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self.batches = Histogram(
             "unifashion_batch_size", "Requests that were answered together", ["lane"], buckets=SIZES, registry=self.registry

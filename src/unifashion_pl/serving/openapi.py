@@ -21,10 +21,22 @@ SCHEMAS = "#/components/schemas/{name}"
 READ = ("invalid_body", "timeout", "too_large", "unsupported_media_type", "invalid_request", "unreadable_image")
 QUEUED = (*READ, "too_many_requests", "not_available", "starting", "stopping", "waited_too_long")
 ADDRESSES: dict[str, tuple[str, str, type | None, type | None, tuple[str, ...]]] = {
-    "/search": ("post", "Search by text, by image, by an image and what is to be changed in it, or by examples", SearchBody, SearchAnswer, QUEUED),
+    "/search": (
+        "post",
+        "Search by text, by image, by an image and what is to be changed in it, or by examples",
+        SearchBody,
+        SearchAnswer,
+        QUEUED,
+    ),
     "/embed": ("post", "Vectors of a text, of an image, or of both composed", EmbedBody, EmbedAnswer, QUEUED),
     "/caption": ("post", "Describe an image", CaptionBody, CaptionAnswer, QUEUED),
-    "/reload": ("post", "Open the index anew; nothing that is being answered is dropped", None, None, ("forbidden", "conflict", "starting")),
+    "/reload": (
+        "post",
+        "Open the index anew; nothing that is being answered is dropped",
+        None,
+        None,
+        ("forbidden", "conflict", "starting"),
+    ),
     "/health": ("get", "Whether the server is alive", None, None, ()),
     "/ready": ("get", "Whether model and index are open, and what they are", None, None, ("starting", "stopping")),
     "/metrics": ("get", "Measurements for Prometheus", None, None, ()),
@@ -48,7 +60,11 @@ def examples() -> dict[str, dict[str, dict[str, Any]]]:
             "composed": {"image": image, "text": "in blue, with long sleeves", "k": 5},
             "filtered": {"text": "a grey shirt", "k": 5, "where": "id != '1001'", "group": "product", "facets": ["product"]},
         },
-        "/embed": {"text": {"text": "a grey shirt"}, "image": {"image": image}, "composed": {"image": image, "text": "in blue"}},
+        "/embed": {
+            "text": {"text": "a grey shirt"},
+            "image": {"image": image},
+            "composed": {"image": image, "text": "in blue"},
+        },
         "/caption": {"image": {"image": image, "style": "fashiongen"}},
     }
 
@@ -89,7 +105,9 @@ def document(limits: Limits) -> dict[str, Any]:
     }
 
 
-def _operation(path: str, address: tuple[str, str, type | None, type | None, tuple[str, ...]], given: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    path: str, address: tuple[str, str, type | None, type | None, tuple[str, ...]], given: dict[str, Any]
+) -> dict[str, Any]:
     _, summary, body, answer, codes = address
     content = {"application/json": {"schema": _ref(answer)}} if answer is not None else {}
     found: dict[str, Any] = {
@@ -101,7 +119,10 @@ def _operation(path: str, address: tuple[str, str, type | None, type | None, tup
         shown = {name: {"value": value} for name, value in given.items()}
         found["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": _ref(body), "examples": shown}, "multipart/form-data": {"schema": _ref(body)}},
+            "content": {
+                "application/json": {"schema": _ref(body), "examples": shown},
+                "multipart/form-data": {"schema": _ref(body)},
+            },
         }
     by_status: dict[int, list[str]] = {}
     for code in (*codes, "unauthorized", "internal"):
@@ -146,7 +167,9 @@ def page(described: dict[str, Any]) -> str:
 
 def _short(body: dict[str, Any]) -> str:
     """A body as a line of JSON, its picture cut."""
-    return json.dumps({name: value[:24] + "…" if name == "image" else value for name, value in body.items()}, ensure_ascii=False)
+    return json.dumps(
+        {name: value[:24] + "…" if name == "image" else value for name, value in body.items()}, ensure_ascii=False
+    )
 
 
 def _fields(schema: dict[str, Any]) -> list[dict[str, Any]]:
@@ -155,9 +178,13 @@ def _fields(schema: dict[str, Any]) -> list[dict[str, Any]]:
     for name, told in schema["properties"].items():
         kinds = [_kind(one) for one in told.get("anyOf", [told])]
         required = name in schema.get("required", ())
-        words = told.get("description") or next((one["description"] for one in told.get("anyOf", ()) if "description" in one), "")
+        words = told.get("description") or next(
+            (one["description"] for one in told.get("anyOf", ()) if "description" in one), ""
+        )
         default = "required" if required else json.dumps(told.get("default"))
-        found.append({"name": name, "kind": " or ".join(kind for kind in kinds if kind != "null"), "default": default, "meaning": words})
+        found.append(
+            {"name": name, "kind": " or ".join(kind for kind in kinds if kind != "null"), "default": default, "meaning": words}
+        )
     return found
 
 

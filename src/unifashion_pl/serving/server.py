@@ -37,7 +37,9 @@ def token_of(given: str | None, host: str) -> str | None:
             )
         return None
     if not token.isascii() or not token.isprintable() or not token.strip() or token != token.strip():
-        raise ArgumentError("the token is empty, or has blanks at its ends or letters that no header may hold: take letters and digits")
+        raise ArgumentError(
+            "the token is empty, or has blanks at its ends or letters that no header may hold: take letters and digits"
+        )
     return token
 
 

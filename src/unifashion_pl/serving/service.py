@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,15 @@ from unifashion_pl.gallery.asking import Asking, SearchOptions, read_for
 from unifashion_pl.gallery.calibration import verdict
 from unifashion_pl.gallery.hits import Hits
 from unifashion_pl.gallery.queries import QueryEncoder
-from unifashion_pl.interface import FashionModel
 from unifashion_pl.names import unknown
 from unifashion_pl.serving.bodies import CaptionAnswer, EmbedAnswer, FacetCount, HitFound, SearchAnswer
 from unifashion_pl.serving.errors import Refusal, refusal_of
 from unifashion_pl.serving.lane import Lane
 from unifashion_pl.serving.limits import Limits
 from unifashion_pl.serving.metrics import Metrics
+
+if TYPE_CHECKING:
+    from unifashion_pl.interface import FashionModel
 
 Pixels = NDArray[np.uint8]
 logger = logging.getLogger("unifashion_pl.serving")
@@ -88,7 +90,9 @@ class Service:
         self.searches = self._lane("search", lambda batch: answer(self._open, batch), self.limits.batch)
         self.captions = self._lane("caption", lambda batch: describe(self._captioner, batch), CAPTIONS)
         self.metrics.watch("index_images", "Images of the index", lambda: 0 if self.gallery is None else len(self.gallery))
-        self.metrics.watch("ready", "Whether model and index are open", lambda: int(self.gallery is not None and not self.stopping))
+        self.metrics.watch(
+            "ready", "Whether model and index are open", lambda: int(self.gallery is not None and not self.stopping)
+        )
 
     def _lane(self, name: str, work: Callable[[list[Any]], Sequence[Any]], together: int) -> Lane:
         made = Lane(name, work, self.limits.queue, together, self.metrics.batches.labels(name).observe)
@@ -144,13 +148,17 @@ class Service:
         """
         if self.stopping:
             raise Refusal("stopping", "the server is about to end", 5)
-        if self.gallery is None:
-            raise Refusal("starting", "model and index are being opened", 5)
+        self._open  # noqa: B018
 
     @property
     def _open(self) -> Asking:
-        self.require_ready()
-        assert self.gallery is not None
+        """What is served, to those that were taken before the end, too.
+
+        Raises:
+            Refusal: it is not open.
+        """
+        if self.gallery is None:
+            raise Refusal("starting", "model and index are being opened", 5)
         return self.gallery
 
     @property
@@ -235,7 +243,10 @@ def _answered(gallery: Asking, group: Sequence[Ask]) -> list[Any]:
         if how is None:
             vectors, within = gallery.vectors(texts, images)
             model = gallery.encoder.side.fingerprint
-            return [EmbedAnswer(vectors=one.tolist(), query_set=within, model=model, notes=_notes(gallery, ask)) for ask, one in zip(group, vectors)]
+            return [
+                EmbedAnswer(vectors=one.tolist(), query_set=within, model=model, notes=_notes(gallery, ask))
+                for ask, one in zip(group, vectors)
+            ]
         found = gallery.search_many(texts, images, **vars(how))
         return [_told(gallery, ask, hits) for ask, hits in zip(group, found)]
     except Exception as error:
