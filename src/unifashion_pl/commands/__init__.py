@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unifashion_pl.commands import export, paint, runs, serve
+from unifashion_pl.commands import demo, export, paint, runs, serve
 from unifashion_pl.commands.signature import Command, LinesFormatter, add_arguments, call, summary
 
 EPILOG = (
@@ -48,7 +48,7 @@ COMMANDS: tuple[Command | tuple[str, str, Callable[[], tuple[Command, ...]]], ..
     ("data", "the toy wardrobe, dataset checks, shards", _data),
     ("index", "search your own catalogue", _index),
     serve.serve,
-    *(paint.caption, paint.generate, paint.tryon, paint.design, runs.adapt, export.export, runs.report),
+    *(paint.caption, paint.generate, paint.tryon, paint.design, demo.demo, runs.adapt, export.export, runs.report),
     ("weights", "published checkpoints: list, check, import", _weights),
     *(runs.ablations, runs.parameters, runs.doctor),
 )

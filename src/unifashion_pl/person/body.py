@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Options:
         threshold: cut a soft mask here (0…255).
         pose_size: (h, w) that the joints refer to, if not to the person.
         limits: thresholds of the checks.
-        pictures: folder for pictures of problems; default one of the system's temporary folder.
+        pictures: folder for pictures of problems; default one of the system's temporary folder. False: the error alone has them, and no file is written.
     """
 
     size: tuple[int, int] = (512, 384)
@@ -69,7 +69,7 @@ class Options:
     threshold: int | None = None
     pose_size: tuple[int, int] | None = None
     limits: Limits = LIMITS
-    pictures: str | Path | None = None
+    pictures: str | Path | Literal[False] | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Options:
@@ -133,12 +133,13 @@ def read_photo(subject: str, value: ImageLike, limits: Limits) -> Image.Image:
 
 
 @contextmanager
-def saving_pictures(folder: str | Path | None) -> Iterator[None]:
-    """Save the picture of an :class:`InputError` that is raised inside; None = a folder of the system's temporary one."""
+def saving_pictures(folder: str | Path | Literal[False] | None) -> Iterator[None]:
+    """Save the picture of an :class:`InputError` that is raised inside; None = a folder of the system's temporary one, False = do not."""
     try:
         yield
     except InputError as error:
-        error.save(Path(folder or Path(tempfile.gettempdir()) / "unifashion-problems"))
+        if folder is not False:
+            error.save(Path(folder or Path(tempfile.gettempdir()) / "unifashion-problems"))
         raise
 
 
