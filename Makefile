@@ -43,6 +43,9 @@ demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test, the shipped mo
 	cd $(OUT) && $(UNIFASHION) test --config tryon.yaml --data.size demo --data.pairs false
 	cd $(OUT) && $(UNIFASHION) report runs --out report.html
 	@echo "Look at it: $(OUT)/report.html"
+	@cd $(OUT); if [ -t 0 ] && [ -t 1 ]; then \
+	  printf 'Try the model in a browser now? [y/N] '; read -r answer; case "$$answer" in [yY]*) exec $(UNIFASHION) demo --browser;; esac; \
+	else echo "Try the model in a browser: cd $(OUT) && $(UNIFASHION) demo"; fi
 
 test: setup  ## quick tests, offline
 	$(BIN)/python -m pytest -m "not slow" $(SPREAD)

@@ -32,10 +32,10 @@ _opened: list[str] | None = None
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if _opened is None:
         return
-    if event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"):
-        _opened.append(str(arguments[0]))
-    elif event == "open" and arguments[1] is None and isinstance(arguments[2], int) and arguments[2] & 3:
-        _opened.append(str(arguments[0]))
+    if event == "open":
+        path, mode, flags = arguments
+        if (set(mode) & set("wax+")) if isinstance(mode, str) else (flags & 3):
+            _opened.append(str(path))
     elif event in ("socket.connect", "socket.getaddrinfo", "os.mkdir", "tempfile.mkstemp", "tempfile.mkdtemp"):
         _opened.append(f"{event} {arguments}")
 

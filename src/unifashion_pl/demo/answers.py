@@ -171,16 +171,16 @@ class Answers:
         Raises:
             Refused: no text. InputError: an input that does not fit.
         """
-        if not asked.text.strip() or len(asked.text) > LONGEST:
+        if not 0 < len(text := asked.text.strip()) <= LONGEST:
             raise Refused(
-                f"the description has {len(asked.text)} characters",
+                f"the description has {len(text)} characters",
                 f"1 to {LONGEST}",
                 "Say what is to be worn, e.g. red with white dots",
             )
         person = self._picture(asked.person)
         sketch = None if asked.sketch is None else from_address(asked.sketch)
         with _noted() as said:
-            made = design(self.models.persons.model, person, asked.text, sketch=sketch, **self._how(asked))[0]
+            made = design(self.models.persons.model, person, text, sketch=sketch, **self._how(asked))[0]
         return {"picture": inside(made, "PNG"), **said}
 
     def _how(self, asked: PaintAsked) -> dict[str, Any]:

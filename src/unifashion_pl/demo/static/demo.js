@@ -83,7 +83,7 @@ function photoField(root, { what, examples = [], keep = true, chosen }) {
   async function upload(file) {
     if (!file) return;
     await working(status, `Looking at ${file.name} …`, async () => {
-      if (file.size > most) throw new Problem({ found: `${file.name} has ${(file.size / 1048576).toFixed(1)} MB`, expected: `at most ${document.body.dataset.limit}`, cure: "Save it smaller, e.g. as JPEG with a longer side of 2,000 pixels" });
+      if (file.size > most) throw new Problem({ found: `The file ${file.name} has ${(file.size / 1048576).toFixed(1)} MB`, expected: `at most ${document.body.dataset.limit}`, cure: "Save it smaller, e.g. as JPEG with a longer side of 2,000 pixels" });
       const looked = await asked("/look", file, "application/octet-stream");
       take(looked.picture, looked.picture, file.name, null, looked.notes);
       return looked;
