@@ -143,3 +143,26 @@ def test_similarities_and_match_logits_equal_transformers_blip2() -> None:
         match = head.match(backbone, seen, tokens)
     torch.testing.assert_close(ours.T, itc, atol=1e-5, rtol=0)
     torch.testing.assert_close(match, itm, atol=1e-5, rtol=0)
+
+
+def test_in_training_a_share_of_an_images_tokens_is_not_shown() -> None:
+    """Those that are shown are the tower's own, of every image others, drawn anew; evaluation sees all."""
+    model = small_backbone(token_dropout=0.5)
+    whole = model.eval().image_features(images(4))
+    assert torch.equal(whole, small_backbone().eval().image_features(images(4)))
+    tokens = whole.shape[1]
+    model.train().vision.eval()  # as freezing does: batch norms stay what they are
+    shown = [model.image_features(images(4)) for _ in range(8)]
+    seen: set[tuple[int, int]] = set()
+    for found in shown:
+        assert found.shape[1] == tokens // 2
+        same = (found[:, :, None] - whole[:, None]).abs().amax(-1) < 1e-5
+        assert same.any(2).all()
+        seen |= {(i, int(place)) for i, places in enumerate(same.float().argmax(2)) for place in places}
+    assert len(seen) > 4 * tokens * 0.9
+    cached = model.vision(images(4))
+    assert model.image_features(cached).shape == shown[0].shape
+    nearly = small_backbone(token_dropout=0.999).train()
+    assert nearly.image_features(images(2)).shape[1] == 1
+    with pytest.raises(ValueError, match="token_dropout is 1, expected a share"):
+        small_backbone(token_dropout=1)

@@ -218,3 +218,26 @@ def test_matching_by_captions_leaves_out_samples_without_one(monkeypatch: pytest
     silent.backward()
     assert module.itm_head is not None
     assert all(p.grad is not None for p in module.itm_head.parameters())
+
+
+def test_equal_texts_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors and gradients are those of reading every one, and texts that are all different are read as they come."""
+    backbone, head = small_backbone(dropout=0.0).train(), RetrievalModule(hidden_size=32, embed_dim=16)
+    texts = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2], TEXTS[0], TEXTS[2]]
+    tokens, weights = backbone.tokenize(texts), torch.randn(6, 16)
+
+    def gradients(vectors: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad((vectors * weights).sum(), [*backbone.qformer.parameters()], allow_unused=True))
+
+    every = head.project_texts(backbone.text_pass(tokens))
+    expected, read = gradients(every), []
+    own = backbone.text_pass
+    monkeypatch.setattr(backbone, "text_pass", lambda tokens: read.append(tokens.ids.shape[0]) or own(tokens))
+    found = head.text_vectors(backbone, tokens)
+    torch.testing.assert_close(found, every, atol=1e-6, rtol=1e-5)
+    for one, other in zip(gradients(found), expected):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    head.text_vectors(backbone, backbone.tokenize(TEXTS[:3]))
+    assert read == [3, 3]

@@ -83,6 +83,8 @@ class QFormerBackbone(nn.Module):
         vocab_size: of the word embeddings; None = the tokenizer's. Larger than it in models with random weights that stand for the
             published size.
         gradient_checkpointing: recompute the layers' activations in the backward pass.
+        token_dropout: share of an image's tokens, drawn anew each time, that the Q-Former is not shown in training (as FLIP masks patches,
+            arXiv 2212.00794): a step costs less, and few images are learnt by heart later.
         max_text_tokens: texts are cut on the right at this length, CLS and SEP included.
         tie_target_queries: q_T is q_R, one tensor.
         bert: start the Q-Former from this BERT (folder, file or hub id) of the same sizes, as BLIP-2 does from bert-base.
@@ -92,7 +94,7 @@ class QFormerBackbone(nn.Module):
             tokens are read as it gives them then, with its own final norm in the place of ``ln_vision``.
 
     Raises:
-        ValueError: a text tower of another encoder than the vision tower's.
+        ValueError: a text tower of another encoder than the vision tower's, or ``token_dropout`` is no share.
     """
 
     part = "qformer"
@@ -115,6 +117,7 @@ class QFormerBackbone(nn.Module):
         bert: str | None = None,
         vocab_size: int | None = None,
         gradient_checkpointing: bool = False,
+        token_dropout: float = 0.0,
         appearance: int | None = None,
         text_tower: PublishedText | None = None,
     ) -> None:
@@ -149,7 +152,9 @@ class QFormerBackbone(nn.Module):
         for embedding in (self.embeddings.word_embeddings, self.embeddings.position_embeddings):
             nn.init.normal_(embedding.weight, std=config.initializer_range)
         self.query_tokens = nn.Parameter(torch.randn(1, num_queries, hidden_size) * 0.02)
-        self.tie_target_queries = tie_target_queries
+        self.tie_target_queries, self.token_dropout = tie_target_queries, token_dropout
+        if not 0 <= token_dropout < 1:
+            raise ValueError(f"token_dropout is {token_dropout}, expected a share of the image tokens, from 0 to below 1")
         if not tie_target_queries:
             self.target_query_tokens = nn.Parameter(self.query_tokens.detach().clone())
         if gradient_checkpointing:
@@ -236,10 +241,19 @@ class QFormerBackbone(nn.Module):
                 raise ValueError(
                     f"cached vision features are {images.shape[-1]} wide, the vision tower gives {self.vision.width}"
                 )
-            return self.ln_vision(images.to(self.query_tokens.dtype))
+            return self.ln_vision(self._shown(images).to(self.query_tokens.dtype))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_is_frozen):
             features = self.vision(images)
-        return self.ln_vision(features.to(self.query_tokens.dtype))
+        return self.ln_vision(self._shown(features).to(self.query_tokens.dtype))
+
+    def _shown(self, features: Tensor) -> Tensor:
+        """(B, P, W) -> (B, P', W): in training without the tokens that :attr:`token_dropout` takes, at least one of an image stays."""
+        if not self.training or not self.token_dropout:
+            return features
+        images, tokens, width = features.shape
+        kept = max(1, round(tokens * (1 - self.token_dropout)))
+        drawn = torch.rand(images, tokens, device=features.device).argsort(1)[:, :kept]
+        return features.gather(1, drawn[..., None].expand(-1, -1, width))
 
     def queries_of(self, query_set: QuerySet, batch_size: int) -> Tensor:
         tokens = self.query_tokens

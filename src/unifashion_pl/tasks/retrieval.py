@@ -201,7 +201,16 @@ class RetrievalModule(TaskModule):
         return F.normalize(own if published is None else published + own, dim=-1)
 
     def text_vectors(self, backbone: QFormerBackbone, tokens: TextTokens) -> Tensor:
-        """Tokenised texts -> (B, E)."""
+        """Tokenised texts -> (B, E). On the CPU equal texts, which catalogues are full of, are read once; elsewhere counting them would wait."""
+        if not tokens.ids.is_cpu or torch.compiler.is_compiling():
+            return self._text_vectors(backbone, tokens)
+        found, place = torch.unique(tokens.ids, dim=0, return_inverse=True)
+        if len(found) == len(tokens.ids):
+            return self._text_vectors(backbone, tokens)
+        rows = torch.zeros(len(found), dtype=torch.long).scatter_(0, place, torch.arange(len(place)))
+        return self._text_vectors(backbone, tokens[rows])[place]
+
+    def _text_vectors(self, backbone: QFormerBackbone, tokens: TextTokens) -> Tensor:
         return self.project_texts(backbone.text_pass(tokens), backbone.published_texts(tokens))
 
     def image_vectors(self, backbone: QFormerBackbone, features: Tensor, query_set: QuerySet = "reference") -> Tensor:
