@@ -2,10 +2,10 @@
 
     python benchmarks/real_data.py --clothing FOLDER --out work
     python benchmarks/real_identity.py split --work work             # work/fit.csv: some senders are kept for choosing
-    unifashion fit --config small.yaml --seed_everything 0 --data.csv work/fit.csv --data.root work/photos …       # once a seed
-    python benchmarks/real_identity.py measure --work work --ckpt runs/small/checkpoints/last.ckpt [--all] [--picture FILE.png]
+    unifashion adapt work/fit.csv --root work/photos --out runs/seed0 --seed 0 …                                  # once a seed
+    python benchmarks/real_identity.py measure --work work --ckpt runs/seed0/model [--all] [--picture FILE.png]
 
-Weight and reach are chosen on photos of senders that the fit has not seen; everything printed is of the test photos, which neither saw.
+Weight and reach are chosen on photos of senders that the fit has not seen, by ``adapt``, or here for a model without an appearance; everything printed is of the test photos, which neither saw.
 The headline is asked of a Gallery, as users ask; with ``--all`` each change by itself follows. ``--picture`` shows queries and their five best.
 """
 
@@ -98,9 +98,10 @@ def measure(work: Path, ckpt: str, all_of_them: bool, picture: Path | None) -> N
     """Choose, then print every figure with n and a 95 % interval."""
     model = UniFashionModule.from_pretrained(ckpt)
     rows, others = photos(work, test=True), photos(work, test=False)
-    learned, chosen_on = [row for row in others if not kept(row)], [row for row in others if kept(row)]
-    places = [[work / "photos" / row["image"] for row in part] for part in (learned, chosen_on)]
-    print(f"{ckpt}: {choose_appearance(model, *places, [row['category'] for row in chosen_on])}")
+    if model.backbone.appearance is None:
+        learned, chosen_on = [row for row in others if not kept(row)], [row for row in others if kept(row)]
+        places = [[work / "photos" / row["image"] for row in part] for part in (learned, chosen_on)]
+        print(f"{ckpt}: {choose_appearance(model, *places, [row['category'] for row in chosen_on])}")
     images, ids = opened(work, rows), [row["id"] for row in rows]
     gallery = model.gallery(images, ids=ids, query_set="reference")
     asked = [changed(**HEADLINE)(image) for image in images]

@@ -32,7 +32,7 @@ from real_data import Row, embed, photos, positives, prepare, proportion
 from torch import Tensor
 
 from unifashion_pl import UniFashionModule
-from unifashion_pl.adapt import Choices, adapt
+from unifashion_pl.adapt import MODEL, Choices, adapt
 from unifashion_pl.metrics.categories import linear_probe, precision_at
 from unifashion_pl.metrics.intervals import bootstrap_interval, compare_paired, resampled_means, seed_summary
 
@@ -65,7 +65,7 @@ class Seed:
 
 
 def fit(out: Path, seed: int, tower: Path | None, bert: Path | None, configs: Sequence[str]) -> Path:
-    """The checkpoint of one seed. All seeds read the shards and features of the first."""
+    """The model of one seed. All seeds read the shards and features of the first."""
     run = out / "runs" / f"seed{seed}"
     if seed:
         run.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def fit(out: Path, seed: int, tower: Path | None, bert: Path | None, configs: Se
             (run / "shards").symlink_to((out / "runs" / "seed0" / "shards").resolve(), target_is_directory=True)
     chosen = Choices(tower=tower, bert=bert, seed=seed, configs=tuple(configs))
     print(adapt(out / "fit.csv", out / "photos", run, chosen))
-    return run / "checkpoints" / "best.ckpt"
+    return run / MODEL
 
 
 def probes(features: Tensor, rows: Sequence[Row], asked: Tensor, test: Sequence[Row]) -> dict[float, Hits]:
