@@ -2,12 +2,12 @@
 
     python benchmarks/real_captions.py texts --clothing FOLDER --work work        # real_data.py's photos and rows -> work/captions.csv
     unifashion weights import SmolLM2-135M-Instruct.Q4_1.gguf --out smollm2
-    unifashion fit --config small.yaml --data.csv work/captions.csv --data.root work/photos …
-    unifashion fit --config small.yaml --config small-llm.yaml …                  (both lines are printed by ``texts``)
+    unifashion adapt work/fit.csv --root work/photos --out runs/seed0 …           (as in real_photos.py, which keeps the same senders)
+    unifashion fit --config small.yaml --config small-llm.yaml …                  (this line is printed by ``texts``)
     python benchmarks/real_captions.py copies --llm smollm2                       # what a repetition penalty does to the decoder alone
     python benchmarks/real_captions.py measure --work work --ckpt runs/small-llm/checkpoints/last.ckpt
 
-Both fits go on where they were stopped (``--resume auto``). The captions of all styles are **derived** from the label and a measured colour.
+The fit goes on where it was stopped (``--resume auto``). The captions of all styles are **derived** from the label and a measured colour.
 Held out are whole senders (split ``val``), because photos of one sender share background and light; ``--split test`` is the source's
 validation, whose senders are mostly in the training too.
 
@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 from real_data import COLOURS, Row, embed, noun, prepare, proportion
+from real_identity import SPLIT, kept
 from transformers import GenerationConfig
 
 from unifashion_pl import UniFashionModule
@@ -44,8 +45,6 @@ STYLES: dict[str, tuple[str, str, str]] = {
     ),
     "fashioniq": ("key_points", "This is a {garment}. Its main color is {colour}.", "This is a {garment}."),
 }
-#: Share of the senders who are held out.
-HELD_OUT = 0.15
 LONGEST_RUN, OFTEN = 6, 3
 
 
@@ -58,16 +57,11 @@ def texts(clothing: Path, work: Path) -> None:
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*rows[0], *(column for column, *_ in STYLES.values())])
         writer.writeheader()
-        writer.writerows({**row, "split": row["split"] or part_of(row["sender"]), **said(row)} for row in rows)
+        writer.writerows({**row, "split": row["split"] or (SPLIT if kept(row) else "train"), **said(row)} for row in rows)
     print(
-        f"{len(rows):,} rows -> {target}\n\nunifashion fit {options(work)}\n\nunifashion fit {options(work, 'small-llm.yaml')} \\\n  {styles()}"
+        f"{len(rows):,} rows -> {target}\n\nunifashion fit --config small.yaml --config small-llm.yaml --resume auto --data.csv {target} --data.root "
+        f"{work}/photos \\\n  --model.init_from runs/seed0/checkpoints/best.ckpt --data.styles '{styles()}' …"
     )
-
-
-def part_of(sender: str) -> str:
-    """``val`` for some of the senders, whatever else is in the data."""
-    share = int.from_bytes(hashlib.sha256(sender.encode()).digest()[:8], "big") / 2**64
-    return "val" if share < HELD_OUT else "train"
 
 
 def said(row: Row) -> Row:
@@ -76,14 +70,9 @@ def said(row: Row) -> Row:
     return {column: whole.format(**facts) for column, whole, _ in STYLES.values()}
 
 
-def options(work: Path, overlay: str = "") -> str:
-    laid = f" --config {overlay}" if overlay else ""
-    return f"--config small.yaml{laid} --resume auto --data.csv {work}/captions.csv --data.root {work}/photos …"
-
-
 def styles() -> str:
     columns = ", ".join(f"{style}: {column}" for style, (column, *_) in STYLES.items())
-    return f"--data.styles '{{{columns}}}'"
+    return f"{{{columns}}}"
 
 
 def turns(text: str) -> bool:

@@ -5,7 +5,8 @@
     unifashion adapt work/fit.csv --root work/photos --out runs/seed0 --seed 0 …                                  # once a seed
     python benchmarks/real_identity.py measure --work work --ckpt runs/seed0/model [--all] [--picture FILE.png]
 
-Weight and reach are chosen on photos of senders that the fit has not seen, by ``adapt``, or here for a model without an appearance; everything printed is of the test photos, which neither saw.
+Weight and reach are chosen on photos of senders that the fit has not seen, by ``adapt``, or here for a model without an appearance;
+everything printed is of the test photos, which neither saw.
 The headline is asked of a Gallery, as users ask; with ``--all`` each change by itself follows. ``--picture`` shows queries and their five best.
 """
 
