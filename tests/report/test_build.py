@@ -62,13 +62,14 @@ def test_well_formed_and_self_contained(page: str) -> None:
 def test_all_sections_and_the_toy_notice(page: str) -> None:
     titles = re.findall(r"<h2 [^>]*><span[^>]*>\d+</span>([^<]*)", page)
     assert titles == [
-        "Learning curves",
         "Results",
         "Published numbers",
         "Retrieval",
         "Composed retrieval",
         "Captions",
         "Generated images",
+        "Learning curves",
+        "Configuration",
         "Provenance",
     ]
     assert "Toy data." in page

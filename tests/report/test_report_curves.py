@@ -84,3 +84,13 @@ def test_numbers_are_short(value: float, text: str) -> None:
 def test_moving_average_keeps_constants_and_length() -> None:
     assert smooth([2.0] * 9, 4) == [2.0] * 9
     assert smooth([0.0, 3.0, 0.0], 3) == [1.5, 1.0, 1.5]
+
+
+def test_what_was_measured_once_is_a_number_and_no_dot() -> None:
+    once = Panel("Validation", "%", {"R@1": [(120.0, 41.5)], "R@5": [(120.0, 80.0)]})
+    text = drawn(once)
+    assert "<svg" not in text
+    assert "<dt>R@1</dt><dd>41.5</dd>" in text
+    some = drawn(Panel("Validation", "%", {"R@1": [(60.0, 20.0), (120.0, 41.5)], "R@5": [(120.0, 80.0)]}))
+    assert some.count("<circle") == 2
+    assert "R@5 <b>80</b>" in " ".join(some.split()).replace("</i>", "")

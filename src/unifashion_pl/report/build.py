@@ -10,6 +10,7 @@ from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.metrics.protocol import AUDIT
 from unifashion_pl.report.compare import comparisons
 from unifashion_pl.report.curves import panels
+from unifashion_pl.report.headlines import headlines
 from unifashion_pl.report.page import render
 from unifashion_pl.report.published import config_hash, published
 from unifashion_pl.report.runfolder import Run, name_apart, read_run
@@ -77,20 +78,22 @@ def build_report(runs: Sequence[Path | str], out: Path | str) -> Path:
 def page_of(runs: Sequence[Run]) -> str:
     """The page as text; the same runs give the same bytes."""
     sections = [(anchor, title, parts) for anchor, title, parts in _sections(runs) if parts]
-    return render("page.html", runs=runs, facts=_facts(runs), sections=sections)
+    tests = [(_name(runs, run, evaluation.label), evaluation) for run in runs for evaluation in run.evaluations]
+    return render("page.html", runs=runs, learned=headlines(tests), sections=sections)
 
 
 def _sections(runs: Sequence[Run]) -> Iterator[tuple[str, str, list[tuple[str, Any]]]]:
     """Anchor, title and parts by heading; each part is laid out by the template of the anchor's name."""
     tests = [(_name(runs, run, evaluation.label), evaluation) for run in runs for evaluation in run.evaluations]
     charts = [(_name(runs, run, label), panels(columns)) for run in runs for label, columns in run.curves]
-    yield "curves", "Learning curves", [(name, drawn) for name, drawn in charts if drawn]
     yield "numbers", "Results", [(name, Results(e.records)) for name, e in tests if e.records]
     yield "comparison", "Comparison of the runs", comparisons(runs)
     yield "sweep", "Settings and seeds", [("", one) for one in sweep(runs)]
     yield "published", "Published numbers", [("", published(runs))]
     for kind, title in SHOWN.items():
         yield kind, title, [(name, evaluation) for name, evaluation in tests if evaluation.shown(kind)]
+    yield "curves", "Learning curves", [(name, drawn) for name, drawn in charts if drawn]
+    yield "configuration", "Configuration", [("", _facts(runs))]
     yield "provenance", "Provenance", [("", [(run, config_hash(run), *_provenance(runs, run)) for run in runs])]
 
 

@@ -37,6 +37,11 @@ class Panel:
     left, right, base = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM
     box = f"0 0 {WIDTH:g} {HEIGHT:g}"
 
+    @property
+    def single(self) -> bool:
+        """Whether no series has more than one value: numbers then, and no chart."""
+        return all(len(points) == 1 for points in self.series.values())
+
     @cached_property
     def _across(self) -> list[float]:
         return sorted(x for points in self.series.values() for x, _ in points)
@@ -69,13 +74,13 @@ class Panel:
 
     @cached_property
     def drawn(self) -> list[Series]:
-        """A long series as a faint raw line under its moving average, a short one with a dot for every value."""
+        """A long series as a faint raw line under its moving average, a short one with a dot for every value, a single value as its number alone."""
         return [self._drawn(name, points) for name, points in self.series.items()]
 
     def _drawn(self, name: str, points: Points) -> Series:
         places, last = [self._place(x, y) for x, y in points], number(points[-1][1])
         if len(points) < 40:
-            dots = places if len(points) <= 12 else []
+            dots = places if 1 < len(points) <= 12 else []
             return Series(name, last, dots, _path(places) if len(points) > 1 else "")
         values = smooth([y for _, y in points], max(3, len(points) // 25))
         calm = [self._place(x, value) for (x, _), value in zip(points, values)]
