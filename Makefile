@@ -15,6 +15,9 @@ SEED ?= 0
 # a test process per core; files stay together, because they share what they train
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
+# a comma, inside of what functions are called with
+, := ,
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo test test-all fuzz bench paper-smoke docs lint type format wheel tiny clean
 
@@ -35,16 +38,25 @@ lock: setup  ## renew requirements.lock: the newest versions that setup.cfg allo
 	  --custom-compile-command "make lock" --quiet --output-file requirements.lock
 	@echo "Now: make test-all"
 
+# what a newcomer waits for: which stage it is, and how long it has been; bars within a stage say how much is left of it
+said = @echo "== $(1), after $$(( $$(date +%s) - $$(cat $(OUT)/.begun) )) s"
+
 demo: setup  ## wardrobe -> shards -> phase 1 -> phase 2 -> test, the shipped model's try-on -> demo/report.html
-	mkdir -p $(OUT)
-	cd $(OUT) && $(UNIFASHION) fit --config phase1.yaml
-	cd $(OUT) && $(UNIFASHION) fit --config phase2.yaml
-	cd $(OUT) && $(UNIFASHION) test --config phase2.yaml --ckpt_path runs/phase2/checkpoints/last.ckpt
-	cd $(OUT) && $(UNIFASHION) test --config tryon.yaml --data.size demo --data.pairs false
-	cd $(OUT) && $(UNIFASHION) report runs --out report.html
+	@mkdir -p $(OUT) && date +%s > $(OUT)/.begun
+	$(call said,1 of 5: draw the toy wardrobe$(,) train phase 1 (search$(,) captions$(,) painting))
+	@cd $(OUT) && $(UNIFASHION) fit --config phase1.yaml
+	$(call said,2 of 5: train phase 2 (a photo and what should be different))
+	@cd $(OUT) && $(UNIFASHION) fit --config phase2.yaml
+	$(call said,3 of 5: test it on garments that it has not seen)
+	@cd $(OUT) && $(UNIFASHION) test --config phase2.yaml --ckpt_path runs/phase2/checkpoints/last.ckpt
+	$(call said,4 of 5: try-on by the shipped model)
+	@cd $(OUT) && $(UNIFASHION) test --config tryon.yaml --data.size demo --data.pairs false
+	$(call said,5 of 5: the report)
+	@cd $(OUT) && $(UNIFASHION) report runs --out report.html
+	$(call said,done) && rm $(OUT)/.begun
 	@echo "Look at it: $(OUT)/report.html"
 	@cd $(OUT); if [ -t 0 ] && [ -t 1 ]; then \
-	  printf 'Try the model in a browser now? [y/N] '; read -r answer; case "$$answer" in [yY]*) exec $(UNIFASHION) demo --browser;; esac; \
+	  printf 'Try the model in a browser now? [y/N] '; read -r answer; case "$$answer" in [yY]*) $(UNIFASHION) demo --browser || true;; esac; \
 	else echo "Try the model in a browser: cd $(OUT) && $(UNIFASHION) demo"; fi
 
 test: setup  ## quick tests, offline
