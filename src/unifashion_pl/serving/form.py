@@ -39,6 +39,7 @@ class _Reader:
         self.fields: list[tuple[str, str | bytes]] = []
         self.ended = False
         self._name, self._value, self._content = b"", b"", bytearray()
+        self._size = 0
         self._headers: dict[bytes, bytes] = {}
 
     def callbacks(self) -> dict[str, object]:
@@ -49,18 +50,19 @@ class _Reader:
     def _part_begin(self) -> None:
         if len(self.fields) >= PARTS:
             raise Refusal("invalid_body", f"the form has more than {PARTS:,} parts")
-        self._headers, self._content = {}, bytearray()
+        self._headers, self._content, self._size = {}, bytearray(), 0
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._require_short(end - start)
         self._name += data[start:end]
-        self._require_short()
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._require_short(end - start)
         self._value += data[start:end]
-        self._require_short()
 
-    def _require_short(self) -> None:
-        if len(self._name) + len(self._value) > HEADERS or len(self._headers) > 16:
+    def _require_short(self, more: int) -> None:
+        self._size += more
+        if self._size > HEADERS:
             raise Refusal("invalid_body", f"a part of the form has headers of more than {HEADERS:,} bytes")
 
     def _header_end(self) -> None:
