@@ -227,8 +227,7 @@ class _Answering:
         return _json({"alive": True})
 
     async def ready(self, request: Request) -> Response:
-        self.service.require_ready()
-        return _json({"ready": True, **await asyncio.to_thread(self.service.told)})
+        return _json({"ready": True, **self.service.told()})
 
     async def metrics(self, request: Request) -> Response:
         return Response(self.service.metrics.text(), media_type=metrics.KIND)

@@ -82,6 +82,7 @@ class Service:
         self._hidden = {str(index): "the index", **(hidden or {})}
         self.metrics = Metrics()
         self.gallery: Asking | None = None
+        self._told: dict[str, Any] = {}
         self.captioner: FashionModel | None = None
         self.fault: Exception | None = None
         self.stopping = False
@@ -111,7 +112,8 @@ class Service:
             square = encoder.whole.pixels(np.full((8, 8, 3), 255, np.uint8))
             encoder.whole.images([square])
             encoder.whole.texts(["a dress"])
-        self.captioner, self.gallery = captioner, gallery
+        self.captioner = captioner
+        self._take(gallery)
 
     def reload(self) -> tuple[int, int]:
         """Open the index anew beside the one that is served, then serve that: images before and now.
@@ -130,10 +132,22 @@ class Service:
                 self.metrics.reloads.labels("failed").inc()
                 logger.error("the index was not opened anew: %s", error)
                 raise Refusal("conflict", f"{self.public(str(error))}; the older index is served on") from error
-            self.gallery = now
+            self._take(now)
             self.metrics.reloads.labels("done").inc()
             logger.info("index opened anew: %d images, before %d", len(now), len(before))
             return len(before), len(now)
+
+    def _take(self, gallery: Asking) -> None:
+        """Serve an index from now on. What is told of it is asked here, once: its rows are read by the lane's thread alone from then on."""
+        threshold = gallery.threshold
+        self._told = {
+            "images": len(gallery),
+            "columns": gallery.columns,
+            "query_set": gallery.query_set,
+            "model": gallery.encoder.side.fingerprint,
+            "threshold": None if threshold is None else threshold.score,
+        }
+        self.gallery = gallery
 
     def close(self) -> None:
         """Refuse what waits; batches that are being answered end."""
@@ -188,16 +202,8 @@ class Service:
 
     def told(self) -> dict[str, Any]:
         """What is served, in plain values."""
-        gallery = self._open
-        threshold = gallery.threshold
-        return {
-            "images": len(gallery),
-            "columns": gallery.columns,
-            "query_set": gallery.query_set,
-            "model": gallery.encoder.side.fingerprint,
-            "threshold": None if threshold is None else threshold.score,
-            "caption_styles": self.styles,
-        }
+        self.require_ready()
+        return {**self._told, "caption_styles": self.styles}
 
     def pixels(self, data: bytes, field: str) -> Pixels:
         """(S, S, 3) what the tower sees of a file of a picture.
