@@ -255,6 +255,27 @@ def test_a_full_queue_says_429_and_when_to_come_again_and_what_waits_is_answered
         assert ask().status_code == 200
 
 
+def test_pictures_that_wait_for_a_decoder_take_places_of_the_queue(
+    model: UniFashionModule, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, go = service_of(folder, model, queue=3), threading.Event()
+    decode = service.pixels
+
+    def slow(data: bytes, field: str) -> Any:
+        assert go.wait(10)
+        return decode(data, field)
+
+    monkeypatch.setattr(service, "pixels", slow)
+    with client_of(service) as client, ThreadPoolExecutor() as pool:
+        asked = [pool.submit(client.post, "/search", files={"image": png(pictures()[0])}) for _ in range(3)]
+        until(lambda: service.searches.taken == 3)
+        found = client.post("/search", json={"text": "a dress"})
+        assert (found.status_code, code_of(found)) == (429, "too_many_requests")
+        go.set()
+        assert [future.result().status_code for future in asked] == [200] * 3
+        assert service.searches.taken == 0
+
+
 def test_what_waits_too_long_is_refused_with_503_and_what_is_being_answered_is_not(
     model: UniFashionModule, folder: Path, blocked: Blocked
 ) -> None:

@@ -61,6 +61,22 @@ def test_a_full_queue_refuses_with_seconds_and_takes_more_when_it_has_room(slow:
     lane.close()
 
 
+def test_requests_that_are_being_read_take_places_of_the_queue(slow: Slow) -> None:
+    lane, _ = begin(slow, waiting=2)
+    with lane.place():
+        with lane.place(), pytest.raises(Refusal, match="2 requests wait already"):
+            lane.put("a")
+        futures = [lane.put("a")]
+        with pytest.raises(Refusal), lane.place():
+            raise AssertionError("there was no place")
+        assert lane.taken == 2
+    futures.append(lane.put("b"))  # in the place that was left
+    slow.go.set()
+    assert [future.result(5) for future in futures] == ["a!", "b!"]
+    assert lane.taken == 0
+    lane.close()
+
+
 def test_an_answer_that_is_an_error_is_raised_for_its_own_request_alone(slow: Slow) -> None:
     lane, _ = begin(slow)
     bad, good = lane.put("bad"), lane.put("good")

@@ -40,6 +40,7 @@ logger = logging.getLogger("unifashion_pl.serving")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 #: Addresses that need no token: what runs a server asks them.
 OPEN = ("/health", "/ready")
+JSON, FORM = "application/json", "multipart/form-data"
 #: Of the page, which needs nothing from elsewhere.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -121,7 +122,7 @@ class Front:
                 refusal = Refusal("internal", "an error of the server; its log has it under this request's id")
             if not status:
                 body = msgspec.json.encode(refusal.as_json(id))
-                await Response(body, refusal.status, refusal.headers, "application/json")(scope, receive, sending)
+                await Response(body, refusal.status, refusal.headers, JSON)(scope, receive, sending)
         finally:
             taken = time.monotonic() - start
             self.service.metrics.requests.labels(address, str(status)).inc()
@@ -242,24 +243,31 @@ class _Answering:
     async def _read(self, request: Request, kind: type[B], lane: Lane) -> AsyncIterator[B]:
         """The body, while its bytes count among those that are held; refused before it is read where it would not be answered."""
         self.service.require_ready()
-        lane.require_room()
-        media = request.headers.get("content-type", "")
-        name = media.partition(";")[0].strip().lower()
-        if name not in ("application/json", "multipart/form-data"):
-            raise Refusal(
-                "unsupported_media_type", f"the Content-Type is {name[:80]!r}, expected application/json or multipart/form-data"
-            )
+        with lane.place():
+            size = self._expected(request)
+            if self._held + size > self.limits.held_bytes:
+                raise Refusal("too_many_requests", "more is being sent than the server holds at once", lane.seconds)
+            self._held += size
+            try:
+                data = await self._bytes(request)
+                media = request.headers["content-type"]
+                yield from_body(data, kind) if _name(media) == JSON else from_form(fields_of(data, media), kind)
+            finally:
+                self._held -= size
+
+    def _expected(self, request: Request) -> int:
+        """Bytes of a body that may be read; of one that does not say it, the most that it may have.
+
+        Raises:
+            Refusal: another type, or too large.
+        """
+        name = _name(request.headers.get("content-type", ""))
+        if name not in (JSON, FORM):
+            raise Refusal("unsupported_media_type", f"the Content-Type is {name[:80]!r}, expected {JSON} or {FORM}")
         length = request.headers.get("content-length", "")
         size = int(length) if length.isdecimal() else self.limits.body_bytes
         self._require_small(size)
-        if self._held + size > self.limits.held_bytes:
-            raise Refusal("too_many_requests", "more is being sent than the server holds at once", lane.seconds)
-        self._held += size
-        try:
-            data = await self._bytes(request)
-            yield from_body(data, kind) if name == "application/json" else from_form(fields_of(data, media), kind)
-        finally:
-            self._held -= size
+        return size
 
     def _require_small(self, size: int) -> None:
         if size > self.limits.body_bytes:
@@ -311,8 +319,13 @@ class _Answering:
         )
 
 
+def _name(media: str) -> str:
+    """A media type without what stands behind it."""
+    return media.partition(";")[0].strip().lower()
+
+
 def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
+    return Response(msgspec.json.encode(value), media_type=JSON)
 
 
 def _is_near(request: Request) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 from unifashion_pl.serving.errors import Refusal
@@ -23,7 +24,7 @@ class Lane:
     Args:
         name: for metrics and messages.
         work: requests -> the answer of each, or an exception in its place; it runs in the lane's own thread.
-        waiting: requests that may wait beside those that are being answered.
+        waiting: requests that may wait beside those that are being answered, and those on their way into the queue, together.
         together: of a batch, at most.
         seen: is told the size of each batch.
     """
@@ -39,7 +40,7 @@ class Lane:
         self.name, self._work, self._waiting, self._together, self._seen = name, work, waiting, together, seen
         self._jobs: deque[tuple[Any, Future[Any]]] = deque()
         self._change = threading.Condition()
-        self._closed, self._each = False, 0.05
+        self._closed, self._each, self._coming = False, 0.05, 0
         self._thread = threading.Thread(target=self._run, name=f"lane-{name}", daemon=True)
         self._thread.start()
 
@@ -48,29 +49,46 @@ class Lane:
         return len(self._jobs)
 
     @property
+    def taken(self) -> int:
+        """Places of the queue that are taken: by requests that wait, and by those that are still being read."""
+        return len(self._jobs) + self._coming
+
+    @property
     def seconds(self) -> float:
         """After which those that wait now may be answered."""
-        return self._each * (len(self._jobs) + 1)
+        return self._each * (self.taken + 1)
 
-    def require_room(self) -> None:
-        """
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue for a request that is being read; :meth:`put` takes it over if nothing is awaited in between.
+
         Raises:
             Refusal: the queue is full, or the server ends.
         """
+        with self._change:
+            self._require_room()
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._coming -= 1
+
+    def _require_room(self) -> None:
         if self._closed:
             raise Refusal("stopping", "the server is about to end", 5)
-        if len(self._jobs) >= self._waiting:
-            raise Refusal("too_many_requests", f"{len(self._jobs)} requests wait already, no more are taken", self.seconds)
+        if self.taken >= self._waiting:
+            raise Refusal("too_many_requests", f"{self.taken} requests wait already, no more are taken", self.seconds)
 
     def put(self, item: Any) -> Future[Any]:
         """The answer to be.
 
         Raises:
-            Refusal: as :meth:`require_room`.
+            Refusal: as :meth:`place`.
         """
         future: Future[Any] = Future()
         with self._change:
-            self.require_room()
+            self._require_room()
             self._jobs.append((item, future))
             self._change.notify()
         return future

@@ -97,7 +97,7 @@ class Service:
 
     def _lane(self, name: str, work: Callable[[list[Any]], Sequence[Any]], together: int) -> Lane:
         made = Lane(name, work, self.limits.queue, together, self.metrics.batches.labels(name).observe)
-        self.metrics.watch(f"waiting_{name}", "Requests that wait", lambda: len(made))
+        self.metrics.watch(f"waiting_{name}", "Requests that wait, or are being read", lambda: made.taken)
         return made
 
     def open(self) -> None:
