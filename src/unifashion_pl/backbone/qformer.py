@@ -129,12 +129,8 @@ class QFormerBackbone(nn.Module):
         self.begin_id = int(self.tokenizer.convert_tokens_to_ids("[DEC]"))
         self._shipped = tokenizer == "tiny"
         self.max_text_tokens, self.num_queries, self.hidden_size = max_text_tokens, num_queries, hidden_size
-        if vocab_size is not None and vocab_size < len(self.tokenizer):
-            raise ValueError(
-                f"vocab_size is {vocab_size:,}, the tokenizer has {len(self.tokenizer):,} entries: name at least as many"
-            )
         config = Blip2QFormerConfig(
-            vocab_size=vocab_size or len(self.tokenizer),
+            vocab_size=_vocabulary(vocab_size, len(self.tokenizer)),
             hidden_size=hidden_size,
             num_hidden_layers=num_layers,
             num_attention_heads=num_heads,
@@ -342,3 +338,10 @@ class QFormerBackbone(nn.Module):
             queries, cls = self.fused_pass(features, tokens)
             return Encoding(features, tokens, queries, cls)
         raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1), TripletBatch or EditBatch")
+
+
+def _vocabulary(asked: int | None, known: int) -> int:
+    """Words that are embedded: those of the tokenizer, or as many as were asked for."""
+    if asked is not None and asked < known:
+        raise ValueError(f"vocab_size is {asked:,}, the tokenizer has {known:,} entries: name at least as many")
+    return asked or known

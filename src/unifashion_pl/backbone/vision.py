@@ -173,11 +173,7 @@ class VisionTower(nn.Module):
             )
         pixels = (images.to(self.mean.dtype, memory_format=self.layout) - self.mean) / self.std
         pixels = pixels.to(self.dtype)
-        earlier: list[Tensor] = []
-        if self.stages:
-            features, earlier = self._seen(pixels)
-        else:
-            features = self.model.forward_features(pixels)
+        features, earlier = self._seen(pixels)
         if features.ndim != 4:
             return features
         if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
@@ -191,9 +187,12 @@ class VisionTower(nn.Module):
     def _seen(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last map and those of :attr:`stages`. All but the pixels have a mean square of 1 in each image: published stages differ tenfold."""
         asked = sorted(one - 1 for one in self.stages if one)
-        last, found = (
-            self.model.forward_intermediates(pixels, indices=asked) if asked else (self.model.forward_features(pixels), [])
-        )
+        last: Tensor
+        found: list[Tensor] = []
+        if asked:
+            last, found = self.model.forward_intermediates(pixels, indices=asked)
+        else:
+            last = self.model.forward_features(pixels)
         scaled = [
             one * one.float().pow(2).mean((1, 2, 3), keepdim=True).clamp(min=1e-12).rsqrt().to(one.dtype) for one in found
         ]
