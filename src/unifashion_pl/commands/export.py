@@ -65,9 +65,9 @@ def export(
     *,
     out: Annotated[Path, FOLDER],
     format: Annotated[
-        Literal["onnx", "torch", "peft"],
+        Literal["onnx", "torch", "peft", "diffusers"],
         "onnx: for onnxruntime and others, and for `index search --model OUT`; torch: .pt2 files of torch.export; peft: the LoRA of its language "
-        "model as an adapter's folder",
+        "model as an adapter's folder; diffusers: what paints, as a pipeline's folder",
     ] = "onnx",
     dtype: Annotated[Literal["fp32", "fp16", "int8"], "of the weights; what is lost stands in the report"] = "fp32",
     part: Annotated[
@@ -79,17 +79,20 @@ def export(
         bool, "let the model name classes that are not of this library; they may run any program"
     ] = False,
 ) -> None:
-    """Graphs of a model's embeddings for other runtimes, compared with it on your photos; or its LoRA for peft."""
+    """Graphs of a model's embeddings for other runtimes, compared with it on your photos; or its LoRA for peft, its painting head for diffusers."""
     loaded = Model(model=model, trust_remote_code=trust_remote_code, device="cpu")
-    if format == "peft":
+    if format in ("peft", "diffusers"):
         if dtype != "fp32" or part or photos != Photos():
+            what = "LoRA" if format == "peft" else "head that paints"
             raise ValueError(
-                "--format peft writes the LoRA as it is: --dtype, --part, --photos, --csv and --limit are of onnx and torch"
+                f"--format {format} writes the {what} as it is: --dtype, --part, --photos, --csv and --limit are of onnx and torch"
             )
-        from unifashion_pl.export.adapter import export_adapter
-
-        loaded.heads = ("caption",)  # type: ignore[misc]
-        print(export_adapter(loaded.load(), out))
+        loaded.heads = ("caption",) if format == "peft" else ("diffusion",)  # type: ignore[misc]
+        if format == "peft":
+            from unifashion_pl.export.adapter import export_adapter as write_folder
+        else:
+            from unifashion_pl.export.diffusers_folder import export_diffusers as write_folder
+        print(write_folder(loaded.load(), out))
         return
     from unifashion_pl.export.folder import export as write
 
