@@ -104,21 +104,30 @@ class UniFashionPipeline(DiffusionPipeline):  # type: ignore[misc]
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}, expected {shape}")
-        # its multistep rules are meant for noise, into which the pipeline turns what the U-Net predicts
-        scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
-        scheduler.set_timesteps(num_inference_steps)
-        latents = latents.to(device).float() * scheduler.init_noise_sigma
-        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
-            for t in scheduler.timesteps:
-                bare = t < scheduler.config.num_train_timesteps * (1 - garment_until)
-                looks = {name: value for name, value in shown.items() if name != "garment"} if bare else shown
-                given = scheduler.scale_model_input(latents, t)
-                eps = self._guided(given, t.to(device), context, looks, scale, garment_guidance)
-                latents = scheduler.step(eps.float(), t, latents).prev_sample
-                bar.update()
+        scales = (scale, garment_guidance, garment_until)
+        latents = self._sampled(latents.to(device).float(), num_inference_steps, context, shown, scales)
         self.maybe_free_model_hooks()
         images = latents if output_type == "latent" else self._decoded(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _sampled(
+        self, noise: Tensor, steps: int, context: Tensor, shown: dict[str, Tensor], scales: tuple[float, float, float]
+    ) -> Tensor:
+        """From noise to latents, both (B, 4, h, w); ``scales`` of the context and of the garment, and the part of the steps that reads it."""
+        scale, garment_scale, until = scales
+        # multistep rules are meant for noise, into which the pipeline turns what the U-Net predicts
+        scheduler = type(self.scheduler).from_config(self.scheduler.config, prediction_type="epsilon")
+        scheduler.set_timesteps(steps)
+        latents = noise * scheduler.init_noise_sigma
+        bare = {name: value for name, value in shown.items() if name != "garment"}
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+            for t in scheduler.timesteps:
+                looks = bare if t < scheduler.config.num_train_timesteps * (1 - until) else shown
+                given = scheduler.scale_model_input(latents, t)
+                eps = self._guided(given, t.to(noise.device), context, looks, scale, garment_scale)
+                latents = scheduler.step(eps.float(), t, latents).prev_sample
+                bar.update()
+        return latents
 
     def _context(self, prompt: str | list[str], queries: Tensor | None, embeds: Tensor | None, device: Any) -> Tensor:
         """(B, N, C)."""
