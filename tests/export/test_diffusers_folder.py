@@ -119,7 +119,7 @@ def test_diffusers_alone_paints_what_the_shipped_model_does(tmp_path: Path, monk
         apart = np.abs(found[name + "latent"] - latents).max()
         pixels = np.abs(found[name + "pt"].astype(int) - pictures).max()
         print(f"{name}: latents {apart:.2g} of up to {np.abs(latents).max():.2g}, pixels {pixels} of 255")
-        assert apart < 1e-4, name
+        assert apart < 1e-4 * max(1.0, np.abs(latents).max()), name  # measured: 7e-6, 1e-5 and 7e-5
         assert pixels <= 1, name
 
 
