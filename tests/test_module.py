@@ -231,8 +231,20 @@ def test_half_downloaded_folders_and_unknown_names_are_explained(tmp_path: Path)
     (tmp_path / "half" / "config.json").write_text('{"format": 1, "model": {}}')
     with pytest.raises(FileNotFoundError, match="half a download"):
         UniFashionModule.from_pretrained(tmp_path / "half")
+    (tmp_path / "half" / "weights.bin").write_bytes(b"0")
+    with pytest.raises(
+        FileNotFoundError, match=r"weights.bin is a file: expected a folder written by save_pretrained, its model.safetensors"
+    ):
+        UniFashionModule.from_pretrained(tmp_path / "half" / "weights.bin")
     with pytest.raises(FileNotFoundError, match="neither 'tiny', nor a folder"):
         UniFashionModule.from_pretrained("nobody/nothing-of-this-name")
+
+
+def test_the_tensors_of_a_folder_stand_for_it(tmp_path: Path) -> None:
+    whole = tiny(caption=None, diffusion=None)
+    whole.save_pretrained(tmp_path / "model")
+    found = UniFashionModule.from_pretrained(tmp_path / "model" / "model.safetensors").state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.state_dict().items())
 
 
 def test_a_model_assembled_by_hand_says_how_to_make_it_saveable(tmp_path: Path) -> None:

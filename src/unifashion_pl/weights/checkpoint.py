@@ -117,6 +117,8 @@ def from_pretrained(
 ) -> M:
     """See :meth:`UniFashionModule.from_pretrained`."""
     folder = tiny_folder() if str(source) == "tiny" else Path(source)
+    if folder.name == TENSORS and folder.is_file():
+        folder = folder.parent
     if folder.suffix == ".ckpt" and folder.is_file():
         saved = read_checkpoint(folder)
     else:
@@ -132,6 +134,8 @@ def _read_folder(folder: Path) -> Saved:
         FileNotFoundError: it is no folder of ours.
         ValueError: its files are damaged, or of a later version.
     """
+    if folder.is_file():
+        raise FileNotFoundError(f"{folder} is a file: expected a folder written by save_pretrained, its {TENSORS}, or a .ckpt of a training")
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: expected a folder written by save_pretrained (half a download?)")
