@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small import images, small_backbone
 
-from unifashion_pl.export.graphs import ComposePart, ImagePart, TextPart, check_exportable, chosen_parts, prepared, traced
+from unifashion_pl.backbone import QFormerBackbone
+from unifashion_pl.backbone.vision import VisionTower
+from unifashion_pl.export.graphs import (
+    ComposePart,
+    ImagePart,
+    TextPart,
+    check_exportable,
+    chosen_parts,
+    outputs_of,
+    prepared,
+    traced,
+)
+from unifashion_pl.export.programs import write_program
 from unifashion_pl.module import UniFashionModule
 from unifashion_pl.tasks import RetrievalModule
 
@@ -69,3 +83,39 @@ def test_what_cannot_be_traced_is_said(model: UniFashionModule, monkeypatch: pyt
         traced(model, "text")
     with pytest.raises(RuntimeError, match="without numbers of its own"):
         check_exportable(model.to("meta"))
+
+
+@pytest.fixture
+def staged() -> UniFashionModule:
+    """A tower that gives the pixels and maps of two earlier stages beside the last one, as the small profile's."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"channels": (8, 8, 16, 16), "stem_width": 8}
+    tower = VisionTower("resnet10t", image_size=64, timm_kwargs=sizes, stages=(0, 1, 2))
+    settings: dict[str, Any] = {"num_queries": 4, "hidden_size": 32, "num_heads": 2, "intermediate_size": 64}
+    backbone = QFormerBackbone(tower, num_layers=1, cross_attention_frequency=1, **settings)
+    return UniFashionModule(backbone, RetrievalModule(hidden_size=32, embed_dim=16)).eval()
+
+
+def test_maps_of_earlier_stages_are_traced(staged: UniFashionModule) -> None:
+    graph = traced(staged, "image").module()
+    for rows in (1, 5):
+        pixels = images(rows, 64)
+        with torch.no_grad():
+            for found, wanted in zip(graph(pixels), ImagePart(staged)(pixels)):
+                assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "most"), [("fp32", 1e-5), ("fp16", 1e-2)])
+def test_maps_of_earlier_stages_in_onnx(staged: UniFashionModule, tmp_path: Path, dtype: Any, most: float) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    given = prepared(staged, dtype)
+    write_program(traced(given, "image"), "image", tmp_path, "onnx", dtype, outputs_of(staged, "image"))
+    session = runtime.InferenceSession(str(tmp_path / "image.onnx"))
+    for rows in (1, 5):
+        pixels = images(rows, 64)
+        with torch.no_grad():
+            wanted = ImagePart(staged)(pixels)
+        for one, other in zip(session.run(None, {"images": pixels.numpy()}), wanted):
+            assert np.abs(one - other.numpy()).max() < most

@@ -181,7 +181,8 @@ class VisionTower(nn.Module):
         if self.positions is not False:
             _, width, height, across = features.shape
             features = features + sincos_positions(width, height, across, features.device).to(features.dtype)
-        beside = [F.adaptive_avg_pool2d(one, features.shape[-2:]) for one in earlier]
+        grid = (features.shape[-2], features.shape[-1])
+        beside = [F.adaptive_avg_pool2d(one, grid) for one in earlier]
         return torch.cat([features, *beside], 1).flatten(2).transpose(1, 2)
 
     def _seen(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
