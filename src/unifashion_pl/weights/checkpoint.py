@@ -135,7 +135,9 @@ def _read_folder(folder: Path) -> Saved:
         ValueError: its files are damaged, or of a later version.
     """
     if folder.is_file():
-        raise FileNotFoundError(f"{folder} is a file: expected a folder written by save_pretrained, its {TENSORS}, or a .ckpt of a training")
+        raise FileNotFoundError(
+            f"{folder} is a file: expected a folder written by save_pretrained, its {TENSORS}, or a .ckpt of a training"
+        )
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}: expected a folder written by save_pretrained (half a download?)")
