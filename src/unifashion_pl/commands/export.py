@@ -81,7 +81,7 @@ def export(
 ) -> None:
     """Graphs of a model's embeddings for other runtimes, compared with it on your photos; or its LoRA for peft, its painting head for diffusers."""
     loaded = Model(model=model, trust_remote_code=trust_remote_code, device="cpu")
-    if format in ("peft", "diffusers"):
+    if format == "peft" or format == "diffusers":
         if dtype != "fp32" or part or photos != Photos():
             what = "LoRA" if format == "peft" else "head that paints"
             raise ValueError(

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
-from diffusers.configuration_utils import register_to_config
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from unifashion_pl.generation.garment import GarmentBranch, denoise
@@ -24,7 +25,7 @@ class UniFashionGarment(ModelMixin, ConfigMixin):  # type: ignore[misc]
         extent, heads, positions: of the branch.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         unet: dict[str, Any],
@@ -61,7 +62,7 @@ class UniFashionConditioning(ModelMixin, ConfigMixin):  # type: ignore[misc]
         panels: the garment is read from a second panel beside the person.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         query_width: int,
@@ -82,7 +83,7 @@ class UniFashionConditioning(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Queries (B, Q, D) or None, states of the prompts (B, L, C) or None -> context (B, Q + L, C); B = ``rows``."""
         parts = []
         if self.projection is not None:
-            null = self.null_context.expand(rows, self.config.num_queries, -1)
+            null = self.null_context.expand(rows, self.config["num_queries"], -1)
             parts.append(null if queries is None else self.projection(queries))
         if states is not None:
             parts.append(states.to(self.null_context.dtype))

@@ -246,7 +246,8 @@ def _version() -> str:
 def _readme(model: FashionModel, head: DiffusionModule) -> str:
     """What the pipeline reads, for whoever has the folder alone."""
     (height, width), (tall, wide) = head.size, head.edit_size
-    queries = f"({', '.join(str(x) for x in ('B', int(head.num_queries), conditioning_of(head).config.query_width))})"
+    width = conditioning_of(head).config["query_width"]
+    queries = f"(B, {int(head.num_queries)}, {width})"
     learned = ", ".join(sorted(model.learned)) if model.learned else "not known"
     return f"""# A UniFashion diffusion head for diffusers
 Written by unifashion-pl {__version__}; learned: {learned}. Its licence is that of the weights that it was trained from.

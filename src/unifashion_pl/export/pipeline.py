@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
@@ -22,15 +22,22 @@ GREY = 128
 Pictures = Image.Image | Sequence[Image.Image] | Tensor
 
 
-class UniFashionPipeline(DiffusionPipeline):  # type: ignore[misc]
+class UniFashionPipeline(DiffusionPipeline):
     """U-Net, autoencoder, scheduler and text encoder of diffusers and transformers, with the model's own context and garment branch.
 
     ``scheduler`` may be exchanged as in any pipeline: its ``prediction_type`` says what the U-Net predicts, and every scheduler is given noise.
     """
 
-    model_cpu_offload_seq = "text_encoder->conditioning->unet->vae"
+    model_cpu_offload_seq = "text_encoder->conditioning->unet->vae"  # type: ignore[assignment]
     _exclude_from_cpu_offload = ["garment_branch"]
     _optional_components = ["text_encoder", "tokenizer", "garment_branch"]
+    unet: Any
+    vae: Any
+    scheduler: Any
+    conditioning: Any
+    text_encoder: Any
+    tokenizer: Any
+    garment_branch: Any
 
     def __init__(
         self,
@@ -107,7 +114,7 @@ class UniFashionPipeline(DiffusionPipeline):  # type: ignore[misc]
         scales = (scale, garment_guidance, garment_until)
         latents = self._sampled(latents.to(device).float(), num_inference_steps, context, shown, scales)
         self.maybe_free_model_hooks()
-        images = latents if output_type == "latent" else self._decoded(latents, output_type)
+        images: Any = latents if output_type == "latent" else self._decoded(latents, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def _sampled(
