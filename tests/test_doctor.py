@@ -147,7 +147,7 @@ def test_the_hub_is_not_asked(nothing_here: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
     text = examine_overlay(["small.yaml"])
-    assert "33,503,872" in line(text, "encoder ")
+    assert "33,603,030" in line(text, "encoder ")
     assert line(text, "needs           timm/tf_efficientnet_lite0").endswith("or name a folder instead")
     (nothing_here / "own.yaml").write_text("model: {backbone: {init_args: {tokenizer: some/bert}}}\n")
     assert "not counted, because a part cannot be read: no BERT tokenizer at 'some/bert'" in line(
