@@ -18,7 +18,7 @@ from unifashion_pl.module import UniFashionModule
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the page would show; it is not served."""
     found: list[Any] = []
-    monkeypatch.setattr(server, "serve", lambda answers, place, host, opened, told: (found.append(answers), place.close()))
+    monkeypatch.setattr(server, "serve", lambda answers, place, opened, told: (found.append(answers), place.close()))
     return found
 
 
@@ -48,15 +48,20 @@ def test_an_index_without_a_model_is_taken_for_the_shipped_one_s_as_index_search
     assert shown == []
 
 
-def test_an_address_of_the_network_is_named_as_open(
+def test_an_address_of_the_network_is_refused_as_by_serve_without_a_token(
     tmp_path: Path, shown: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("uvicorn", reason="the extra `demo` is not installed")
     monkeypatch.setattr(demo, "_models", lambda model: None)
     monkeypatch.setattr(demo, "_catalogue", lambda index, models: None)
-    for host, noted in (("0.0.0.0", True), ("127.0.0.1", False)):
-        main(["demo", "--host", host, "--port", "0"])
-        assert ("no password" in capsys.readouterr().err) == noted
+    with pytest.raises(SystemExit) as stopped:
+        main(["demo", "--host", "0.0.0.0", "--port", "0"])
+    assert stopped.value.code == 2
+    assert "no password" in (said := capsys.readouterr().err)
+    assert "ssh -L" in said
+    assert shown == []
+    main(["demo", "--host", "127.0.0.1", "--port", "0"])
+    assert len(shown) == 1
 
 
 def test_without_the_extra_its_name_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

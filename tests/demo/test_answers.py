@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from unifashion_pl import toy
@@ -52,7 +52,7 @@ def test_a_filter_and_a_photo(answers: Answers) -> None:
     assert answers.catalogue is not None
     id, picture = next(iter(answers.catalogue.drawn.items()))
     assert ids(answers.search(SearchAsked(image=inside(picture, "PNG"), k=3)))[0] == id
-    found = answers.search(SearchAsked(texts=("red",), where="category == 'dress'", k=1000))
+    found = answers.search(SearchAsked(texts=("red",), where="category == 'dress'", k=MOST))
     assert 0 < len(found["hits"]) <= MOST
     assert {hit["columns"]["category"] for hit in found["hits"]} == {"dress"}
 
@@ -62,6 +62,8 @@ def test_a_filter_and_a_photo(answers: Answers) -> None:
     [
         (SearchAsked(), "give a text, an image, or both"),
         (SearchAsked(texts=("x" * 501,)), "501 characters"),
+        (SearchAsked(texts=("red",) * 33), "33 wishes"),
+        *((SearchAsked(texts=("red",), k=k), f"k is {k}") for k in (0, -1, MOST + 1, 10**9)),
         (SearchAsked(texts=("red", "漢字")), "nothing of '漢字' can be read"),
         (SearchAsked(texts=("red",), where="price <"), "price"),
         (SearchAsked(image="hit:nothing"), "'nothing' is not among"),

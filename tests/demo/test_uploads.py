@@ -73,9 +73,11 @@ def test_an_address_is_the_picture_that_it_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "http://a.b/c.png", "/etc/passwd", "data:text/html;base64,AAAA", "data:image/png;base64,?"]
+    "address",
+    ["", "http://a.b/c.png", "/etc/passwd", "data:text/html;base64,AAAA", "data:image/png;base64,?", "data:image/png;base64,é"],
 )
 def test_other_addresses_are_never_followed(address: str) -> None:
     with pytest.raises(Refused) as refused:
         from_address(address)
     assert refused.value.status == 400
+    assert refused.value.cure == "Send the file again"

@@ -226,3 +226,12 @@ def test_paths_of_this_machine_are_not_told(model: UniFashionModule, tmp_path: P
     made = Service(tmp_path / "index", service_of(tmp_path, model)._load, hidden={"/models/export": "the model"})
     assert made.public(f"{tmp_path / 'index'} was made by /models/export") == "the index was made by the model"
     made.close()
+    assert made.public(f"{tmp_path / 'index'}/index.db") == "the index/index.db"
+    assert made.public(f"{tmp_path / 'index-older'}") == f"{tmp_path / 'index-older'}"
+
+
+def test_a_bare_name_is_no_place_and_stays_a_word_of_the_message(model: UniFashionModule, tmp_path: Path) -> None:
+    made = Service(Path("index"), service_of(tmp_path, model)._load, hidden={"dress": "the model"})
+    said = "index is not there: `unifashion index build --out index` makes an index"
+    assert made.public(said) == said
+    assert made.public("nothing of 'dress' can be read") == "nothing of 'dress' can be read"

@@ -24,7 +24,7 @@ def demo(
         Path | None,
         {"metavar": "FOLDER", "help": "of `index build`, to be searched; default: drawn garments, embedded when it starts"},
     ] = None,
-    host: Annotated[str, "address to listen at; any other than the default is open to the network, without a password"] = HOST,
+    host: Annotated[str, "where to listen; this machine's own alone: 127.0.0.1, ::1, localhost"] = HOST,
     port: Annotated[int, "0 = any that is free"] = PORT,
     browser: Annotated[bool, "open the page in a browser"] = False,
     model: Model,
@@ -35,22 +35,26 @@ def demo(
 
     Raises:
         ModuleNotFoundError: the extra ``demo`` is not installed.
-        ValueError: a port in use, or an index of another model.
+        ArgumentError: a host that lets other machines ask, or a port in use.
+        ValueError: an index of another model.
     """
     if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
         raise ModuleNotFoundError(f"the page needs {' and '.join(missing)}: pip install 'unifashion-pl[demo]'")
     from unifashion_pl.demo.answers import Answers
-    from unifashion_pl.demo.app import LOOPBACK
-    from unifashion_pl.demo.server import listening, serve
+    from unifashion_pl.demo.server import serve
+    from unifashion_pl.listening import listen, require_near
 
-    place = listening(host, port)
-    if host not in LOOPBACK:
-        _say(f"note: whoever reaches {host} over the network can use this page: it asks for no password and encrypts nothing")
+    require_near(
+        host,
+        "the page asks for no password and encrypts nothing. Leave it at 127.0.0.1, and reach it from elsewhere by "
+        f"ssh -L {port}:127.0.0.1:{port} MACHINE; for programs there is `unifashion serve`, with a token",
+    )
+    place = listen(host, port)
     models = _models(
         model if index is None or model.model else replace(model, model="tiny")
     )  # as `index build` and `index search`
     answers = Answers(models, _catalogue(index, models))
-    serve(answers, place, host, browser, lambda line: print(line, flush=True))
+    serve(answers, place, browser, lambda line: print(line, flush=True))
 
 
 def _models(model: Model) -> Models:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+import msgspec
 from PIL import Image
 
 from unifashion_pl import toy
@@ -28,12 +29,11 @@ from unifashion_pl.person.problems import InputError
 
 Style = Literal["fashion200k", "fashiongen", "fashioniq"]
 Sampler = Literal["few", "paper"]
-#: Side of thumbnails, most hits, most characters of a text.
-THUMB, MOST, LONGEST = 320, 48, 500
+#: Side of thumbnails, most hits, most characters of a text, most texts of a search.
+THUMB, MOST, LONGEST, WISHES = 320, 48, 500, 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchAsked:
+class SearchAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A step of a session: see :class:`~unifashion_pl.gallery.session.Step`; pictures are data URIs, ``hit:ID`` or ``example:NAME``."""
 
     texts: tuple[str, ...] = ()
@@ -42,15 +42,13 @@ class SearchAsked:
     k: int = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionAsked:
+class CaptionAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A picture to be described."""
 
     image: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class PaintAsked:
+class PaintAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A person to be repainted.
 
     Attributes:
@@ -130,15 +128,17 @@ class Answers:
             raise Refused("there is no index to search", "one of this model", "Start the page with --index FOLDER")
         if any(len(text) > LONGEST for text in asked.texts):
             raise Refused(f"a text has {max(map(len, asked.texts)):,} characters", f"at most {LONGEST}", "Say it shorter")
+        if len(asked.texts) > WISHES:
+            raise Refused(f"there are {len(asked.texts):,} wishes", f"at most {WISHES}", "Begin a new search")
+        if not 1 <= asked.k <= MOST:
+            raise Refused(f"k is {asked.k}", f"1 to {MOST}", "Ask for fewer hits" if asked.k > MOST else "Ask for some")
         asking = self.catalogue.asking
         with _noted() as said:
             for text in asked.texts:  # beside other wishes nobody would notice one that cannot be read
                 readable(text, asking.encoder.whole.reader)
             step = Step(None if asked.image is None else self._picture(asked.image), asked.texts)
             own = [(asked.image or "").removeprefix("hit:")] if (asked.image or "").startswith("hit:") else []
-            found = asking.search(
-                step.text, step.image, min(max(asked.k, 1), MOST), where=(asked.where or "").strip() or None, exclude=own
-            )
+            found = asking.search(step.text, step.image, asked.k, where=(asked.where or "").strip() or None, exclude=own)
         return {"hits": [self._hit(place, hit) for place, hit in enumerate(found, 1)], "text": step.text, **said}
 
     def caption(self, asked: CaptionAsked) -> dict[str, Any]:

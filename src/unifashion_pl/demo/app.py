@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio
 from anyio import to_thread
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unifashion_pl.demo.answers import Answers, CaptionAsked, PaintAsked, SearchAsked, told
 from unifashion_pl.demo.uploads import KINDS, MAX_BYTES, Refused, too_large
+from unifashion_pl.listening import host_of, is_loopback
 from unifashion_pl.pages import environment
 from unifashion_pl.provenance import __version__
 from unifashion_pl.reading import FormatError, from_json
 
 #: Of a request that holds up to three pictures, as text; and how many requests wait for the one that is at work.
 MAX_REQUEST, WAITING = 3 * MAX_BYTES * 4 // 3, 8
-#: Names under which a browser reaches this machine alone.
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -37,12 +36,8 @@ HEADERS = {
 KIND_OF = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-def application(answers: Answers, local: bool = True) -> Starlette:
-    """The page and what it asks.
-
-    Args:
-        local: only requests to a name of :data:`LOOPBACK` are answered: a page from elsewhere whose name leads here reads nothing.
-    """
+def application(answers: Answers) -> Starlette:
+    """The page and what it asks; a page from elsewhere whose name leads here reads nothing."""
     turn = _Turn()
     kinds: dict[str, tuple[Any, Callable[[Any], dict[str, Any]]]] = {
         "search": (SearchAsked, answers.search),
@@ -83,7 +78,7 @@ def application(answers: Answers, local: bool = True) -> Starlette:
     ]
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {Refused: _refused, FormatError: _refused}
     app = Starlette(routes=routes, exception_handlers=handlers)
-    app.add_middleware(_Guard, local=local)
+    app.add_middleware(_Guard)
     return app
 
 
@@ -110,8 +105,8 @@ class _Turn:
 class _Guard:
     """Who may ask, and what browsers are told."""
 
-    def __init__(self, app: ASGIApp, local: bool) -> None:
-        self.app, self.local = app, local
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,16 +120,17 @@ class _Guard:
             await send(message)
 
         refusal = self._refusal({name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]})
-        await (self.app if refusal is None else _answer(refusal))(scope, receive, sent)
+        with suppress(ClientDisconnect):  # nobody is left who could be answered
+            await (self.app if refusal is None else _answer(refusal))(scope, receive, sent)
 
     def _refusal(self, headers: dict[str, str]) -> Refused | None:
         host = headers.get("host", "")
-        if self.local and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if not is_loopback(host_of(host)):
             return Refused(
                 f"the page was asked for as {host!r}", "this machine's own name", "Open http://127.0.0.1 with the port", 421
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin != f"http://{host}":
             return Refused(f"{origin} asks", "this page alone", "Open the page itself", 403)
         return None
 

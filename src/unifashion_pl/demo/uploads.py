@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 from PIL import Image
@@ -92,9 +91,10 @@ def from_address(address: str) -> Image.Image:
     if len(body) > MAX_BYTES * 4 // 3 + 4:
         raise too_large(len(body) * 3 // 4)
     try:
-        return read_picture(base64.b64decode(body, validate=True))
-    except binascii.Error as error:
+        data = base64.b64decode(body, validate=True)
+    except ValueError as error:  # of binascii, and of letters that are not ASCII
         raise Refused(f"a picture is no base64: {error}", "a data URI of a picture", "Send the file again", 400) from error
+    return read_picture(data)
 
 
 def _kinds() -> str:

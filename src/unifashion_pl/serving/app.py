@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import logging
 import re
 import signal
@@ -26,6 +25,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unifashion_pl.listening import host_of, is_loopback
 from unifashion_pl.serving import metrics, openapi
 from unifashion_pl.serving.bodies import CaptionBody, EmbedBody, SearchBody, from_body, from_form, pictures_of
 from unifashion_pl.serving.errors import Refusal
@@ -111,7 +111,7 @@ class Front:
             await send(message)
 
         try:
-            self._require_token(request, address)
+            self._require_right(request, address)
             await self.app(scope, receive, sending)
         except ClientDisconnect:
             status = 499
@@ -137,8 +137,18 @@ class Front:
                 id,
             )
 
-    def _require_token(self, request: Request, address: str) -> None:
-        if self.token is None or address in OPEN:
+    def _require_right(self, request: Request, address: str) -> None:
+        """The token; without one the name of this machine: a page of elsewhere whose name leads here has no answer to read."""
+        if address in OPEN:
+            return
+        if self.token is None:
+            host = request.headers.get("host", "")
+            if not is_loopback(host_of(host)):
+                raise Refusal(
+                    "misdirected",
+                    f"asked as {host[:100]!r}, and without a token it is answered to 127.0.0.1 and localhost alone: "
+                    "have the proxy send that as Host, or give the server a token",
+                )
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self.token.encode()):
@@ -333,16 +343,4 @@ def _is_near(request: Request) -> bool:
     between = ("origin", "forwarded", "x-forwarded-for", "x-real-ip")
     if request.client is None or any(name in request.headers for name in between):
         return False
-    return is_loopback(request.client.host) and is_loopback(request.url.hostname or "")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is this machine's own.
-
-    >>> [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "shop.example")]
-    [True, True, True, False, False]
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(request.client.host)

@@ -19,6 +19,7 @@ CODES: dict[str, tuple[int, str]] = {
     "conflict": (409, "the index in the folder cannot take the place of the one that is served"),
     "too_large": (413, "the body is larger than is allowed"),
     "unsupported_media_type": (415, "the body is neither application/json nor multipart/form-data"),
+    "misdirected": (421, "asked under another name than this machine's, without a token"),
     "invalid_request": (422, "a field that cannot be meant; the message says which, what was found and what was expected"),
     "unreadable_image": (422, "a picture that cannot be read, or has more pixels than are allowed"),
     "too_many_requests": (429, "the queue is full: ask again after Retry-After seconds"),

@@ -125,7 +125,7 @@ def _operation(
             },
         }
     by_status: dict[int, list[str]] = {}
-    for code in (*codes, "unauthorized", "internal"):
+    for code in (*codes, "unauthorized", "misdirected", "internal"):
         by_status.setdefault(CODES[code][0], []).append(code)
     for status, own in sorted(by_status.items()):
         told: dict[str, Any] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import threading
 import warnings
@@ -13,7 +12,8 @@ from types import FrameType
 import uvicorn
 
 from unifashion_pl.arguments import ArgumentError
-from unifashion_pl.serving.app import is_loopback, make_app
+from unifashion_pl.listening import address, listen, require_near
+from unifashion_pl.serving.app import make_app
 from unifashion_pl.serving.service import Service
 
 #: The token, where other users of the machine do not see it.
@@ -30,40 +30,17 @@ def token_of(given: str | None, host: str) -> str | None:
     """
     token = os.environ.get(TOKEN) if given is None else given
     if token is None:
-        if not is_loopback(host):
-            raise ArgumentError(
-                f"--host {host} lets other machines ask: set {TOKEN} (or --token), which every request has to bring, "
-                "or leave the server at 127.0.0.1, behind a proxy of your own"
-            )
+        require_near(
+            host,
+            f"set {TOKEN} (or --token), which every request has to bring, "
+            "or leave the server at 127.0.0.1, behind a proxy of your own",
+        )
         return None
     if not token.isascii() or not token.isprintable() or not token.strip() or token != token.strip():
         raise ArgumentError(
             "the token is empty, or has blanks at its ends or letters that no header may hold: take letters and digits"
         )
     return token
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """An open socket; port 0 = a free one.
-
-    Raises:
-        ArgumentError: a port that is none. OSError: an address that is not there, or is taken.
-    """
-    if not 0 <= port <= 65535:
-        raise ArgumentError(f"port is {port}, expected 0 (a free one) to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise ArgumentError(f"--host {host} is no address of this machine: {error.strerror}") from error
-    found = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":  # a server that was killed a moment ago does not hold its port
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except OSError as error:
-        found.close()
-        raise OSError(f"{host}:{port} cannot be listened on: {error.strerror}") from error
-    return found
 
 
 class Server(uvicorn.Server):
@@ -86,7 +63,8 @@ def run(service: Service, host: str, port: int, token: str | None = None) -> Non
         Exception: why model or index could not be opened.
     """
     place = listen(host, port)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{place.getsockname()[1]}"
+    home = address(place)
+    print(f"opening {service.index} …", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         make_app(service, token),
         access_log=False,
@@ -101,7 +79,7 @@ def run(service: Service, host: str, port: int, token: str | None = None) -> Non
         if service.fault is not None:
             server.should_exit = True
         elif service.gallery is not None:
-            print(f"{len(service.gallery):,} images of {service.index} at {address}, described at {address}/docs", flush=True)
+            print(f"{len(service.gallery):,} images of {service.index} at {home}, described at {home}/docs", flush=True)
 
     service.opened = opened
     _log()

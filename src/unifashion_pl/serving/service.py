@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -219,9 +220,10 @@ class Service:
         return gallery.encoder.whole.pixels(picture)
 
     def public(self, message: str) -> str:
-        """A message without the places of this machine."""
+        """A message without the places of this machine. A bare name, e.g. ``index``, is none, and may be any word of the message."""
         for text, instead in self._hidden.items():
-            message = message.replace(text, instead)
+            if set(text) & {"/", "\\"}:
+                message = re.sub(rf"(?<![\w/\\]){re.escape(text)}(?!\w)", lambda found, word=instead: word, message)
         return message
 
 
