@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec import structs
 from PIL import Image
 
 from unifashion_pl import toy
@@ -125,7 +126,9 @@ def drawn(answers: Answers, **changes: Any) -> PaintAsked:
     """A try-on with the example's own region."""
     mask = answers.persons[0].mask
     assert mask is not None
-    return replace(PaintAsked(person="example:person-0", garment="example:garment-1", mask=inside(mask, "PNG")), **changes)
+    return structs.replace(
+        PaintAsked(person="example:person-0", garment="example:garment-1", mask=inside(mask, "PNG")), **changes
+    )
 
 
 def test_only_the_drawn_region_is_repainted_and_by_the_garment(answers: Answers) -> None:
