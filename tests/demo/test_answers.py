@@ -146,12 +146,12 @@ def test_only_the_drawn_region_is_repainted_and_by_the_garment(answers: Answers)
 def test_design_reads_the_words_and_the_sketch(answers: Answers) -> None:
     asked = drawn(answers, garment=None, text="red with white dots")
     plain = answers.design(asked)["picture"]
-    assert answers.design(replace(asked, text="plain green shirt"))["picture"] != plain
+    assert answers.design(structs.replace(asked, text="plain green shirt"))["picture"] != plain
     strokes = Image.new("L", (288, 384))
     strokes.paste(255, (90, 120, 200, 128))
     strokes.paste(255, (90, 300, 200, 308))
     strokes.paste(255, (90, 120, 98, 300))
-    assert answers.design(replace(asked, sketch=inside(strokes, "PNG")))["picture"] != plain
+    assert answers.design(structs.replace(asked, sketch=inside(strokes, "PNG")))["picture"] != plain
 
 
 def test_what_is_lacking_is_named_with_how_to_mend_it(answers: Answers) -> None:
