@@ -223,7 +223,8 @@ class Service:
         """A message without the places of this machine. A bare name, e.g. ``index``, is none, and may be any word of the message."""
         for text, instead in self._hidden.items():
             if set(text) & {"/", "\\"}:
-                message = re.sub(rf"(?<![\w/\\]){re.escape(text)}(?![\w-])", lambda found, word=instead: word, message)
+                word = instead.replace("\\", r"\\")
+                message = re.sub(rf"(?<![\w/\\]){re.escape(text)}(?![\w-])", word, message)
         return message
 
 
