@@ -21,6 +21,7 @@ TINY: dict[str, Any] = {
                     "init_args": {
                         "name": "resnet10t",
                         "image_size": 64,
+                        "stages": [],
                         "weights": "none",
                         "timm_kwargs": {"channels": [32, 64, 96, 128], "stem_width": 16},
                     }

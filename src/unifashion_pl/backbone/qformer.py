@@ -6,6 +6,7 @@ Letters: B batch, S image side, P image tokens, W their width, Q queries, T text
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,13 +35,15 @@ class TextTokens:
 
     ``words`` (B, 1 + T, D) are the word embeddings of ``[DEC]`` and ``ids`` where they are looked up already (:meth:`QFormerBackbone.look_up`): passes
     that share them send one gradient to the table, which is as large as the vocabulary, instead of one each. ``published`` (B, T') are the ids of
-    the published text tower, if there is one.
+    the published text tower, if there is one. ``repeated`` says of texts of which some are equal: the rows of the different ones, and for each text
+    which of those it is.
     """
 
     ids: Tensor
     mask: Tensor
     words: Tensor | None = None
     published: Tensor | None = None
+    repeated: tuple[list[int], list[int]] | None = None
 
     def __getitem__(self, rows: Tensor) -> TextTokens:
         words, published = (None if part is None else part[rows] for part in (self.words, self.published))
@@ -177,7 +180,8 @@ class QFormerBackbone(nn.Module):
         )
         device = self.query_tokens.device
         published = None if self.text_tower is None else sent(self.text_tower.tokenize(texts), device)
-        return TextTokens(sent(out["input_ids"], device), sent(out["attention_mask"].bool(), device), published=published)
+        own = sent(out["input_ids"], device), sent(out["attention_mask"].bool(), device)
+        return TextTokens(*own, published=published, repeated=_repeated(texts))
 
     def look_up(self, tokens: TextTokens) -> TextTokens:
         """The same texts with their word embeddings, for several passes over them."""
@@ -338,6 +342,17 @@ class QFormerBackbone(nn.Module):
             queries, cls = self.fused_pass(features, tokens)
             return Encoding(features, tokens, queries, cls)
         raise TypeError(f"cannot encode a {type(batch).__name__}: expected a PairBatch (phase 1), TripletBatch or EditBatch")
+
+
+def _repeated(texts: Sequence[str]) -> tuple[list[int], list[int]] | None:
+    """
+    >>> _repeated(["a", "b", "a"]), _repeated(["a", "b"])
+    (([0, 1], [0, 1, 0]), None)
+    """
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    if len(numbers) == len(texts):
+        return None
+    return [texts.index(text) for text in numbers], [numbers[text] for text in texts]
 
 
 def _vocabulary(asked: int | None, known: int) -> int:

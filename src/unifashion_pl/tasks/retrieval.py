@@ -201,14 +201,11 @@ class RetrievalModule(TaskModule):
         return F.normalize(own if published is None else published + own, dim=-1)
 
     def text_vectors(self, backbone: QFormerBackbone, tokens: TextTokens) -> Tensor:
-        """Tokenised texts -> (B, E). On the CPU equal texts, which catalogues are full of, are read once; elsewhere counting them would wait."""
-        if not tokens.ids.is_cpu or torch.compiler.is_compiling():
+        """Tokenised texts -> (B, E). On the CPU equal texts, which catalogues are full of, are read once."""
+        if torch.compiler.is_compiling() or tokens.repeated is None or tokens.ids.device.type != "cpu":
             return self._text_vectors(backbone, tokens)
-        found, place = torch.unique(tokens.ids, dim=0, return_inverse=True)
-        if len(found) == len(tokens.ids):
-            return self._text_vectors(backbone, tokens)
-        rows = torch.zeros(len(found), dtype=torch.long).scatter_(0, place, torch.arange(len(place)))
-        return self._text_vectors(backbone, tokens[rows])[place]
+        rows, places = map(torch.tensor, tokens.repeated)
+        return self._text_vectors(backbone, tokens[rows])[places]
 
     def _text_vectors(self, backbone: QFormerBackbone, tokens: TextTokens) -> Tensor:
         return self.project_texts(backbone.text_pass(tokens), backbone.published_texts(tokens))
