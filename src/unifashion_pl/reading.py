@@ -154,13 +154,40 @@ def from_json(text: str | bytes, kind: Any = Any, where: str = "JSON", what: str
     """
     with _named(where, what, "; the file is empty" if not text.strip() else ""):
         data = text.encode() if isinstance(text, str) else text  # msgspec takes no subclasses of str, as Pillow's texts are
-        return msgspec.json.decode(data, type=kind)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError as error:
+            raise _with_value(error, msgspec.json.decode(data)) from error
 
 
 def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
     """Plain values of JSON or YAML as a value of a type; arguments and errors as in :func:`read_json`."""
     with _named(where, what):
-        return msgspec.convert(value, kind)
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise _with_value(error, value) from error
+
+
+def _with_value(error: msgspec.ValidationError, value: Any) -> msgspec.ValidationError:
+    """The same with what was found, which msgspec leaves out where a number or a length is beyond its bounds.
+
+    >>> str(_with_value(msgspec.ValidationError("Expected `int` >= 1 - at `$.k[1]`"), {"k": [3, 0]}))
+    'Expected `int` >= 1, got 0 - at `$.k[1]`'
+    """
+    message = str(error)
+    bounds = re.fullmatch(
+        r"(Expected .* (?:[<>]=?|multiple of|matching|length) .*)( - at `\$((?:\.\w+|\[\d+\])*)`)", message, re.DOTALL
+    )
+    if bounds is None or " got " in message:
+        return error
+    for name, place in re.findall(r"\.(\w+)|\[(\d+)\]", bounds[3]):
+        try:
+            value = value[name or int(place)]
+        except (LookupError, TypeError):  # a field that is written under another name
+            return error
+    found = repr(value)
+    return msgspec.ValidationError(f"{bounds[1]}, got {found if len(found) <= 60 else f'{found[:60]}…'}{bounds[2]}")
 
 
 @contextmanager

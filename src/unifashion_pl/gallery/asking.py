@@ -20,6 +20,8 @@ from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import APPEARANCE, Floats
 from unifashion_pl.gallery.stored import Stored, Threshold
 
+#: Of what a search is made of, beside the similarity of what the model sees, whose weight is 1.
+HEAVIEST = 1_000
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 
 
@@ -56,13 +58,24 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", count(self.k, "k"))
-        for name in ("caption_weight", "unlike_weight", "words"):
-            object.__setattr__(self, name, number(getattr(self, name), name))
-        if self.appearance is not None:
-            object.__setattr__(self, "appearance", number(self.appearance, "appearance"))
+        for name in ("caption_weight", "unlike_weight", "words", "appearance"):
+            if name != "appearance" or self.appearance is not None:
+                object.__setattr__(self, name, _weight(getattr(self, name), name))
         object.__setattr__(self, "exclude", identifiers(self.exclude))
         if (rerank := whole(self.rerank, "rerank")) < 0:
             raise ArgumentError(f"rerank is {rerank}, expected how many of the best, or 0")
+
+
+def _weight(value: Any, name: str) -> float:
+    """
+    Raises:
+        ArgumentError: no number, below 0, or so large that scores would be endless.
+    """
+    expected = f"a weight from 0 to {HEAVIEST:,}"
+    found = number(value, name, expected)
+    if not 0 <= found <= HEAVIEST:
+        raise ArgumentError(f"{name} is {found:g}, expected {expected}")
+    return found
 
 
 def read_for(folder: Path, encoder: QueryEncoder) -> Stored:
