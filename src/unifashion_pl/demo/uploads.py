@@ -66,7 +66,7 @@ def read_picture(data: bytes) -> Image.Image:
     """
     if len(data) > MAX_BYTES:
         raise too_large(len(data))
-    cure = "Choose another photo, or save this one anew as JPEG or PNG, with a longer side of at most 4,000 pixels"
+    cure = "Choose another photo, or save this one as JPEG or PNG with a longer side of at most 4,000 pixels"
     try:
         kind = decode.sniff(data)
         if kind not in KINDS:
