@@ -157,7 +157,7 @@ def from_json(text: str | bytes, kind: Any = Any, where: str = "JSON", what: str
         try:
             return msgspec.json.decode(data, type=kind)
         except msgspec.ValidationError as error:
-            raise _with_value(error, msgspec.json.decode(data)) from error
+            raise _with_value(error, lambda: msgspec.json.decode(data)) from error
 
 
 def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
@@ -166,21 +166,19 @@ def converted(value: Any, kind: Any, where: str, what: str = "") -> Any:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise _with_value(error, value) from error
+            raise _with_value(error, lambda: value) from error
 
 
-def _with_value(error: msgspec.ValidationError, value: Any) -> msgspec.ValidationError:
-    """The same with what was found, which msgspec leaves out where a number or a length is beyond its bounds.
+def _with_value(error: msgspec.ValidationError, load: Callable[[], Any]) -> msgspec.ValidationError:
+    """The same with what was found, which msgspec leaves out where a number or a length is beyond its bounds; ``load`` gives the whole value.
 
-    >>> str(_with_value(msgspec.ValidationError("Expected `int` >= 1 - at `$.k[1]`"), {"k": [3, 0]}))
+    >>> str(_with_value(msgspec.ValidationError("Expected `int` >= 1 - at `$.k[1]`"), lambda: {"k": [3, 0]}))
     'Expected `int` >= 1, got 0 - at `$.k[1]`'
     """
-    message = str(error)
-    bounds = re.fullmatch(
-        r"(Expected .* (?:[<>]=?|multiple of|matching|length) .*)( - at `\$((?:\.\w+|\[\d+\])*)`)", message, re.DOTALL
-    )
-    if bounds is None or " got " in message:
+    bounds = re.fullmatch(r"(Expected `[^`]*` (?:of length )?[<>]=? \S+)( - at `\$((?:\.\w+|\[\d+\])*)`)", str(error))
+    if bounds is None:
         return error
+    value = load()
     for name, place in re.findall(r"\.(\w+)|\[(\d+)\]", bounds[3]):
         try:
             value = value[name or int(place)]

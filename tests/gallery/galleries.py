@@ -32,9 +32,9 @@ def pictures(n: int = N) -> torch.Tensor:
 
 
 def same(one: list[Hit], two: list[Hit]) -> bool:
-    """Equal but for the last bits, which depend on where tensors lie in memory."""
+    """Equal but for the last bits, which depend on where tensors lie in memory, on how many are asked together and on the processor."""
     return [h.id for h in one] == [h.id for h in two] and [h.score for h in one] == pytest.approx(
-        [h.score for h in two], abs=1e-6
+        [h.score for h in two], abs=1e-5
     )
 
 

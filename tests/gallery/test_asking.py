@@ -123,9 +123,9 @@ def test_the_matching_head_ranks_the_best(gallery: Gallery, model: UniFashionMod
 
 def test_options_that_cannot_be_meant_are_sentences(gallery: Gallery) -> None:
     for wrong, said in (
-        ({"words": float("nan")}, "words is nan, expected a weight from 0 to 1,000"),
-        ({"words": -1}, "words is -1, expected a weight from 0 to 1,000"),
-        ({"caption_weight": -5.0}, "caption_weight is -5, expected a weight"),
+        ({"words": float("nan")}, "words is nan, expected a weight from -1,000 to 1,000"),
+        ({"words": -1001}, "words is -1001, expected a weight from -1,000 to 1,000"),
+        ({"caption_weight": -5e3}, "caption_weight is -5000, expected a weight"),
         ({"unlike_weight": 1e308}, r"unlike_weight is 1e\+308, expected a weight"),
         ({"appearance": "much"}, "appearance is 'much' .*expected a weight"),
         ({"unlike_weight": "1"}, "unlike_weight is '1'"),

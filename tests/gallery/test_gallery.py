@@ -224,7 +224,7 @@ def test_one_request_is_one_request(gallery: Gallery) -> None:
     with pytest.raises(TypeError, match="expected an image, a path or a list of them, got bytes"):
         gallery.search(image=b"\xff\xd8")  # type: ignore[arg-type]
     for weight in (float("nan"), float("inf"), "1", None, True):
-        with pytest.raises(ValueError, match="caption_weight is .*, expected a weight from 0 to 1,000"):
+        with pytest.raises(ValueError, match="caption_weight is .*, expected a weight from -1,000 to 1,000"):
             gallery.search(text="red", caption_weight=weight)  # type: ignore[arg-type]
     assert same(gallery.search(text="red", caption_weight=np.float32(0)), gallery.search(text="red", caption_weight=0.0))  # type: ignore[arg-type]
 

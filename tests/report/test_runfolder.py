@@ -52,8 +52,8 @@ def spoil(path: Path, **change: Any) -> None:
     ("file", "change", "message"),
     [
         (f"{ONE}/predictions/retrieval", {"rank": "3"}, r"got `str` - at `\$.rank`"),
-        (f"{ONE}/predictions/retrieval", {"rank": -1}, r"Expected `int` >= 1 - at `\$.rank`"),
-        (f"{ONE}/predictions/retrieval", {"rank": 10**12}, r"Expected `int` <= 10000000 - at `\$.rank`"),
+        (f"{ONE}/predictions/retrieval", {"rank": -1}, r"Expected `int` >= 1, got .* - at `\$.rank`"),
+        (f"{ONE}/predictions/retrieval", {"rank": 10**12}, r"Expected `int` <= 10000000, got 1.* - at `\$.rank`"),
         (f"{ONE}/predictions/retrieval", {"direction": "up"}, r"Invalid enum value 'up' - at `\$.direction`"),
         (f"{ONE}/predictions/retrieval", {"top": [["a"]]}, r"length 2, got 1 - at `\$.top\[0\]`"),
         (f"{ONE}/predictions/retrieval", {"targets": "gone"}, "missing required field `targets`"),

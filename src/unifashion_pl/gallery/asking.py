@@ -20,7 +20,7 @@ from unifashion_pl.gallery.scan import as_array
 from unifashion_pl.gallery.segments import APPEARANCE, Floats
 from unifashion_pl.gallery.stored import Stored, Threshold
 
-#: Of what a search is made of, beside the similarity of what the model sees, whose weight is 1.
+#: Weight of a part of a search beside the similarity of what the model sees, whose weight is 1; below 0 it counts against a hit.
 HEAVIEST = 1_000
 USES = {"reference": "search by text or by image", "target": "search by image + modifying text"}
 
@@ -69,11 +69,11 @@ class SearchOptions:
 def _weight(value: Any, name: str) -> float:
     """
     Raises:
-        ArgumentError: no number, below 0, or so large that scores would be endless.
+        ArgumentError: no number, or one so large that scores would be endless.
     """
-    expected = f"a weight from 0 to {HEAVIEST:,}"
+    expected = f"a weight from -{HEAVIEST:,} to {HEAVIEST:,}"
     found = number(value, name, expected)
-    if not 0 <= found <= HEAVIEST:
+    if abs(found) > HEAVIEST:
         raise ArgumentError(f"{name} is {found:g}, expected {expected}")
     return found
 
