@@ -20,6 +20,8 @@ from unifashion_pl.serving.service import Service
 TOKEN = "UNIFASHION_TOKEN"
 #: Seconds that the batch which is being answered may take when the server ends.
 BATCH = 30
+#: Seconds that a connection stays open without a request: longer than proxies keep theirs (60 as a rule), so that none sends one into a closed door.
+IDLE = 75
 
 
 def token_of(given: str | None, host: str) -> str | None:
@@ -71,6 +73,7 @@ def run(service: Service, host: str, port: int, token: str | None = None) -> Non
         log_config=None,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=IDLE,
         timeout_graceful_shutdown=int(service.limits.wait) + BATCH,
     )
     server = Server(config, service)
