@@ -171,6 +171,26 @@ def test_who_goes_in_mid_request_leaves_no_error(answers: Answers) -> None:
     assert sent == []
 
 
+def test_an_upload_that_does_not_arrive_is_not_waited_for(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "ARRIVAL", 0.1)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await anyio.sleep(0.06)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    for path in ("/look", "/search"):
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": b"", "headers": headers}
+        anyio.run(application(answers), scope, receive, send)
+        start, body = sent[-2:]
+        assert start["status"] == 408
+        assert b"the body did not arrive in 0.1 seconds" in body["body"]
+
+
 def test_a_mistake_of_the_page_s_user_comes_in_three_parts(client: TestClient) -> None:
     answer = client.post("/tryon", json={"person": "example:person-0", "garment": "example:garment-0"})
     assert answer.status_code == 422

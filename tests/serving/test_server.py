@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -184,10 +184,19 @@ def test_a_token_is_one_that_a_header_can_hold(monkeypatch: pytest.MonkeyPatch) 
             token_of(wrong, "127.0.0.1")
 
 
-def test_a_token_is_asked_for_over_the_wire(model: UniFashionModule, exported: Path, tmp_path: Path) -> None:
+def test_a_token_is_asked_for_over_the_wire_and_who_dawdles_is_let_go(
+    model: UniFashionModule, exported: Path, tmp_path: Path
+) -> None:
     gallery_of(model, tmp_path / "index")
-    with served(tmp_path / "index", exported, "--token", "s3cret") as (_, address):
+    with served(tmp_path / "index", exported, "--token", "s3cret", "--wait", "2") as (_, address):
         with pytest.raises(HTTPError) as refused:
             ask(address, {"text": "a dress"})
         assert refused.value.code == 401
         assert ask(address, {"text": "a dress", "k": 1}, authorization="Bearer s3cret")["hits"]
+        # a head that never ends
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=20) as slow:
+            slow.sendall(b"GET /health HTTP/1.1\r\n")
+            since = time.monotonic()
+            with suppress(ConnectionResetError):
+                assert slow.recv(1) == b""
+            assert 1.9 < time.monotonic() - since < 10

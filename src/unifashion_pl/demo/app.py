@@ -22,9 +22,13 @@ from unifashion_pl.listening import host_of, is_loopback
 from unifashion_pl.pages import environment
 from unifashion_pl.provenance import __version__
 from unifashion_pl.reading import FormatError, from_json
+from unifashion_pl.serving.arriving import body_of
+from unifashion_pl.serving.errors import Refusal
 
 #: Of a request that holds up to three pictures, as text; and how many requests wait for the one that is at work.
 MAX_REQUEST, WAITING = 3 * MAX_BYTES * 4 // 3, 8
+#: Seconds that a request may take to arrive: photos may come through a tunnel to another machine.
+ARRIVAL = 60
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -139,17 +143,14 @@ async def _body(request: Request, most: int) -> bytes:
     """All of a request, in memory.
 
     Raises:
-        Refused: it is longer than ``most``.
+        Refused: it is longer than ``most``, or was not there in time.
     """
-    data = bytearray()
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most:
-        raise too_large(int(declared))
-    async for part in request.stream():
-        data += part
-        if len(data) > most:
-            raise too_large()
-    return bytes(data)
+    try:
+        return await body_of(request, most, ARRIVAL)
+    except Refusal as error:
+        if error.code == "too_large":
+            raise too_large() from error
+        raise Refused(error.message, "all of it by then", "Send it again, or save the picture smaller", error.status) from error
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -10,8 +10,9 @@ from contextlib import closing
 import uvicorn
 
 from unifashion_pl.demo.answers import Answers
-from unifashion_pl.demo.app import application
+from unifashion_pl.demo.app import ARRIVAL, application
 from unifashion_pl.listening import address
+from unifashion_pl.serving.arriving import connections
 
 
 def serve(answers: Answers, found: socket.socket, opened: bool, told: Callable[[str], None]) -> None:
@@ -21,7 +22,15 @@ def serve(answers: Answers, found: socket.socket, opened: bool, told: Callable[[
         opened: open a browser.
     """
     app = application(answers)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app,
+        http=connections(ARRIVAL),
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+    )
     told(f"The page: {address(found)}    (Ctrl-C ends it)")
     if opened:
         webbrowser.open(address(found))

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unifashion_pl.listening import host_of, is_loopback
 from unifashion_pl.serving import metrics, openapi
+from unifashion_pl.serving.arriving import body_of, size_of
 from unifashion_pl.serving.bodies import CaptionBody, EmbedBody, SearchBody, from_body, from_form, pictures_of
 from unifashion_pl.serving.errors import Refusal
 from unifashion_pl.serving.form import fields_of
@@ -259,7 +260,7 @@ class _Answering:
                 raise Refusal("too_many_requests", "more is being sent than the server holds at once", lane.seconds)
             self._held += size
             try:
-                data = await self._bytes(request)
+                data = await body_of(request, self.limits.body_bytes, self.limits.wait)
                 media = request.headers["content-type"]
                 yield from_body(data, kind) if _name(media) == JSON else from_form(fields_of(data, media), kind)
             finally:
@@ -274,28 +275,7 @@ class _Answering:
         name = _name(request.headers.get("content-type", ""))
         if name not in (JSON, FORM):
             raise Refusal("unsupported_media_type", f"the Content-Type is {name[:80]!r}, expected {JSON} or {FORM}")
-        length = request.headers.get("content-length", "")
-        size = int(length) if length.isdecimal() else self.limits.body_bytes
-        self._require_small(size)
-        return size
-
-    def _require_small(self, size: int) -> None:
-        if size > self.limits.body_bytes:
-            raise Refusal("too_large", f"the body has {size:,} bytes or more, allowed are {self.limits.body_bytes:,}")
-
-    async def _bytes(self, request: Request) -> bytes:
-        data = bytearray()
-
-        async def read() -> None:
-            async for chunk in request.stream():
-                data.extend(chunk)
-                self._require_small(len(data))
-
-        try:
-            await asyncio.wait_for(read(), self.limits.wait)
-        except asyncio.TimeoutError as error:
-            raise Refusal("timeout", f"the body did not arrive in {self.limits.wait:g} seconds") from error
-        return bytes(data)
+        return size_of(request, self.limits.body_bytes)
 
     async def _pixels(self, body: msgspec.Struct, until: float) -> dict[str, Pixels]:
         """Pictures of a body as the tower sees them, decoded a few at once."""

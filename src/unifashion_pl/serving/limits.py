@@ -24,7 +24,7 @@ class Limits:
         float,
         {
             "metavar": "SECONDS",
-            "help": "a request that waits longer, or whose body takes longer to arrive, is refused with 503 or 408",
+            "help": "a request that waits longer, or whose body takes longer to arrive, is refused with 503 or 408; its head has as long",
         },
     ] = 10.0
     max_body: Annotated[int, {"metavar": "MB", "help": f"of one request; {BODIES} times as much is held at once"}] = 16

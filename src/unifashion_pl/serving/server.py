@@ -14,6 +14,7 @@ import uvicorn
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.listening import address, listen, require_near
 from unifashion_pl.serving.app import make_app
+from unifashion_pl.serving.arriving import connections
 from unifashion_pl.serving.service import Service
 
 #: The token, where other users of the machine do not see it.
@@ -69,6 +70,8 @@ def run(service: Service, host: str, port: int, token: str | None = None) -> Non
     print(f"opening {service.index} …", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         make_app(service, token),
+        http=connections(service.limits.wait),
+        ws="none",
         access_log=False,
         log_config=None,
         proxy_headers=False,
