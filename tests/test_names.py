@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from unifashion_pl.names import keep_names_plain, plain, unknown
+from unifashion_pl.names import SHOWN, keep_names_plain, plain, quoted, unknown
 
 
 class Part(nn.Module):
@@ -62,3 +62,11 @@ def test_a_name_without_likenesses_is_told_the_known_ones() -> None:
     many = [f"net{i}" for i in range(40)]
     assert unknown("model", "NET7", many).startswith("unknown model 'NET7' (did you mean net7 or ")
     assert unknown("model", "zzz", many) == "unknown model 'zzz'; 40 are known"
+
+
+def test_of_what_others_wrote_a_message_has_the_beginning() -> None:
+    assert quoted("x" * SHOWN) == repr("x" * SHOWN)
+    assert quoted("x" * (SHOWN + 1)) == repr("x" * SHOWN + " …")
+    assert quoted(None) == "None"
+    assert len(quoted(list(range(1_000_000)))) <= SHOWN + 2
+    assert unknown("column", "price" * 1_000_000, ["price"]) == f"unknown column {quoted('price' * 21)}; known are price"

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import pytest
 
 from unifashion_pl import reading
 from unifashion_pl.reading import (
+    LONGEST,
     FormatError,
+    from_json,
     from_yaml,
     is_inside,
     read_json,
@@ -17,6 +19,10 @@ from unifashion_pl.reading import (
     read_yaml,
     text_lines,
 )
+
+
+class Kind(TypedDict):
+    kind: Literal["a", "b"]
 
 
 class Person(TypedDict):
@@ -135,3 +141,9 @@ def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "f.json")
     with pytest.raises(FormatError, match=r"f.json is a device or a pipe, not a file"):
         read_text(tmp_path / "f.json")
+
+
+def test_what_a_parser_quotes_is_cut_before_its_end() -> None:
+    with pytest.raises(FormatError, match="^f.json: Invalid enum value 'xxx.* … .*xxx' - at `\\$.kind`$") as refused:
+        from_json(f'{{"kind": "{"x" * 10_000}"}}', Kind, "f.json")
+    assert len(str(refused.value)) < LONGEST + 20

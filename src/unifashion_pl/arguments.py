@@ -17,7 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
-from unifashion_pl.names import unknown
+from unifashion_pl.names import quoted, unknown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,8 +72,7 @@ def is_array(value: Any) -> TypeGuard[np.ndarray[Any, Any] | Tensor]:
 
 def shown(value: Any) -> str:
     """A value and its type, short."""
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:60] + ' …'} ({type(value).__name__})"
+    return f"{quoted(value, 60)} ({type(value).__name__})"
 
 
 def whole(value: Any, name: str) -> int:
@@ -238,5 +237,7 @@ def _written(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ArgumentError(f"the {what} {text!r} holds half a character: read it as UTF-8, or name it otherwise") from error
+        raise ArgumentError(
+            f"the {what} {quoted(text)} holds half a character: read it as UTF-8, or name it otherwise"
+        ) from error
     return text

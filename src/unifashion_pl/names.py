@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: More names than this are not listed in a message.
-LISTED = 30
+#: More names than this are not listed in a message; of what others wrote so many characters stand in it.
+LISTED, SHOWN = 30, 100
 #: What ``torch.compile`` puts before the names of everything inside the module that it wraps.
 COMPILED = "_orig_mod."
 
@@ -23,11 +23,25 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
     "unknown sampler 'dpm' (did you mean dpmpp or ddim?); known are ddim, dpmpp, paper"
     """
     lower = {entry.lower(): entry for entry in known}
-    close = [lower[match] for match in get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
+    close = [lower[match] for match in get_close_matches(str(name)[:SHOWN].lower(), lower, n=3, cutoff=0.5)]
     meant = f" (did you mean {' or '.join(close)}?)" if close else ""
-    return f"unknown {what} {name!r}{meant}; " + (
+    return f"unknown {what} {quoted(name)}{meant}; " + (
         f"known are {', '.join(known)}" if len(known) <= LISTED else f"{len(known)} are known"
     )
+
+
+def shorten(text: str, most: int = SHOWN) -> str:
+    """The first ``most`` characters, and an ellipsis where there were more."""
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
+def quoted(value: Any, most: int = SHOWN) -> str:
+    """What somebody else gave, as Python writes it, for a message: no more than its beginning.
+
+    >>> quoted("a red dress"), quoted("a very red dress", 6), quoted([1, 2, 3], 5)
+    ("'a red dress'", "'a very …'", '[1, 2 …')
+    """
+    return repr(shorten(value, most)) if isinstance(value, str) else shorten(repr(value), most)
 
 
 def plain(name: str) -> str:

@@ -13,9 +13,13 @@ from typing import Any, TypeVar, overload
 import msgspec
 import yaml
 
+from unifashion_pl.names import quoted
+
 T = TypeVar("T")
 #: Files of text and JSON beyond this are refused: the largest published one has 60 MB.
 MAX_BYTES = 2 << 30
+#: Characters of what a parser says, in a message.
+LONGEST = 400
 #: Values of a YAML file with its aliases written out; beyond this, aliases were made to exhaust memory.
 MAX_VALUES = 100_000
 #: Beginnings of files that people take for text.
@@ -184,8 +188,7 @@ def _with_value(error: msgspec.ValidationError, load: Callable[[], Any]) -> msgs
             value = value[name or int(place)]
         except (LookupError, TypeError):  # a field that is written under another name
             return error
-    found = repr(value)
-    return msgspec.ValidationError(f"{bounds[1]}, got {found if len(found) <= 60 else f'{found[:60]}…'}{bounds[2]}")
+    return msgspec.ValidationError(f"{bounds[1]}, got {quoted(value, 60)}{bounds[2]}")
 
 
 @contextmanager
@@ -200,6 +203,8 @@ def _named(where: str, what: str, addition: str = "") -> Iterator[None]:
         raise FormatError(f"{place}: {error.problem or error.context}") from error
     except (msgspec.MsgspecError, yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         said = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        if len(said) > LONGEST:  # it quotes what was written; the place stands at its end
+            said = f"{said[: LONGEST // 2]} … {said[-LONGEST // 2 :]}"
         raise FormatError(f"{expected}: {said}{addition}") from error
 
 

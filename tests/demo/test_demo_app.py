@@ -155,6 +155,23 @@ def test_a_request_that_cannot_be_read_is_an_answer_not_a_failure(client: TestCl
     assert "the request" in answer.json()["error"]["found"]
 
 
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        ("search", {"texts": ["red"], "where": "x" * 3900}),
+        ("search", {"image": "hit:" + "x" * 10_000}),
+        ("search", {"image": "example:" + "x" * 10_000}),
+        ("search", {"image": "x" * 10_000}),
+        ("search", {"x" * 10_000: 1}),
+        ("design", {"person": "example:person-0", "sampler": "x" * 10_000}),
+    ],
+)
+def test_a_refusal_repeats_no_more_than_the_beginning_of_what_was_sent(client: TestClient, path: str, given: Any) -> None:
+    answer = client.post(f"/{path}", json=given)
+    assert answer.status_code in (400, 404, 422), answer.text
+    assert len(answer.content) < 1_000
+
+
 def test_who_goes_in_mid_request_leaves_no_error(answers: Answers) -> None:
     asked = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]

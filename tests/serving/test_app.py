@@ -120,6 +120,25 @@ def test_hostile_bodies_are_refused(client: TestClient, body: bytes, headers: di
     assert client.post("/search", json={"text": "a dress", "k": 1}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "given"),
+    [
+        ("/search", {"text": "a dress", "where": "x" * 3900}),
+        ("/search", {"text": "☃" * 2_000}),
+        ("/search", {"text": "a dress", "group": "x" * 200}),
+        ("/search", {"text": "a dress", "x" * 100_000: 1}),
+        ("/search", {"text": "a dress", "exclude": ["\udcff" * 10_000]}),
+        ("/caption", {"image": base64_of(pictures()[0]), "style": "x" * 100_000}),
+        ("/embed", {"image": "!" * 100_000}),
+    ],
+    ids=range(7),
+)
+def test_a_refusal_repeats_no_more_than_the_beginning_of_what_was_sent(client: TestClient, path: str, given: Any) -> None:
+    found = client.post(path, content=json.dumps(given), headers=JSON)
+    assert found.status_code in (400, 422), found.text
+    assert len(found.content) < 1_000
+
+
 def test_a_body_that_never_says_its_length_is_measured(client: TestClient) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(40):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unifashion_pl.arguments import ArgumentError, asked_at, text_list
+from unifashion_pl.names import quoted
 
 #: Words of a text that LAVIS reads.
 MAX_WORDS = 50
@@ -46,7 +47,7 @@ def warn_of_cut(texts: Sequence[str], lengths: Sequence[int], read: Sequence[int
         first = cut[0]
         more = f"{len(cut)} of {len(texts)} texts {'is' if len(cut) == 1 else 'are'} longer than the model reads; "
         warnings.warn(
-            f"{more if len(texts) > 1 else ''}{shorten(texts[first], 60)!r} has {lengths[first]} tokens, {reader} reads {read[first]}: "
+            f"{more if len(texts) > 1 else ''}{quoted(texts[first], 60)} has {lengths[first]} tokens, {reader} reads {read[first]}: "
             "the end is not read",
             stacklevel=4,
         )
@@ -107,11 +108,6 @@ def _says(character: str) -> bool:
     return kind[0] in "LN" or kind == "So"
 
 
-def shorten(text: str, width: int) -> str:
-    """The first ``width`` characters, and an ellipsis where there were more."""
-    return text if len(text) <= width else f"{text[:width].rstrip()} …"
-
-
 def readable(texts: str | Iterable[str], *readers: Reads, strict: bool = True) -> list[str]:
     """The texts of a request as a list, if the model can read them. Words that one of the readers has not are named in a warning.
 
@@ -149,4 +145,4 @@ def remarks_on(readings: Iterable[Reading]) -> list[str]:
 def _quoted(texts: Iterable[str]) -> str:
     """The first few different texts, for messages."""
     different = list(dict.fromkeys(texts))
-    return ", ".join(repr(shorten(text, 60)) for text in different[:5]) + " …" * (len(different) > 5)
+    return ", ".join(quoted(text, 60) for text in different[:5]) + " …" * (len(different) > 5)

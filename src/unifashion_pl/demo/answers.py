@@ -24,6 +24,7 @@ from unifashion_pl.gallery.hits import Hit
 from unifashion_pl.gallery.session import Step
 from unifashion_pl.inference.captions import caption
 from unifashion_pl.inference.persons import design, try_on
+from unifashion_pl.names import quoted
 from unifashion_pl.pages import inside, small
 from unifashion_pl.person.problems import InputError
 
@@ -199,13 +200,13 @@ class Answers:
         kind, _, name = source.partition(":")
         if kind == "hit" and self.catalogue is not None:
             if (found := self.catalogue.picture(name)) is None:
-                raise Refused(f"the picture of {name!r} cannot be read", "a picture at its place", "Choose another one")
+                raise Refused(f"the picture of {quoted(name)} cannot be read", "a picture at its place", "Choose another one")
             return found
         if kind == "example":
             for example in (*self.persons, *self.clothes):
                 if example.name == name:
                     return to_rgb(example.picture)
-            raise Refused(f"there is no example {name!r}", "one of the page", "Load the page again", 404)
+            raise Refused(f"there is no example {quoted(name)}", "one of the page", "Load the page again", 404)
         return from_address(source)
 
     def _hit(self, place: int, hit: Hit) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from unifashion_pl.demo.answers import Answers, CaptionAsked, PaintAsked, SearchAsked, told
 from unifashion_pl.demo.uploads import KINDS, MAX_BYTES, Refused, too_large
 from unifashion_pl.listening import host_of, is_loopback
+from unifashion_pl.names import quoted
 from unifashion_pl.pages import environment
 from unifashion_pl.provenance import __version__
 from unifashion_pl.reading import FormatError, from_json
@@ -131,11 +132,14 @@ class _Guard:
         host = headers.get("host", "")
         if not is_loopback(host_of(host)):
             return Refused(
-                f"the page was asked for as {host!r}", "this machine's own name", "Open http://127.0.0.1 with the port", 421
+                f"the page was asked for as {quoted(host)}",
+                "this machine's own name",
+                "Open http://127.0.0.1 with the port",
+                421,
             )
         origin = headers.get("origin")
         if origin is not None and origin != f"http://{host}":
-            return Refused(f"{origin} asks", "this page alone", "Open the page itself", 403)
+            return Refused(f"{quoted(origin)} asks", "this page alone", "Open the page itself", 403)
         return None
 
 

@@ -15,6 +15,7 @@ from unifashion_pl.gallery.gallery import gallery_of
 from unifashion_pl.gallery.queries import QueryEncoder
 from unifashion_pl.inference.images import open_image
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.names import quoted
 from unifashion_pl.wardrobe.catalogue import SIZES, fiq_parts, pair_products
 from unifashion_pl.wardrobe.products import Product
 from unifashion_pl.wardrobe.render import render_product
@@ -72,7 +73,7 @@ def indexed(folder: Path, model: FashionModel) -> Catalogue:
     def where(id: str) -> str | None:
         keys = stored.rows.keys_of([id])
         if id not in keys:
-            raise KeyError(f"{id!r} is not in the index {folder}")
+            raise KeyError(f"{quoted(id)} is not in the index {folder}")
         return stored.rows.items([keys[id]])[keys[id]].image
 
     asking = Asking(encoder, stored)
@@ -103,7 +104,7 @@ def wardrobe(
     asking = gallery_of(model, [*drawn.values()], [*drawn], columns=columns)
 
     def where(id: str) -> str | None:
-        raise KeyError(f"{id!r} is not among the {len(drawn)} drawn garments")
+        raise KeyError(f"{quoted(id)} is not among the {len(drawn)} drawn garments")
 
     ids = random.Random(0).sample([*drawn], min(SHELF, len(drawn)))
     kinds = {plan[id][0].category: plan[id][0] for id in ids}

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from unifashion_pl.data import decode
+from unifashion_pl.names import quoted
 from unifashion_pl.pages import inside, small
 
 #: Formats by their names in :data:`unifashion_pl.data.formats.FORMATS`: what phones and cameras write.
@@ -86,7 +87,7 @@ def from_address(address: str) -> Image.Image:
     head, comma, body = address.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise Refused(
-            f"a picture is given as {address[:40]!r}", "a data URI of a picture in base64", "Send the file again", 400
+            f"a picture is given as {quoted(address, 40)}", "a data URI of a picture in base64", "Send the file again", 400
         )
     if len(body) > MAX_BYTES * 4 // 3 + 4:
         raise too_large(len(body) * 3 // 4)

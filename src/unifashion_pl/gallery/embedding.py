@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from unifashion_pl.arguments import OneImage, asked_at
-from unifashion_pl.backbone.words import readable, shorten
+from unifashion_pl.backbone.words import readable
 from unifashion_pl.data.stream import Workers, end_workers
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.files import remove_parts
@@ -34,6 +34,7 @@ from unifashion_pl.gallery.stored import IndexSettings, Note
 from unifashion_pl.inference.encode import appearance_fingerprint, encode_image_sets, encode_text
 from unifashion_pl.inference.images import UnreadableImages, left_out, open_image, unreadable
 from unifashion_pl.interface import FashionModel
+from unifashion_pl.names import quoted
 
 QUERY_SETS = {"reference": ("reference",), "target": ("target",), "both": ("reference", "target")}
 #: Images that the model sees at once, and images of one commit.
@@ -95,7 +96,7 @@ def heard(model: FashionModel, texts: Sequence[str]) -> None:
     """Warn of captions that the model cannot read, wholly or in part."""
     says = {text: model.backbone.reading_of(text).says for text in dict.fromkeys(texts) if text.strip()}
     if silent := [text for text in texts if not says.get(text, True)]:
-        names = ", ".join(repr(shorten(text, 40)) for text in silent[:3])
+        names = ", ".join(quoted(text, 40) for text in silent[:3])
         warnings.warn(
             f"this model's tokenizer can read nothing of {len(silent)} captions, which count as none: {names}",
             stacklevel=asked_at(),

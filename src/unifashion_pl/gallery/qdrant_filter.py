@@ -7,6 +7,7 @@ from typing import Any
 from unifashion_pl.arguments import ArgumentError
 from unifashion_pl.gallery.qdrant import models
 from unifashion_pl.gallery.where import TEXT, Clause, Column, Compared, Denied, Inside, Joined, OneOf
+from unifashion_pl.names import quoted
 
 OPPOSITE = {"=": "<>", "<>": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 BOUNDS = {"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}
@@ -45,7 +46,7 @@ def _compared(column: Column, sign: str, value: Any) -> models.Filter:
         return same if sign == "=" else models.Filter(must=[_present(column)], must_not=[same])
     if column.kind == TEXT:
         raise ArgumentError(
-            f"the filter asks which texts come before or after {value!r}, which Qdrant cannot be asked: compare texts by == and in"
+            f"the filter asks which texts come before or after {quoted(value)}, which Qdrant cannot be asked: compare texts by == and in"
         )
     return _field(column, range=models.Range(**{BOUNDS[sign]: _number(value)}))
 

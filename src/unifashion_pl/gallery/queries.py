@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from unifashion_pl.backbone.words import shorten
 from unifashion_pl.inference.text_encoder import TextEncoder
+from unifashion_pl.names import shorten
 
 if TYPE_CHECKING:
     from unifashion_pl.gallery.model_queries import ModelQueries

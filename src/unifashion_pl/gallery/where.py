@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unifashion_pl.arguments import ArgumentError
-from unifashion_pl.names import unknown
+from unifashion_pl.names import quoted, shorten, unknown
 
 OPERATORS: dict[type[ast.cmpop], str] = {
     ast.Eq: "=",
@@ -123,43 +123,47 @@ def clause(text: str, columns: Mapping[str, Column]) -> Clause:
         ArgumentError: anything else, an unknown column, or a number compared with a text.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ArgumentError(f"the filter is {text!r}, {EXPECTED}")
+        raise ArgumentError(f"the filter is {quoted(text)}, {EXPECTED}")
     if len(text) > LONGEST:
         raise ArgumentError(f"the filter has {len(text):,} characters, at most {LONGEST:,} are read")
-    plain, quoted = _without_backquotes(text)
+    plain, named = _without_backquotes(text)
     try:
         tree = ast.parse(plain.strip(), mode="eval").body
-        return _Reader(text, columns, quoted).logic(tree)
+        return _Reader(text, columns, named).logic(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, ArgumentError):
             raise
-        raise ArgumentError(f"the filter {text!r} cannot be read ({error.__class__.__name__}): {EXPECTED}") from error
+        raise _fault(text, f"cannot be read ({error.__class__.__name__}): {EXPECTED}") from error
+
+
+def _fault(text: str, said: str) -> ArgumentError:
+    return ArgumentError(f"the filter {quoted(text)} {said}")
 
 
 def _without_backquotes(text: str) -> tuple[str, dict[str, str]]:
     """The filter with a word of ours for each name in backquotes, and the names by those words."""
-    quoted: dict[str, str] = {}
+    named: dict[str, str] = {}
 
     def word(found: re.Match[str]) -> str:
         if not found[0].startswith("`"):
             return found[0]
-        quoted[name := f"_column_{len(quoted)}_"] = found[0][1:-1]
+        named[name := f"_column_{len(named)}_"] = found[0][1:-1]
         return name
 
     if left := re.search("['\"`]", QUOTED.sub("", text)):
-        raise ArgumentError(f"the filter {text!r} has a quote {left[0]} that is not closed")
-    return QUOTED.sub(word, text), quoted
+        raise _fault(text, f"has a quote {left[0]} that is not closed")
+    return QUOTED.sub(word, text), named
 
 
 class _Reader:
     """Walks Python's tree."""
 
-    def __init__(self, text: str, columns: Mapping[str, Column], quoted: Mapping[str, str]) -> None:
-        self.text, self.columns, self.quoted = text, columns, quoted
+    def __init__(self, text: str, columns: Mapping[str, Column], named: Mapping[str, str]) -> None:
+        self.text, self.columns, self.named = text, columns, named
 
     def logic(self, node: ast.expr, depth: int = 0) -> Clause:
         if depth > DEEPEST:
-            raise ArgumentError(f"the filter {self.text[:60]!r} … is nested more than {DEEPEST} times")
+            raise self._fault(f"is nested more than {DEEPEST} times")
         if isinstance(node, ast.BoolOp):
             return Joined(
                 "AND" if isinstance(node.op, ast.And) else "OR", [self.logic(part, depth + 1) for part in node.values]
@@ -185,7 +189,7 @@ class _Reader:
         value = self._value(right)
         if value is None:
             if sign not in ("=", "<>"):
-                raise ArgumentError(f"the filter {self.text!r} asks what is more than nothing: None goes with == and != alone")
+                raise self._fault("asks what is more than nothing: None goes with == and != alone")
         else:
             value = self._fitting(value, column, left)
         return Compared(column, sign, value)
@@ -198,16 +202,14 @@ class _Reader:
         column = self._column(right)
         value = self._value(left)
         if column.kind != TEXT or not isinstance(value, str):
-            raise ArgumentError(
-                f"the filter {self.text!r} looks inside of {self._name(right)!r}: in looks for a text in a text column"
-            )
+            raise self._fault(f"looks inside of {self._name(right)!r}: in looks for a text in a text column")
         return Inside(column, value)
 
     def _fitting(self, value: Any, column: Column, node: ast.expr) -> Any:
         """A value that a column may hold, as SQL has it: true and false are 1 and 0."""
         if (NUMBER if isinstance(value, int | float) else TEXT) != column.kind or value is None:
-            raise ArgumentError(
-                f"the filter {self.text!r} compares {self._name(node)!r}, which holds {column.kind}s, with {value!r}"
+            raise self._fault(
+                f"compares {self._name(node)!r}, which holds {column.kind}s, with {quoted(value)}"
                 + (": write the number without quotes" if column.kind == NUMBER and value is not None else "")
                 + (f": write it in quotes, {str(value)!r}" if column.kind == TEXT and value is not None else "")
             )
@@ -216,12 +218,12 @@ class _Reader:
     def _name(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
             raise self._refused(node)
-        return self.quoted.get(node.id, node.id)
+        return self.named.get(node.id, node.id)
 
     def _column(self, node: ast.expr) -> Column:
         name = self._name(node)
         if name not in self.columns:
-            raise ArgumentError(f"the filter {self.text!r} names an {unknown('column', name, self.columns)}")
+            raise self._fault(f"names an {unknown('column', name, self.columns)}")
         return self.columns[name]
 
     def _value(self, node: ast.expr) -> Any:
@@ -232,9 +234,8 @@ class _Reader:
             if not isinstance(node, ast.Constant) or isinstance(node.value, str | None):
                 raise self._refused(node)
         if isinstance(node, ast.Name):
-            raise ArgumentError(
-                f"the filter {self.text!r} compares with the word {self._name(node)}: write values in quotes, {self._name(node)!r}"
-            )
+            word = shorten(self._name(node))
+            raise self._fault(f"compares with the word {word}: write values in quotes, {word!r}")
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str | int | float | None):
             raise self._refused(node)
         value = node.value
@@ -243,13 +244,16 @@ class _Reader:
         if isinstance(value, int | float):
             value = sign * value
             if (isinstance(value, float) and not math.isfinite(value)) or abs(value) >= 2**63:
-                raise ArgumentError(f"the filter {self.text!r} compares with a number that is too large")
+                raise self._fault("compares with a number that is too large")
         elif isinstance(value, str):
             value.encode()  # half a character is a ValueError
         return value
 
     def _refused(self, node: ast.expr) -> ArgumentError:
         shown = ast.unparse(node)
-        for word, name in self.quoted.items():
+        for word, name in self.named.items():
             shown = shown.replace(word, f"`{name}`")
-        return ArgumentError(f"the filter {self.text!r} has {shown[:80]!r}, {EXPECTED}")
+        return self._fault(f"has {quoted(shown)}, {EXPECTED}")
+
+    def _fault(self, said: str) -> ArgumentError:
+        return _fault(self.text, said)

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unifashion_pl.listening import host_of, is_loopback
+from unifashion_pl.names import quoted
 from unifashion_pl.serving import metrics, openapi
 from unifashion_pl.serving.arriving import body_of, size_of
 from unifashion_pl.serving.bodies import CaptionBody, EmbedBody, SearchBody, from_body, from_form, pictures_of
@@ -147,7 +148,7 @@ class Front:
             if not is_loopback(host_of(host)):
                 raise Refusal(
                     "misdirected",
-                    f"asked as {host[:100]!r}, and without a token it is answered to 127.0.0.1 and localhost alone: "
+                    f"asked as {quoted(host)}, and without a token it is answered to 127.0.0.1 and localhost alone: "
                     "have the proxy send that as Host, or give the server a token",
                 )
             return
@@ -274,7 +275,7 @@ class _Answering:
         """
         name = _name(request.headers.get("content-type", ""))
         if name not in (JSON, FORM):
-            raise Refusal("unsupported_media_type", f"the Content-Type is {name[:80]!r}, expected {JSON} or {FORM}")
+            raise Refusal("unsupported_media_type", f"the Content-Type is {quoted(name)}, expected {JSON} or {FORM}")
         return size_of(request, self.limits.body_bytes)
 
     async def _pixels(self, body: msgspec.Struct, until: float) -> dict[str, Pixels]:

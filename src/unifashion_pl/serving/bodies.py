@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from unifashion_pl.gallery.asking import SearchOptions
-from unifashion_pl.names import unknown
+from unifashion_pl.names import quoted, unknown
 from unifashion_pl.reading import FormatError, converted, from_json
 from unifashion_pl.serving.errors import Refusal
 
@@ -140,7 +140,7 @@ def from_form(fields: Sequence[tuple[str, str | bytes]], kind: type[B]) -> B:
         if name in types and _is(types[name], msgspec.inspect.ListType):
             given.setdefault(name, []).append(value)
         elif name in given:
-            raise Refusal("invalid_request", f"the field {name!r} is there twice, expected once")
+            raise Refusal("invalid_request", f"the field {quoted(name)} is there twice, expected once")
         else:
             given[name] = _number(value) if name in types and _is_number(types[name]) else value
     try:
@@ -153,7 +153,7 @@ def from_form(fields: Sequence[tuple[str, str | bytes]], kind: type[B]) -> B:
 def _refused(message: str, kind: type[msgspec.Struct]) -> Refusal:
     """A validator's sentence; a field that nobody knows is named beside those that there are."""
     if found := re.search(r"unknown field `(.*)`", message, re.DOTALL):
-        message = unknown("field", found[1][:100], kind.__struct_fields__)
+        message = unknown("field", found[1], kind.__struct_fields__)
     return Refusal("invalid_request", message)
 
 
