@@ -13,12 +13,17 @@ the reference, the best of :data:`DECAYS` on the test itself is printed beside i
 **Seeds are combined** by photo: a photo's hit is its mean over the seeds, the difference to the probe is averaged over photos, and photos are
 drawn with replacement (cluster bootstrap of all predictions, clustered by photo; p is twice the share of the draws on the other side of 0, at
 least 2 / draws). Exact McNemar stands beside it for every seed. Differences between seeds are in the table as their standard deviation.
+
+``--folds N`` asks the same of all photos that are not of the test, which are ten times as many: the senders are divided into N parts, each is named by a
+fit of its own (seed = number of the part) that saw no photo of its senders, and by a probe of the other parts' photos. Senders are drawn with replacement.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from real_data import Row, embed, photos, positives, prepare, proportion
 from torch import Tensor
+from unifashion_pl.datamodules import CatalogueDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.adapt import MODEL, Choices, adapt
@@ -74,6 +80,52 @@ def fit(out: Path, seed: int, tower: Path | None, bert: Path | None, configs: Se
     chosen = Choices(tower=tower, bert=bert, seed=seed, configs=tuple(configs))
     print(adapt(out / "fit.csv", out / "photos", run, chosen))
     return run / MODEL
+
+
+def crossed(out: Path, folds: int, tower: Path | None, bert: Path | None, configs: Sequence[str]) -> dict[str, list[float]]:
+    """Naming of photos whose senders neither fit nor probe saw, beside two probes: print it, and give the numbers as plain values."""
+    rows, names = photos(out, test=False), sorted({row["category"] for row in photos(out, test=True)})
+    fold = {row["id"]: zlib.crc32(row["sender"].encode()) % folds for row in rows}
+    pooled: dict[str, Tensor] = {}
+    named: dict[str, str] = {}
+    learned: list[set[str]] = []
+    for number in range(folds):
+        table, run = out / f"fold{number}.csv", out / "runs" / f"fold{number}"
+        with table.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**row, "split": "test" if fold[row["id"]] == number else ""} for row in rows)
+        chosen = Choices(group="sender", tower=tower, bert=bert, seed=number, configs=tuple(configs))
+        print(adapt(table, out / "photos", run, chosen))
+        learned.append({row.id for row in CatalogueDataModule(table, out / "photos", group="sender").rows("train").values()})
+        model = UniFashionModule.from_pretrained(run / MODEL).eval()
+        own = [row for row in rows if fold[row["id"]] == number]
+        features, tokens = embed(model, out, own)
+        best = scored(model, [PROMPTS[0].format(name) for name in names], tokens).argmax(0)
+        pooled |= {row["id"]: one for row, one in zip(own, features)}
+        named |= {row["id"]: names[int(i)] for row, i in zip(own, best)}
+    judged = [row for row in rows if row["category"] in names]
+    others = [{row["id"] for row in judged if fold[row["id"]] != number} for number in range(folds)]
+    ours = np.array([named[row["id"]] == row["category"] for row in judged])
+    senders = [row["sender"] for row in judged]
+    print(f"{len(judged):,} photos of {len({*senders})} senders in {folds} folds: naming {100 * ours.mean():.1f} %")
+    figures: dict[str, list[float]] = {"naming": [float(ours.mean())]}
+    for said, known in (("the photos that the fit learns from", learned), ("all photos of other senders", others)):
+        guesses: dict[str, str] = {}
+        for number in range(folds):
+            taught = [row for row in judged if row["id"] in known[number]]
+            asked = [row["id"] for row in judged if fold[row["id"]] == number]
+            seen, wanted = (torch.stack([pooled[id] for id in ids]) for ids in ([row["id"] for row in taught], asked))
+            guesses |= dict(zip(asked, linear_probe(seen, [row["category"] for row in taught], wanted, REFERENCE)))
+        probe = np.array([guesses[row["id"]] == row["category"] for row in judged])
+        found = compare_paired(ours, probe, clusters=senders)
+        low, high = 100 * found.interval.low, 100 * found.interval.high
+        print(
+            f"probe of {said}: {100 * probe.mean():.1f} %; naming - probe {100 * found.difference:+.1f} points [{low:+.1f}, {high:+.1f}], "
+            f"only by prompt {found.only_a}, only by the probe {found.only_b}, McNemar p = {found.p_value:.2g}"
+        )
+        figures[f"probe of {said}"] = [float(probe.mean()), found.difference, low, high, found.p_value]
+    return figures
 
 
 def probes(features: Tensor, rows: Sequence[Row], asked: Tensor, test: Sequence[Row]) -> dict[float, Hits]:
@@ -188,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tower", type=Path, help="weights of EfficientNet-Lite0")
     parser.add_argument("--bert", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=0, help="name all other photos, too, in so many parts by sender")
     parser.add_argument("--config", action="append", default=[], help="laid over small.yaml")
     args = parser.parse_args(argv)
     prepare(args.clothing, args.out)
@@ -204,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         seeds.append(measure(model, test, tokens))
         real_identity.measure(args.out, str(ckpt), False, args.out / f"identity{number}.png")
     figures = told(seeds, reference, len(test))
+    if args.folds:
+        figures["crossed"] = crossed(args.out, args.folds, args.tower, args.bert, args.config)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(*shown, args.out / "figures.json", sep="\n")
     print("composed searches and captions have fits and commands of their own: real_composed.py, real_captions.py")

@@ -15,7 +15,7 @@ from unifashion_pl.configs import SHIPPED, merged, read_config, resolve_config
 #: Shipped configs that are trainings by themselves; the others lie over one.
 ALONE = ("phase1", "phase2", "tryon", "design", "small", "small-composed", "fashion", *(f"ablations/{r}-phase{i}" for r in ("base", "llm", "full") for i in (1, 2)))  # fmt: skip
 OVERLAYS = (
-    *("tiny", "tiny_edits", "commercial", "ddp", "ema", "fsdp", "gpu", "released", "small-llm"),
+    *("tiny", "tiny_edits", "commercial", "ddp", "ema", "fsdp", "gpu", "released", "small-llm", "small-composed-llm"),
     *("paper", "paper-design", "paper-diffusion", "paper-llm", "paper-representation", "paper-tryon"),
 )
 
