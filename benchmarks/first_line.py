@@ -1,6 +1,6 @@
 """What the first useful line costs: processor time of a fresh process, from Python's start to its end.
 
-    python benchmarks/first_line.py                 # five rounds of four programs, two minutes
+    python benchmarks/first_line.py                 # five rounds of five programs, two minutes
     python benchmarks/first_line.py --scale tiny    # one round of doctor
 
 User and system time of a child, one thread, programs in turns, the median. Beside each: a program that imports torch alone, below which none goes that
@@ -53,13 +53,21 @@ def index_in(folder: Path) -> Path:
     return folder / "index"
 
 
+def export_in(folder: Path) -> Path:
+    """The shipped model as ONNX, made by the command."""
+    seconds(MAIN.format(["export", "tiny", "--out", str(folder / "exported")]))
+    return folder / "exported"
+
+
 def programs(folder: Path) -> dict[str, tuple[float, str]]:
     """What is timed: name -> seconds that it may take, program."""
-    index = str(index_in(folder))
+    index, picture = str(index_in(folder)), str(folder / "1.png")
+    exported = ["index", "search", index, "--image", picture, "--model", str(export_in(folder))]
     first = "from unifashion_pl import UniFashionModule; UniFashionModule.from_pretrained('tiny')"
     return {
         "index search --text": (3.0, MAIN.format(["index", "search", index, "--text", "a long red dress"])),
-        "index search --image": (3.0, MAIN.format(["index", "search", index, "--image", str(folder / "1.png")])),
+        "index search --image": (3.0, MAIN.format(["index", "search", index, "--image", picture])),
+        "index search --image, by an export of its model": (3.0, MAIN.format(exported)),
         "UniFashionModule.from_pretrained('tiny')": (4.0, first),
         **SMALL,
     }

@@ -30,6 +30,7 @@ from real_data import COLUMNS, Row, photos
 from torch import Tensor
 
 from unifashion_pl import UniFashionModule
+from unifashion_pl.data.features import Identity
 from unifashion_pl.data.transforms import EncoderTransform
 from unifashion_pl.weights.loading import find_weights
 
@@ -40,17 +41,18 @@ WAYS = ("composed", "words alone", "photo alone", "both scores added")
 
 
 class Photos:
-    """Rows with the tower's tokens of their photos, each read once."""
+    """Rows with the tower's tokens of their photos, each read once: ``known`` keeps them for the next model with the same tower."""
 
-    def __init__(self, model: UniFashionModule, work: Path, rows: Sequence[Row]) -> None:
+    def __init__(self, model: UniFashionModule, work: Path, rows: Sequence[Row], known: dict[tuple[str, str], Tensor]) -> None:
         self.rows = list(rows)
         transform = EncoderTransform(model.backbone.vision.image_size)
-        parts = []
+        tower = Identity.of(model.backbone.vision, transform, "fp32").hash
         with torch.inference_mode():
-            for some in chunks(self.rows, 64):
+            for some in chunks([row for row in self.rows if (tower, row["image"]) not in known], 64):
                 pictures = [transform(Image.open(work / "photos" / row["image"]).convert("RGB")) for row in some]
-                parts.append(model.backbone.vision(torch.stack(pictures)))
-        self.tokens = torch.cat(parts)
+                seen = model.backbone.vision(torch.stack(pictures)).half()
+                known |= {(tower, row["image"]): one for row, one in zip(some, seen)}
+        self.tokens = torch.stack([known[tower, row["image"]] for row in self.rows])
         self.colours, self.classes = (np.array([row[name] for row in self.rows]) for name in ("colour", "category"))
 
 
@@ -97,7 +99,7 @@ def scores(
     texts = [words.format(colour) for _, colour in asked]
     composed = torch.cat(
         [
-            head.compose(backbone, shown.tokens[[i for i, _ in asked[s]]], texts[s])
+            head.compose(backbone, shown.tokens[[i for i, _ in asked[s]]].float(), texts[s])
             for s in map(slice_of, chunks(range(len(asked)), 256))
         ]
     )
@@ -116,7 +118,7 @@ def tokens_of(model: UniFashionModule, of: Photos, name: Any) -> Tensor:
     """(photos, Q, E) of a query set."""
     head = model.retrieval_head
     assert head is not None
-    return torch.cat([head.image_embeddings(model.backbone, part, name) for part in of.tokens.split(256)])
+    return torch.cat([head.image_embeddings(model.backbone, part.float(), name) for part in of.tokens.split(256)])
 
 
 def judged(
@@ -225,11 +227,11 @@ def measure(args: argparse.Namespace) -> None:
     """Print the tables of all models."""
     items = args.work / args.items
     asking, searched = (rows_of(items, splits) for splits in ([args.split], args.gallery or [args.split]))
-    every, texts = [], []
+    every, texts, known = [], [], dict[tuple[str, str], Tensor]()
     for source in args.ckpt:
         model = load(source)
-        gallery = Photos(model, args.work, searched)
-        shown = gallery if asking == searched else Photos(model, args.work, asking)
+        gallery = Photos(model, args.work, searched, known)
+        shown = gallery if asking == searched else Photos(model, args.work, asking, known)
         if not (asked := queries(shown, gallery, args.least)):
             raise SystemExit(f"no colour has {args.least} photos of one class among {len(searched)}: lower --least")
         found = scores(model, shown, gallery, asked, args.words)
