@@ -104,7 +104,7 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line) for line in found if re.match(r"[a-z]", line)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_commands_of_a_page_are_understood(page: Path) -> None:
     """Their words and options; what they need is not there."""
     for words in commands(page):
@@ -127,6 +127,17 @@ def test_the_first_minutes_are_as_the_page_says(tmp_path: Path, monkeypatch: pyt
     assert len(commands) == 2
     for command in commands:
         main(shlex.split(command))
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run_and_find_the_blue_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks(ROOT / "README.md"), "README.md", "exec"), {"__name__": "of the README"})
+    told = capsys.readouterr().out
+    assert "in red" in told
+    assert told.index("blue.png") < told.index("dress.png")
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def demo(
     browser: Annotated[bool, "open the page in a browser"] = False,
     model: Model,
 ) -> None:
-    """A page in the browser: search, composed search, captions, try-on, design.
+    """Show the model on a page in the browser: search, composed search, captions, try-on, design.
 
     Without ``--model`` it shows the run of `make demo` if the current folder has one, else the shipped model.
 
