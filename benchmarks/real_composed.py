@@ -38,6 +38,8 @@ K = 10
 #: Share of the senders whose photos are held out.
 HELD = 0.25
 WAYS = ("composed", "words alone", "photo alone", "both scores added")
+#: The composed query's likeness to an image and to the caption that the model itself wrote of it (Table 5's "w/ cap", w = 1).
+CAPTIONED = "composed, with captions"
 
 
 class Photos:
@@ -53,6 +55,7 @@ class Photos:
                 seen = model.backbone.vision(torch.stack(pictures)).half()
                 known |= {(tower, row["image"]): one for row, one in zip(some, seen)}
         self.tokens = torch.stack([known[tower, row["image"]] for row in self.rows])
+        self.captions: list[str] = []
         self.colours, self.classes = (np.array([row[name] for row in self.rows]) for name in ("colour", "category"))
 
 
@@ -107,7 +110,12 @@ def scores(
     alone = head.score(head.text_embeddings(backbone, known), shelves["reference"])[[known.index(text) for text in texts]]
     own = tokens_of(model, shown, "reference")
     like = torch.stack([head.score(one, shelves["reference"]).mean(0) for one in own])[[i for i, _ in asked]]
-    return dict(zip(WAYS, (head.score(composed, shelves["target"]), alone, like, alone + like)))
+    found = dict(zip(WAYS, (head.score(composed, shelves["target"]), alone, like, alone + like)))
+    if gallery.captions:
+        different = sorted({*gallery.captions})
+        likeness = composed @ head.text_embeddings(backbone, different).T
+        found[CAPTIONED] = found[WAYS[0]] + likeness[:, [different.index(one) for one in gallery.captions]]
+    return found
 
 
 def slice_of(numbers: Sequence[int]) -> slice:
@@ -178,12 +186,12 @@ def report(
     counts = f"{len(asked)} queries of {len({i for i, _ in asked})} photos, {len(set(cells))} pairs of class and colour"
     print(f"{counts}, {len(gallery.rows)} photos in the gallery, {len(every)} seeds")
     print(f"chance {chance:.1f} %, of a random photo of the class {within:.1f} %\n")
-    print(f"{'of the first 10, %':<20}{'right':>14}{'of the colour':>16}{'of the class':>16}{'shared':>14}")
-    for way in WAYS:
+    print(f"{'of the first 10, %':<24}{'right':>10}{'of the colour':>16}{'of the class':>16}{'shared':>14}")
+    for way in every[0]:
         columns = [
             spread([100 * float(one[way][name].mean()) for one in every]) for name in ("right", "colour", "class", "shared")
         ]
-        print(f"{way:<20}" + "".join(f"{column:>15}" for column in columns))
+        print(f"{way:<24}" + "".join(f"{column:>15}" for column in columns))
     for title, of in (("class", 0), ("colour", 1)):
         print(f"\nright by {title}, %")
         for name in sorted({cell[of] for cell in cells}):
@@ -234,6 +242,9 @@ def measure(args: argparse.Namespace) -> None:
         shown = gallery if asking == searched else Photos(model, args.work, asking, known)
         if not (asked := queries(shown, gallery, args.least)):
             raise SystemExit(f"no colour has {args.least} photos of one class among {len(searched)}: lower --least")
+        if args.captions:
+            gallery.captions = model.caption([args.work / "photos" / row["image"] for row in searched], batch_size=32)
+            print(f"{source}: {len({*gallery.captions})} different captions, e.g. {gallery.captions[:3]}")
         found = scores(model, shown, gallery, asked, args.words)
         every.append(judged(found, shown, gallery, asked))
         texts.append(by_text(model, gallery))
@@ -259,6 +270,9 @@ def main() -> None:
     measured.add_argument("--split", default="test", help="whose photos are references")
     measured.add_argument("--gallery", nargs="+", help="splits that are searched; default: that of the references")
     measured.add_argument("--least", type=int, default=K, help="photos of class and colour that the gallery has to have")
+    measured.add_argument(
+        "--captions", action="store_true", help="the models write the gallery's captions, and these count too"
+    )
     measured.add_argument("--words", default="in {}")
     measured.add_argument("--picture", type=Path)
     args = parser.parse_args()
