@@ -1,10 +1,11 @@
-"""The README's table of the toy: ``python benchmarks/toy_table.py demo/runs/phase2/test/results.json``."""
+"""The table of the toy: ``python benchmarks/toy_table.py demo/runs/phase2/test/results.json``; of several files, one a seed, mean and standard deviation."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean, stdev
 
 from unifashion_pl.metrics.records import ResultRecord, read_records
 
@@ -33,19 +34,28 @@ def find(records: list[ResultRecord], metric: str, family: str, half: str, chanc
 
 
 def main() -> None:
-    records = read_records(Path(sys.argv[1]))
-    print("| | value | 95 % interval | chance | n | protocol |\n|---|---|---|---|---|---|")
+    runs = [read_records(Path(path)) for path in sys.argv[1:]]
+    column = "95 % interval" if len(runs) == 1 else "by seed"
+    print(f"| | value | {column} | chance | n | protocol |\n|---|---|---|---|---|---|")
     for label, metric, family, half in ROWS:
-        found = find(records, metric, family, half, False)
-        if found is None or found.value is None:
+        every = [
+            record for records in runs if (record := find(records, metric, family, half, False)) and record.value is not None
+        ]
+        if not every or len(every) < len(runs):
             print(f"| {label} | n/a | | | | |")
             continue
-        factor = 100 if metric == "CIDEr" else 1
-        level = find(records, metric, family, "itc", True)
-        spread = f"{found.interval.low * factor:.1f}–{found.interval.high * factor:.1f}" if found.interval else ""
+        found, factor = every[0], 100 if metric == "CIDEr" else 1
+        values = [factor * float(record.value or 0) for record in every]
+        level = find(runs[0], metric, family, "itc", True)
+        value, spread = (
+            f"{values[0]:.1f}",
+            f"{found.interval.low * factor:.1f}–{found.interval.high * factor:.1f}" if found.interval else "",
+        )
+        if len(runs) > 1:
+            value, spread = f"{mean(values):.1f} ± {stdev(values):.1f}", ", ".join(f"{one:.1f}" for one in values)
         chance = f"{level.value:.1f}" if level is not None and level.value is not None else ""
         name = replace(found.under, details=tuple(detail for detail in found.under.details if detail[0] != "list"))
-        print(f"| {label} | {found.value * factor:.1f} | {spread} | {chance} | {found.n:,} | `{name}` |")
+        print(f"| {label} | {value} | {spread} | {chance} | {found.n:,} | `{name}` |")
 
 
 if __name__ == "__main__":
