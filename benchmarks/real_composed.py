@@ -45,14 +45,16 @@ CAPTIONED = "composed, with captions"
 class Photos:
     """Rows with the tower's tokens of their photos, each read once: ``known`` keeps them for the next model with the same tower."""
 
-    def __init__(self, model: UniFashionModule, work: Path, rows: Sequence[Row], known: dict[tuple[str, str], Tensor]) -> None:
-        self.rows = list(rows)
+    def __init__(
+        self, model: UniFashionModule, work: Path, rows: Sequence[Row], known: dict[tuple[str, str], Tensor] | None = None
+    ) -> None:
+        self.rows, known = list(rows), {} if known is None else known
         transform = EncoderTransform(model.backbone.vision.image_size)
         tower = Identity.of(model.backbone.vision, transform, "fp32").hash
         with torch.inference_mode():
             for some in chunks([row for row in self.rows if (tower, row["image"]) not in known], 64):
                 pictures = [transform(Image.open(work / "photos" / row["image"]).convert("RGB")) for row in some]
-                seen = model.backbone.vision(torch.stack(pictures)).half()
+                seen = model.backbone.vision(torch.stack(pictures))
                 known |= {(tower, row["image"]): one for row, one in zip(some, seen)}
         self.tokens = torch.stack([known[tower, row["image"]] for row in self.rows])
         self.captions: list[str] = []
@@ -102,7 +104,7 @@ def scores(
     texts = [words.format(colour) for _, colour in asked]
     composed = torch.cat(
         [
-            head.compose(backbone, shown.tokens[[i for i, _ in asked[s]]].float(), texts[s])
+            head.compose(backbone, shown.tokens[[i for i, _ in asked[s]]], texts[s])
             for s in map(slice_of, chunks(range(len(asked)), 256))
         ]
     )
@@ -126,7 +128,7 @@ def tokens_of(model: UniFashionModule, of: Photos, name: Any) -> Tensor:
     """(photos, Q, E) of a query set."""
     head = model.retrieval_head
     assert head is not None
-    return torch.cat([head.image_embeddings(model.backbone, part.float(), name) for part in of.tokens.split(256)])
+    return torch.cat([head.image_embeddings(model.backbone, part, name) for part in of.tokens.split(256)])
 
 
 def judged(

@@ -223,7 +223,7 @@ def test_a_test_on_features_finds_what_one_on_pixels_finds_and_shows_the_same_pi
         }
     assert len(found["pixels"][1]) > 100
     ours, theirs = ({k: v for part in found[name][0] for k, v in part.items()} for name in found)
-    assert ours == pytest.approx(theirs)
+    assert ours == pytest.approx(theirs, abs=1e-6)
     assert found["pixels"][2] == found["features"][2] != {}
 
 

@@ -19,13 +19,13 @@ from unifashion_pl.tasks.retrieval import RetrievalModule
 
 
 class Captioner(nn.Module):
-    """Says a word that depends on nothing but the image; nothing at all of the darkest."""
+    """Says a word that depends on nothing but the image; nothing at all of the one whose queries are the smallest."""
 
     styles = {"fashioniq": "Describe."}
 
     def generate(self, queries: Tensor, styles: list[str], **_: object) -> list[str]:
-        values = queries.mean((1, 2))
-        return [" " if v == values.min() else f"look {v:.3f} " for v in values]
+        values = queries.abs().mean((1, 2))
+        return [" " if v == values.min() else f"look {v:.6f} " for v in values]
 
 
 def make_model() -> UniFashionModule:
