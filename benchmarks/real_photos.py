@@ -119,9 +119,9 @@ def crossed(out: Path, folds: int, tower: Path | None, bert: Path | None, config
             guesses |= dict(zip(asked, linear_probe(seen, [row["category"] for row in taught], wanted, REFERENCE)))
         probe = np.array([guesses[row["id"]] == row["category"] for row in judged])
         found = compare_paired(ours, probe, clusters=senders)
-        low, high = 100 * found.interval.low, 100 * found.interval.high
+        low, high = found.interval.low, found.interval.high
         print(
-            f"probe of {said}: {100 * probe.mean():.1f} %; naming - probe {100 * found.difference:+.1f} points [{low:+.1f}, {high:+.1f}], "
+            f"probe of {said}: {100 * probe.mean():.1f} %; naming - probe {100 * found.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}], "
             f"only by prompt {found.only_a}, only by the probe {found.only_b}, McNemar p = {found.p_value:.2g}"
         )
         figures[f"probe of {said}"] = [float(probe.mean()), found.difference, low, high, found.p_value]

@@ -54,7 +54,8 @@ def main() -> None:
         if len(runs) > 1:
             value, spread = f"{mean(values):.1f} ± {stdev(values):.1f}", ", ".join(f"{one:.1f}" for one in values)
         chance = f"{level.value:.1f}" if level is not None and level.value is not None else ""
-        name = replace(found.under, details=tuple(detail for detail in found.under.details if detail[0] != "list"))
+        hashed = family.startswith("fashiongen")  # of a candidate list, which says nothing here; else the list's name
+        name = replace(found.under, details=tuple(one for one in found.under.details if one[0] != "list" or not hashed))
         print(f"| {label} | {value} | {spread} | {chance} | {found.n:,} | `{name}` |")
 
 
