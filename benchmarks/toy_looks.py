@@ -92,7 +92,7 @@ class Looker:
     def noisy(self, latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(SEED))
         steps = torch.full((len(latents),), timestep)
-        return add_noise(latents, noise, steps, self.head.alpha_bar), steps
+        return add_noise(latents, noise, steps, self.head.denoiser.alpha_bar), steps
 
 
 def made_out(looker: Looker, given: list[TryOnBatch], patterns: dict[str, str]) -> None:
@@ -108,7 +108,7 @@ def made_out(looker: Looker, given: list[TryOnBatch], patterns: dict[str, str]) 
                 hidden = 1 - conditions["keep"]
                 for timestep in TIMESTEPS:
                     noisy, steps = looker.noisy(latents, timestep)
-                    signal = looker.head.alpha_bar[timestep]
+                    signal = looker.head.denoiser.alpha_bar[timestep]
                     picture = (noisy - (1 - signal).sqrt() * looker.head.denoiser(noisy, steps, **conditions)) / signal.sqrt()
                     error = ((picture - latents).square().mean(1, keepdim=True) * hidden).sum((1, 2, 3)) / hidden.sum((1, 2, 3))
                     for key, value in zip(batch.keys, error.tolist()):
