@@ -68,11 +68,12 @@ def row(record: ResultRecord) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="tiny")
+    parser.add_argument("--size", choices=("demo", "tiny"), default="demo", help="of the wardrobe")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--out", type=Path, default=Path("robustness"))
     args = parser.parse_args()
     model = UniFashionModule.from_pretrained(args.model)
-    data = WardrobeDataModule(pairs=True, triplets=True, image_size=model.backbone.vision.image_size)
+    data = WardrobeDataModule(size=args.size, pairs=True, triplets=True, image_size=model.backbone.vision.image_size)
     data.prepare_data()
     data.setup("test")
     print("| | value | 95 % interval | n | protocol |\n|---|---|---|---|---|")
@@ -81,7 +82,7 @@ def main() -> None:
             print(row(record))
     root = data.folder / "raw" / FOLDERS["fashioniq"]
     pictures, asked = galleries(root), queries(root)
-    feedback = WardrobeFeedback.of("demo")
+    feedback = WardrobeFeedback.of(args.size)
     for category in CATEGORIES:
         searches = [q for q in asked[category] if feedback(q.reference, q.target) is not None]
         found = multi_round(model, pictures[category], searches, feedback, args.rounds, ks=(1,), data=f"wardrobe-{category}")

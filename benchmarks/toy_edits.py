@@ -76,11 +76,12 @@ def train(pictures: Tensor, truth: dict[str, Tensor], classes: dict[str, list[st
     torch.manual_seed(0)
     reader = Reader(classes).train()
     optimizer = torch.optim.AdamW(reader.parameters(), lr=2e-3, weight_decay=0.01)
-    steps = epochs * (len(pictures) // 64)
+    batch = min(64, len(pictures))
+    steps = epochs * (len(pictures) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for _ in tqdm(range(epochs), desc="reader"):
-        for rows in torch.randperm(len(pictures)).split(64):
-            if len(rows) < 64:
+        for rows in torch.randperm(len(pictures)).split(batch):
+            if len(rows) < batch:
                 continue
             shown = scaled(pictures[rows])
             shown = torch.where(torch.rand(len(rows), 1, 1, 1) < 0.5, shown.flip(-1), shown) + 0.05 * torch.randn_like(shown)
