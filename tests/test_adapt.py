@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from drawings import TINY, shop
+from unifashion_pl.datamodules import CatalogueDataModule
 
 from unifashion_pl import adapt as adapting
 from unifashion_pl.adapt import STATE, Choices, adapt
@@ -37,8 +39,8 @@ def test_a_run_says_what_was_known_before_and_what_is_known_now(fitted: tuple[Pa
     root, told = fitted
     for place, metrics in (
         ("before", {"probe/accuracy", "i2i/P@10"}),
-        ("test", {"naming/accuracy", "t2i/P@10", "i2i/P@10", "t2i/R@1", "mean"}),
-        ("compared", {"naming - probe"}),
+        ("test", {"naming/accuracy", "naming_prior/accuracy", "t2i/P@10", "i2i/P@10", "t2i/R@1", "mean"}),
+        ("compared", {"naming_prior - probe"}),
     ):
         records = read_records(root / "run" / place / "results.json")
         assert metrics <= {record.metric for record in records}
@@ -48,6 +50,18 @@ def test_a_run_says_what_was_known_before_and_what_is_known_now(fitted: tuple[Pa
     page = (root / "run" / "report.html").read_text()
     assert "probe/accuracy" in page
     assert "naming/accuracy" in page
+
+
+def test_naming_knows_how_often_a_category_occurs_in_training(fitted: tuple[Path, str]) -> None:
+    run = fitted[0] / "run"
+    settings = json.loads((run / "adapt.yaml").read_text("utf-8"))
+    (part,) = settings["model"]["evaluator"]["init_args"]["also"]
+    rows = CatalogueDataModule(**settings["data"]["init_args"]).rows("train").values()
+    assert part["init_args"]["prior"] == dict(sorted(Counter(row.category for row in rows).items()))
+    named = {record.metric: record for record in read_records(run / "test" / "results.json") if not record.under.chance}
+    (compared,) = read_records(run / "compared" / "results.json")
+    (probe,) = (r for r in read_records(run / "before" / "results.json") if r.metric == "probe/accuracy" and not r.under.chance)
+    assert compared.value == pytest.approx(named["naming_prior/accuracy"].value - probe.value)
 
 
 def test_training_features_hold_mirrored_pictures_and_others_do_not(fitted: tuple[Path, str]) -> None:

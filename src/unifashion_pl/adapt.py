@@ -8,7 +8,9 @@ with (``best.ckpt`` and the appearance that was chosen for it), and ``adapt.json
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.texts import EVALUATION
 from unifashion_pl.datamodules import CatalogueDataModule
 from unifashion_pl.devices import default_device
-from unifashion_pl.evaluation.naming import FAMILY, Judged, naming_records
+from unifashion_pl.evaluation.naming import FAMILY, PRIOR, Judged, NamingPart, naming_records
 from unifashion_pl.files import check_writable, write_text
 from unifashion_pl.inference.appearance import choose_appearance
 from unifashion_pl.metrics.categories import linear_probe, precision_at
@@ -107,9 +109,9 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
     def keep() -> None:
         write_text(out / STATE, json.dumps({"settings": settings, "done": done}, ensure_ascii=False) + "\n")
 
-    config = write_text(out / "adapt.yaml", json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
     data = CatalogueDataModule(**settings["data"]["init_args"])
     _check_splits(data)
+    config = write_text(out / "adapt.yaml", json.dumps(_with_prior(settings, data), indent=1, ensure_ascii=False) + "\n")
     keep()
     print("adapt 1/5: shards and frozen features", flush=True)
     data.prepare_data()
@@ -136,6 +138,16 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
     _compare(out, guessed)
     page = build_report([out], out / "report.html")
     return table(out) + f"\n{page}\nthe model: {out / MODEL}"
+
+
+def _with_prior(settings: Mapping[str, Any], data: CatalogueDataModule) -> dict[str, Any]:
+    """The settings, in which naming knows how often each category occurs in training, as the probe that it is compared with does."""
+    counts = Counter(item.spec.meta["category"] for item in data.splits()["train"].items if item.spec.meta["category"])
+    told = deepcopy(dict(settings))
+    for part in told["model"].get("evaluator", {}).get("init_args", {}).get("also", []):
+        if part["class_path"].rpartition(".")[2] == NamingPart.__name__:
+            part["init_args"] = {"prior": dict(sorted(counts.items())), **part.get("init_args", {})}
+    return told
 
 
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[str]:
@@ -229,10 +241,11 @@ def _appearance(out: Path, data: CatalogueDataModule) -> None:
 
 
 def _compare(out: Path, guessed: Mapping[str, str]) -> None:
-    """Naming by prompts against the probe, image by image, as a record in ``compared/``."""
+    """Naming by prompts against the probe, image by image, as a record in ``compared/``; both know how often a category occurs."""
     lines = read_predictions(out / "test" / "predictions" / "retrieval.jsonl", "retrieval")
     named = [line for line in lines if isinstance(line, RetrievalLine) and line.protocol.startswith(f"{FAMILY}(")]
-    own = [line for line in named if str(line.query) in guessed]
+    known = [line for line in named if set(PRIOR) <= set(Protocol.parse(line.protocol).details)]
+    own = [line for line in known or named if str(line.query) in guessed]
     if not own:
         return
     ours = np.array([line.rank == 1 for line in own])
@@ -240,7 +253,7 @@ def _compare(out: Path, guessed: Mapping[str, str]) -> None:
     found = compare_paired(ours, probe)
     told = f"exact McNemar p = {found.p_value:.2g}; only by prompt {found.only_a}, only by the probe {found.only_b}"
     record = ResultRecord(
-        *("naming - probe", 100 * found.difference, "percent", len(own), f"{FAMILY}(paired)"),
+        *(f"{'naming_prior' if known else 'naming'} - probe", 100 * found.difference, "percent", len(own), f"{FAMILY}(paired)"),
         n_expected=len(own),
         interval=found.interval.scaled(100),
         implementation=told,
@@ -264,6 +277,6 @@ def table(out: Path) -> str:
                 continue
             ends = "" if record.interval is None else f"[{record.interval.low:.1f}, {record.interval.high:.1f}]"
             note = f"  {record.implementation}" if place == "compared" else ""
-            rows.append(f"{said:<16} {record.metric:<18} {record.value:6.1f} %  {ends:<14} n = {record.n:,}{note}")
+            rows.append(f"{said:<16} {record.metric:<22} {record.value:6.1f} %  {ends:<14} n = {record.n:,}{note}")
     chosen = out / CHOSEN
     return "\n".join([*rows, *([chosen.read_text(encoding="utf-8").rstrip()] if chosen.is_file() else [])])

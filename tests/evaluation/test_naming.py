@@ -66,6 +66,30 @@ def test_records_carry_chance_and_lines_the_place_of_the_right_name(tmp_path: Pa
     assert values["fashiongen/naming/accuracy"] == pytest.approx(100 * sum(line["rank"] == 1 for line in lines) / 12)
 
 
+def test_a_prior_is_added_to_what_the_temperature_makes_of_scores(tmp_path: Path) -> None:
+    own = [CATEGORIES[i % 3] for i in range(12)]
+    counts = {"dress": 40, "hat": 5}  # no shirt: half a row
+    values = evaluated(tmp_path, NamingPart(cut=4, prior=counts), own)
+    model = make_model()
+    head = model.retrieval_head
+    assert head is not None
+    with torch.no_grad():
+        tokens = head.image_embeddings(model.backbone, pairs().images)
+        names = sorted(CATEGORIES)
+        vectors = head.text_embeddings(model.backbone, [f"a photo of a {name}" for name in names])
+        logits = torch.einsum("ce,nqe->cnq", vectors, tokens).amax(2) / head.temperature
+    posterior = logits.softmax(0) * torch.tensor([40, 5, 0.5])[:, None]
+    right = posterior.argmax(0) == torch.tensor([names.index(one) for one in own])
+    assert values["fashiongen/naming_prior/accuracy"] == pytest.approx(100 * float(right.float().mean()))
+    plain = evaluated(tmp_path / "plain", NamingPart(cut=4), own)
+    assert plain == {name: value for name, value in values.items() if "prior" not in name}
+    lines = read_lines(tmp_path / "predictions" / "retrieval.jsonl")
+    known = [line for line in lines if "prior=learned" in line["protocol"]]
+    assert [line["rank"] == 1 for line in known] == right[[pairs().keys.index(line["query"]) for line in known]].tolist()
+    with pytest.raises(ValueError, match="expected numbers of rows"):
+        NamingPart(prior={"dress": -1})
+
+
 @pytest.mark.parametrize("categories", [["dress"] * 12, [""] * 12, ["dress", "hat"] + [""] * 10])
 def test_without_categories_to_tell_apart_nothing_is_measured(tmp_path: Path, categories: list[str]) -> None:
     assert evaluated(tmp_path, NamingPart(cut=4), categories) == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,10 @@ from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
 from unifashion_pl.team import united
 
+Details = tuple[tuple[str, str], ...]
 FAMILY = "naming"
+#: What stands in the protocol's details where the guesses know how often each category occurs.
+PRIOR: Details = (("prior", "learned"),)
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,19 @@ def naming_records(
     return records
 
 
+def log_prior(names: Sequence[str], counts: Mapping[str, int]) -> Tensor:
+    """Logarithm of how often each category occurs, up to a constant: (categories,)."""
+    return torch.tensor([max(float(counts.get(name, 0)), 0.5) for name in names]).log()
+
+
 @dataclass
 class NamingPart(Part):
     """Categories of pairs (test): which prompt fits an image best, and how pure the best answers of searches are.
 
     * ``naming/accuracy``: the category whose prompt the image resembles most is its own;
+    * ``naming_prior/accuracy``: the same where it is known how often each category occurs. A contrastive loss teaches score / temperature =
+      log p(text | image) - log p(text) (van den Oord et al., arXiv 1807.03748, §2.3), which leaves out that a catalogue has more T-shirts than
+      polos, and a classifier learns; with log p(category) added the guess is the most probable one (Bayes);
     * ``t2i/P@K``: of the K images that resemble a category's prompt most, the share that has it, averaged over categories;
     * ``i2i/P@K``: of the K other images that resemble an image most (each of its tokens takes the best of theirs), the share of its category.
 
@@ -85,12 +96,17 @@ class NamingPart(Part):
     Args:
         prompts: templates with ``{}``; several vote by the mean of their scores.
         cut: K.
+        prior: category -> rows of it that the model has learned from; one that is asked for and not there counts as half a row. None = how
+            often each occurs is not known, and ``naming_prior`` is not measured.
     """
 
     prompts: Sequence[str] = ("a photo of a {}",)
     cut: int = 10
+    prior: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
+        if wrong_counts := {name: count for name, count in (self.prior or {}).items() if count < 0}:
+            raise ValueError(f"prior has {wrong_counts}, expected numbers of rows, from 0 on")
         if wrong := [prompt for prompt in self.prompts if prompt.count("{}") != 1] or not self.prompts:
             raise ValueError(f"prompts of naming are {[*self.prompts]}, expected texts with one {{}} each, not {wrong}")
 
@@ -119,34 +135,40 @@ class NamingPart(Part):
         images = united(context.team, self.images)
         judged = Judged(sorted(images), [images[key][0] for key in sorted(images)])
         asked = self._asked(context.model, judged.names)
-        vectors = next(
-            (one for one in context.team.objects(asked) if one is not None), None
-        )  # a rank without batches has no model
-        if len(judged.names) < 2 or len(images) <= self.cut or vectors is None:
+        found = context.team.objects(asked)
+        there = next((one for one in found if one is not None), None)  # a rank without batches has no model
+        if len(judged.names) < 2 or len(images) <= self.cut or there is None:
             return outcome
+        vectors, temperature = there
         tokens = torch.stack([images[key][1] for key in judged.keys])
         with exact_fp32(torch.device("cpu")):
             scores = token_scores(vectors, tokens).view(len(self.prompts), len(judged.names), -1).mean(0)
-        guesses = [judged.names[int(one)] for one in scores.argmax(0)]
-        hits = [guess == own for guess, own in zip(guesses, judged.categories)]
         lists = {
             "t2i": precision_at(scores, judged.right(judged.names), self.cut).tolist(),
             "i2i": precision_at(similarity(tokens), judged.right(judged.categories), self.cut, itself=True).tolist(),
         }
-        under = Protocol(FAMILY, details=(("categories", str(len(judged.names))), ("prompts", str(len(self.prompts)))))
-        records = naming_records(judged, ("naming", hits), lists, under, self.cut)
-        outcome.log([record for record in records if not record.under.chance])
-        if context.full:
-            outcome.records = records
-            outcome.lines = [self._line(str(under), judged, row, scores[:, row]) for row in range(len(judged.keys))]
+        ways: list[tuple[str, Tensor, dict[str, Any], Details]] = [("naming", scores, lists, ())]
+        if self.prior is not None:
+            ways.append(("naming_prior", scores + temperature * log_prior(judged.names, self.prior)[:, None], {}, PRIOR))
+        for name, values, own, further in ways:
+            guesses = [judged.names[int(one)] for one in values.argmax(0)]
+            hits = [guess == category for guess, category in zip(guesses, judged.categories)]
+            said = (("categories", str(len(judged.names))), *further, ("prompts", str(len(self.prompts))))
+            under = Protocol(FAMILY, details=said)
+            records = naming_records(judged, (name, hits), own, under, self.cut)
+            outcome.log([record for record in records if not record.under.chance])
+            if context.full:
+                outcome.records += records
+                outcome.lines += [self._line(str(under), judged, row, values[:, row]) for row in range(len(judged.keys))]
         return outcome
 
-    def _asked(self, model: FashionModel | None, names: Sequence[str]) -> Tensor | None:
-        """Vectors (prompts x categories, E) of every prompt about every category."""
+    def _asked(self, model: FashionModel | None, names: Sequence[str]) -> tuple[Tensor, float] | None:
+        """Vectors (prompts x categories, E) of every prompt about every category, and the temperature that scores are learned at."""
         if model is None or model.retrieval_head is None or not names:
             return None
         asked = [prompt.replace("{}", name) for prompt in self.prompts for name in names]
-        return model.retrieval_head.text_embeddings(model.backbone, asked).float().cpu()
+        head = model.retrieval_head
+        return head.text_embeddings(model.backbone, asked).float().cpu(), float(head.clamped_temperature)
 
     def _line(self, protocol: str, judged: Judged, row: int, scores: Tensor) -> RetrievalLine:
         own, category = scores[judged.names.index(judged.categories[row])], judged.categories[row]
