@@ -14,6 +14,9 @@ the reference, the best of :data:`DECAYS` on the test itself is printed beside i
 drawn with replacement (cluster bootstrap of all predictions, clustered by photo; p is twice the share of the draws on the other side of 0, at
 least 2 / draws). Exact McNemar stands beside it for every seed. Differences between seeds are in the table as their standard deviation.
 
+**Naming** takes the class whose prompt has the highest score, and with the prior log p(class) of the rows that the fit learned beside score / temperature:
+the probe has learned how often a class occurs, a contrastive score leaves it out (``unifashion_pl.evaluation.naming``). The probe is compared with the latter.
+
 ``--folds N`` asks the same of all photos that are not of the test, which are ten times as many: the senders are divided into N parts, each is named by a
 fit of its own (seed = number of the part) that saw no photo of its senders, and by a probe of the other parts' photos. Senders are drawn with replacement.
 """
@@ -24,6 +27,7 @@ import argparse
 import csv
 import json
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +43,7 @@ from unifashion_pl.datamodules import CatalogueDataModule
 
 from unifashion_pl import UniFashionModule
 from unifashion_pl.adapt import MODEL, Choices, adapt
+from unifashion_pl.evaluation.naming import log_prior
 from unifashion_pl.metrics.categories import linear_probe, precision_at
 from unifashion_pl.metrics.intervals import bootstrap_interval, compare_paired, resampled_means, seed_summary
 
@@ -62,8 +67,9 @@ Hits = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Seed:
-    """What one fit reaches on the test: hits of naming by photo, precision at 10 of each query, and ranks of the derived texts."""
+    """What one fit reaches on the test: hits of naming by photo, alone and with the prior, precision at 10 of each query, and ranks of the derived texts."""
 
+    alone: Hits
     named: Hits
     text_to_image: NDArray[np.float64]
     image_to_image: NDArray[np.float64]
@@ -88,6 +94,7 @@ def crossed(out: Path, folds: int, tower: Path | None, bert: Path | None, config
     fold = {row["id"]: zlib.crc32(row["sender"].encode()) % folds for row in rows}
     pooled: dict[str, Tensor] = {}
     named: dict[str, str] = {}
+    alone: dict[str, str] = {}
     learned: list[set[str]] = []
     for number in range(folds):
         table, run = out / f"fold{number}.csv", out / "runs" / f"fold{number}"
@@ -97,19 +104,23 @@ def crossed(out: Path, folds: int, tower: Path | None, bert: Path | None, config
             writer.writerows({**row, "split": "test" if fold[row["id"]] == number else ""} for row in rows)
         chosen = Choices(group="sender", tower=tower, bert=bert, seed=number, configs=tuple(configs))
         print(adapt(table, out / "photos", run, chosen))
-        learned.append({row.id for row in CatalogueDataModule(table, out / "photos", group="sender").rows("train").values()})
+        taught_rows = CatalogueDataModule(table, out / "photos", group="sender").rows("train").values()
+        learned.append({row.id for row in taught_rows})
         model = UniFashionModule.from_pretrained(run / MODEL).eval()
         own = [row for row in rows if fold[row["id"]] == number]
         features, tokens = embed(model, out, own)
-        best = scored(model, [PROMPTS[0].format(name) for name in names], tokens).argmax(0)
+        scores = scored(model, [PROMPTS[0].format(name) for name in names], tokens)
+        known_often = weighed(model, scores, names, [row.category for row in taught_rows])
         pooled |= {row["id"]: one for row, one in zip(own, features)}
-        named |= {row["id"]: names[int(i)] for row, i in zip(own, best)}
+        for guesses_by, values in ((alone, scores), (named, known_often)):
+            guesses_by |= {row["id"]: names[int(i)] for row, i in zip(own, values.argmax(0))}
     judged = [row for row in rows if row["category"] in names]
     others = [{row["id"] for row in judged if fold[row["id"]] != number} for number in range(folds)]
-    ours = np.array([named[row["id"]] == row["category"] for row in judged])
+    bare, ours = (np.array([guess[row["id"]] == row["category"] for row in judged]) for guess in (alone, named))
     senders = [row["sender"] for row in judged]
-    print(f"{len(judged):,} photos of {len({*senders})} senders in {folds} folds: naming {100 * ours.mean():.1f} %")
-    figures: dict[str, list[float]] = {"naming": [float(ours.mean())]}
+    whose = f"{len(judged):,} photos of {len({*senders})} senders in {folds} folds"
+    print(f"{whose}: naming {100 * ours.mean():.1f} %, without the prior {100 * bare.mean():.1f} %")
+    figures: dict[str, list[float]] = {"naming": [float(ours.mean())], "without the prior": [float(bare.mean())]}
     for said, known in (("the photos that the fit learns from", learned), ("all photos of other senders", others)):
         guesses: dict[str, str] = {}
         for number in range(folds):
@@ -143,19 +154,26 @@ def scored(model: UniFashionModule, texts: Sequence[str], tokens: Tensor) -> Ten
     return model.retrieval_head.score(model.retrieval_head.text_embeddings(model.backbone, list(texts)), tokens)
 
 
-def measure(model: UniFashionModule, test: Sequence[Row], tokens: Tensor) -> Seed:
-    """All figures of one model."""
+def weighed(model: UniFashionModule, scores: Tensor, names: Sequence[str], learned: Sequence[str]) -> Tensor:
+    """Scores (classes, images) with the prior of the classes among the rows that were learned."""
+    assert model.retrieval_head is not None
+    return scores + float(model.retrieval_head.clamped_temperature) * log_prior(names, Counter(learned))[:, None]
+
+
+def measure(model: UniFashionModule, test: Sequence[Row], tokens: Tensor, learned: Sequence[str]) -> Seed:
+    """All figures of one model, which learned rows of these classes."""
     own = [row["category"] for row in test]
     names = sorted(set(own))
     scores = torch.stack([scored(model, [prompt.format(name) for name in names], tokens) for prompt in PROMPTS]).mean(0)
-    named = np.array([names[int(one)] for one in scores.argmax(0)]) == np.array(own)
+    both = (scores, weighed(model, scores, names, learned))
+    alone, named = (np.array([names[int(one)] for one in values.argmax(0)]) == np.array(own) for values in both)
     texts = sorted({row["text"] for row in test})
     asked, right = scored(model, texts, tokens), positives(texts, [row["text"] for row in test])
     best = asked.masked_fill(~right, -2).amax(1, keepdim=True)
     ranks = ((asked >= best) & ~right).sum(1).numpy()
     alike = torch.einsum("nqe,mpe->nqmp", tokens, tokens).amax(3).mean(1)
     found = precision_at(alike, positives(own, own), 10, itself=True)
-    return Seed(named, precision_at(scores, positives(names, own), 10), found, ranks)
+    return Seed(alone, named, precision_at(scores, positives(names, own), 10), found, ranks)
 
 
 def beyond(ours: Sequence[Hits], reference: Hits) -> tuple[float, float, float, float]:
@@ -174,9 +192,11 @@ def told(seeds: Sequence[Seed], reference: dict[float, Hits], n: int) -> dict[st
     for number, seed in enumerate(seeds):
         paired = compare_paired(seed.named, reference[REFERENCE])
         note = f"{100 * paired.difference:+.1f} beyond the probe, McNemar p = {paired.p_value:.3g}"
-        proportion(f"naming by a prompt, seed {number}", int(seed.named.sum()), n, note)
+        proportion(f"naming by a prompt, seed {number}", int(seed.alone.sum()), n)
+        proportion(f"… and the prior, seed {number}", int(seed.named.sum()), n, note)
     figures: dict[str, object] = {"n": n, "seeds": len(seeds)}
     columns = {"naming": [float(seed.named.mean()) for seed in seeds]}
+    columns |= {"naming without the prior": [float(seed.alone.mean()) for seed in seeds]}
     columns |= {"text -> image P@10": [float(seed.text_to_image.mean()) for seed in seeds]}
     columns |= {"image -> image P@10": [float(seed.image_to_image.mean()) for seed in seeds]}
     columns |= {f"text -> image R@{k}": [float((seed.ranks < k).mean()) for seed in seeds] for k in (1, 5, 10)}
@@ -246,6 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepare(args.clothing, args.out)
     real_identity.split(args.out)
     rest, test = photos(args.out, test=False), photos(args.out, test=True)
+    with (args.out / "fit.csv").open(encoding="utf-8") as file:
+        learned = [row["category"] for row in csv.DictReader(file) if row["split"] == "train"]
     seeds, reference, shown = [], {}, []
     for number in range(args.seeds):
         ckpt = fit(args.out, number, args.tower, args.bert, args.config)
@@ -254,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not reference:  # the tower is frozen: one probe for all seeds
             reference = probes(embed(model, args.out, rest)[0], rest, pooled, test)
             shown = pictures(args.out, model, test, tokens)
-        seeds.append(measure(model, test, tokens))
+        seeds.append(measure(model, test, tokens, learned))
         real_identity.measure(args.out, str(ckpt), False, args.out / f"identity{number}.png")
     figures = told(seeds, reference, len(test))
     if args.folds:

@@ -66,7 +66,8 @@ def test_nobody_names_photos_of_senders_that_it_learned_from(
         probed.append(({int(x) for x in features[:, 0]}, {int(x) for x in asked[:, 0]}))
         return ["hat"] * len(asked)
 
-    model: Any = SimpleNamespace(eval=lambda: "model")
+    model: Any = SimpleNamespace(retrieval_head=SimpleNamespace(clamped_temperature=torch.tensor(0.01)))
+    model.eval = lambda: model
     fake: dict[str, Any] = {"adapt": adapt, "embed": embed, "scored": scored, "linear_probe": linear_probe}
     for name, value in fake.items():
         monkeypatch.setattr(real_photos, name, value)
@@ -91,7 +92,14 @@ def test_nobody_names_photos_of_senders_that_it_learned_from(
         assert (share, difference) == pytest.approx((hats, 1 - 5 / len(judged) - hats))
         assert low < difference < high
         assert p < 0.05
-    assert f"{len(judged)} photos of 40 senders in 3 folds: naming 95.4 %" in capsys.readouterr().out
+    assert f"{len(judged)} photos of 40 senders in 3 folds: naming 95.4 %, without the prior 95.4 %" in capsys.readouterr().out
+
+
+def test_the_prior_decides_between_scores_that_are_near() -> None:
+    model: Any = SimpleNamespace(retrieval_head=SimpleNamespace(clamped_temperature=torch.tensor(0.1)))
+    scores = torch.tensor([[0.5, 0.5], [0.7, 0.8]])  # hat, shirt
+    found = real_photos.weighed(model, scores, ["hat", "shirt"], ["hat"] * 10 + ["shirt"])
+    assert (found[0] - found[1]).tolist() == pytest.approx([np.log(10) / 10 - 0.2, np.log(10) / 10 - 0.3])
 
 
 def test_seeds_are_combined_by_photo() -> None:
