@@ -133,6 +133,20 @@ def test_a_group_that_no_row_has_is_named(tmp_path: Path) -> None:
         adapt(csv, csv.parent / "photos", tmp_path / "run", choices(group="sender"))
 
 
+@pytest.mark.parametrize(
+    ("rows", "trainer", "asked"),
+    [
+        (3_059, {"max_epochs": 12}, {}),  # 47 steps an epoch
+        (400, {"max_epochs": 12}, {"max_epochs": 94, "check_val_every_n_epoch": 7}),  # 6
+        (10, {"max_epochs": 12}, {"max_epochs": 560, "check_val_every_n_epoch": 46}),
+        (400, {"max_epochs": 5}, {}),  # a config's own length
+        (400, {"max_epochs": 12, "max_steps": 20}, {}),
+    ],
+)
+def test_small_catalogues_are_seen_more_often(rows: int, trainer: dict[str, int], asked: dict[str, int]) -> None:
+    assert adapting._lengthened(trainer, rows, 64) == asked
+
+
 def test_options_lie_over_the_shipped_recipe(tmp_path: Path) -> None:
     asked = Choices(tower=Path("a.pth"), bert=Path("b"), seed=3, columns={"text": "title"})
     found = asked.settings(Path("c.csv"), Path("photos"), tmp_path / "run")

@@ -8,6 +8,7 @@ with (``best.ckpt`` and the appearance that was chosen for it), and ``adapt.json
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -46,6 +47,8 @@ BASE = "small.yaml"
 STATE = "adapt.json"
 MODEL, CHOSEN = "model", "appearance.txt"
 CUT = 10
+#: Steps of a fit, less of which leave a small catalogue far from what its photos can teach (benchmarks/RESULTS.md).
+LEAST = 560
 #: Of the frozen features: what stands in a protocol's details.
 OF = (("of", "tower"),)
 
@@ -111,7 +114,10 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
 
     data = CatalogueDataModule(**settings["data"]["init_args"])
     _check_splits(data)
-    config = write_text(out / "adapt.yaml", json.dumps(_with_prior(settings, data), indent=1, ensure_ascii=False) + "\n")
+    run = _with_prior(settings, data)
+    if (choices or Choices()).epochs is None:
+        run["trainer"] |= _lengthened(run["trainer"], len(data.splits()["train"].items), run["data"]["init_args"]["batch_size"])
+    config = write_text(out / "adapt.yaml", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     keep()
     print("adapt 1/5: shards and frozen features", flush=True)
     data.prepare_data()
@@ -148,6 +154,25 @@ def _with_prior(settings: Mapping[str, Any], data: CatalogueDataModule) -> dict[
         if part["class_path"].rpartition(".")[2] == NamingPart.__name__:
             part["init_args"] = {"prior": dict(sorted(counts.items())), **part.get("init_args", {})}
     return told
+
+
+def _lengthened(trainer: Mapping[str, Any], rows: int, batch: int) -> dict[str, int]:
+    """Of a catalogue so small that its epochs are fewer than :data:`LEAST` steps: more epochs, judged as many times. A config's own length stays."""
+    epochs = merged([BASE])["trainer"]["max_epochs"]
+    steps = max(1, rows // batch)
+    if (
+        trainer.get("max_epochs") != epochs
+        or "max_steps" in trainer
+        or "check_val_every_n_epoch" in trainer
+        or epochs * steps >= LEAST
+    ):
+        return {}
+    more = math.ceil(LEAST / steps)
+    print(
+        f"{epochs} epochs of {rows:,} rows would be {epochs * steps} steps: {more} epochs instead, {more * steps} steps (--epochs decides)",
+        flush=True,
+    )
+    return {"max_epochs": more, "check_val_every_n_epoch": more // epochs}
 
 
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[str]:

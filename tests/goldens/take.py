@@ -44,7 +44,7 @@ TEST = ("--model.evaluator.robustness", "true", "--model.evaluator.max_captions"
 RUN: dict[str, tuple[str, ...]] = {
     "phase1": ("fit", "--config", "phase1.yaml", *TOY, "--trainer.max_steps", "3", "--trainer.log_every_n_steps", "1"),
     "phase2": ("fit", "--config", "phase2.yaml", *TOY, "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1",
-               "--trainer.val_check_interval", "2", "--data.triplet_batch_size", "12", "--model.init_from", "tiny"),
+               "--trainer.val_check_interval", "2", "--data.batch_size", "12", "--data.triplet_batch_size", "12", "--model.init_from", "tiny"),
     "tryon": ("fit", "--config", "tryon.yaml", *TOY, "--data.batch_size", "6", "--data.tryon_batch_size", "4", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"),
     "test": ("test", "--config", "phase2.yaml", *TOY, *TEST, "--model.init_from", "tiny"),
     "test-tryon": ("test", "--config", "tryon.yaml", *TOY, "--model.evaluator.max_edits", "1", "--model.evaluator.steps", "2", "--data.pairs", "false"),

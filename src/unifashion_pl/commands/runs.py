@@ -27,7 +27,7 @@ def adapt(
     bert: Annotated[
         Path | None, "folder of the BERT that the Q-Former starts from; default: small.yaml's, from the hub"
     ] = None,
-    epochs: Annotated[int | None, "at most; default: small.yaml's"] = None,
+    epochs: Annotated[int | None, "at most; default: small.yaml's, or as many as make 560 steps"] = None,
     seed: Annotated[int | None, "of the fit"] = None,
     config: Annotated[list[str] | None, "laid over small.yaml, may be repeated"] = None,
 ) -> None:
