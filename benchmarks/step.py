@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from unifashion_pl.backbone import QFormerBackbone
 from unifashion_pl.data.samples import PairBatch, TripletBatch
+from unifashion_pl.optim import OptimSettings, build_optimizer, parameter_groups
 from unifashion_pl.tasks import RetrievalModule
 
 
@@ -85,6 +87,10 @@ CASES = {
     "triplets": Case("phase-2 step, texts of equal length", None, triplets=True),
     "triplets-trimmed": Case("phase-2 step, texts trimmed", None, trimmed=True, triplets=True),
 }
+
+
+#: Not a case of losses: what makes a step of their gradients.
+OPTIMIZER = "optimizer"
 
 
 class Bench:
@@ -196,12 +202,41 @@ def goal(bench: Bench, name: str, rounds: int) -> Goal:
     )
 
 
+def optimizer_goal(bench: Bench, rounds: int) -> Goal:
+    """AdamW over all of both parts, as a training makes it, beside PyTorch's own choice of kernels on a CPU."""
+    parts = [deepcopy(nn.ModuleDict({"backbone": bench.backbone, "head": bench.head})) for _ in range(2)]
+    groups, _ = parameter_groups(parts[1], settings := OptimSettings())
+    ours, plain = build_optimizer(parts[0], settings, 100)["optimizer"], torch.optim.AdamW(groups, lr=1e-3)
+    for group in ours.param_groups:
+        group["lr"] = group["initial_lr"]  # the schedule's first factor is small, and is not what is compared
+    for number in range(3):
+        for one, two in zip(*(part.parameters() for part in parts)):
+            one.grad = torch.randn(one.shape, generator=torch.Generator().manual_seed(number))
+            two.grad = one.grad.clone()
+        ours.step()
+        plain.step()
+    apart = max(float((one - two).detach().abs().max()) for one, two in zip(*(part.parameters() for part in parts)))
+    if apart > 1e-6:
+        raise AssertionError(f"optimizer: parameters differ by {apart:.1e} after three steps")
+    taken = in_turns({"ours": ours.step, "plain": plain.step}, rounds)
+    count = sum(parameter.numel() for parameter in parts[0].parameters())
+    return Goal(
+        f"AdamW's step over {count / 1e6:.0f} million parameters",
+        f"{1000 * taken['ours']:.0f} ms",
+        f"torch.optim.AdamW {1000 * taken['plain']:.0f} ms",
+        taken["plain"] / taken["ours"],
+        None,
+        f"parameters {apart:.0e} after three steps",
+        f"python benchmarks/step.py --only {OPTIMIZER}",
+    )
+
+
 def measured(scale: str = "blip2", rows: int | None = None, rounds: int = 3, only: list[str] | None = None) -> Iterator[Goal]:
     """A line for each case, as soon as it is measured."""
     torch.set_num_threads(1)
     bench = Bench(SCALES[scale], rows)
-    for name in only or CASES:
-        yield goal(bench, name, rounds)
+    for name in only or [*CASES, OPTIMIZER]:
+        yield optimizer_goal(bench, rounds) if name == OPTIMIZER else goal(bench, name, rounds)
 
 
 def goals() -> list[Goal]:
@@ -213,7 +248,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--scale", choices=SCALES, default="blip2")
     parser.add_argument("--rows", type=int, help="samples")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", choices=CASES)
+    parser.add_argument("--only", nargs="+", choices=[*CASES, OPTIMIZER])
     told = parser.parse_args(args)
     for line in measured(told.scale, told.rows, told.rounds, told.only):
         met = {True: "met", False: "MISSED", None: ""}[line.met]

@@ -216,7 +216,7 @@ def stepped(
 
 
 def test_a_fused_step_is_the_step() -> None:
-    (fused, its), (plain, other) = (stepped(OptimSettings(fused=fused, qformer_lr=1e-2), 5) for fused in (True, None))
+    (fused, its), (plain, other) = (stepped(OptimSettings(fused=fused, qformer_lr=1e-2), 5) for fused in (None, False))
     assert [group["fused"] for group in its.param_groups] == [True] * len(its.param_groups)
     assert [group["fused"] for group in other.param_groups] == [None] * len(other.param_groups)
     start = stepped(OptimSettings(), 0)[0]
@@ -240,7 +240,7 @@ def test_a_state_of_the_other_kernels_goes_on(first: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")
-def test_adamw_is_fused_where_everything_lies_on_a_gpu() -> None:
+def test_adamw_is_fused_where_everything_lies_on_devices_of_a_kind() -> None:
     """On torch's fake CUDA tensors, where a step that waited for a value could not run."""
     with FakeTensorMode():
         on_gpu = nn.Linear(2, 2, device="cuda")

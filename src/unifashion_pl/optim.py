@@ -76,7 +76,8 @@ class OptimSettings:
             higher one: what reaches it through the Q-Former is small and noisy.
         warmup: warm-up fraction of all one-cycle presets; None = the preset's. The papers' recipe is min(1.5 / epochs, 0.75).
         betas, eps, weight_decay: of all sides, None = the preset's. What is decayed at all is the preset's to say.
-        fused: AdamW as one kernel over all parameters of a group; None = where all that trains lies on a GPU. The steps are the same.
+        fused: AdamW as one kernel over all parameters of a group; None = where all that trains lies on the CPU, or all on GPUs. The steps
+            are the same.
         optimizer: makes another optimiser than AdamW out of the parameter groups, a class as in ``{class_path: torch.optim.SGD, init_args:
             {momentum: 0.9}}``. Groups bring their learning rates, and of betas, eps and weight decay what the class knows.
         scheduler: makes another schedule than the presets' out of the optimiser, stepped after every optimiser step, or, as
@@ -301,8 +302,8 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.o
 
 def _adamw(groups: list[dict[str, Any]], fused: bool | None) -> torch.optim.AdamW:
     """AdamW whose gradients are unscaled and clipped outside of its step, fused or not."""
-    on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=(on_gpu if fused is None else fused) or None)
+    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=(kinds in ({"cpu"}, {"cuda"}) if fused is None else fused) or None)
     # of a fused one Lightning would refuse to clip, because torch offers to unscale gradients inside its step
     optimizer._step_supports_amp_scaling = False
     return optimizer

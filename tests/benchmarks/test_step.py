@@ -13,8 +13,10 @@ from unifashion_pl.backbone import QFormerBackbone
 def test_all_cases_agree_and_are_measured(capsys: pytest.CaptureFixture[str]) -> None:
     step.main(["--scale", "tiny", "--rounds", "1"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(step.CASES)
-    assert all("reference form" in line and " x " in line and "gradients" in line for line in lines)
+    assert len(lines) == len(step.CASES) + 1
+    assert all("reference form" in line and " x " in line and "gradients" in line for line in lines[:-1])
+    assert "AdamW's step over" in lines[-1]
+    assert " after three steps" in lines[-1]
 
 
 def test_another_result_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
