@@ -16,6 +16,7 @@ from unifashion_pl import adapt as adapting
 from unifashion_pl.adapt import STATE, Choices, adapt
 from unifashion_pl.data.features import FOLDER, FeatureIndex
 from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.evaluation import NamingPart
 from unifashion_pl.gallery import Gallery
 from unifashion_pl.metrics.records import read_records
 from unifashion_pl.module import UniFashionModule
@@ -57,7 +58,8 @@ def test_naming_knows_how_often_a_category_occurs_in_training(fitted: tuple[Path
     settings = json.loads((run / "adapt.yaml").read_text("utf-8"))
     (part,) = settings["model"]["evaluator"]["init_args"]["also"]
     rows = CatalogueDataModule(**settings["data"]["init_args"]).rows("train").values()
-    assert part["init_args"]["prior"] == dict(sorted(Counter(row.category for row in rows).items()))
+    counts = json.loads(Path(part["init_args"]["prior"]).read_text("utf-8"))
+    assert counts == dict(sorted(Counter(row.category for row in rows).items()))
     named = {record.metric: record for record in read_records(run / "test" / "results.json") if not record.under.chance}
     (compared,) = read_records(run / "compared" / "results.json")
     (probe,) = (r for r in read_records(run / "before" / "results.json") if r.metric == "probe/accuracy" and not r.under.chance)
@@ -134,17 +136,67 @@ def test_a_group_that_no_row_has_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "trainer", "asked"),
+    ("rows", "trainer", "length"),
     [
-        (3_059, {"max_epochs": 12}, {}),  # 47 steps an epoch
-        (400, {"max_epochs": 12}, {"max_epochs": 94, "check_val_every_n_epoch": 7}),  # 6
-        (10, {"max_epochs": 12}, {"max_epochs": 560, "check_val_every_n_epoch": 46}),
-        (400, {"max_epochs": 5}, {}),  # a config's own length
-        (400, {"max_epochs": 12, "max_steps": 20}, {}),
+        (3_059, {}, {}),  # 47 steps an epoch
+        (2_000, {}, {"max_epochs": 20, "check_val_every_n_epoch": 2}),  # 31
+        (400, {}, {"max_epochs": 96, "check_val_every_n_epoch": 8}),  # 6
+        (400, {"accumulate_grad_batches": 2}, {"max_epochs": 192, "check_val_every_n_epoch": 16}),
+        (400, {"devices": 2}, {"max_epochs": 192, "check_val_every_n_epoch": 16}),
+        (10, {}, {}),  # no batch, which the loader says
     ],
 )
-def test_small_catalogues_are_seen_more_often(rows: int, trainer: dict[str, int], asked: dict[str, int]) -> None:
-    assert adapting._lengthened(trainer, rows, 64) == asked
+def test_small_catalogues_are_seen_more_often(rows: int, trainer: dict[str, int], length: dict[str, int]) -> None:
+    assert adapting._lengthened({"max_epochs": 12, "devices": 1, **trainer}, rows, 64) == length
+
+
+def test_a_user_s_own_length_is_kept() -> None:
+    assert not Choices(configs=('{"seed_everything": 3}',)).has_length()
+    assert Choices(epochs=12).has_length()
+    for said in ({"max_epochs": 12}, {"max_steps": 20}, {"check_val_every_n_epoch": 2}):
+        assert Choices(configs=(json.dumps({"trainer": said}),)).has_length()
+
+
+def test_a_run_goes_on_with_the_length_that_it_began_with(
+    fitted: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, run = fitted[0], tmp_path / "run"
+    fits: list[dict[str, Any]] = []
+
+    def stopped(args: list[str]) -> None:
+        fits.append(json.loads(Path(args[2]).read_text("utf-8"))["trainer"])
+        raise KeyboardInterrupt
+
+    def begin(epochs: int | None) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            adapt(root / "items.csv", root / "photos", run, choices(epochs=epochs))
+
+    monkeypatch.setattr(adapting, "train", stopped)
+    begin(None)
+    state = json.loads((run / STATE).read_text("utf-8"))
+    assert state["length"] == {name: fits[0][name] for name in ("max_epochs", "check_val_every_n_epoch")}
+    assert state["length"]["max_epochs"] > 12
+    monkeypatch.setattr(adapting, "LEAST", 9_000)
+    begin(None)
+    assert fits[1] == fits[0]
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        adapt(root / "items.csv", root / "photos", run, choices(epochs=12))
+    older = {"settings": state["settings"], "done": []}  # as versions before wrote it, which never lengthened a fit
+    (run / STATE).write_text(json.dumps(older), "utf-8")
+    begin(None)
+    assert (fits[2]["max_epochs"], fits[2].get("check_val_every_n_epoch")) == (12, None)
+
+
+def test_categories_of_any_name_and_configs_of_any_form_are_taken(tmp_path: Path) -> None:
+    counts = {"x" * 3000: 1, "a\u2028b\u0085c\x7f": 2, "class_path": 3, "init_args": 4, "__path__": 5}
+    part = {"class_path": "unifashion_pl.evaluation.NamingPart", "init_args": None}
+    for evaluator in (None, {"init_args": None}, {"init_args": {"also": None}}, {"init_args": {"also": ["NamingPart"]}}):
+        assert adapting._with_prior({"model": {"evaluator": evaluator}}, counts, tmp_path) == {
+            "model": {"evaluator": evaluator}
+        }
+    told = adapting._with_prior({"model": {"evaluator": {"init_args": {"also": [part]}}}}, counts, tmp_path)
+    (said,) = told["model"]["evaluator"]["init_args"]["also"]
+    assert NamingPart(prior=said["init_args"]["prior"]).counts == counts
 
 
 def test_options_lie_over_the_shipped_recipe(tmp_path: Path) -> None:

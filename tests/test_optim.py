@@ -19,6 +19,7 @@ from unifashion_pl.optim import (
     GroupSchedule,
     OptimSettings,
     build_optimizer,
+    laid_as,
     one_cycle,
     parameter_groups,
 )
@@ -237,6 +238,32 @@ def test_a_state_of_the_other_kernels_goes_on(first: bool) -> None:
     same = stepped(OptimSettings(fused=first, qformer_lr=1e-2), 2, kept)[0]
     for one, two in zip(model.parameters(), same.parameters()):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False, None])
+def test_a_state_of_another_memory_layout_goes_on(fused: bool | None) -> None:
+    """Moments that were saved in rows, for convolutions that are ``channels_last`` now, and the other way round: a CPU's kernel sees no strides."""
+
+    def convolution(layout: torch.memory_format, steps: range, state: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(5, 4, 3).to(memory_format=layout)
+        optimizer = build_optimizer(model, OptimSettings(fused=fused, qformer_lr=1e-2, weight_decay=0.0), 20)["optimizer"]
+        if state is not None:
+            optimizer.load_state_dict(deepcopy(state))
+        for step in steps:
+            gradient = torch.randn(4, 5, 3, 3, generator=torch.Generator().manual_seed(step))
+            model.weight.grad = laid_as(gradient, model.weight)
+            optimizer.step()
+        return model.weight.detach().clone(memory_format=torch.contiguous_format), optimizer
+
+    rows, channels = torch.contiguous_format, torch.channels_last
+    for first, then in ((rows, channels), (channels, rows)):
+        state = convolution(first, range(3))[1].state_dict()
+        found, optimizer = convolution(then, range(3, 6), state)
+        same = convolution(first, range(3, 6), state)[0]
+        torch.testing.assert_close(found, same, atol=1e-6, rtol=1e-6)
+        usual = {group["fused"] for group in optimizer.param_groups}
+        assert usual == ({True} if fused or (fused is None and then is rows) else {None})
 
 
 @pytest.mark.filterwarnings("ignore:.*CUDA is not available.*")

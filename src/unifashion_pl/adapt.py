@@ -1,6 +1,7 @@
 """Fitting the small profile to an own catalogue: photos -> shards -> frozen features -> fit -> what it knows now beside what it knew before.
 
-In the folder of a run: ``adapt.yaml`` (all of the settings, readable by ``unifashion fit``), ``shards/`` with their features,
+In the folder of a run: ``adapt.yaml`` (all of the settings, readable by ``unifashion fit``), ``prior.json`` (category -> rows that are learned
+from), ``shards/`` with their features,
 ``checkpoints/best.ckpt``, ``before/``, ``test/`` and ``compared/`` with result records, ``report.html``, ``model/``, which is what one searches
 with (``best.ckpt`` and the appearance that was chosen for it), and ``adapt.json``, which says what is done. The same command goes on where an earlier one was stopped.
 """
@@ -27,7 +28,7 @@ from unifashion_pl.configs import merged
 from unifashion_pl.data.assemble import PairAssembler
 from unifashion_pl.data.features import FOLDER, MIRRORED_FIELDS, FeatureSource
 from unifashion_pl.data.make_features import write_features
-from unifashion_pl.data.plan import MissingDataError
+from unifashion_pl.data.plan import Item, MissingDataError
 from unifashion_pl.data.reader import ShardSource
 from unifashion_pl.data.texts import EVALUATION
 from unifashion_pl.datamodules import CatalogueDataModule
@@ -45,7 +46,7 @@ from unifashion_pl.report import build_report
 
 BASE = "small.yaml"
 STATE = "adapt.json"
-MODEL, CHOSEN = "model", "appearance.txt"
+MODEL, CHOSEN, PRIOR_FILE = "model", "appearance.txt", "prior.json"
 CUT = 10
 #: Steps of a fit, less of which leave a small catalogue far from what its photos can teach (benchmarks/RESULTS.md).
 LEAST = 560
@@ -77,6 +78,11 @@ class Choices:
     seed: int | None = None
     configs: tuple[str, ...] = ()
 
+    def has_length(self) -> bool:
+        """Whether the user says how long the fit is, here or in a config of their own."""
+        trainer = merged(self.configs).get("trainer") or {}
+        return self.epochs is not None or bool({"max_epochs", "max_steps", "check_val_every_n_epoch"} & set(trainer))
+
     def settings(self, csv: Path, root: Path, out: Path) -> dict[str, Any]:
         """The whole configuration of a run."""
         data: dict[str, Any] = {"csv": str(csv), "root": str(root), "shards": str(out / "shards"), "features": True}
@@ -105,19 +111,24 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
         ValueError: the folder has a run with other settings.
         WriteError: the folder cannot be written.
     """
-    out = check_writable(out, folder=True)
-    settings = (choices or Choices()).settings(csv, root, out)
-    done = _begun(out, settings)
+    out, chosen = check_writable(out, folder=True), choices or Choices()
+    settings = chosen.settings(csv, root, out)
+    state = _begun(out, {"settings": settings, "epochs": chosen.epochs})
+    data = CatalogueDataModule(**settings["data"]["init_args"])
+    learned = _check_splits(data)
+    if state is None:
+        length = {} if chosen.has_length() else _lengthened(settings["trainer"], len(learned), data.batch_size)
+        state = {"settings": settings, "epochs": chosen.epochs, "length": length, "done": []}
+    done: list[str] = state["done"]
 
     def keep() -> None:
-        write_text(out / STATE, json.dumps({"settings": settings, "done": done}, ensure_ascii=False) + "\n")
+        write_text(out / STATE, json.dumps(state, ensure_ascii=False) + "\n")
 
-    data = CatalogueDataModule(**settings["data"]["init_args"])
-    _check_splits(data)
-    run = _with_prior(settings, data)
-    if (choices or Choices()).epochs is None:
-        run["trainer"] |= _lengthened(run["trainer"], len(data.splits()["train"].items), run["data"]["init_args"]["batch_size"])
-    config = write_text(out / "adapt.yaml", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+    config = out / "adapt.yaml"
+    if "fit" not in done or not config.is_file():
+        run = _with_prior(settings, _counts(learned), out)
+        run["trainer"] |= state.get("length", {})  # of a run that an earlier version began, its own
+        write_text(config, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
     keep()
     print("adapt 1/5: shards and frozen features", flush=True)
     data.prepare_data()
@@ -146,54 +157,60 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
     return table(out) + f"\n{page}\nthe model: {out / MODEL}"
 
 
-def _with_prior(settings: Mapping[str, Any], data: CatalogueDataModule) -> dict[str, Any]:
+def _counts(learned: Sequence[Item]) -> dict[str, int]:
+    """Category -> how many rows are learned from."""
+    return dict(sorted(Counter(item.spec.meta["category"] for item in learned if item.spec.meta["category"]).items()))
+
+
+def _with_prior(settings: Mapping[str, Any], counts: Mapping[str, int], out: Path) -> dict[str, Any]:
     """The settings, in which naming knows how often each category occurs in training, as the probe that it is compared with does."""
-    counts = Counter(item.spec.meta["category"] for item in data.splits()["train"].items if item.spec.meta["category"])
     told = deepcopy(dict(settings))
-    for part in told["model"].get("evaluator", {}).get("init_args", {}).get("also", []):
-        if part["class_path"].rpartition(".")[2] == NamingPart.__name__:
-            part["init_args"] = {"prior": dict(sorted(counts.items())), **part.get("init_args", {})}
+    evaluator = told["model"].get("evaluator") or {}
+    for part in (evaluator.get("init_args") or {}).get("also") or []:
+        if isinstance(part, dict) and str(part.get("class_path")).rpartition(".")[2] == NamingPart.__name__:
+            write_text(out / PRIOR_FILE, json.dumps(counts, ensure_ascii=False, indent=1) + "\n")
+            part["init_args"] = {"prior": str(out / PRIOR_FILE), **(part.get("init_args") or {})}
     return told
 
 
 def _lengthened(trainer: Mapping[str, Any], rows: int, batch: int) -> dict[str, int]:
-    """Of a catalogue so small that its epochs are fewer than :data:`LEAST` steps: more epochs, judged as many times. A config's own length stays."""
-    epochs = merged([BASE])["trainer"]["max_epochs"]
-    steps = max(1, rows // batch)
-    if (
-        trainer.get("max_epochs") != epochs
-        or "max_steps" in trainer
-        or "check_val_every_n_epoch" in trainer
-        or epochs * steps >= LEAST
-    ):
+    """Of a catalogue so small that its epochs are fewer than :data:`LEAST` steps: more epochs, judged about as many times, the last one too."""
+    epochs, waited = trainer["max_epochs"], trainer.get("accumulate_grad_batches", 1)
+    devices = trainer["devices"] if isinstance(trainer.get("devices"), int) else 1
+    steps = rows // (batch * max(1, devices) * waited)
+    if not steps or epochs * steps >= LEAST:
         return {}
-    more = math.ceil(LEAST / steps)
+    every = math.ceil(math.ceil(LEAST / steps) / epochs)
+    more = every * math.ceil(LEAST / steps / every)
     print(
-        f"{epochs} epochs of {rows:,} rows would be {epochs * steps} steps: {more} epochs instead, {more * steps} steps (--epochs decides)",
+        f"{epochs} epochs of {rows:,} rows would be {epochs * steps} steps: at most {more} epochs instead, {more * steps} steps (--epochs decides)",
         flush=True,
     )
-    return {"max_epochs": more, "check_val_every_n_epoch": more // epochs}
+    return {"max_epochs": more, "check_val_every_n_epoch": every}
 
 
-def _begun(out: Path, settings: Mapping[str, Any]) -> list[str]:
-    """The stages that are done in a folder.
+def _begun(out: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is known of the run that a folder has; ``done`` are its stages.
 
     Raises:
         ValueError: with other settings.
     """
     path = out / STATE
     if not path.is_file():
-        return []
+        return None
     state = read_json(path, dict[str, Any], "the state of a run of adapt")
-    if state.get("settings") != json.loads(json.dumps(settings)):
+    if any(
+        state[name] != value for name, value in json.loads(json.dumps(asked)).items() if name in state or name == "settings"
+    ):
         raise ValueError(
             f"{out} holds a run with other settings (see {out / 'adapt.yaml'}): repeat its command to go on with it, name another --out, or "
             "remove that folder"
         )
-    return list(state.get("done", []))
+    return {**state, "done": list(state.get("done", []))}
 
 
-def _check_splits(data: CatalogueDataModule) -> None:
+def _check_splits(data: CatalogueDataModule) -> list[Item]:
+    """What is learned from: the training rows of which something is said."""
     found = {split: len(plan.items) for split, plan in data.splits().items()}
     told = ", ".join(f"{split} {count:,}" for split, count in found.items())
     for split, why in (("train", "to learn from"), ("val", "that the fit is stopped by")):
@@ -203,7 +220,8 @@ def _check_splits(data: CatalogueDataModule) -> None:
                 f"raise the share that is held out (now {data.val_fraction}); groups stay together, so that there have to be several"
             )
     print(f"rows: {told}", flush=True)
-    data.untold()
+    mute = set(data.untold())
+    return [item for item in data.splits()["train"].items if item.key not in mute]
 
 
 def _features(data: CatalogueDataModule, config: Path) -> None:

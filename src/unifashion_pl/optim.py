@@ -76,8 +76,8 @@ class OptimSettings:
             higher one: what reaches it through the Q-Former is small and noisy.
         warmup: warm-up fraction of all one-cycle presets; None = the preset's. The papers' recipe is min(1.5 / epochs, 0.75).
         betas, eps, weight_decay: of all sides, None = the preset's. What is decayed at all is the preset's to say.
-        fused: AdamW as one kernel over all parameters of a group; None = where all that trains lies on the CPU, or all on GPUs. The steps
-            are the same.
+        fused: AdamW as one kernel over all parameters of a group; None = where all that trains lies on GPUs, or all on the CPU and in rows
+            (not ``channels_last``). The steps are the same.
         optimizer: makes another optimiser than AdamW out of the parameter groups, a class as in ``{class_path: torch.optim.SGD, init_args:
             {momentum: 0.9}}``. Groups bring their learning rates, and of betas, eps and weight decay what the class knows.
         scheduler: makes another schedule than the presets' out of the optimiser, stepped after every optimiser step, or, as
@@ -270,7 +270,7 @@ def build_optimizer(model: nn.Module, settings: OptimSettings, total_steps: floa
         """A loaded state brings its groups along: their names, which older checkpoints have twice, and settings."""
         for group, own in zip(loaded.param_groups, fixed):
             group.update(own)
-        _place_steps(loaded)
+        _place_states(loaded)
 
     optimizer.register_load_state_dict_post_hook(rename)
     if settings.scheduler is not None:
@@ -302,16 +302,32 @@ def _optimizer(groups: list[dict[str, Any]], settings: OptimSettings) -> torch.o
 
 def _adamw(groups: list[dict[str, Any]], fused: bool | None) -> torch.optim.AdamW:
     """AdamW whose gradients are unscaled and clipped outside of its step, fused or not."""
-    kinds = {parameter.device.type for group in groups for parameter in group["params"]}
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=(kinds in ({"cpu"}, {"cuda"}) if fused is None else fused) or None)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    kinds = {parameter.device.type for parameter in parameters}
+    # a CPU's kernel walks storage and looks at no strides: gradients and states that somebody lays otherwise than parameters are read wrong
+    usual = kinds == {"cuda"} or (kinds == {"cpu"} and all(parameter.is_contiguous() for parameter in parameters))
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, fused=(usual if fused is None else fused) or None)
     # of a fused one Lightning would refuse to clip, because torch offers to unscale gradients inside its step
     optimizer._step_supports_amp_scaling = False
     return optimizer
 
 
-def _place_steps(optimizer: torch.optim.Optimizer) -> None:
-    """Put AdamW's numbers of steps where the kernels read them, whichever kernels made the loaded state: a fused one beside its parameters."""
+def _place_states(optimizer: torch.optim.Optimizer) -> None:
+    """Put AdamW's loaded state where the kernels read it, whichever kernels made it: numbers of steps beside a fused one's parameters, moments
+    in the memory layout of their parameter, which a fused kernel of a CPU takes for granted.
+    """
     for group in optimizer.param_groups:
         for parameter in group["params"] if "fused" in group else ():
-            if isinstance(step := optimizer.state.get(parameter, {}).get("step"), Tensor):
-                optimizer.state[parameter]["step"] = step.to(parameter.device if group["fused"] else "cpu", torch.float32)
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                if name == "step" and isinstance(value, Tensor):
+                    state[name] = value.to(parameter.device if group["fused"] else "cpu", torch.float32)
+                elif isinstance(value, Tensor):
+                    state[name] = laid_as(value, parameter)
+
+
+def laid_as(value: Tensor, parameter: Tensor) -> Tensor:
+    """A tensor of a parameter's shape (or any other, as it is) in the parameter's memory layout."""
+    if value.shape != parameter.shape or value.stride() == parameter.stride() or value.layout != torch.strided:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device, requires_grad=False).copy_(value)

@@ -25,7 +25,7 @@ from unifashion_pl.curves import take_over, writers
 from unifashion_pl.epochs import Outlook, count_no_epochs_backwards, total_steps
 from unifashion_pl.files import check_writable, write_checkpoint
 from unifashion_pl.names import plain
-from unifashion_pl.optim import GroupSchedule
+from unifashion_pl.optim import GroupSchedule, laid_as
 from unifashion_pl.parts.tensors import read_content
 from unifashion_pl.preemption import Preemption
 
@@ -162,7 +162,7 @@ class Resume(L.Callback):
             waiting = {} if loaded[GRADIENTS] is None else loaded[GRADIENTS][trainer.global_rank]
             for name, parameter in pl_module.named_parameters():
                 if plain(name) in waiting:
-                    parameter.grad = waiting[plain(name)].to(parameter.device, parameter.dtype)
+                    parameter.grad = laid_as(waiting[plain(name)].to(parameter.device, parameter.dtype), parameter)
             _curves(trainer, loaded[CURVES] or {}, loaded["step"])
             if self.stage:
                 _go_on(trainer.fit_loop, self.stage)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unifashion_pl.data.plan import shortened
 from unifashion_pl.data.samples import Batch, PairBatch
 from unifashion_pl.evaluation.part import Context, Outcome, Part, Stage
 from unifashion_pl.evaluation.sampling import fingerprint
@@ -21,6 +22,7 @@ from unifashion_pl.metrics.lines import RetrievalLine
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
+from unifashion_pl.reading import read_json
 from unifashion_pl.team import united
 
 Details = tuple[tuple[str, str], ...]
@@ -96,17 +98,19 @@ class NamingPart(Part):
     Args:
         prompts: templates with ``{}``; several vote by the mean of their scores.
         cut: K.
-        prior: category -> rows of it that the model has learned from; one that is asked for and not there counts as half a row. None = how
-            often each occurs is not known, and ``naming_prior`` is not measured.
+        prior: category -> rows of it that the model has learned from, or a JSON file of that; a category that is asked for and not there
+            counts as half a row. None = how often each occurs is not known, and ``naming_prior`` is not measured.
     """
 
     prompts: Sequence[str] = ("a photo of a {}",)
     cut: int = 10
-    prior: dict[str, int] | None = None
+    prior: dict[str, int] | str | None = None
 
     def __post_init__(self) -> None:
-        if wrong_counts := {name: count for name, count in (self.prior or {}).items() if count < 0}:
-            raise ValueError(f"prior has {wrong_counts}, expected numbers of rows, from 0 on")
+        counts = read_json(self.prior, dict[str, int], "rows by category") if isinstance(self.prior, str) else self.prior
+        if wrong_counts := {name: count for name, count in (counts or {}).items() if count < 0}:
+            raise ValueError(f"prior has {shortened(wrong_counts)} below 0, expected numbers of rows, from 0 on")
+        self.counts = counts
         if wrong := [prompt for prompt in self.prompts if prompt.count("{}") != 1] or not self.prompts:
             raise ValueError(f"prompts of naming are {[*self.prompts]}, expected texts with one {{}} each, not {wrong}")
 
@@ -148,8 +152,8 @@ class NamingPart(Part):
             "i2i": precision_at(similarity(tokens), judged.right(judged.categories), self.cut, itself=True).tolist(),
         }
         ways: list[tuple[str, Tensor, dict[str, Any], Details]] = [("naming", scores, lists, ())]
-        if self.prior is not None:
-            ways.append(("naming_prior", scores + temperature * log_prior(judged.names, self.prior)[:, None], {}, PRIOR))
+        if self.counts is not None:
+            ways.append(("naming_prior", scores + temperature * log_prior(judged.names, self.counts)[:, None], {}, PRIOR))
         for name, values, own, further in ways:
             guesses = [judged.names[int(one)] for one in values.argmax(0)]
             hits = [guess == category for guess, category in zip(guesses, judged.categories)]
