@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from drawings import TINY, shop
 from unifashion_pl.datamodules import CatalogueDataModule
 
@@ -58,12 +60,24 @@ def test_naming_knows_how_often_a_category_occurs_in_training(fitted: tuple[Path
     settings = json.loads((run / "adapt.yaml").read_text("utf-8"))
     (part,) = settings["model"]["evaluator"]["init_args"]["also"]
     rows = CatalogueDataModule(**settings["data"]["init_args"]).rows("train").values()
-    counts = json.loads(Path(part["init_args"]["prior"]).read_text("utf-8"))
+    counts = dict(part["init_args"]["prior"])
     assert counts == dict(sorted(Counter(row.category for row in rows).items()))
     named = {record.metric: record for record in read_records(run / "test" / "results.json") if not record.under.chance}
     (compared,) = read_records(run / "compared" / "results.json")
     (probe,) = (r for r in read_records(run / "before" / "results.json") if r.metric == "probe/accuracy" and not r.under.chance)
     assert compared.value == pytest.approx(named["naming_prior/accuracy"].value - probe.value)
+
+
+def test_a_model_that_was_moved_needs_nothing_of_its_run(fitted: tuple[Path, str], tmp_path: Path) -> None:
+    run = fitted[0] / "run"
+    shutil.copytree(run / "model", tmp_path / "model")
+    shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path)
+    fitted[0].rename(away := fitted[0].with_name("away"))
+    try:
+        for place in ("model", "best.ckpt"):
+            assert UniFashionModule.from_pretrained(tmp_path / place).retrieval_head is not None
+    finally:
+        away.rename(fitted[0])
 
 
 def test_training_features_hold_mirrored_pictures_and_others_do_not(fitted: tuple[Path, str]) -> None:
@@ -187,16 +201,15 @@ def test_a_run_goes_on_with_the_length_that_it_began_with(
     assert (fits[2]["max_epochs"], fits[2].get("check_val_every_n_epoch")) == (12, None)
 
 
-def test_categories_of_any_name_and_configs_of_any_form_are_taken(tmp_path: Path) -> None:
-    counts = {"x" * 3000: 1, "a\u2028b\u0085c\x7f": 2, "class_path": 3, "init_args": 4, "__path__": 5}
+def test_categories_of_any_name_and_configs_of_any_form_are_taken() -> None:
+    counts = {"x" * 3000: 1, "a\u2028b\u0085c\x7f": 2, "class_path": 3, "init_args": 4, "__path__": 5, "Hüte 👒": 6}
     part = {"class_path": "unifashion_pl.evaluation.NamingPart", "init_args": None}
     for evaluator in (None, {"init_args": None}, {"init_args": {"also": None}}, {"init_args": {"also": ["NamingPart"]}}):
-        assert adapting._with_prior({"model": {"evaluator": evaluator}}, counts, tmp_path) == {
-            "model": {"evaluator": evaluator}
-        }
-    told = adapting._with_prior({"model": {"evaluator": {"init_args": {"also": [part]}}}}, counts, tmp_path)
+        assert adapting._with_prior({"model": {"evaluator": evaluator}}, counts) == {"model": {"evaluator": evaluator}}
+    told = adapting._with_prior({"model": {"evaluator": {"init_args": {"also": [part]}}}}, counts)
     (said,) = told["model"]["evaluator"]["init_args"]["also"]
     assert NamingPart(prior=said["init_args"]["prior"]).counts == counts
+    assert yaml.safe_load(adapting._as_yaml(told)) == told
 
 
 def test_options_lie_over_the_shipped_recipe(tmp_path: Path) -> None:

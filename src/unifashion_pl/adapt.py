@@ -1,7 +1,6 @@
 """Fitting the small profile to an own catalogue: photos -> shards -> frozen features -> fit -> what it knows now beside what it knew before.
 
-In the folder of a run: ``adapt.yaml`` (all of the settings, readable by ``unifashion fit``), ``prior.json`` (category -> rows that are learned
-from), ``shards/`` with their features,
+In the folder of a run: ``adapt.yaml`` (all of the settings, readable by ``unifashion fit``), ``shards/`` with their features,
 ``checkpoints/best.ckpt``, ``before/``, ``test/`` and ``compared/`` with result records, ``report.html``, ``model/``, which is what one searches
 with (``best.ckpt`` and the appearance that was chosen for it), and ``adapt.json``, which says what is done. The same command goes on where an earlier one was stopped.
 """
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -46,7 +46,7 @@ from unifashion_pl.report import build_report
 
 BASE = "small.yaml"
 STATE = "adapt.json"
-MODEL, CHOSEN, PRIOR_FILE = "model", "appearance.txt", "prior.json"
+MODEL, CHOSEN = "model", "appearance.txt"
 CUT = 10
 #: Steps of a fit, less of which leave a small catalogue far from what its photos can teach (benchmarks/RESULTS.md).
 LEAST = 560
@@ -126,9 +126,9 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
 
     config = out / "adapt.yaml"
     if "fit" not in done or not config.is_file():
-        run = _with_prior(settings, _counts(learned), out)
+        run = _with_prior(settings, _counts(learned))
         run["trainer"] |= state.get("length", {})  # of a run that an earlier version began, its own
-        write_text(config, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+        write_text(config, _as_yaml(run))
     keep()
     print("adapt 1/5: shards and frozen features", flush=True)
     data.prepare_data()
@@ -157,19 +157,25 @@ def adapt(csv: Path, root: Path, out: Path, choices: Choices | None = None) -> s
     return table(out) + f"\n{page}\nthe model: {out / MODEL}"
 
 
+def _as_yaml(config: Mapping[str, Any]) -> str:
+    """JSON that YAML reads too: JSON lets stand what YAML takes for the end of a line or for no character."""
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
 def _counts(learned: Sequence[Item]) -> dict[str, int]:
     """Category -> how many rows are learned from."""
     return dict(sorted(Counter(item.spec.meta["category"] for item in learned if item.spec.meta["category"]).items()))
 
 
-def _with_prior(settings: Mapping[str, Any], counts: Mapping[str, int], out: Path) -> dict[str, Any]:
+def _with_prior(settings: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
     """The settings, in which naming knows how often each category occurs in training, as the probe that it is compared with does."""
     told = deepcopy(dict(settings))
     evaluator = told["model"].get("evaluator") or {}
     for part in (evaluator.get("init_args") or {}).get("also") or []:
         if isinstance(part, dict) and str(part.get("class_path")).rpartition(".")[2] == NamingPart.__name__:
-            write_text(out / PRIOR_FILE, json.dumps(counts, ensure_ascii=False, indent=1) + "\n")
-            part["init_args"] = {"prior": str(out / PRIOR_FILE), **(part.get("init_args") or {})}
+            # pairs, because a name may be no key of YAML; not a file, because a model that is moved takes its config along and nothing else
+            part["init_args"] = {"prior": [*map(list, counts.items())], **(part.get("init_args") or {})}
     return told
 
 

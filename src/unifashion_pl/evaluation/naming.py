@@ -22,7 +22,6 @@ from unifashion_pl.metrics.lines import RetrievalLine
 from unifashion_pl.metrics.protocol import Protocol
 from unifashion_pl.metrics.recall import exact_fp32, token_scores
 from unifashion_pl.metrics.records import ResultRecord
-from unifashion_pl.reading import read_json
 from unifashion_pl.team import united
 
 Details = tuple[tuple[str, str], ...]
@@ -98,16 +97,16 @@ class NamingPart(Part):
     Args:
         prompts: templates with ``{}``; several vote by the mean of their scores.
         cut: K.
-        prior: category -> rows of it that the model has learned from, or a JSON file of that; a category that is asked for and not there
+        prior: category -> rows of it that the model has learned from, or pairs of both; a category that is asked for and not there
             counts as half a row. None = how often each occurs is not known, and ``naming_prior`` is not measured.
     """
 
     prompts: Sequence[str] = ("a photo of a {}",)
     cut: int = 10
-    prior: dict[str, int] | str | None = None
+    prior: dict[str, int] | list[tuple[str, int]] | None = None
 
     def __post_init__(self) -> None:
-        counts = read_json(self.prior, dict[str, int], "rows by category") if isinstance(self.prior, str) else self.prior
+        counts = None if self.prior is None else dict(self.prior)
         if wrong_counts := {name: count for name, count in (counts or {}).items() if count < 0}:
             raise ValueError(f"prior has {shortened(wrong_counts)} below 0, expected numbers of rows, from 0 on")
         self.counts = counts
