@@ -194,15 +194,15 @@ def same_ranking(one: list[tuple[str, float]], two: list[tuple[str, float]]) -> 
     by_document = [dict(rows) for rows in (one, two)]
     return (
         by_document[0].keys() == by_document[1].keys()
-        and by_document[0] == pytest.approx(by_document[1], abs=1e-5)
-        and [score for _, score in one] == pytest.approx([score for _, score in two], abs=1e-5)
+        and by_document[0] == pytest.approx(by_document[1], abs=1e-6)
+        and [score for _, score in one] == pytest.approx([score for _, score in two], abs=1e-6)
     )
 
 
 def test_rankings_are_the_same_up_to_rounding() -> None:
-    rows = [("a", 0.9), ("b", 0.500001), ("c", 0.5), ("d", 0.1)]
-    assert same_ranking(rows, [rows[0], ("c", 0.500001), ("b", 0.5), rows[3]])
-    assert not same_ranking(rows, [("b", 0.9), ("a", 0.500001), *rows[2:]])
+    rows = [("a", 0.9), ("b", 0.5000005), ("c", 0.5), ("d", 0.1)]
+    assert same_ranking(rows, [rows[0], ("c", 0.5000005), ("b", 0.5), rows[3]])
+    assert not same_ranking(rows, [("b", 0.9), ("a", 0.5000005), *rows[2:]])
     assert not same_ranking(rows, rows[:3])
 
 
